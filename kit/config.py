@@ -1,0 +1,161 @@
+"""Paths, the training configuration, the recipes, and the reading of notebook parameters."""
+
+import dataclasses
+import difflib
+import hashlib
+import json
+import os
+import re
+from dataclasses import dataclass
+from pathlib import Path
+from types import ModuleType
+
+ROOT = Path(os.environ.get("KIT_ROOT", Path(__file__).resolve().parents[1]))
+
+
+class KitError(Exception):
+    """Something the user can mend: one sentence that says what is wrong, where, and what to do."""
+
+    def _render_traceback_(self):  # IPython shows this in place of a traceback
+        return [f"{type(self).__name__}: {self}"]
+
+
+def resolve(path) -> Path:
+    """An absolute path; a relative one starts at the project's root, wherever the notebook kernel was started."""
+    return (ROOT / Path(path).expanduser()).resolve()
+
+
+@dataclass(frozen=True)
+class TrainConfig:
+    """One run. The defaults of the second half are the paper's recipe; a recipe is what it changes of them.
+
+    Raises KitError where a value makes no sense.
+    """
+
+    data: str = "data/sample"  # challenge folder, either edition
+    text: str = "camembert"  # text backbone: camembert, flaubert, mbert, e5_small, a hub name or a directory
+    image: str = "resnet152"  # image backbone: resnet152, resnext101_32x8d, efficientnet_lite0, a timm name or a directory
+    recipe: str = "paper"  # paper or demo: every value that is not set here
+    run: str = ""  # name of the run's folder under runs/; empty: made from the others
+    seed: int = 0  # of the weights and the batches
+    limit: int = 0  # use only so many training items, stratified; 0: all
+    pretrained: bool = True  # False: random weights of the same size, for rehearsals
+    val_share: float = 0.2  # share of the training items that validates
+    split_seed: int = 0  # of the train/validation split
+
+    # --- model
+    width: int = 2048  # D, the joint width
+    attention_width: int = 512  # k, the hidden width of the co-attention
+    classifier_width: int = 512  # hidden width of the classifier
+    dropout: float = 0.1  # in the classifier
+    layer_weights: bool = True  # False: the text backbone's top layer only
+    embedding_layer: bool = False  # count the embeddings' output as a layer
+    bilstm: bool = True  # False: a linear layer to D instead
+    attention: str = "both"  # both, text or image: the attended vectors that the classifier sees
+
+    # --- recipe
+    image_size: int = 500  # pixels a side; 500 gives 16×16 regions at stride 32
+    max_tokens: int = 510  # tokens kept of each text, special ones included
+    batch_size: int = 16  # items a step, over all processes
+    accumulate: int = 1  # micro-batches a step
+    epochs: int = 10
+    lr: float = 3e-4  # Adam's learning rate for new layers
+    backbone_lr_scale: float = 0.01  # times lr: the learning rate of pretrained layers
+    lr_decay: float = 0.9  # factor on both learning rates after each epoch
+    weight_decay: float = 0.0
+    label_smoothing: float = 0.0
+    freeze_text: bool = False  # keep the text backbone as it is
+    freeze_image: bool = False  # keep the image backbone as it is
+    features_gb: float = 4.0  # memory that a frozen backbone's outputs may take, to be computed once
+    precision: str = "auto"  # auto (bf16 where the GPU has it), no, bf16 or fp16
+    clean_titles: bool = True  # entities and white space only
+    clean_descriptions: bool = True  # tags, entities, mojibake, white space
+    workers: int = 2  # processes that read images
+
+    def __post_init__(self):
+        for field in dataclasses.fields(self):
+            object.__setattr__(self, field.name, check_type(field.name, getattr(self, field.name), field.type))
+        choices = {"recipe": list(RECIPES), "attention": ["both", "text", "image"]}
+        choices["precision"] = ["auto", "no", "bf16", "fp16"]
+        for name, known in choices.items():
+            if getattr(self, name) not in known:
+                raise KitError(f"{name}={getattr(self, name)!r} is not one of {', '.join(known)}.")
+        least = dict.fromkeys(("batch_size", "accumulate", "epochs", "width", "attention_width", "classifier_width"), 1)
+        least |= {"image_size": 32, "max_tokens": 8, "limit": 0, "seed": 0, "split_seed": 0, "workers": 0}
+        least |= dict.fromkeys(("lr", "backbone_lr_scale", "weight_decay", "dropout", "label_smoothing"), 0)
+        least |= {"lr_decay": 0, "val_share": 0.01, "features_gb": 0}
+        for name, bound in least.items():
+            if not getattr(self, name) >= bound:  # also refuses nan
+                raise KitError(f"{name}={getattr(self, name)} is too small: it must be at least {bound}.")
+        most = {"val_share": 0.9, "dropout": 0.95, "label_smoothing": 0.95, "lr_decay": 1.0, "lr": 10, "seed": 2**32 - 1}
+        for name, bound in most.items():
+            if getattr(self, name) > bound:
+                raise KitError(f"{name}={getattr(self, name)} is too large: it must be at most {bound}.")
+        if self.bilstm and self.width % 2:
+            raise KitError(f"width={self.width} must be even: each direction of the BiLSTM gives one half.")
+        if self.batch_size % self.accumulate:
+            raise KitError(f"batch_size={self.batch_size} must be a multiple of accumulate={self.accumulate}.")
+        if not self.run:
+            object.__setattr__(self, "run", self._name())
+        if not re.fullmatch(r"[A-Za-z0-9_][A-Za-z0-9_.+-]*", self.run):
+            raise KitError(f"run={self.run!r} must be a folder name of letters, digits, '_', '-', '+' and '.'.")
+
+    def _name(self) -> str:
+        """From the values that tell runs apart; those that are not the recipe's enter as a short hash."""
+        short = [re.sub(r"[^A-Za-z0-9_]+", "_", Path(value).name) for value in (self.data, self.text, self.image)]
+        plain = {"run", "data", "text", "image", "recipe", "seed", "workers"}
+        values = {k: v for k, v in dataclasses.asdict(self).items() if k not in plain}
+        usual = {field.name: field.default for field in dataclasses.fields(self)} | RECIPES[self.recipe]
+        changed = {k: v for k, v in values.items() if v != usual[k]} | {"paths": [self.data, self.text, self.image]}
+        digest = hashlib.sha256(json.dumps(changed, sort_keys=True).encode()).hexdigest()[:6]
+        return "-".join([*short, self.recipe, f"s{self.seed}", digest])
+
+
+RECIPES = {
+    "paper": {},
+    "demo": {
+        "image_size": 224,
+        "max_tokens": 64,
+    },
+}
+
+
+def train_config(**values) -> TrainConfig:
+    """The configuration that notebook parameters mean: what is None comes from the recipe."""
+    recipe = RECIPES.get(values.get("recipe", "paper"), {})
+    return TrainConfig(**{**recipe, **{name: value for name, value in values.items() if value is not None}})
+
+
+def check_type(name: str, value, kind: type):
+    """`value` as the type that the parameter has, or KitError; a whole number passes for a float, and for a name."""
+    if type(value) is kind:
+        return value
+    if kind is float and type(value) is int:
+        return float(value)
+    if kind is str and type(value) in (int, float):  # papermill reads -p run 3 as a number
+        return str(value)
+    words = {int: "a whole number", float: "a number", bool: "True or False", str: "text"}[kind]
+    raise KitError(f"The parameter {name}={value!r} must be {words}.")
+
+
+def read_parameters(namespace: dict, types: type | dict[str, type]) -> dict:
+    """The notebook's parameters out of its `globals()`, names and types checked.
+
+    Call it in the cell after the one tagged `parameters`. `types` says what each parameter is: a dict, or a dataclass
+    for its fields. Any other public variable is one that papermill's `-p` brought in by mistake, and is refused.
+    None passes: the recipe decides.
+    """
+    if dataclasses.is_dataclass(types):
+        types = {field.name: field.type for field in dataclasses.fields(types)}
+    found = {name: value for name, value in namespace.items() if _is_parameter(name, value)}
+    for name in found:
+        if name not in types:
+            close = difflib.get_close_matches(name, types, 1)
+            hint = f" Did you mean {close[0]}?" if close else ""
+            raise KitError(f"There is no parameter {name!r}.{hint} The parameters are: {', '.join(types)}.")
+    return {name: value if value is None else check_type(name, value, types[name]) for name, value in found.items()}
+
+
+def _is_parameter(name: str, value) -> bool:
+    """False for what IPython and the cell's own imports put among the variables."""
+    return not (name.startswith("_") or name in ("In", "Out") or callable(value) or isinstance(value, ModuleType))

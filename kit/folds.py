@@ -1,0 +1,37 @@
+"""Which training items train and which validate."""
+
+import numpy as np
+import pandas as pd
+from sklearn.model_selection import train_test_split
+
+from kit.config import KitError
+
+
+def holdout(labels: pd.Series, share: float, seed: int) -> np.ndarray:
+    """The paper's split: True `[N]` at the stratified random `share` of the items that validate.
+
+    Raises KitError where a class is too small to be on both sides.
+    """
+    counts = labels.value_counts()
+    if len(counts) < 2:
+        raise KitError(f"All {len(labels)} training items are of one class: there is nothing to classify.")
+    if counts.min() < 2:
+        few = ", ".join(str(code) for code in counts.index[counts < 2])
+        raise KitError(f"Class {few} has one training item, which can't be on both sides of a split: add items or drop it.")
+    size = round(share * len(labels))
+    if size < len(counts) or len(labels) - size < len(counts):
+        raise KitError(
+            f"{len(labels)} training items are too few for {len(counts)} classes on both sides of a split with "
+            f"val_share={share}: use more items (limit) or another share."
+        )
+    _, chosen = train_test_split(np.arange(len(labels)), test_size=size, random_state=seed, stratify=labels)
+    mask = np.zeros(len(labels), bool)
+    mask[chosen] = True
+    return mask
+
+
+def subset(labels: pd.Series, limit: int, seed: int) -> np.ndarray:
+    """Positions of a stratified random choice of `limit` items, in their order; all where limit is 0 or no less."""
+    if not 0 < limit < len(labels):
+        return np.arange(len(labels))
+    return np.flatnonzero(holdout(labels, limit / len(labels), seed))

@@ -1,0 +1,86 @@
+"""The parts of the paper's models. torch only.
+
+B batch · T tokens · R regions · L layers · d backbone width · D joint width · k attention width
+"""
+
+import torch
+from torch import Tensor, nn
+from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
+
+
+class WeightedLayers(nn.Module):
+    """Scalar mix of the text backbone's layers, `O = γ · Σ_l softmax(w)_l · H_l` (paper eq. 2; Peters et al. 2018).
+
+    Starts as their mean: `w` = 0, `γ` = 1.
+    """
+
+    def __init__(self, layers: int):
+        super().__init__()
+        self.weights = nn.Parameter(torch.zeros(layers))
+        self.gamma = nn.Parameter(torch.ones(()))
+
+    def forward(self, layers: Tensor) -> Tensor:
+        """layers `[B, L, T, d]` → `[B, T, d]`."""
+        return self.gamma * torch.einsum("l,bltd->btd", self.weights.softmax(0).to(layers.dtype), layers)
+
+
+class BiLSTM(nn.Module):
+    """One bidirectional LSTM layer, `width` / 2 a direction, over the real tokens only (paper section 3.2)."""
+
+    def __init__(self, input_width: int, width: int):
+        super().__init__()
+        self.lstm = nn.LSTM(input_width, width // 2, batch_first=True, bidirectional=True)
+        for name, parameter in self.lstm.named_parameters():
+            if "weight" in name:
+                nn.init.xavier_uniform_(parameter)
+            else:
+                nn.init.zeros_(parameter)
+
+    def forward(self, text: Tensor, mask: Tensor) -> Tensor:
+        """text `[B, T, d]`, mask `[B, T]` → `[B, T, D]`, zero at padding."""
+        packed = pack_padded_sequence(text, mask.sum(1).cpu(), batch_first=True, enforce_sorted=False)
+        return pad_packed_sequence(self.lstm(packed)[0], batch_first=True, total_length=text.shape[1])[0]
+
+
+class CoAttention(nn.Module):
+    """Parallel co-attention of text and image (paper eq. 3–9; Lu et al. 2016).
+
+        C   = tanh(T W_b Iᵀ)                                      [B, T, R]
+        H_i = tanh(W_v I + Cᵀ (W_s T))      a_i = softmax_R(w_iᵀ H_i)      i' = Σ_R a_i I
+        H_t = tanh(W_s T + C (W_v I))       a_t = softmax_T(w_tᵀ H_t)      t' = Σ_T a_t T
+
+    Padded tokens take no part: not in C's sums over tokens, not in softmax_T.
+    """
+
+    def __init__(self, width: int, attention_width: int):
+        super().__init__()
+        self.affinity = _linear(width, width, bias=False)  # W_b
+        self.image_hidden = _linear(width, attention_width, bias=False)  # W_v
+        self.text_hidden = _linear(width, attention_width, bias=False)  # W_s
+        self.image_score = _linear(attention_width, 1, bias=False)  # w_i
+        self.text_score = _linear(attention_width, 1, bias=False)  # w_t
+
+    def forward(self, text: Tensor, mask: Tensor, regions: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """text `[B, T, D]`, mask `[B, T]`, regions `[B, R, D]` → t' `[B, D]`, i' `[B, D]`, a_t `[B, T]`, a_i `[B, R]`."""
+        real = mask.bool()
+        c = torch.tanh(self.affinity(text) @ regions.transpose(1, 2))  # [B, T, R]
+        c = c * real.unsqueeze(2)
+        v, s = self.image_hidden(regions), self.text_hidden(text)  # [B, R, k], [B, T, k]
+        h_image = torch.tanh(v + c.transpose(1, 2) @ s)  # [B, R, k]
+        h_text = torch.tanh(s + c @ v)  # [B, T, k]
+        a_image = self.image_score(h_image).squeeze(2).softmax(1)  # [B, R]
+        a_text = self.text_score(h_text).squeeze(2).masked_fill(~real, float("-inf")).softmax(1)  # [B, T]
+        return _weighted_sum(a_text, text), _weighted_sum(a_image, regions), a_text, a_image
+
+
+def _weighted_sum(weights: Tensor, vectors: Tensor) -> Tensor:
+    return (weights.unsqueeze(1) @ vectors).squeeze(1)  # [B, n], [B, n, D] → [B, D]
+
+
+def _linear(inputs: int, outputs: int, bias: bool = True) -> nn.Linear:
+    """A new layer as the paper starts it: Xavier (Glorot and Bengio 2010)."""
+    layer = nn.Linear(inputs, outputs, bias=bias)
+    nn.init.xavier_uniform_(layer.weight)
+    if bias:
+        nn.init.zeros_(layer.bias)
+    return layer

@@ -1,0 +1,181 @@
+"""From a run's test predictions to the files the two boards accept, and the check of such a file.
+
+`python -m kit.submission FILE --data DIR` says whether a file is valid.
+"""
+
+import argparse
+import csv
+import io
+import os
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+
+from kit.challenge import Challenge, check_separator, few, read_challenge, read_text
+from kit.config import ROOT, KitError, resolve
+
+# header in the file → our column
+COLUMNS = {
+    "challengedata": {"": "id", "prdtypecode": "label"},
+    "sigir": {"Integer_id": "id", "Image_id": "image_id", "Product_id": "product_id", "Prdtypecode": "label"},
+}
+
+
+def file_name(edition: str, split: str) -> str:
+    """The name of a submission: sigir's board demands it, challengedata's takes any."""
+    return f"y_test_{split}_pred.tsv" if edition == "sigir" else "y_test_pred.csv"
+
+
+def read_predictions(path) -> pd.DataFrame:
+    """`id, split, label` (the most probable code) from a run's `test.parquet`, or from the run folder that holds it.
+
+    The file has `id`, one `p_<code>` column a class, and maybe `split` (missing here without it) and `fold`: the folds
+    of one id are averaged. Its own `label`, if any, is the truth and is not read. Raises KitError.
+    """
+    path = resolve(path)
+    path = path / "test.parquet" if path.is_dir() else path
+    try:
+        frame = pd.read_parquet(path)
+    except (OSError, ValueError) as error:  # pyarrow's errors are ValueErrors
+        raise KitError(f"{path} cannot be read as parquet ({error}); predict the test split again.") from None
+    columns = [name for name in frame if str(name).startswith("p_") and str(name)[2:].isdecimal()]
+    if "id" not in frame or not columns:
+        raise KitError(f"{path} lacks 'id' or a 'p_<code>' column among {few(frame.columns)}; predict again.")
+    if "split" not in frame:
+        frame["split"] = None
+    bad = ~np.isfinite(frame[columns].to_numpy(dtype=float)).all(axis=1)
+    if bad.any():
+        raise KitError(f"{path} has probabilities that are not finite (id {few(frame['id'][bad])}); predict again.")
+    if "fold" in frame and not frame.duplicated(["split", "id", "fold"]).any():
+        frame = frame.groupby(["split", "id"], sort=False, dropna=False)[columns].mean().reset_index()
+    codes = np.array([int(name[2:]) for name in columns])
+    return frame[["id", "split"]].assign(label=codes[frame[columns].to_numpy().argmax(axis=1)])
+
+
+def write_submission(predictions: pd.DataFrame, challenge: Challenge, out_dir, split: str | None = None) -> list[Path]:
+    """Write one checked file for each test split that `predictions` (`id, label`, maybe `split`) has, or for `split`.
+
+    Rows are put in the test file's order. Every file passes the check of `check_submission` under a temporary name
+    before any gets its own. Raises KitError, and then leaves the folder's files as they were.
+    """
+    if not challenge.test:
+        raise KitError(f"{challenge.folder} has no test file, so there is nothing to submit; add it to the folder.")
+    if missing := [name for name in ("id", "label") if name not in predictions]:
+        raise KitError(f"the predictions lack the column {few(missing)}; they have {few(predictions.columns)}.")
+    named = "split" in predictions and predictions["split"].notna().any()
+    splits = list(dict.fromkeys(predictions["split"])) if named else list(challenge.test)
+    if unknown := [name for name in [*splits, split or splits[0]] if name not in challenge.test]:
+        raise KitError(f"there is no test split {unknown[0]!r}; choose among {few(challenge.test)}.")
+    if split is not None and split not in splits:
+        raise KitError(f"the predictions have no rows of {split!r} but of {few(splits)}; predict that split first.")
+    if not named and split is None and len(splits) > 1:
+        raise KitError(f"the predictions do not name their split; pass split= one of {few(splits)}.")
+    texts = {}
+    for name in splits if split is None else [split]:
+        rows = predictions[predictions["split"] == name] if named else predictions
+        texts[file_name(challenge.edition, name)] = name, _as_text(rows, challenge, name)
+    out, written = resolve(out_dir), {}
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+        for name, (split_name, text) in texts.items():
+            temporary = out / f".{name}.{os.getpid()}"
+            written[temporary] = out / name
+            temporary.write_text(text, encoding="utf-8", newline="\n")
+            _check(temporary, challenge, split_name)
+        for temporary, path in written.items():
+            os.replace(temporary, path)
+    except OSError as error:
+        raise KitError(f"{out} cannot be written ({error.strerror}); give another folder.") from None
+    finally:
+        for temporary in written:
+            temporary.unlink(missing_ok=True)
+    return list(written.values())
+
+
+def _as_text(rows: pd.DataFrame, challenge: Challenge, split: str) -> str:
+    test, where = challenge.test[split], f"the predictions of {split!r}"
+    columns = COLUMNS[challenge.edition]
+    if rows["id"].duplicated().any():
+        raise KitError(f"{where} repeat id {few(rows['id'][rows['id'].duplicated()].unique())}; keep one row of each.")
+    sides = {"lack": test["id"][~test["id"].isin(rows["id"])], "have unknown": rows["id"][~rows["id"].isin(test["id"])]}
+    for what, ids in sides.items():
+        if len(ids):
+            raise KitError(f"{where} {what} id {few(ids)} ({len(rows)} rows for {len(test)}); predict that test file.")
+    wrong = rows[~rows["label"].isin(challenge.classes)]  # NaN is in no set of codes
+    if len(wrong):
+        raise KitError(f"{where} give id {wrong['id'].iloc[0]} the code {wrong['label'].iloc[0]}, "
+                       f"which training does not have; predict one of {few(challenge.classes, 3)}.")
+    labels = rows.set_index("id")["label"].loc[test["id"]].astype("int64").to_numpy()
+    table = test.assign(label=labels)[list(columns.values())]
+    table.columns = list(columns)
+    return table.to_csv(index=False, sep="\t" if challenge.edition == "sigir" else ",", lineterminator="\n")
+
+
+def check_submission(path, challenge: Challenge) -> str:
+    """One sentence that the file is valid, or a KitError that names the first line at fault."""
+    path = resolve(path)
+    names = {file_name(challenge.edition, split): split for split in challenge.test}
+    if not names:
+        raise KitError(f"{challenge.folder} has no test file to check {path.name} against; add it to the folder.")
+    if challenge.edition == "sigir" and path.name not in names:
+        raise KitError(f"{path.name} is not a name the board takes; rename it to {' or '.join(names)}.")
+    split = names.get(path.name, next(iter(challenge.test)))
+    rows = _check(path, challenge, split)
+    return f"{path.name} is a valid {challenge.edition} submission of {rows} rows for {split}."
+
+
+def _check(path: Path, challenge: Challenge, split: str) -> int:
+    text, columns, sep = read_text(path), COLUMNS[challenge.edition], "\t" if challenge.edition == "sigir" else ","
+    header = text.splitlines()[0]
+    check_separator(path.name, header, sep)
+    *keys, _ = columns.values()
+    test = challenge.test[split]
+    expected = list(test[keys].astype(str).itertuples(index=False, name=None))
+    place, codes = {row[0]: n for n, row in enumerate(expected)}, {str(code) for code in challenge.classes}
+    reader = csv.reader(io.StringIO(text, newline=""), delimiter=sep)
+    try:
+        rows = [(f"{path.name}, line {reader.line_num}: ", row) for row in reader]
+    except csv.Error as error:
+        raise KitError(f"{path.name}, line {reader.line_num}: {error}; write the file again.") from None
+    if rows[0][1] != list(columns):
+        raise KitError(f"{path.name}, line 1: the header is {header!r}, not {sep.join(columns)!r}; write that header.")
+    for n, (line, row) in enumerate(rows[1:]):
+        if len(row) != len(columns):
+            raise KitError(f"{line}{len(row)} fields, not {len(columns)}; keep {few(map(repr, columns))} and no more.")
+        *ids, code = row
+        if n >= len(expected) or ids[0] != expected[n][0]:
+            if ids[0] not in place:
+                wrong = f"id {ids[0]!r} is not in the test file"
+            elif place[ids[0]] < n:
+                wrong = f"id {ids[0]} comes a second time"
+            else:
+                wrong = f"id {ids[0]} stands where {expected[n][0]} belongs"
+            raise KitError(f"{line}{wrong}; write the {len(expected)} ids once each, in the test file's order.")
+        for key, value, right in zip(keys, ids, expected[n], strict=True):
+            if value != right:
+                raise KitError(f"{line}{key} is {value!r}, not {right}; copy it from the test file.")
+        if code not in codes:
+            wrong = f"the code is {code!r}, which training does not have" if code.strip() else "the code is missing"
+            raise KitError(f"{line}{wrong}; write a code as a whole number, such as {challenge.classes[0]}.")
+    if len(rows) - 1 < len(expected):
+        raise KitError(f"{path.name} has {len(rows) - 1} rows, not {len(expected)}: it ends before id "
+                       f"{expected[len(rows) - 1][0]}; write one row for each id of the test file.")
+    return len(expected)
+
+
+def main() -> None:
+    """Print whether a submission file is valid; exit with 1 when it is not."""
+    parser = argparse.ArgumentParser(prog="python -m kit.submission", description=main.__doc__)
+    parser.add_argument("file", type=Path, help="the file to check")
+    parser.add_argument("--data", type=Path, default=ROOT / "data", help="the challenge folder (default: %(default)s)")
+    args = parser.parse_args()
+    try:  # at a shell, a relative path starts where the user stands
+        challenge = read_challenge(args.data.absolute(), clean_titles=False, clean_descriptions=False, images="ignore")
+        print(check_submission(args.file.absolute(), challenge))
+    except KitError as error:
+        raise SystemExit(str(error)) from None
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,228 @@
+"""Both editions read, every refusal a sentence, and the cleaning of real traps."""
+
+import time
+import warnings
+
+import pandas as pd
+import pytest
+
+from kit.challenge import clean_text, read_challenge, read_names
+from kit.config import KitError
+
+CSV = {
+    "X_train_update.csv": ",designation,description,productid,imageid\n"
+    '0,Piscine ronde,"<b>Grande</b><br />piscine &eacute;t&eacute;",11,21\n'
+    "1,NaN,,12,22\n"
+    '2,"Livre ""ancien"", relié","deux\nlignes",13,23\n',
+    "Y_train_CVw08PX.csv": ",prdtypecode\n0,2583\n1,10\n2,2705\n",
+    "X_test_update.csv": ",designation,description,productid,imageid\n3,Jeu &amp; console,null,14,24\n",
+}
+X_TSV = "Integer_id\tTitle\tDescription\tImage_id\tProduct_id\n"
+TSV = {
+    "X_train.tsv": X_TSV + '0\tPiscine\t"un ""beau"" bleu"\t21\t11\n1\tÉcran 15" plat\t\t22\t12\n',
+    "Y_train.tsv": "Integer_id\tImage_id\tProduct_id\tPrdtypecode\n1\t22\t12\t40\n0\t21\t11\t2583\n",
+    "x_test_task1_phase1.tsv": X_TSV + "5\tA\tNan\t31\t41\n",
+    "x_test_task1_phase2.tsv": X_TSV + "6\tB\t\t32\t42\n7\tC\tc\t33\t43\n",
+}
+X, Y, T = CSV
+
+
+def fill(folder, files):
+    for name, text in files.items():
+        (folder / name).write_bytes(text if isinstance(text, bytes) else text.encode())
+    return folder
+
+
+def put_images(folder, *keys):
+    folder.mkdir(parents=True, exist_ok=True)
+    for image, product in keys:
+        (folder / f"image_{image}_product_{product}.jpg").touch()
+
+
+def refusal(folder, **options):
+    with pytest.raises(KitError) as caught:
+        read_challenge(folder, **{"images": "ignore", **options})
+    assert "\n" not in str(caught.value) and str(caught.value).endswith(".")
+    return str(caught.value)
+
+
+def test_challengedata(tmp_path):
+    put_images(fill(tmp_path, CSV) / "images" / "image_train", (21, 11), (22, 12), (23, 13))
+    put_images(tmp_path / "images" / "image_test", (24, 14), (21, 11))
+    challenge = read_challenge(tmp_path)
+    assert (challenge.edition, challenge.folder, list(challenge.test)) == ("challengedata", tmp_path, ["test"])
+    train = challenge.train
+    assert list(train) == ["id", "title", "description", "image_id", "product_id", "label", "image_path"]
+    assert train["title"].tolist() == ["Piscine ronde", "NaN", 'Livre "ancien", relié']
+    assert train["description"].tolist() == ["Grande piscine été", None, "deux lignes"]
+    assert train["label"].tolist() == [2583, 10, 2705] and challenge.classes == [10, 2583, 2705]
+    assert {str(train[name].dtype) for name in ("id", "image_id", "product_id", "label")} == {"int64"}
+    assert train["image_path"][0] == str(tmp_path / "images" / "image_train" / "image_21_product_11.jpg")
+    test = challenge.test["test"]
+    assert test[["id", "title", "description"]].to_numpy().tolist() == [[3, "Jeu & console", "null"]]
+    assert "label" not in test and challenge.names == {}
+
+
+def test_sigir(tmp_path):
+    challenge = read_challenge(fill(tmp_path, TSV), images="ignore")
+    assert challenge.edition == "sigir" and list(challenge.test) == ["task1_phase1", "task1_phase2"]
+    assert challenge.train["title"].tolist() == ["Piscine", 'Écran 15" plat']
+    assert challenge.train["description"].tolist() == ['un "beau" bleu', None]
+    assert challenge.train["label"].tolist() == [2583, 40]  # joined by id, not by row
+    assert challenge.test["task1_phase1"]["description"].tolist() == ["Nan"]
+    assert challenge.test["task1_phase2"]["id"].tolist() == [6, 7]
+
+
+def test_raw_text_case_of_names_mark_and_whole_floats(tmp_path):
+    x = CSV[X].replace("11,21", "11.0,21.").replace("12,22", "9007199254740993,22")
+    files = {"x_TRAIN.CSV": "\ufeff" + x, "y_train.csv": CSV[Y], "classes.csv": "code,name\n10,Livres\n40,Jeux\n"}
+    challenge = read_challenge(fill(tmp_path, files), clean_titles=False, clean_descriptions=False, images="ignore")
+    assert challenge.train["description"][0] == "<b>Grande</b><br />piscine &eacute;t&eacute;"
+    assert challenge.train["product_id"].tolist() == [11, 2**53 + 1, 13]
+    assert challenge.train["image_path"].isna().all() and challenge.test == {}
+    assert challenge.names == read_names(tmp_path) == {10: "Livres", 40: "Jeux"}
+
+
+@pytest.mark.parametrize(("change", "words"), [
+    ({X: None}, ["lacks X_train*.csv", "download"]),
+    ({Y: None}, ["lacks Y_train*.csv", "challengedata"]),
+    ({X: None, Y: None, T: None, "notes.txt": "hello"}, ["no challenge files", "notes.txt", "give a folder"]),
+    ({"X_train.tsv": "x"}, ["both editions", "give a folder"]),
+    ({"X_train_old.csv": CSV[X]}, ["2 candidates", "X_train_old.csv and X_train_update.csv", "keep one"]),
+    ({X: ""}, [X, "is empty", "download"]),
+    ({X: CSV[X].splitlines()[0] + "\n"}, [X, "empty below its header"]),
+    ({T: CSV[X].splitlines()[0] + "\n"}, [T, "empty below its header"]),
+    ({X: CSV[X].replace("designation", "title")}, [X, "designation", "description, productid", "rename"]),
+    ({Y: "id,prdtypecode\n0,10\n"}, [Y, "unnamed index", "id, prdtypecode"]),
+    ({X: CSV[X].replace(",", ";")}, [X, "semicolon", "comma"]),
+    ({Y: CSV[Y].replace(",", "\t")}, [Y, "a tab", "comma"]),
+    ({X: CSV[X].replace("Piscine", "a,b")}, [X, "row 1", "more fields"]),
+    ({X: CSV[X].replace("NaN", "a,b,c")}, [X, "Expected 5 fields", "line 3", "mend"]),
+    ({Y: ",prdtypecode\n0,10,\n1,10,\n2,10,\n"}, [Y, "row 1", "more fields"]),
+    ({Y: ",prdtypecode\n0,10\n1,10,7\n2,10\n"}, [Y, "line 3", "mend"]),
+    ({X: CSV[X] + '3,"open,x,1,2\n'}, [X, "EOF inside string", "mend"]),
+    ({X: CSV[X].encode().replace(b"NaN", b"\xe9t\xe9")}, [X, "line 3", "UTF-8"]),
+    ({X: CSV[X].encode("utf-16")}, [X, "line 1", "UTF-8"]),
+    ({Y: CSV[Y] + "7,10\n"}, ["3 rows", "4", "1 only in " + Y, "(7)", "same download"]),
+    ({Y: CSV[Y].replace("2,2705", "9,2705")}, ["1 only in " + X, "(2)", "1 only in " + Y, "(9)"]),
+    ({X: CSV[X].replace("1,NaN", "0,NaN")}, [X, "same id in two rows (0)", "keep one"]),
+    ({Y: CSV[Y].replace("2,2705", "1,2705")}, [Y, "same id in two rows (1)"]),
+    ({X: CSV[X].replace("12,22", "12,22.5")}, [X, "row 2", "imageid is '22.5'", "whole number"]),
+    ({X: CSV[X].replace("12,22", "12,")}, [X, "row 2", "imageid is missing"]),
+    ({T: CSV[T].replace("14,24", "abc,24")}, [T, "row 1", "productid is 'abc'"]),
+    ({Y: CSV[Y].replace("1,10", "1,")}, [Y, "row 2", "prdtypecode is missing"]),
+    ({Y: CSV[Y].replace("1,10", "1,nan")}, [Y, "row 2", "prdtypecode is 'nan'"]),
+    ({X: CSV[X].replace("NaN", " ")}, [X, "empty title", "id 1"]),
+    ({X: CSV[X].replace("NaN", "&nbsp;")}, [X, "empty title", "id 1", "fill"]),
+    ({"classes.csv": "code,label\n10,x\n"}, ["classes.csv", "name", "code, label"]),
+])
+def test_refusals(tmp_path, change, words):
+    files = {name: text for name, text in {**CSV, **change}.items() if text is not None}
+    sentence = refusal(fill(tmp_path, files))
+    assert all(word in sentence for word in words), sentence
+
+
+def test_more_refusals(tmp_path):
+    assert "no/such" in refusal(tmp_path / "no/such") and "give the folder" in refusal(tmp_path / "no/such")
+    assert "choose 'require'" in refusal(tmp_path, images="maybe")
+    fill(tmp_path, {**TSV, "Y_train.tsv": TSV["Y_train.tsv"].replace("22\t12", "22\t99")})
+    assert "disagree on product_id in 1 rows (id 1)" in refusal(tmp_path)
+
+
+def test_images(tmp_path):
+    put_images(fill(tmp_path, CSV) / "a", (21, 11))
+    (tmp_path / "a" / "b").mkdir()
+    (tmp_path / "a" / "b" / "IMAGE_22_Product_12.PNG").touch()
+    put_images(tmp_path / "a" / "test", (24, 14))
+    (tmp_path / "a" / "loop").symlink_to(tmp_path)
+    (tmp_path / "a" / "image_23_product_13.jpg").symlink_to(tmp_path / "gone.jpg")
+    sentence = refusal(tmp_path, images="require")
+    for word in ("1 of the 3 images", X, "image_23_product_13.jpg", "images='warn'"):
+        assert word in sentence
+    with pytest.warns(UserWarning, match="1 of the 3"):
+        train = read_challenge(tmp_path, images="warn").train
+    assert train["image_path"].isna().tolist() == [False, False, True]
+    assert train["image_path"][1].endswith("IMAGE_22_Product_12.PNG")
+
+
+def test_image_links_that_leave_the_folder_are_named(tmp_path):
+    put_images(tmp_path / "disk", (21, 11), (22, 12), (23, 13), (24, 14))
+    (tmp_path / "data").mkdir()
+    fill(tmp_path / "data", CSV)
+    (tmp_path / "data" / "images").symlink_to(tmp_path / "disk")
+    sentence = refusal(tmp_path / "data", images="require")
+    assert "3 of the 3" in sentence and "images, a link that leaves the folder" in sentence
+
+
+def test_same_image_name_in_two_phases(tmp_path):
+    fill(tmp_path, {**TSV, "x_test_task1_phase2.tsv": X_TSV + "6\tB\t\t31\t41\n"})
+    put_images(tmp_path / "image_training", (21, 11), (22, 12), (31, 41))
+    for phase in ("phase1", "phase2"):
+        put_images(tmp_path / "image" / "image_test" / f"image_test_task1_{phase}", (31, 41))
+    challenge = read_challenge(tmp_path)
+    for phase in ("phase1", "phase2"):
+        assert f"image_test_task1_{phase}" in challenge.test[f"task1_{phase}"]["image_path"][0]
+
+
+def test_three_thousand_rows_read_fast(tmp_path):
+    rows = range(3000)
+    text = "<p>Canap&eacute; d'angle &amp; pouf</p> très confortable, " * 20
+    lines = [f"{i},Titre {i},{text.replace(',', ';') + 'Ã©tÃ©' * (i % 30 == 1) if i % 3 else ''},{i},{i}" for i in rows]
+    head = CSV[X].splitlines()[0]
+    fill(tmp_path, {X: "\n".join([head, *lines]), Y: "\n".join([",prdtypecode", *(f"{i},{i % 27}" for i in rows)])})
+    put_images(tmp_path / "images", *((i, i) for i in rows))
+    start = time.perf_counter()
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        train = read_challenge(tmp_path).train
+    assert time.perf_counter() - start < 10
+    assert train["description"].isna().sum() == 1000 and len(pd.unique(train["image_path"])) == 3000
+    assert train["description"][1].startswith("Canapé d'angle & pouf très confortable; Canapé")
+    assert train["description"][1].endswith("; été")
+
+
+@pytest.mark.parametrize(("text", "clean"), [
+    ("rien à changer", "rien à changer"),
+    ("un<br />deux<br>trois<BR/>quatre", "un deux trois quatre"),
+    ("Tol&eacute;rance &#39;0&#39; &nbsp; &#x2019;", "Tolérance '0' \u2019"),
+    ("&amp;eacute;t&amp;amp;eacute;", "été"),
+    ("&lt;br /&gt;ligne", "ligne"),
+    ("a < b et c > d", "a < b et c > d"),
+    ("a <b et c", "a <b et c"),
+    ("5<10 et x<y>z <3", "5<10 et x<y>z <3"),
+    ("taille <M> AT&T R&D", "taille <M> AT&T R&D"),
+    ('<a title="1 > 0" href=\'x\'>lien</a>', "lien"),
+    ('<p style="color:red>rouge</p>', "rouge"),
+    ("<img alt=l'eau>eau", "eau"),
+    ("<o:p></o:p><h2 class=x>Titre</h2>", "Titre"),
+    ("<style type='text/css'>p > a {}</style>vu<SCRIPT>var a='<b>';</SCRIPT>", "vu"),
+    ("vu <script>jamais fermé", "vu"),
+    ("<!-- caché <b> --><!DOCTYPE html><?xml version='1'?>vu", "vu"),
+    ("tÃ©lÃ©phone dâ€™Ã©tÃ© Ã  vendre", "téléphone d\u2019été à vendre"),
+    ("&Atilde;&copy;t&Atilde;&copy;", "été"),
+    ("à¢me", "à¢me"),  # beyond ftfy
+    ("?uvre n?ud", "?uvre n?ud"),
+    ("Größe ½ ² “mot” N° 5 €", "Größe ½ ² “mot” N° 5 €"),
+    ("a\x00b\x07 c\x0bd", "ab c d"),
+    ("zéro\u200blar\u00adgeur\ufeff", "zérolargeur"),
+    (" espaces \t\r\n et\u00a0\u2003suite ", "espaces et suite"),
+    ("<br>", ""),
+])
+def test_clean_text(text, clean):
+    assert clean_text(text) == clean == clean_text(clean)
+
+
+@pytest.mark.parametrize(("text", "clean"), [
+    ("Jeu &amp;  console\t&#39;64&#39;", "Jeu & console '64'"),
+    ("&amp;eacute;t&eacute;", "été"),
+    ("<b>Ã©tÃ©</b> ?uvre", "<b>Ã©tÃ©</b> ?uvre"),
+])
+def test_light_cleaning_leaves_titles_alone(text, clean):
+    assert clean_text(text, light=True) == clean
+
+
+def test_pathological_markup_is_fast():
+    start = time.perf_counter()
+    for text in ("<a " * 3000, '<p "' * 3000, "<script>" * 3000, "<!--" * 3000, "<b" + " '\"" * 3000, "&lt;" * 9000):
+        clean_text(text)
+    assert time.perf_counter() - start < 5

@@ -1,0 +1,195 @@
+"""What the boards accept is written and checked; anything else is refused with its line."""
+
+import sys
+
+import pandas as pd
+import pytest
+
+from kit.challenge import read_challenge
+from kit.config import KitError
+from kit.submission import check_submission, main, read_predictions, write_submission
+
+X = ",designation,description,productid,imageid\n"
+CSV = {
+    "X_train.csv": X + "0,A,,1,1\n1,B,,2,2\n",
+    "Y_train.csv": ",prdtypecode\n0,2583\n1,10\n",
+    "X_test.csv": X + "9,A,,1,1\n7,B,,2,2\n8,C,,3,3\n",
+}
+X = "Integer_id\tTitle\tDescription\tImage_id\tProduct_id\n"
+TSV = {
+    "X_train.tsv": X + "0\tA\t\t21\t11\n1\tB\t\t22\t12\n",
+    "Y_train.tsv": "Integer_id\tImage_id\tProduct_id\tPrdtypecode\n0\t21\t11\t2583\n1\t22\t12\t40\n",
+    "x_test_task1_phase1.tsv": X + "5\tA\t\t31\t41\n",
+    "x_test_task1_phase2.tsv": X + "6\tB\t\t32\t42\n7\tC\tc\t33\t43\n",
+}
+GOOD = ",prdtypecode\n9,10\n7,2583\n8,10\n"
+SIGIR_NAME = "y_test_task1_phase2_pred.tsv"
+SIGIR_HEAD = "Integer_id\tImage_id\tProduct_id\tPrdtypecode\n"
+
+
+def fill(folder, files):
+    for name, text in files.items():
+        (folder / name).write_bytes(text if isinstance(text, bytes) else text.encode())
+    return folder
+
+
+@pytest.fixture
+def csv(tmp_path):
+    (tmp_path / "data").mkdir()
+    return read_challenge(fill(tmp_path / "data", CSV), images="ignore")
+
+
+@pytest.fixture
+def sigir(tmp_path):
+    (tmp_path / "data").mkdir()
+    return read_challenge(fill(tmp_path / "data", TSV), images="ignore")
+
+
+def frame(ids, labels, **more):
+    return pd.DataFrame({"id": ids, "label": labels, **more})
+
+
+def test_challengedata_round_trip(csv, tmp_path):
+    predictions = frame([7, 8, 9], [2583.0, 10.0, 10.0])  # any order, whole floats
+    paths = write_submission(predictions, csv, tmp_path / "out" / "new")
+    assert [path.name for path in paths] == ["y_test_pred.csv"]
+    assert paths[0].read_bytes() == GOOD.encode()
+    sentence = check_submission(paths[0].rename(tmp_path / "mine.csv"), csv)  # this board takes any name
+    assert "valid" in sentence and "3 rows" in sentence
+
+
+def test_sigir_round_trip(sigir, tmp_path):
+    predictions = frame([7, 5, 6], [40, 40, 2583], split=["task1_phase2", "task1_phase1", "task1_phase2"])
+    paths = write_submission(predictions, sigir, tmp_path)
+    assert {path.name for path in paths} == {"y_test_task1_phase1_pred.tsv", SIGIR_NAME}
+    assert (tmp_path / SIGIR_NAME).read_text() == SIGIR_HEAD + "6\t32\t42\t2583\n7\t33\t43\t40\n"
+    assert all("valid" in check_submission(path, sigir) for path in paths)
+    assert not [path for path in tmp_path.iterdir() if path.name.startswith(".")]
+    only = write_submission(predictions, sigir, tmp_path / "one", split="task1_phase1")
+    unnamed = write_submission(predictions.drop(columns="split").iloc[[1]], sigir, tmp_path / "two", "task1_phase1")
+    assert [path.name for path in only] == [path.name for path in unnamed] == ["y_test_task1_phase1_pred.tsv"]
+
+
+@pytest.mark.parametrize(("predictions", "split", "words"), [
+    (frame([7, 8], [10, 10]), None, ["lack id 9", "2 rows for 3"]),
+    (frame([7, 8, 9, 11], [10] * 4), None, ["unknown id 11"]),
+    (frame([7, 8, 9, 9], [10] * 4), None, ["repeat id 9", "keep one"]),
+    (frame([7, 8, 9], [10, None, 10]), None, ["id 8", "nan", "predict one of 10"]),
+    (frame([7, 8, 9], [10, 10, 40]), None, ["id 9", "code 40", "training does not have"]),
+    (frame([7, 8, 9], [10, 10.5, 10]), None, ["id 8", "10.5"]),
+    (frame([7, 8, 9], [10] * 3).drop(columns="label"), None, ["lack the column label"]),
+    (frame([7, 8, 9], [10] * 3, split="phase9"), None, ["'phase9'", "choose among test"]),
+    (frame([7, 8, 9], [10] * 3), "train", ["'train'", "choose among test"]),
+])
+def test_nothing_is_written_when_refused(csv, tmp_path, predictions, split, words):
+    (tmp_path / "y_test_pred.csv").write_text("old")
+    with pytest.raises(KitError) as caught:
+        write_submission(predictions, csv, tmp_path, split)
+    assert all(word in str(caught.value) for word in words), caught.value
+    assert (tmp_path / "y_test_pred.csv").read_text() == "old" and len(list(tmp_path.iterdir())) == 2
+
+
+def test_splits_must_be_clear(sigir, tmp_path):
+    with pytest.raises(KitError, match="pass split= one of task1_phase1, task1_phase2"):
+        write_submission(frame([5], [40]), sigir, tmp_path)
+    with pytest.raises(KitError, match="no rows of 'task1_phase2'"):
+        write_submission(frame([5], [40], split="task1_phase1"), sigir, tmp_path, "task1_phase2")
+    with pytest.raises(KitError, match="cannot be written"):
+        (tmp_path / "file").touch()
+        write_submission(frame([5], [40]), sigir, tmp_path / "file", "task1_phase1")
+
+
+def test_a_folder_without_a_test_file(tmp_path):
+    files = {name: text for name, text in CSV.items() if "test" not in name}
+    challenge = read_challenge(fill(tmp_path, files), images="ignore")
+    with pytest.raises(KitError, match="no test file"):
+        write_submission(frame([1], [10]), challenge, tmp_path)
+    with pytest.raises(KitError, match="no test file"):
+        check_submission(tmp_path / "y.csv", challenge)
+
+
+@pytest.mark.parametrize(("text", "words"), [
+    ("", ["is empty"]),
+    (GOOD.replace(",", ";"), ["semicolon", "comma"]),
+    (GOOD.replace(",prd", "id,prd"), ["line 1", "header", "',prdtypecode'"]),
+    ("prdtypecode\n10\n2583\n10\n", ["line 1", "header"]),
+    (GOOD.replace("9,10\n7,2583", "7,2583\n9,10"), ["line 2", "id 7 stands where 9 belongs", "order"]),
+    (GOOD.replace("8,10", "7,10"), ["line 4", "id 7 comes a second time"]),
+    (GOOD.replace("8,10", "99,10"), ["line 4", "'99' is not in the test file"]),
+    (GOOD.replace("7,", "7.0,"), ["line 3", "'7.0'"]),
+    (GOOD + "9,10\n", ["line 5", "second time"]),
+    (GOOD.replace("8,10\n", ""), ["2 rows, not 3", "before id 8"]),
+    (",prdtypecode\n", ["0 rows, not 3"]),
+    (GOOD.replace("7,2583", "7,"), ["line 3", "code is missing"]),
+    (GOOD.replace("7,2583", "7,2583.0"), ["line 3", "'2583.0'", "whole number"]),
+    (GOOD.replace("7,2583", "7,40"), ["line 3", "'40'", "training"]),
+    (GOOD.replace("7,2583", "7,2583,x"), ["line 3", "3 fields, not 2"]),
+    (GOOD.replace("7,2583", ""), ["line 3", "0 fields"]),
+    (GOOD.encode().replace(b"7,2583", b"7,\xff"), ["line 3", "UTF-8"]),
+])
+def test_a_file_at_fault_is_refused(csv, tmp_path, text, words):
+    fill(tmp_path, {"y.csv": text})
+    with pytest.raises(KitError) as caught:
+        check_submission(tmp_path / "y.csv", csv)
+    assert all(word in str(caught.value) for word in ["y.csv", *words]), caught.value
+
+
+@pytest.mark.parametrize(("name", "text", "words"), [
+    ("mine.tsv", "", ["mine.tsv", "rename", SIGIR_NAME]),
+    (SIGIR_NAME, SIGIR_HEAD.replace("\t", ","), ["a comma", "a tab"]),
+    (SIGIR_NAME, SIGIR_HEAD.lower() + "6\t32\t42\t40\n", ["line 1", "header"]),
+    (SIGIR_NAME, SIGIR_HEAD + "6\t32\t42\t40\n7\t33\t99\t40\n", ["line 3", "product_id is '99', not 43"]),
+    (SIGIR_NAME, SIGIR_HEAD + "6\t32\t42\t10\n7\t33\t43\t40\n", ["line 2", "'10'"]),
+])
+def test_a_sigir_file_at_fault_is_refused(sigir, tmp_path, name, text, words):
+    fill(tmp_path, {name: text})
+    with pytest.raises(KitError) as caught:
+        check_submission(tmp_path / name, sigir)
+    assert all(word in str(caught.value) for word in words), caught.value
+
+
+def test_windows_line_ends_pass(csv, tmp_path):
+    fill(tmp_path, {"y.csv": GOOD.replace("\n", "\r\n")})
+    assert "3 rows" in check_submission(tmp_path / "y.csv", csv)
+
+
+def test_predictions_of_a_run(sigir, tmp_path):
+    probabilities = {"p_40": [0.9, 0.2, 0.4, 0.6], "p_2583": [0.1, 0.8, 0.6, 0.4], "label": [40, 40, 40, 40]}
+    splits = ["task1_phase1", "task1_phase2", "task1_phase2", "task1_phase2"]
+    table = pd.DataFrame({"id": [5, 6, 7, 7], "split": splits, "fold": [0, 0, 0, 1], **probabilities})
+    table.to_parquet(tmp_path / "test.parquet")
+    predictions = read_predictions(tmp_path)
+    assert predictions.to_numpy().tolist() == [[5, splits[0], 40], [6, splits[1], 2583], [7, splits[1], 40]]
+    assert len(write_submission(predictions, sigir, tmp_path)) == 2
+    table.drop(columns=["split", "fold"])[:1].to_parquet(tmp_path / "plain.parquet")
+    plain = read_predictions(tmp_path / "plain.parquet")
+    assert plain["split"].isna().all() and plain["label"].tolist() == [40]
+
+
+@pytest.mark.parametrize(("table", "words"), [
+    ({"id": [1], "label": [10]}, ["'p_<code>'", "id, label"]),
+    ({"id": [1, 2], "p_10": [0.5, None]}, ["not finite", "id 2"]),
+    (None, ["cannot be read", "predict"]),
+])
+def test_predictions_at_fault(tmp_path, table, words):
+    path = tmp_path / "test.parquet"
+    if table is None:
+        path.write_text("not parquet")
+    else:
+        pd.DataFrame(table).to_parquet(path)
+    with pytest.raises(KitError) as caught:
+        read_predictions(path)
+    assert all(word in str(caught.value) for word in words), caught.value
+
+
+def test_command(csv, tmp_path, monkeypatch, capsys):
+    fill(tmp_path, {"good.csv": GOOD, "bad.csv": GOOD.replace("8,10", "8,x")})
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "argv", ["kit.submission", "good.csv", "--data", "data"])
+    main()
+    assert "valid" in capsys.readouterr().out
+    for wrong in (["bad.csv", "--data", "data"], ["gone.csv", "--data", "data"], ["good.csv", "--data", "nowhere"]):
+        monkeypatch.setattr(sys, "argv", ["kit.submission", *wrong])
+        with pytest.raises(SystemExit) as caught:
+            main()
+        assert isinstance(caught.value.code, str)  # printed to stderr, exit 1
