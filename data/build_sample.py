@@ -98,8 +98,13 @@ def describe(item):
         return ""
     tags = [html.escape(tag, quote=False) for tag in tags]
     if digest("entities", item["hexcode"]) % 2:
-        tags = ["".join(f"&{codepoint2name[ord(c)]};" if c > "\x7f" and ord(c) in codepoint2name else c
-                        for c in tag.replace("’", "'").replace("'", "&#39;")) for tag in tags]
+        tags = [
+            "".join(
+                f"&{codepoint2name[ord(c)]};" if c > "\x7f" and ord(c) in codepoint2name else c
+                for c in tag.replace("’", "'").replace("'", "&#39;")
+            )
+            for tag in tags
+        ]
     return TEMPLATES[digest("template", item["hexcode"]) % len(TEMPLATES)](tags)
 
 

@@ -113,21 +113,22 @@ def _directory(name: str) -> Path | None:
 
 def _check_hub(name: str, repo: str, parameter: str, file: str) -> None:
     """Refuses, within seconds, a hub name that can be had neither from the cache nor over the network."""
+    known = ", ".join(TEXT if parameter == "text" else IMAGE)
     try:
         if isinstance(try_to_load_from_cache(repo, file), str):
             return
         HfApi().model_info(repo, timeout=5)
     except (RepositoryNotFoundError, HFValidationError) as error:
-        known = ", ".join(TEXT if parameter == "text" else IMAGE)
         raise KitError(
             f"{parameter}={name!r} is not a name that the kit knows ({known}), not a directory, "
-            f"and not a model on the Hugging Face hub: check the spelling."
+            "and not a model on the Hugging Face hub: check the spelling."
         ) from error
     except Exception as error:  # the hub's HTTP client, and so its errors, change with its version
+        unknown = "" if name in TEXT or name in IMAGE else f" (the kit's own names are {known})"
         raise KitError(
-            f"The {parameter} backbone {name!r} needs the weights of {repo!r}, and the Hugging Face hub cannot be "
-            f"reached from here ({_first_line(error)}): download that repository on a machine with network (hf download {repo} --local-dir "
-            f"DIR), copy it over, and pass -p {parameter} DIR."
+            f"The {parameter} backbone {name!r}{unknown} needs the weights of {repo!r}, and the Hugging Face hub "
+            f"cannot be reached from here ({_first_line(error)}): download that repository on a machine with network "
+            f"(hf download {repo} --local-dir DIR), copy it over, and pass -p {parameter} DIR."
         ) from error
 
 
@@ -165,16 +166,18 @@ def check_image(name: str) -> None:
 
 
 class TextBackbone(nn.Module):
-    """A transformers encoder. `depth` layers of width `width`."""
+    """A transformers encoder: `depth` layers of width `width` on at most `max_tokens` tokens."""
 
     def __init__(self, model: nn.Module):
         super().__init__()
         self.model = model
         self.width = model.config.hidden_size
         self.depth = model.config.num_hidden_layers
+        positions = getattr(model.config, "max_position_embeddings", 512)
+        self.max_tokens = positions - 2 if positions % 64 else positions  # RoBERTa's family counts from 2
 
     def forward(self, ids: Tensor, mask: Tensor) -> tuple[Tensor, ...]:
-        """ids, mask `[B, T]` (mask 1 at real tokens) → the embeddings' output and each layer's: depth+1 × `[B, T, d]`."""
+        """ids, mask `[B, T]` (1 at real tokens) → the embeddings' output and each layer's: depth+1 × `[B, T, d]`."""
         return self.model(input_ids=ids, attention_mask=mask, output_hidden_states=True).hidden_states
 
     def freeze_embeddings(self) -> None:
@@ -182,7 +185,7 @@ class TextBackbone(nn.Module):
 
 
 def load_text(name: str, pretrained: bool = True) -> TextBackbone:
-    """The text backbone `name`; with `pretrained=False` one of the same dimensions with random weights, no file read."""
+    """The text backbone `name`; with `pretrained=False` one of its dimensions with random weights. Raises KitError."""
     from transformers import AutoConfig, AutoModel
 
     spec = TEXT.get(name)
@@ -301,7 +304,7 @@ class ImageBackbone(nn.Module):
 
     def forward(self, pixels: Tensor) -> Tensor:
         """pixels `[B, 3, H, W]` → regions `[B, R, d]`; a convolutional net at stride 32 gives R = (H/32)·(W/32)."""
-        features = self.model.forward_features(pixels)
+        features = self.model.forward_features(pixels.contiguous(memory_format=torch.channels_last))
         if features.ndim == 3:  # vision transformers: patches behind class and register tokens
             return features[:, getattr(self.model, "num_prefix_tokens", 0) :]
         if getattr(self.model, "output_fmt", "NCHW") == "NHWC":
@@ -336,7 +339,7 @@ def load_image(name: str, pretrained: bool = True) -> ImageBackbone:
     mean, std = cfg["mean"], cfg["std"]
     if spec and spec.mean_std:
         mean = std = (spec.mean_std,) * 3
-    return ImageBackbone(model, mean, std)
+    return ImageBackbone(model.to(memory_format=torch.channels_last), mean, std)  # convolutions run faster so
 
 
 def _timm_directory(directory: Path) -> tuple[str, dict, Path]:

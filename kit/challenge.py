@@ -30,12 +30,27 @@ class Edition(NamedTuple):
 KEYS = {"integer_id": "id", "image_id": "image_id", "product_id": "product_id"}
 EDITIONS = {
     "challengedata": Edition(  # challengedata.ens.fr
-        ",", "x_train*.csv", "y_train*.csv", {"test": "x_test*.csv"},
-        {"": "id", "designation": "title", "description": "description", "imageid": "image_id",
-         "productid": "product_id"}, {"": "id", "prdtypecode": "label"}),
+        ",",
+        "x_train*.csv",
+        "y_train*.csv",
+        {"test": "x_test*.csv"},
+        {
+            "": "id",
+            "designation": "title",
+            "description": "description",
+            "imageid": "image_id",
+            "productid": "product_id",
+        },
+        {"": "id", "prdtypecode": "label"},
+    ),
     "sigir": Edition(  # SIGIR eCom 2020
-        "\t", "x_train.tsv", "y_train.tsv", {f"task1_phase{n}": f"x_test_task1_phase{n}.tsv" for n in (1, 2)},
-        KEYS | {"title": "title", "description": "description"}, KEYS | {"prdtypecode": "label"}),
+        "\t",
+        "x_train.tsv",
+        "y_train.tsv",
+        {f"task1_phase{n}": f"x_test_task1_phase{n}.tsv" for n in (1, 2)},
+        KEYS | {"title": "title", "description": "description"},
+        KEYS | {"prdtypecode": "label"},
+    ),
 }
 IMAGE = re.compile(r"image_(\d+)_product_(\d+)\.(?:jpg|jpeg|png)", re.IGNORECASE)
 WHOLE = re.compile(r"\s*(-?[0-9]{1,18})(?:\.0*)?\s*")  # as text: a float would round a long id
@@ -61,15 +76,19 @@ class Challenge:
 
 
 # Only names that HTML knows (and Word's `o:p`) make a tag: `a <b et c`, `x<y>z`, `taille <M>` are text.
-NAME = (r"(?:a|abbr|area|article|b|base|big|blockquote|body|br|button|caption|center|cite|code|col|colgroup|dd|del|div"
-        r"|dl|dt|em|embed|figcaption|figure|font|footer|form|h[1-6]|head|header|hr|html|i|iframe|img|input|ins|label|li"
-        r"|link|main|map|mark|meta|nav|noscript|object|ol|option|p|param|pre|q|s|script|section|select|small|source|span"
-        r"|strike|strong|style|sub|sup|svg|table|tbody|td|textarea|tfoot|th|thead|title|tr|tt|u|ul|video|wbr|xml"
-        r"|[a-z]\w*:\w+)")
+NAME = (
+    r"(?:a|abbr|area|article|b|base|big|blockquote|body|br|button|caption|center|cite|code|col|colgroup|dd|del|div"
+    r"|dl|dt|em|embed|figcaption|figure|font|footer|form|h[1-6]|head|header|hr|html|i|iframe|img|input|ins|label|li"
+    r"|link|main|map|mark|meta|nav|noscript|object|ol|option|p|param|pre|q|s|script|section|select|small|source|span"
+    r"|strike|strong|style|sub|sup|svg|table|tbody|td|textarea|tfoot|th|thead|title|tr|tt|u|ul|video|wbr|xml"
+    r"|[a-z]\w*:\w+)"
+)
 TAG = re.compile(
     r"<(script|style)\b[^>]*>.*?(?:</\1\s*>|\Z)|<!--.*?-->|<!(?:doctype|\[)[^>]*>|<\?xml[^>]*>"  # with their bodies
     rf"""|</?{NAME}(?:[\s/](?:"[^"<]*"|'[^'<]*'|[^<>"'])*)?>"""  # a quoted attribute may hold `>` ...
-    rf"|</?{NAME}[\s/][^<>]*>", re.IGNORECASE | re.DOTALL)  # ... or lack its closing quote
+    rf"|</?{NAME}[\s/][^<>]*>",
+    re.IGNORECASE | re.DOTALL,
+)  # ... or lack its closing quote
 # Worth ftfy's time (it is slow): UTF-8 lead and trail bytes shown as CP1252 (`Ã©`, `â€`), or a control character.
 TRAIL = "".join(bytes([b]).decode("cp1252", "ignore") for b in range(0x80, 0xC0))
 SUSPECT = re.compile(rf"[Â-ô][{TRAIL}\x80-\x9f]|Ã |[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f]")
@@ -184,14 +203,18 @@ def _add_labels(frame: pd.DataFrame, x_name: str, path: Path, edition: Edition) 
     if ids != known:
         sides = {x_name: sorted(ids - known), path.name: sorted(known - ids)}
         only = " and ".join(f"{len(extra)} only in {name} ({few(extra)})" for name, extra in sides.items() if extra)
-        raise KitError(f"{x_name} has {len(ids)} rows and {path.name} {len(known)}, with ids that differ: {only}; "
-                       "take both files from the same download.")
+        raise KitError(
+            f"{x_name} has {len(ids)} rows and {path.name} {len(known)}, with ids that differ: {only}; "
+            "take both files from the same download."
+        )
     labels = labels.loc[frame["id"]]
     for key in labels.columns.intersection(["image_id", "product_id"]):
         differ = labels[key].to_numpy() != frame[key].to_numpy()
         if differ.any():
-            raise KitError(f"{path.name} and {x_name} disagree on {key} in {differ.sum()} rows "
-                           f"(id {few(frame['id'][differ])}); take both files from the same download.")
+            raise KitError(
+                f"{path.name} and {x_name} disagree on {key} in {differ.sum()} rows "
+                f"(id {few(frame['id'][differ])}); take both files from the same download."
+            )
     frame["label"] = labels["label"].to_numpy()
 
 
@@ -241,8 +264,10 @@ def _add_images(frame: pd.DataFrame, split: str, path: Path, images: str, found:
     missing = ["image_{}_product_{}.jpg".format(*key) for key in keys if key not in found]
     if missing and images != "ignore":
         hint = f" (not followed: {few(links)}, a link that leaves the folder)" if links else ""
-        sentence = (f"{len(missing)} of the {len(keys)} images of {path.name} are missing under {path.parent}{hint}: "
-                    f"{few(missing, 3)}; put them anywhere in it, or pass images='warn' or images='ignore'.")
+        sentence = (
+            f"{len(missing)} of the {len(keys)} images of {path.name} are missing under {path.parent}{hint}: "
+            f"{few(missing, 3)}; put them anywhere in it, or pass images='warn' or images='ignore'."
+        )
         if images == "require":
             raise KitError(sentence)
         warnings.warn(sentence, stacklevel=3)
@@ -272,8 +297,10 @@ def read_challenge(folder, clean_titles=True, clean_descriptions=True, images="r
     there = [name for name in EDITIONS if any(fnmatch(file.lower(), p) for file in files for p in patterns[name])]
     if len(there) != 1:
         wrong = "files of both editions" if there else f"no challenge files (only {few(files) or 'folders'})"
-        raise KitError(f"{folder} has {wrong}; give a folder with either X_train*.csv and Y_train*.csv "
-                       "(challengedata) or X_train.tsv and Y_train.tsv (sigir).")
+        raise KitError(
+            f"{folder} has {wrong}; give a folder with either X_train*.csv and Y_train*.csv "
+            "(challengedata) or X_train.tsv and Y_train.tsv (sigir)."
+        )
     edition = EDITIONS[there[0]]
     found = {pattern: _match(folder, files, pattern) for pattern in patterns[there[0]]}
     if absent := [p.capitalize() for p in (edition.train, edition.labels) if found[p] is None]:

@@ -34,7 +34,9 @@ class TrainConfig:
 
     data: str = "data/sample"  # challenge folder, either edition
     text: str = "camembert"  # text backbone: camembert, flaubert, mbert, e5_small, a hub name or a directory
-    image: str = "resnet152"  # image backbone: resnet152, resnext101_32x8d, efficientnet_lite0, a timm name or a directory
+    image: str = (
+        "resnet152"  # image backbone: resnet152, resnext101_32x8d, efficientnet_lite0, a timm name or a directory
+    )
     recipe: str = "paper"  # paper or demo: every value that is not set here
     run: str = ""  # name of the run's folder under runs/; empty: made from the others
     seed: int = 0  # of the weights and the batches
@@ -64,6 +66,9 @@ class TrainConfig:
     lr_decay: float = 0.9  # factor on both learning rates after each epoch
     weight_decay: float = 0.0
     label_smoothing: float = 0.0
+    clip_norm: float = 0.0  # bound on the gradient's norm; 0: none
+    linear_start: bool = False  # the head starts as a linear classifier on standardised mean features
+    train_embeddings: bool = True  # False: the text backbone's token embeddings stay as they are
     freeze_text: bool = False  # keep the text backbone as it is
     freeze_image: bool = False  # keep the image backbone as it is
     features_gb: float = 4.0  # memory that a frozen backbone's outputs may take, to be computed once
@@ -82,12 +87,21 @@ class TrainConfig:
                 raise KitError(f"{name}={getattr(self, name)!r} is not one of {', '.join(known)}.")
         least = dict.fromkeys(("batch_size", "accumulate", "epochs", "width", "attention_width", "classifier_width"), 1)
         least |= {"image_size": 32, "max_tokens": 8, "limit": 0, "seed": 0, "split_seed": 0, "workers": 0}
-        least |= dict.fromkeys(("lr", "backbone_lr_scale", "weight_decay", "dropout", "label_smoothing"), 0)
+        least |= dict.fromkeys(
+            ("lr", "backbone_lr_scale", "weight_decay", "dropout", "label_smoothing", "clip_norm"), 0
+        )
         least |= {"lr_decay": 0, "val_share": 0.01, "features_gb": 0}
         for name, bound in least.items():
             if not getattr(self, name) >= bound:  # also refuses nan
                 raise KitError(f"{name}={getattr(self, name)} is too small: it must be at least {bound}.")
-        most = {"val_share": 0.9, "dropout": 0.95, "label_smoothing": 0.95, "lr_decay": 1.0, "lr": 10, "seed": 2**32 - 1}
+        most = {
+            "val_share": 0.9,
+            "dropout": 0.95,
+            "label_smoothing": 0.95,
+            "lr_decay": 1.0,
+            "lr": 10,
+            "seed": 2**32 - 1,
+        }
         for name, bound in most.items():
             if getattr(self, name) > bound:
                 raise KitError(f"{name}={getattr(self, name)} is too large: it must be at most {bound}.")
@@ -114,8 +128,19 @@ class TrainConfig:
 RECIPES = {
     "paper": {},
     "demo": {
+        "width": 512,
+        "attention_width": 128,
+        "linear_start": True,
         "image_size": 224,
         "max_tokens": 64,
+        "batch_size": 32,
+        "epochs": 12,
+        "lr": 3e-3,
+        "backbone_lr_scale": 0.02,
+        "lr_decay": 0.8,
+        "clip_norm": 1.0,
+        "freeze_text": True,
+        "freeze_image": True,
     },
 }
 
@@ -138,15 +163,17 @@ def check_type(name: str, value, kind: type):
     raise KitError(f"The parameter {name}={value!r} must be {words}.")
 
 
-def read_parameters(namespace: dict, types: type | dict[str, type]) -> dict:
+def parameter_types(config: type, **more: type) -> dict[str, type]:
+    """The fields of a dataclass with their types, and `more`."""
+    return {field.name: field.type for field in dataclasses.fields(config)} | more
+
+
+def read_parameters(namespace: dict, types: dict[str, type]) -> dict:
     """The notebook's parameters out of its `globals()`, names and types checked.
 
-    Call it in the cell after the one tagged `parameters`. `types` says what each parameter is: a dict, or a dataclass
-    for its fields. Any other public variable is one that papermill's `-p` brought in by mistake, and is refused.
-    None passes: the recipe decides.
+    Call it in the cell after the one tagged `parameters`. `types` says what each parameter is. Any other public
+    variable is one that papermill's `-p` brought in by mistake, and is refused. None passes: the recipe decides.
     """
-    if dataclasses.is_dataclass(types):
-        types = {field.name: field.type for field in dataclasses.fields(types)}
     found = {name: value for name, value in namespace.items() if _is_parameter(name, value)}
     for name in found:
         if name not in types:

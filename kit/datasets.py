@@ -1,10 +1,9 @@
-"""Products as tensors: tokens, pixels or a frozen backbone's features, and the batches they travel in.
+"""Products as tensors: tokens and pixels, or what frozen backbones make of them, and the batches they travel in.
 
 B batch · T tokens · R regions · L layers · d backbone width · N items
 """
 
 from collections.abc import Iterator
-from dataclasses import dataclass
 
 import numpy as np
 import pandas as pd
@@ -13,9 +12,25 @@ from PIL import Image
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 from torch.utils.data import DataLoader, Dataset
-from tqdm.auto import tqdm
 
-from kit.config import KitError
+from kit.backbones import ImageBackbone, TextBackbone, load_tokenizer
+from kit.challenge import read_challenge
+from kit.config import KitError, TrainConfig
+from kit.folds import holdout, subset
+
+
+def read_items(config: TrainConfig) -> tuple[list[int], dict[str, pd.DataFrame]]:
+    """The class codes in the order of the model's outputs, and the frames `train`, `oof` (validation) and `test`.
+
+    `test` has the rows of every test file, told apart by the column `split`. Raises KitError.
+    """
+    challenge = read_challenge(config.data, config.clean_titles, config.clean_descriptions)
+    items = challenge.train.iloc[subset(challenge.train["label"], config.limit, config.split_seed)]
+    chosen = holdout(items["label"], config.val_share, config.split_seed)
+    frames = {"train": items[~chosen], "oof": items[chosen].assign(fold=0)}
+    tests = [frame.assign(split=split, fold=0) for split, frame in challenge.test.items()]
+    frames["test"] = pd.concat(tests) if tests else items[:0]
+    return challenge.classes, {name: frame.reset_index(drop=True) for name, frame in frames.items()}
 
 
 def product_texts(frame: pd.DataFrame) -> list[str]:
@@ -40,70 +55,92 @@ def read_pixels(path: str, size: int, mean: tuple, std: tuple) -> Tensor:
     return torch.from_numpy(pixels.transpose(2, 0, 1).copy())  # [H, W, 3] → [3, H, W]
 
 
-@dataclass
-class Ragged:
-    """Rows of unlike length in one tensor: row i is `values[offsets[i]:offsets[i + 1]]`."""
+class Tokens:
+    """Token ids of the items, `[T]` each."""
 
-    values: Tensor
-    offsets: np.ndarray
+    key = "ids"
 
-    @classmethod
-    def allocate(cls, lengths: list[int], *shape: int) -> "Ragged":
-        offsets = np.concatenate([[0], np.cumsum(lengths)])
-        return cls(torch.empty(offsets[-1], *shape, dtype=torch.float16), offsets)
+    def __init__(self, ids: list[list[int]]):
+        self.ids = ids
 
     def __getitem__(self, row: int) -> Tensor:
-        return self.values[self.offsets[row] : self.offsets[row + 1]]
+        return torch.tensor(self.ids[row])
+
+
+class Pixels:
+    """Images of the items, read when asked for, `[3, size, size]` each; `mean` and `std` are the backbone's."""
+
+    key = "pixels"
+
+    def __init__(self, paths: list[str], size: int, mean: tuple, std: tuple):
+        self.paths, self.size, self.mean, self.std = paths, size, mean, std
+
+    def __getitem__(self, row: int) -> Tensor:
+        return read_pixels(self.paths[row], self.size, self.mean, self.std)
+
+
+class Features:
+    """A frozen backbone's outputs in half precision, rows of unlike length: `[lengths[i], *shape]`.
+
+    `key`: "layers", rows `[T, L, d]`, or "regions", rows `[R, d]`.
+    """
+
+    def __init__(self, key: str, lengths: list[int], *shape: int):
+        self.key = key
+        self.offsets = np.concatenate([[0], np.cumsum(lengths)])
+        self.values = torch.empty(int(self.offsets[-1]), *shape, dtype=torch.float16)
+
+    def put(self, row: int, value: Tensor) -> None:
+        self.values[self.offsets[row] : self.offsets[row + 1]] = value
+
+    def __getitem__(self, row: int) -> Tensor:
+        return self.values[self.offsets[row] : self.offsets[row + 1]].float()
 
 
 class Products(Dataset):
-    """Items of a challenge frame. Each gives its row, label, mask, and of either side tokens or pixels, or features.
+    """Items: each gives its row, the mask of its tokens, its label where known, and what its two sides give.
 
-    `tokens`: token ids of each item · `classes`: the codes, in the order of the model's outputs · `layers`, `regions`:
-    where given, a frozen text backbone's hidden states (rows `[T, L, d]`) and an image backbone's regions (`[R, d]`),
-    which then stand in for tokens and pixels.
+    `lengths`: tokens of each item · `text`: Tokens or Features · `image`: Pixels or Features; None leaves a side out ·
+    `labels`: positions among the model's outputs.
     """
 
-    def __init__(self, frame: pd.DataFrame, tokens: list[list[int]], classes: list[int], pixels: dict | None = None):
-        self.tokens, self.pixels = tokens, pixels
-        self.paths = frame["image_path"].tolist()
-        self.layers: Ragged | None = None
-        self.regions: Ragged | None = None
-        known = "label" in frame and frame["label"].notna().all()
-        self.labels = pd.Categorical(frame["label"], categories=classes).codes.astype(int) if known else None
+    def __init__(self, lengths: list[int], text=None, image=None, labels: np.ndarray | None = None):
+        self.lengths, self.text, self.image, self.labels = lengths, text, image, labels
 
     def __len__(self) -> int:
-        return len(self.tokens)
+        return len(self.lengths)
 
     def __getitem__(self, row: int) -> dict:
-        item = {"row": row, "mask": torch.ones(len(self.tokens[row]), dtype=torch.long)}
+        item = {"row": row, "mask": torch.ones(self.lengths[row], dtype=torch.long)}
         if self.labels is not None:
             item["label"] = int(self.labels[row])
-        if self.layers is not None:
-            item["layers"] = self.layers[row].float()
-        else:
-            item["ids"] = torch.tensor(self.tokens[row])
-        if self.regions is not None:
-            item["regions"] = self.regions[row].float()
-        else:
-            item["pixels"] = read_pixels(self.paths[row], **self.pixels)
+        for side in (self.text, self.image):
+            if side is not None:
+                item[side.key] = side[row]
         return item
 
 
 def collate(items: list[dict]) -> dict[str, Tensor]:
-    """ids, mask `[B, T]` · layers `[B, L, T, d]` · pixels `[B, 3, H, W]` · regions `[B, R, d]` · row, label `[B]`."""
+    """ids, mask `[B, T]` · layers `[B, T, L, d]` · pixels `[B, 3, H, W]` · regions `[B, R, d]` · row, label `[B]`."""
     batch = {}
-    for key in items[0]:
+    for key, first in items[0].items():
         values = [item[key] for item in items]
-        if key in ("row", "label"):
-            batch[key] = torch.tensor(values)
-        elif key in ("pixels", "regions"):
-            batch[key] = torch.stack(values)
-        else:
-            batch[key] = pad_sequence(values, batch_first=True)
-    if "layers" in batch:
-        batch["layers"] = batch["layers"].transpose(1, 2)  # [B, T, L, d] → [B, L, T, d]
+        batch[key] = pad_sequence(values, batch_first=True) if isinstance(first, Tensor) else torch.tensor(values)
     return batch
+
+
+def make_products(
+    config: TrainConfig, codes: list[int], frames: dict[str, pd.DataFrame], text: TextBackbone, image: ImageBackbone
+) -> dict[str, Products]:
+    """The items of each frame as these backbones want them."""
+    encode = load_tokenizer(config.text, config.pretrained)
+    parts = {}
+    for name, frame in frames.items():
+        ids = encode(product_texts(frame), min(config.max_tokens, text.max_tokens))
+        pixels = Pixels(frame["image_path"].tolist(), config.image_size, image.mean, image.std)
+        labels = None if name == "test" else pd.Categorical(frame["label"], categories=codes).codes.astype(int)
+        parts[name] = Products([len(row) for row in ids], Tokens(ids), pixels, labels)
+    return parts
 
 
 class LengthBatches:
@@ -140,13 +177,12 @@ class LengthBatches:
             yield batches[i]
 
 
-def loader(products: Products, batch_size: int, shuffle: bool, seed: int = 0, workers: int = 0) -> DataLoader:
+def loader(products: Products, batch_size: int, shuffle: bool = False, seed: int = 0, workers: int = 0) -> DataLoader:
     """Length-bucketed batches of `products`; worker processes only where there are images to decode."""
-    workers = workers if products.regions is None else 0
-    sampler = LengthBatches([len(ids) for ids in products.tokens], batch_size, shuffle, seed)
+    workers = workers if isinstance(products.image, Pixels) else 0
     return DataLoader(
         products,
-        batch_sampler=sampler,
+        batch_sampler=LengthBatches(products.lengths, batch_size, shuffle, seed),
         collate_fn=collate,
         num_workers=workers,
         persistent_workers=workers > 0,

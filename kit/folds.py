@@ -17,7 +17,9 @@ def holdout(labels: pd.Series, share: float, seed: int) -> np.ndarray:
         raise KitError(f"All {len(labels)} training items are of one class: there is nothing to classify.")
     if counts.min() < 2:
         few = ", ".join(str(code) for code in counts.index[counts < 2])
-        raise KitError(f"Class {few} has one training item, which can't be on both sides of a split: add items or drop it.")
+        raise KitError(
+            f"Class {few} has one training item, which can't be on both sides of a split: add items or drop it."
+        )
     size = round(share * len(labels))
     if size < len(counts) or len(labels) - size < len(counts):
         raise KitError(

@@ -36,10 +36,39 @@ class BiLSTM(nn.Module):
             else:
                 nn.init.zeros_(parameter)
 
+    @torch.no_grad()
+    def start_linear(self, gain: float = 0.1) -> None:
+        """Starts as nearly an isometry of each token by itself: input and output gates open, forget gates shut, and the
+        cell's input, an orthogonal map, small enough for its tanh to be linear."""
+        h = self.lstm.hidden_size
+        for direction in ("l0", "l0_reverse"):
+            weights = getattr(self.lstm, f"weight_ih_{direction}")  # [4h, d]: input, forget, cell, output
+            weights.zero_()
+            nn.init.orthogonal_(weights[2 * h : 3 * h], gain)
+            getattr(self.lstm, f"weight_hh_{direction}").zero_()
+            gates = torch.tensor([3.0, -3.0, 0.0, 3.0]).repeat_interleave(h)
+            getattr(self.lstm, f"bias_ih_{direction}").copy_(gates)
+
     def forward(self, text: Tensor, mask: Tensor) -> Tensor:
         """text `[B, T, d]`, mask `[B, T]` → `[B, T, D]`, zero at padding."""
         packed = pack_padded_sequence(text, mask.sum(1).cpu(), batch_first=True, enforce_sorted=False)
         return pad_packed_sequence(self.lstm(packed)[0], batch_first=True, total_length=text.shape[1])[0]
+
+
+class Standardise(nn.Module):
+    """Brings each feature to mean 0 and deviation 1 over the training items; does nothing until `fit`."""
+
+    def __init__(self, *shape: int):
+        super().__init__()
+        self.register_buffer("mean", torch.zeros(shape))
+        self.register_buffer("std", torch.ones(shape))
+
+    def fit(self, mean: Tensor, std: Tensor) -> None:
+        self.mean.copy_(mean)
+        self.std.copy_(std.clamp_min(1e-6))
+
+    def forward(self, features: Tensor) -> Tensor:
+        return (features - self.mean) / self.std
 
 
 class CoAttention(nn.Module):
@@ -54,14 +83,20 @@ class CoAttention(nn.Module):
 
     def __init__(self, width: int, attention_width: int):
         super().__init__()
-        self.affinity = _linear(width, width, bias=False)  # W_b
-        self.image_hidden = _linear(width, attention_width, bias=False)  # W_v
-        self.text_hidden = _linear(width, attention_width, bias=False)  # W_s
-        self.image_score = _linear(attention_width, 1, bias=False)  # w_i
-        self.text_score = _linear(attention_width, 1, bias=False)  # w_t
+        self.affinity = linear(width, width, bias=False)  # W_b
+        self.image_hidden = linear(width, attention_width, bias=False)  # W_v
+        self.text_hidden = linear(width, attention_width, bias=False)  # W_s
+        self.image_score = linear(attention_width, 1, bias=False)  # w_i
+        self.text_score = linear(attention_width, 1, bias=False)  # w_t
+
+    @torch.no_grad()
+    def start_uniform(self) -> None:
+        """Starts with equal attention on all tokens and on all regions: attended vectors are means."""
+        self.image_score.weight.zero_()
+        self.text_score.weight.zero_()
 
     def forward(self, text: Tensor, mask: Tensor, regions: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        """text `[B, T, D]`, mask `[B, T]`, regions `[B, R, D]` → t' `[B, D]`, i' `[B, D]`, a_t `[B, T]`, a_i `[B, R]`."""
+        """text `[B, T, D]`, its mask, regions `[B, R, D]` → t', i' `[B, D]`, a_t `[B, T]`, a_i `[B, R]`."""
         real = mask.bool()
         c = torch.tanh(self.affinity(text) @ regions.transpose(1, 2))  # [B, T, R]
         c = c * real.unsqueeze(2)
@@ -77,7 +112,7 @@ def _weighted_sum(weights: Tensor, vectors: Tensor) -> Tensor:
     return (weights.unsqueeze(1) @ vectors).squeeze(1)  # [B, n], [B, n, D] → [B, D]
 
 
-def _linear(inputs: int, outputs: int, bias: bool = True) -> nn.Linear:
+def linear(inputs: int, outputs: int, bias: bool = True) -> nn.Linear:
     """A new layer as the paper starts it: Xavier (Glorot and Bengio 2010)."""
     layer = nn.Linear(inputs, outputs, bias=bias)
     nn.init.xavier_uniform_(layer.weight)

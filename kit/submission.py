@@ -104,8 +104,10 @@ def _as_text(rows: pd.DataFrame, challenge: Challenge, split: str) -> str:
             raise KitError(f"{where} {what} id {few(ids)} ({len(rows)} rows for {len(test)}); predict that test file.")
     wrong = rows[~rows["label"].isin(challenge.classes)]  # NaN is in no set of codes
     if len(wrong):
-        raise KitError(f"{where} give id {wrong['id'].iloc[0]} the code {wrong['label'].iloc[0]}, "
-                       f"which training does not have; predict one of {few(challenge.classes, 3)}.")
+        raise KitError(
+            f"{where} give id {wrong['id'].iloc[0]} the code {wrong['label'].iloc[0]}, "
+            f"which training does not have; predict one of {few(challenge.classes, 3)}."
+        )
     labels = rows.set_index("id")["label"].loc[test["id"]].astype("int64").to_numpy()
     table = test.assign(label=labels)[list(columns.values())]
     table.columns = list(columns)
@@ -159,8 +161,10 @@ def _check(path: Path, challenge: Challenge, split: str) -> int:
             wrong = f"the code is {code!r}, which training does not have" if code.strip() else "the code is missing"
             raise KitError(f"{line}{wrong}; write a code as a whole number, such as {challenge.classes[0]}.")
     if len(rows) - 1 < len(expected):
-        raise KitError(f"{path.name} has {len(rows) - 1} rows, not {len(expected)}: it ends before id "
-                       f"{expected[len(rows) - 1][0]}; write one row for each id of the test file.")
+        raise KitError(
+            f"{path.name} has {len(rows) - 1} rows, not {len(expected)}: it ends before id "
+            f"{expected[len(rows) - 1][0]}; write one row for each id of the test file."
+        )
     return len(expected)
 
 

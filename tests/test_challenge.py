@@ -83,39 +83,42 @@ def test_raw_text_case_of_names_mark_and_whole_floats(tmp_path):
     assert challenge.names == read_names(tmp_path) == {10: "Livres", 40: "Jeux"}
 
 
-@pytest.mark.parametrize(("change", "words"), [
-    ({X: None}, ["lacks X_train*.csv", "download"]),
-    ({Y: None}, ["lacks Y_train*.csv", "challengedata"]),
-    ({X: None, Y: None, T: None, "notes.txt": "hello"}, ["no challenge files", "notes.txt", "give a folder"]),
-    ({"X_train.tsv": "x"}, ["both editions", "give a folder"]),
-    ({"X_train_old.csv": CSV[X]}, ["2 candidates", "X_train_old.csv and X_train_update.csv", "keep one"]),
-    ({X: ""}, [X, "is empty", "download"]),
-    ({X: CSV[X].splitlines()[0] + "\n"}, [X, "empty below its header"]),
-    ({T: CSV[X].splitlines()[0] + "\n"}, [T, "empty below its header"]),
-    ({X: CSV[X].replace("designation", "title")}, [X, "designation", "description, productid", "rename"]),
-    ({Y: "id,prdtypecode\n0,10\n"}, [Y, "unnamed index", "id, prdtypecode"]),
-    ({X: CSV[X].replace(",", ";")}, [X, "semicolon", "comma"]),
-    ({Y: CSV[Y].replace(",", "\t")}, [Y, "a tab", "comma"]),
-    ({X: CSV[X].replace("Piscine", "a,b")}, [X, "row 1", "more fields"]),
-    ({X: CSV[X].replace("NaN", "a,b,c")}, [X, "Expected 5 fields", "line 3", "mend"]),
-    ({Y: ",prdtypecode\n0,10,\n1,10,\n2,10,\n"}, [Y, "row 1", "more fields"]),
-    ({Y: ",prdtypecode\n0,10\n1,10,7\n2,10\n"}, [Y, "line 3", "mend"]),
-    ({X: CSV[X] + '3,"open,x,1,2\n'}, [X, "EOF inside string", "mend"]),
-    ({X: CSV[X].encode().replace(b"NaN", b"\xe9t\xe9")}, [X, "line 3", "UTF-8"]),
-    ({X: CSV[X].encode("utf-16")}, [X, "line 1", "UTF-8"]),
-    ({Y: CSV[Y] + "7,10\n"}, ["3 rows", "4", "1 only in " + Y, "(7)", "same download"]),
-    ({Y: CSV[Y].replace("2,2705", "9,2705")}, ["1 only in " + X, "(2)", "1 only in " + Y, "(9)"]),
-    ({X: CSV[X].replace("1,NaN", "0,NaN")}, [X, "same id in two rows (0)", "keep one"]),
-    ({Y: CSV[Y].replace("2,2705", "1,2705")}, [Y, "same id in two rows (1)"]),
-    ({X: CSV[X].replace("12,22", "12,22.5")}, [X, "row 2", "imageid is '22.5'", "whole number"]),
-    ({X: CSV[X].replace("12,22", "12,")}, [X, "row 2", "imageid is missing"]),
-    ({T: CSV[T].replace("14,24", "abc,24")}, [T, "row 1", "productid is 'abc'"]),
-    ({Y: CSV[Y].replace("1,10", "1,")}, [Y, "row 2", "prdtypecode is missing"]),
-    ({Y: CSV[Y].replace("1,10", "1,nan")}, [Y, "row 2", "prdtypecode is 'nan'"]),
-    ({X: CSV[X].replace("NaN", " ")}, [X, "empty title", "id 1"]),
-    ({X: CSV[X].replace("NaN", "&nbsp;")}, [X, "empty title", "id 1", "fill"]),
-    ({"classes.csv": "code,label\n10,x\n"}, ["classes.csv", "name", "code, label"]),
-])
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({X: None}, ["lacks X_train*.csv", "download"]),
+        ({Y: None}, ["lacks Y_train*.csv", "challengedata"]),
+        ({X: None, Y: None, T: None, "notes.txt": "hello"}, ["no challenge files", "notes.txt", "give a folder"]),
+        ({"X_train.tsv": "x"}, ["both editions", "give a folder"]),
+        ({"X_train_old.csv": CSV[X]}, ["2 candidates", "X_train_old.csv and X_train_update.csv", "keep one"]),
+        ({X: ""}, [X, "is empty", "download"]),
+        ({X: CSV[X].splitlines()[0] + "\n"}, [X, "empty below its header"]),
+        ({T: CSV[X].splitlines()[0] + "\n"}, [T, "empty below its header"]),
+        ({X: CSV[X].replace("designation", "title")}, [X, "designation", "description, productid", "rename"]),
+        ({Y: "id,prdtypecode\n0,10\n"}, [Y, "unnamed index", "id, prdtypecode"]),
+        ({X: CSV[X].replace(",", ";")}, [X, "semicolon", "comma"]),
+        ({Y: CSV[Y].replace(",", "\t")}, [Y, "a tab", "comma"]),
+        ({X: CSV[X].replace("Piscine", "a,b")}, [X, "row 1", "more fields"]),
+        ({X: CSV[X].replace("NaN", "a,b,c")}, [X, "Expected 5 fields", "line 3", "mend"]),
+        ({Y: ",prdtypecode\n0,10,\n1,10,\n2,10,\n"}, [Y, "row 1", "more fields"]),
+        ({Y: ",prdtypecode\n0,10\n1,10,7\n2,10\n"}, [Y, "line 3", "mend"]),
+        ({X: CSV[X] + '3,"open,x,1,2\n'}, [X, "EOF inside string", "mend"]),
+        ({X: CSV[X].encode().replace(b"NaN", b"\xe9t\xe9")}, [X, "line 3", "UTF-8"]),
+        ({X: CSV[X].encode("utf-16")}, [X, "line 1", "UTF-8"]),
+        ({Y: CSV[Y] + "7,10\n"}, ["3 rows", "4", "1 only in " + Y, "(7)", "same download"]),
+        ({Y: CSV[Y].replace("2,2705", "9,2705")}, ["1 only in " + X, "(2)", "1 only in " + Y, "(9)"]),
+        ({X: CSV[X].replace("1,NaN", "0,NaN")}, [X, "same id in two rows (0)", "keep one"]),
+        ({Y: CSV[Y].replace("2,2705", "1,2705")}, [Y, "same id in two rows (1)"]),
+        ({X: CSV[X].replace("12,22", "12,22.5")}, [X, "row 2", "imageid is '22.5'", "whole number"]),
+        ({X: CSV[X].replace("12,22", "12,")}, [X, "row 2", "imageid is missing"]),
+        ({T: CSV[T].replace("14,24", "abc,24")}, [T, "row 1", "productid is 'abc'"]),
+        ({Y: CSV[Y].replace("1,10", "1,")}, [Y, "row 2", "prdtypecode is missing"]),
+        ({Y: CSV[Y].replace("1,10", "1,nan")}, [Y, "row 2", "prdtypecode is 'nan'"]),
+        ({X: CSV[X].replace("NaN", " ")}, [X, "empty title", "id 1"]),
+        ({X: CSV[X].replace("NaN", "&nbsp;")}, [X, "empty title", "id 1", "fill"]),
+        ({"classes.csv": "code,label\n10,x\n"}, ["classes.csv", "name", "code, label"]),
+    ],
+)
 def test_refusals(tmp_path, change, words):
     files = {name: text for name, text in {**CSV, **change}.items() if text is not None}
     sentence = refusal(fill(tmp_path, files))
@@ -181,42 +184,48 @@ def test_three_thousand_rows_read_fast(tmp_path):
     assert train["description"][1].endswith("; été")
 
 
-@pytest.mark.parametrize(("text", "clean"), [
-    ("rien à changer", "rien à changer"),
-    ("un<br />deux<br>trois<BR/>quatre", "un deux trois quatre"),
-    ("Tol&eacute;rance &#39;0&#39; &nbsp; &#x2019;", "Tolérance '0' \u2019"),
-    ("&amp;eacute;t&amp;amp;eacute;", "été"),
-    ("&lt;br /&gt;ligne", "ligne"),
-    ("a < b et c > d", "a < b et c > d"),
-    ("a <b et c", "a <b et c"),
-    ("5<10 et x<y>z <3", "5<10 et x<y>z <3"),
-    ("taille <M> AT&T R&D", "taille <M> AT&T R&D"),
-    ('<a title="1 > 0" href=\'x\'>lien</a>', "lien"),
-    ('<p style="color:red>rouge</p>', "rouge"),
-    ("<img alt=l'eau>eau", "eau"),
-    ("<o:p></o:p><h2 class=x>Titre</h2>", "Titre"),
-    ("<style type='text/css'>p > a {}</style>vu<SCRIPT>var a='<b>';</SCRIPT>", "vu"),
-    ("vu <script>jamais fermé", "vu"),
-    ("<!-- caché <b> --><!DOCTYPE html><?xml version='1'?>vu", "vu"),
-    ("tÃ©lÃ©phone dâ€™Ã©tÃ© Ã  vendre", "téléphone d\u2019été à vendre"),
-    ("&Atilde;&copy;t&Atilde;&copy;", "été"),
-    ("à¢me", "à¢me"),  # beyond ftfy
-    ("?uvre n?ud", "?uvre n?ud"),
-    ("Größe ½ ² “mot” N° 5 €", "Größe ½ ² “mot” N° 5 €"),
-    ("a\x00b\x07 c\x0bd", "ab c d"),
-    ("zéro\u200blar\u00adgeur\ufeff", "zérolargeur"),
-    (" espaces \t\r\n et\u00a0\u2003suite ", "espaces et suite"),
-    ("<br>", ""),
-])
+@pytest.mark.parametrize(
+    ("text", "clean"),
+    [
+        ("rien à changer", "rien à changer"),
+        ("un<br />deux<br>trois<BR/>quatre", "un deux trois quatre"),
+        ("Tol&eacute;rance &#39;0&#39; &nbsp; &#x2019;", "Tolérance '0' \u2019"),
+        ("&amp;eacute;t&amp;amp;eacute;", "été"),
+        ("&lt;br /&gt;ligne", "ligne"),
+        ("a < b et c > d", "a < b et c > d"),
+        ("a <b et c", "a <b et c"),
+        ("5<10 et x<y>z <3", "5<10 et x<y>z <3"),
+        ("taille <M> AT&T R&D", "taille <M> AT&T R&D"),
+        ("<a title=\"1 > 0\" href='x'>lien</a>", "lien"),
+        ('<p style="color:red>rouge</p>', "rouge"),
+        ("<img alt=l'eau>eau", "eau"),
+        ("<o:p></o:p><h2 class=x>Titre</h2>", "Titre"),
+        ("<style type='text/css'>p > a {}</style>vu<SCRIPT>var a='<b>';</SCRIPT>", "vu"),
+        ("vu <script>jamais fermé", "vu"),
+        ("<!-- caché <b> --><!DOCTYPE html><?xml version='1'?>vu", "vu"),
+        ("tÃ©lÃ©phone dâ€™Ã©tÃ© Ã  vendre", "téléphone d\u2019été à vendre"),
+        ("&Atilde;&copy;t&Atilde;&copy;", "été"),
+        ("à¢me", "à¢me"),  # beyond ftfy
+        ("?uvre n?ud", "?uvre n?ud"),
+        ("Größe ½ ² “mot” N° 5 €", "Größe ½ ² “mot” N° 5 €"),
+        ("a\x00b\x07 c\x0bd", "ab c d"),
+        ("zéro\u200blar\u00adgeur\ufeff", "zérolargeur"),
+        (" espaces \t\r\n et\u00a0\u2003suite ", "espaces et suite"),
+        ("<br>", ""),
+    ],
+)
 def test_clean_text(text, clean):
     assert clean_text(text) == clean == clean_text(clean)
 
 
-@pytest.mark.parametrize(("text", "clean"), [
-    ("Jeu &amp;  console\t&#39;64&#39;", "Jeu & console '64'"),
-    ("&amp;eacute;t&eacute;", "été"),
-    ("<b>Ã©tÃ©</b> ?uvre", "<b>Ã©tÃ©</b> ?uvre"),
-])
+@pytest.mark.parametrize(
+    ("text", "clean"),
+    [
+        ("Jeu &amp;  console\t&#39;64&#39;", "Jeu & console '64'"),
+        ("&amp;eacute;t&eacute;", "été"),
+        ("<b>Ã©tÃ©</b> ?uvre", "<b>Ã©tÃ©</b> ?uvre"),
+    ],
+)
 def test_light_cleaning_leaves_titles_alone(text, clean):
     assert clean_text(text, light=True) == clean
 

@@ -70,17 +70,20 @@ def test_sigir_round_trip(sigir, tmp_path):
     assert [path.name for path in only] == [path.name for path in unnamed] == ["y_test_task1_phase1_pred.tsv"]
 
 
-@pytest.mark.parametrize(("predictions", "split", "words"), [
-    (frame([7, 8], [10, 10]), None, ["lack id 9", "2 rows for 3"]),
-    (frame([7, 8, 9, 11], [10] * 4), None, ["unknown id 11"]),
-    (frame([7, 8, 9, 9], [10] * 4), None, ["repeat id 9", "keep one"]),
-    (frame([7, 8, 9], [10, None, 10]), None, ["id 8", "nan", "predict one of 10"]),
-    (frame([7, 8, 9], [10, 10, 40]), None, ["id 9", "code 40", "training does not have"]),
-    (frame([7, 8, 9], [10, 10.5, 10]), None, ["id 8", "10.5"]),
-    (frame([7, 8, 9], [10] * 3).drop(columns="label"), None, ["lack the column label"]),
-    (frame([7, 8, 9], [10] * 3, split="phase9"), None, ["'phase9'", "choose among test"]),
-    (frame([7, 8, 9], [10] * 3), "train", ["'train'", "choose among test"]),
-])
+@pytest.mark.parametrize(
+    ("predictions", "split", "words"),
+    [
+        (frame([7, 8], [10, 10]), None, ["lack id 9", "2 rows for 3"]),
+        (frame([7, 8, 9, 11], [10] * 4), None, ["unknown id 11"]),
+        (frame([7, 8, 9, 9], [10] * 4), None, ["repeat id 9", "keep one"]),
+        (frame([7, 8, 9], [10, None, 10]), None, ["id 8", "nan", "predict one of 10"]),
+        (frame([7, 8, 9], [10, 10, 40]), None, ["id 9", "code 40", "training does not have"]),
+        (frame([7, 8, 9], [10, 10.5, 10]), None, ["id 8", "10.5"]),
+        (frame([7, 8, 9], [10] * 3).drop(columns="label"), None, ["lack the column label"]),
+        (frame([7, 8, 9], [10] * 3, split="phase9"), None, ["'phase9'", "choose among test"]),
+        (frame([7, 8, 9], [10] * 3), "train", ["'train'", "choose among test"]),
+    ],
+)
 def test_nothing_is_written_when_refused(csv, tmp_path, predictions, split, words):
     (tmp_path / "y_test_pred.csv").write_text("old")
     with pytest.raises(KitError) as caught:
@@ -108,25 +111,28 @@ def test_a_folder_without_a_test_file(tmp_path):
         check_submission(tmp_path / "y.csv", challenge)
 
 
-@pytest.mark.parametrize(("text", "words"), [
-    ("", ["is empty"]),
-    (GOOD.replace(",", ";"), ["semicolon", "comma"]),
-    (GOOD.replace(",prd", "id,prd"), ["line 1", "header", "',prdtypecode'"]),
-    ("prdtypecode\n10\n2583\n10\n", ["line 1", "header"]),
-    (GOOD.replace("9,10\n7,2583", "7,2583\n9,10"), ["line 2", "id 7 stands where 9 belongs", "order"]),
-    (GOOD.replace("8,10", "7,10"), ["line 4", "id 7 comes a second time"]),
-    (GOOD.replace("8,10", "99,10"), ["line 4", "'99' is not in the test file"]),
-    (GOOD.replace("7,", "7.0,"), ["line 3", "'7.0'"]),
-    (GOOD + "9,10\n", ["line 5", "second time"]),
-    (GOOD.replace("8,10\n", ""), ["2 rows, not 3", "before id 8"]),
-    (",prdtypecode\n", ["0 rows, not 3"]),
-    (GOOD.replace("7,2583", "7,"), ["line 3", "code is missing"]),
-    (GOOD.replace("7,2583", "7,2583.0"), ["line 3", "'2583.0'", "whole number"]),
-    (GOOD.replace("7,2583", "7,40"), ["line 3", "'40'", "training"]),
-    (GOOD.replace("7,2583", "7,2583,x"), ["line 3", "3 fields, not 2"]),
-    (GOOD.replace("7,2583", ""), ["line 3", "0 fields"]),
-    (GOOD.encode().replace(b"7,2583", b"7,\xff"), ["line 3", "UTF-8"]),
-])
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("", ["is empty"]),
+        (GOOD.replace(",", ";"), ["semicolon", "comma"]),
+        (GOOD.replace(",prd", "id,prd"), ["line 1", "header", "',prdtypecode'"]),
+        ("prdtypecode\n10\n2583\n10\n", ["line 1", "header"]),
+        (GOOD.replace("9,10\n7,2583", "7,2583\n9,10"), ["line 2", "id 7 stands where 9 belongs", "order"]),
+        (GOOD.replace("8,10", "7,10"), ["line 4", "id 7 comes a second time"]),
+        (GOOD.replace("8,10", "99,10"), ["line 4", "'99' is not in the test file"]),
+        (GOOD.replace("7,", "7.0,"), ["line 3", "'7.0'"]),
+        (GOOD + "9,10\n", ["line 5", "second time"]),
+        (GOOD.replace("8,10\n", ""), ["2 rows, not 3", "before id 8"]),
+        (",prdtypecode\n", ["0 rows, not 3"]),
+        (GOOD.replace("7,2583", "7,"), ["line 3", "code is missing"]),
+        (GOOD.replace("7,2583", "7,2583.0"), ["line 3", "'2583.0'", "whole number"]),
+        (GOOD.replace("7,2583", "7,40"), ["line 3", "'40'", "training"]),
+        (GOOD.replace("7,2583", "7,2583,x"), ["line 3", "3 fields, not 2"]),
+        (GOOD.replace("7,2583", ""), ["line 3", "0 fields"]),
+        (GOOD.encode().replace(b"7,2583", b"7,\xff"), ["line 3", "UTF-8"]),
+    ],
+)
 def test_a_file_at_fault_is_refused(csv, tmp_path, text, words):
     fill(tmp_path, {"y.csv": text})
     with pytest.raises(KitError) as caught:
@@ -134,13 +140,16 @@ def test_a_file_at_fault_is_refused(csv, tmp_path, text, words):
     assert all(word in str(caught.value) for word in ["y.csv", *words]), caught.value
 
 
-@pytest.mark.parametrize(("name", "text", "words"), [
-    ("mine.tsv", "", ["mine.tsv", "rename", SIGIR_NAME]),
-    (SIGIR_NAME, SIGIR_HEAD.replace("\t", ","), ["a comma", "a tab"]),
-    (SIGIR_NAME, SIGIR_HEAD.lower() + "6\t32\t42\t40\n", ["line 1", "header"]),
-    (SIGIR_NAME, SIGIR_HEAD + "6\t32\t42\t40\n7\t33\t99\t40\n", ["line 3", "product_id is '99', not 43"]),
-    (SIGIR_NAME, SIGIR_HEAD + "6\t32\t42\t10\n7\t33\t43\t40\n", ["line 2", "'10'"]),
-])
+@pytest.mark.parametrize(
+    ("name", "text", "words"),
+    [
+        ("mine.tsv", "", ["mine.tsv", "rename", SIGIR_NAME]),
+        (SIGIR_NAME, SIGIR_HEAD.replace("\t", ","), ["a comma", "a tab"]),
+        (SIGIR_NAME, SIGIR_HEAD.lower() + "6\t32\t42\t40\n", ["line 1", "header"]),
+        (SIGIR_NAME, SIGIR_HEAD + "6\t32\t42\t40\n7\t33\t99\t40\n", ["line 3", "product_id is '99', not 43"]),
+        (SIGIR_NAME, SIGIR_HEAD + "6\t32\t42\t10\n7\t33\t43\t40\n", ["line 2", "'10'"]),
+    ],
+)
 def test_a_sigir_file_at_fault_is_refused(sigir, tmp_path, name, text, words):
     fill(tmp_path, {name: text})
     with pytest.raises(KitError) as caught:
@@ -166,11 +175,14 @@ def test_predictions_of_a_run(sigir, tmp_path):
     assert plain["split"].isna().all() and plain["label"].tolist() == [40]
 
 
-@pytest.mark.parametrize(("table", "words"), [
-    ({"id": [1], "label": [10]}, ["'p_<code>'", "id, label"]),
-    ({"id": [1, 2], "p_10": [0.5, None]}, ["not finite", "id 2"]),
-    (None, ["cannot be read", "predict"]),
-])
+@pytest.mark.parametrize(
+    ("table", "words"),
+    [
+        ({"id": [1], "label": [10]}, ["'p_<code>'", "id, label"]),
+        ({"id": [1, 2], "p_10": [0.5, None]}, ["not finite", "id 2"]),
+        (None, ["cannot be read", "predict"]),
+    ],
+)
 def test_predictions_at_fault(tmp_path, table, words):
     path = tmp_path / "test.parquet"
     if table is None:

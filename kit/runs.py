@@ -1,0 +1,144 @@
+"""Run folders: what a training leaves behind, and what every later step reads.
+
+runs/<name>/ has config.json, metrics.csv (a row an epoch), summary.json (last: its presence says that the run is
+finished), oof.parquet and test.parquet (`id`, `label` where known, `fold`, in test `split`, one `p_<code>` a class),
+model.safetensors, train.log and the executed notebooks. Files appear whole or not at all.
+"""
+
+import dataclasses
+import json
+import os
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+
+from kit.config import ROOT, KitError, TrainConfig
+
+
+def write_atomically(path: Path, write: Callable[[Path], None]) -> None:
+    """`write(temporary path)` beside `path`, then a rename: a reader sees the old file or the whole new one."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    try:
+        write(temporary)
+        os.replace(temporary, path)
+    except OSError as error:
+        raise KitError(
+            f"{path} cannot be written ({error.strerror or error}): free space or fix permissions."
+        ) from error
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def write_json(path: Path, content: dict) -> None:
+    text = json.dumps(content, indent=1, ensure_ascii=False) + "\n"
+    write_atomically(path, lambda temporary: temporary.write_text(text, encoding="utf-8"))
+
+
+def read_json(path: Path) -> dict:
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise KitError(f"{path} cannot be read ({error}): train the run again.") from error
+
+
+def probabilities(codes: list[int], values: np.ndarray) -> pd.DataFrame:
+    """values `[N, K]` as columns `p_<code>`."""
+    return pd.DataFrame(values.astype(np.float32), columns=[f"p_{code}" for code in codes])
+
+
+@dataclass(frozen=True)
+class Run:
+    """One run's folder."""
+
+    folder: Path
+
+    @property
+    def name(self) -> str:
+        return self.folder.name
+
+    @property
+    def finished(self) -> bool:
+        return (self.folder / "summary.json").is_file()
+
+    @property
+    def config(self) -> TrainConfig:
+        """Raises KitError where config.json is missing or has a field that this kit does not know."""
+        path = self.folder / "config.json"
+        content = read_json(path)
+        unknown = set(content) - {field.name for field in dataclasses.fields(TrainConfig)}
+        if unknown:
+            raise KitError(
+                f"{path} has the unknown field {', '.join(sorted(unknown))}: another version of the kit wrote it."
+            )
+        return TrainConfig(**content)
+
+    @property
+    def summary(self) -> dict:
+        self.require()
+        return read_json(self.folder / "summary.json")
+
+    @property
+    def metrics(self) -> pd.DataFrame:
+        self.require()
+        return pd.read_csv(self.folder / "metrics.csv")
+
+    def predictions(self, part: str) -> tuple[pd.DataFrame, list[int], np.ndarray]:
+        """The frame of `oof` or `test` without its probabilities, the class codes, and the probabilities `[N, K]`."""
+        self.require()
+        frame = pd.read_parquet(self.folder / f"{part}.parquet")
+        columns = [name for name in frame if name.startswith("p_")]
+        return frame.drop(columns=columns), [int(name[2:]) for name in columns], frame[columns].to_numpy()
+
+    def require(self) -> None:
+        """Raises KitError where the run is missing or not finished."""
+        if not self.folder.is_dir():
+            known = ", ".join(run.name for run in list_runs()) or "none yet"
+            raise KitError(f"There is no run {self.name!r} in {self.folder.parent}; finished runs: {known}.")
+        if not self.finished:
+            raise KitError(f"The run {self.name!r} is not finished: start 03_train again with the same parameters.")
+
+
+def open_run(name: str) -> Run:
+    return Run(ROOT / "runs" / name)
+
+
+def find_run(name: str = "") -> Run:
+    """The finished run of that name, or the newest. Raises KitError."""
+    if not name and not list_runs():
+        raise KitError(f"There is no finished run in {ROOT / 'runs'} yet: train one with 03_train.")
+    run = open_run(name) if name else list_runs()[-1]
+    run.require()
+    return run
+
+
+def list_runs() -> list[Run]:
+    """The finished runs, oldest first."""
+    runs = [Run(path.parent) for path in (ROOT / "runs").glob("*/summary.json")]
+    return sorted(runs, key=lambda run: (run.folder / "summary.json").stat().st_mtime)
+
+
+def prepare_run(config: TrainConfig, again: bool = False) -> Run:
+    """The folder for `config`, with its config.json. A finished run of the same configuration is left as it is.
+
+    Raises KitError where the folder holds a run of another configuration, naming the fields; `again` starts over.
+    """
+    run = open_run(config.run)
+    if (run.folder / "config.json").exists() and not again:
+        old, new = dataclasses.asdict(run.config), dataclasses.asdict(config)
+        changed = [f"{key} ({old[key]} → {new[key]})" for key in new if old[key] != new[key]]
+        if changed:
+            raise KitError(
+                f"The run {run.name!r} exists with other settings: {', '.join(changed)}. "
+                f"Choose another name with -p run, or pass -p again True to replace it."
+            )
+        if run.finished:
+            return run
+    run.folder.mkdir(parents=True, exist_ok=True)
+    for name in ("summary.json", "metrics.csv", "oof.parquet", "test.parquet", "model.safetensors"):
+        (run.folder / name).unlink(missing_ok=True)
+    write_json(run.folder / "config.json", dataclasses.asdict(config))
+    return run
