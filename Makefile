@@ -14,7 +14,7 @@ export OMP_NUM_THREADS ?= $(shell nproc 2>/dev/null || sysctl -n hw.ncpu)
 export TOKENIZERS_PARALLELISM ?= false
 
 .DEFAULT_GOAL := help
-.PHONY: help demo story test lint format notebooks clean
+.PHONY: help demo story test bench lint format notebooks clean
 
 help:  ## list the targets
 	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-10s %s\n", $$1, $$2}'
@@ -33,7 +33,10 @@ story: $(READY)  ## the same on your data: make story DATA=dir TEXT=camembert IM
 	$(BIN)/python -m kit.story --data "$(DATA)" --text "$(TEXT)" --image "$(IMAGE)" --recipe "$(RECIPE)" --run "$(RUN)"
 
 test: $(READY)  ## the tests: no network, no GPU
-	$(BIN)/python -m pytest
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest
+
+bench: $(READY)  ## how far the demo's score moves with the seed
+	$(BIN)/python benchmarks/seeds.py
 
 lint: $(READY)  ## ruff, and notebooks committed without outputs
 	$(BIN)/ruff check .

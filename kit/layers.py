@@ -11,13 +11,18 @@ from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
 class WeightedLayers(nn.Module):
     """Scalar mix of the text backbone's layers, `O = γ · Σ_l softmax(w)_l · H_l` (paper eq. 2; Peters et al. 2018).
 
-    Starts as their mean: `w` = 0, `γ` = 1.
+    Starts as their mean (`w` = 0, `γ` = 1), or with `start_top` nearly as the last of them.
     """
 
     def __init__(self, layers: int):
         super().__init__()
         self.weights = nn.Parameter(torch.zeros(layers))
         self.gamma = nn.Parameter(torch.ones(()))
+
+    @torch.no_grad()
+    def start_top(self) -> None:
+        """Starts as the top layer, nearly: it has e⁵ times the weight of each other."""
+        self.weights[-1] = 5.0
 
     def forward(self, layers: Tensor) -> Tensor:
         """layers `[B, L, T, d]` → `[B, T, d]`."""
@@ -39,12 +44,13 @@ class BiLSTM(nn.Module):
     @torch.no_grad()
     def start_linear(self, gain: float = 0.1) -> None:
         """Starts as nearly an isometry of each token by itself: input and output gates open, forget gates shut, and the
-        cell's input, an orthogonal map, small enough for its tanh to be linear."""
+        cell's input, an orthogonal map of which each direction has half, small enough for its tanh to be linear."""
         h = self.lstm.hidden_size
-        for direction in ("l0", "l0_reverse"):
+        maps = nn.init.orthogonal_(torch.empty(2 * h, self.lstm.input_size), gain).chunk(2)
+        for direction, cell in zip(("l0", "l0_reverse"), maps, strict=True):
             weights = getattr(self.lstm, f"weight_ih_{direction}")  # [4h, d]: input, forget, cell, output
             weights.zero_()
-            nn.init.orthogonal_(weights[2 * h : 3 * h], gain)
+            weights[2 * h : 3 * h] = cell
             getattr(self.lstm, f"weight_hh_{direction}").zero_()
             gates = torch.tensor([3.0, -3.0, 0.0, 3.0]).repeat_interleave(h)
             getattr(self.lstm, f"bias_ih_{direction}").copy_(gates)

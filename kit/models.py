@@ -11,6 +11,8 @@ from kit.backbones import ImageBackbone, TextBackbone
 from kit.config import TrainConfig
 from kit.layers import BiLSTM, CoAttention, Standardise, WeightedLayers, linear
 
+TEXT_LENGTH, IMAGE_LENGTH = 10.0, 5.0  # of the attended vectors after a linear start: the text knows more
+
 
 class CoAttentionHead(nn.Module):
     """Weighted layers → BiLSTM → co-attention with the image's regions → classifier (paper section 3.2).
@@ -20,8 +22,8 @@ class CoAttentionHead(nn.Module):
     regions to `width` where the image backbone has another.
 
     `linear_start`, beyond the paper, for small data: inputs are standardised, and the head starts as a linear
-    classifier on mean features of fixed length (even attention, BiLSTM and projections nearly isometric), free to
-    depart from it in training.
+    classifier on mean features of fixed length (the text's top layer, even attention, BiLSTM and projections nearly
+    isometric, the classifier at zero), free to depart from it in training.
     """
 
     def __init__(
@@ -54,14 +56,17 @@ class CoAttentionHead(nn.Module):
         joint = 2 * width if attention == "both" else width
         self.dropout = nn.Dropout(dropout)
         if linear_start:
-            self._start_linear()
             self.classifier = linear(joint, classes)
+            self._start_linear()
         else:
             hidden = linear(joint, classifier_width)
             self.classifier = nn.Sequential(hidden, nn.ReLU(), nn.Dropout(dropout), linear(classifier_width, classes))
 
     def _start_linear(self) -> None:
+        nn.init.zeros_(self.classifier.weight)
         self.coattention.start_uniform()
+        if isinstance(self.mix, WeightedLayers):
+            self.mix.start_top()
         if isinstance(self.text, BiLSTM):
             self.text.start_linear()
         for layer in (self.text, self.image):
@@ -74,9 +79,9 @@ class CoAttentionHead(nn.Module):
         text = self.text(text, mask) if isinstance(self.text, BiLSTM) else self.text(text)  # [B, T, D]
         regions = self.image(self.image_input(regions))  # [B, R, D]
         text, image, _, _ = self.coattention(text, mask, regions)  # [B, D] each
-        joint = {"both": (text, image), "text": (text,), "image": (image,)}[self.attention]
         if self.linear_start:
-            joint = [10 * normalize(vector, dim=1) for vector in joint]
+            text, image = TEXT_LENGTH * normalize(text, dim=1), IMAGE_LENGTH * normalize(image, dim=1)
+        joint = {"both": (text, image), "text": (text,), "image": (image,)}[self.attention]
         return self.classifier(self.dropout(torch.cat(joint, dim=1)))
 
 
