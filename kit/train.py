@@ -44,11 +44,15 @@ def train(run: Run) -> None:
         gradient_accumulation_steps=config.accumulate,
         dataloader_config=DataLoaderConfiguration(split_batches=True),
     )
-    main = accelerator.is_main_process
+    main, micro = accelerator.is_main_process, config.batch_size // config.accumulate
+    if micro % accelerator.num_processes:
+        raise KitError(
+            f"batch_size / accumulate = {micro} items can't be shared by {accelerator.num_processes} processes: make "
+            f"batch_size a multiple of {config.accumulate * accelerator.num_processes}."
+        )
     set_seed(config.seed)
     codes, frames = read_items(config)
     model, parts = build(config, codes, frames, accelerator.device)
-    micro = config.batch_size // config.accumulate
     batches = loader(parts["train"], micro, shuffle=True, seed=config.seed, workers=config.workers)
     sampler = batches.batch_sampler
     optimizer = torch.optim.AdamW(parameter_groups(model, config), fused=True)
@@ -138,9 +142,7 @@ def predict(model: nn.Module, batches: DataLoader, items: int, classes: int, acc
     model.eval()
     logits = np.full((items, classes), np.nan, np.float32)
     for batch in tqdm(batches, desc="predict", leave=False, disable=not accelerator.is_main_process):
-        with accelerator.autocast():
-            output = model(batch)
-        output, rows = accelerator.gather_for_metrics((output.float(), batch["row"]))
+        output, rows = accelerator.gather_for_metrics((model(batch).float(), batch["row"]))
         logits[rows.cpu().numpy()] = output.cpu().numpy()
     return logits
 
