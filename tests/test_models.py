@@ -46,7 +46,12 @@ def test_every_switch_gives_logits_and_learns(name, build):
     logits = model(batch(size=64))
     assert logits.shape == (2, 3)
     assert logits.isfinite().all()
-    torch.nn.functional.cross_entropy(logits, torch.tensor([0, 2])).backward()
+    optimizer = torch.optim.SGD(model.parameters(), 0.1)
+    for _ in range(2):  # after a linear start, the first step reaches the classifier alone
+        optimizer.zero_grad()
+        loss = torch.nn.functional.cross_entropy(model(batch(size=64)), torch.tensor([0, 2]))
+        loss.backward()
+        optimizer.step()
     silent = [
         n for n, p in model.named_parameters() if p.requires_grad and (p.grad is None or not p.grad.isfinite().all())
     ]
