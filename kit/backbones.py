@@ -10,6 +10,7 @@ that a repository brings is ever run.
 
 import hashlib
 import importlib.util
+import inspect
 import json
 import pickle
 import struct
@@ -159,12 +160,23 @@ def check_image(name: str) -> None:
         import timm
 
         model = IMAGE[name].timm if name in IMAGE else name
-        if not timm.is_model(model):
+        try:
+            hub = timm.is_model(model) and (timm.get_pretrained_cfg(model).hf_hub_id or model)
+        except RuntimeError:  # a tag that this architecture has no weights for
+            hub = None
+        if not hub:
             raise KitError(
                 f"image={name!r} is not a name that the kit knows ({', '.join(IMAGE)}), not a directory and not a "
                 f"timm model: check the spelling (timm.list_models() has them all)."
             )
-        _check_hub(name, timm.get_pretrained_cfg(model).hf_hub_id or model, "image", "model.safetensors")
+        _check_hub(name, hub, "image", "model.safetensors")
+
+
+def check_backbones(text: str, image: str, pretrained: bool = True) -> None:
+    """Raises KitError, within seconds, where either backbone cannot be loaded here."""
+    if pretrained:
+        check_text(text)
+        check_image(image)
 
 
 # ---------------------------------------------------------------- text
@@ -220,8 +232,15 @@ def load_text(name: str, pretrained: bool = True) -> TextBackbone:
 
 
 def _text_options(config) -> dict:
-    # a pooler on top of the last layer would be weights that no loss reaches
-    return {"add_pooling_layer": False} if config.model_type in ("bert", "camembert", "roberta", "xlm-roberta") else {}
+    """For transformers' model class: no pooler, whose weights no loss would reach. Raises KitError for no encoder."""
+    from transformers import MODEL_MAPPING
+
+    if config.is_encoder_decoder or type(config) not in MODEL_MAPPING:
+        raise KitError(f"A {config.model_type} model is no text encoder: pass the name or directory of one like BERT.")
+    if hasattr(config, "layerdrop"):
+        config.layerdrop = 0.0  # FlauBERT would leave dropped layers out of its hidden states
+    accepted = inspect.signature(MODEL_MAPPING[type(config)].__init__).parameters
+    return {"add_pooling_layer": False} if "add_pooling_layer" in accepted else {}
 
 
 def load_tokenizer(name: str, pretrained: bool = True) -> Callable[[list[str], int], list[list[int]]]:
@@ -245,6 +264,8 @@ def load_tokenizer(name: str, pretrained: bool = True) -> Callable[[list[str], i
     prefix = spec.prefix if spec else ""
 
     def encode(texts: list[str], max_tokens: int) -> list[list[int]]:
+        if not texts:  # some tokenizers stumble over none
+            return []
         ids = tokenizer([prefix + text for text in texts], truncation=True, max_length=max_tokens)["input_ids"]
         return [[5 + i % (fold - 5) for i in row] for row in ids] if fold else ids
 
@@ -314,6 +335,15 @@ class ImageBackbone(nn.Module):
         self.width = model.num_features
         self.mean, self.std = tuple(mean), tuple(std)
 
+    def check_size(self, size: int) -> None:
+        """Raises KitError where this model takes images of one size only, and not of `size` pixels a side."""
+        config = self.model.pretrained_cfg
+        if config.get("fixed_input_size") and size != config["input_size"][-1]:
+            raise KitError(
+                f"image_size={size} does not fit the image backbone {config['architecture']}, which takes "
+                f"{config['input_size'][-1]} pixels a side only: pass -p image_size {config['input_size'][-1]}."
+            )
+
     def forward(self, pixels: Tensor) -> Tensor:
         """pixels `[B, 3, H, W]` → regions `[B, R, d]`; a convolutional net at stride 32 gives R = (H/32)·(W/32)."""
         features = self.model.forward_features(pixels.contiguous(memory_format=torch.channels_last))
@@ -358,7 +388,10 @@ def _timm_directory(directory: Path) -> tuple[str, dict, Path]:
             f"{directory} is not an image backbone: it needs timm's config.json (with 'architecture') and "
             f"model.safetensors or pytorch_model.bin, as a timm repository on the hub has them."
         )
-    content = json.loads(config.read_text(encoding="utf-8"))
+    try:
+        content = json.loads(config.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise KitError(f"{config} is not JSON ({error}): copy it again from the model's repository.") from error
     if "architecture" not in content:
         raise KitError(f"{config} has no 'architecture': it is not the config.json of a timm model.")
     return content["architecture"], dict(content.get("pretrained_cfg", {})), weights[0]

@@ -8,9 +8,9 @@ import os
 import re
 from dataclasses import dataclass
 from pathlib import Path
-from types import ModuleType
 
-ROOT = Path(os.environ.get("KIT_ROOT", Path(__file__).resolve().parents[1]))
+PROJECT = Path(__file__).resolve().parents[1]  # where relative paths start
+ROOT = Path(os.environ.get("KIT_ROOT", PROJECT)).resolve()  # where runs/ and submissions/ are
 
 
 class KitError(Exception):
@@ -22,7 +22,7 @@ class KitError(Exception):
 
 def resolve(path) -> Path:
     """An absolute path; a relative one starts at the project's root, wherever the notebook kernel was started."""
-    return (ROOT / Path(path).expanduser()).resolve()
+    return (PROJECT / Path(path).expanduser()).resolve()
 
 
 @dataclass(frozen=True)
@@ -71,7 +71,7 @@ class TrainConfig:
     train_embeddings: bool = True  # False: the text backbone's token embeddings stay as they are
     freeze_text: bool = False  # keep the text backbone as it is
     freeze_image: bool = False  # keep the image backbone as it is
-    features_gb: float = 4.0  # memory that a frozen backbone's outputs may take, to be computed once
+    features_gb: float = 4.0  # memory a process that frozen backbones' outputs may take, to be computed once
     precision: str = "auto"  # auto (bf16 where the GPU has it), no, bf16 or fp16
     clean_titles: bool = True  # entities and white space only
     clean_descriptions: bool = True  # tags, entities, mojibake, white space
@@ -101,6 +101,7 @@ class TrainConfig:
             "lr_decay": 1.0,
             "lr": 10,
             "seed": 2**32 - 1,
+            "split_seed": 2**32 - 1,
         }
         for name, bound in most.items():
             if getattr(self, name) > bound:
@@ -184,5 +185,5 @@ def read_parameters(namespace: dict, types: dict[str, type]) -> dict:
 
 
 def _is_parameter(name: str, value) -> bool:
-    """False for what IPython and the cell's own imports put among the variables."""
-    return not (name.startswith("_") or name in ("In", "Out") or callable(value) or isinstance(value, ModuleType))
+    """True for the flat values that papermill can set; not for what IPython, imports and later cells make."""
+    return not name.startswith("_") and (value is None or isinstance(value, (bool, int, float, str)))

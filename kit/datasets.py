@@ -3,6 +3,7 @@
 B batch · T tokens · R regions · L layers · d backbone width · N items
 """
 
+import hashlib
 from collections.abc import Iterator
 
 import numpy as np
@@ -31,6 +32,15 @@ def read_items(config: TrainConfig) -> tuple[list[int], dict[str, pd.DataFrame]]
     tests = [frame.assign(split=split, fold=0) for split, frame in challenge.test.items()]
     frames["test"] = pd.concat(tests) if tests else items[:0]
     return challenge.classes, {name: frame.reset_index(drop=True) for name, frame in frames.items()}
+
+
+def fingerprint(frames: dict[str, pd.DataFrame]) -> str:
+    """A hash of what a run sees of the tables: ids, texts, labels and their order."""
+    digest = hashlib.sha256()
+    for frame in frames.values():
+        columns = frame[[name for name in ("id", "title", "description", "label") if name in frame]]
+        digest.update(pd.util.hash_pandas_object(columns.astype(str), index=False).to_numpy().tobytes())
+    return digest.hexdigest()[:16]
 
 
 def product_texts(frame: pd.DataFrame) -> list[str]:
@@ -173,7 +183,8 @@ class LengthBatches:
         pools = [order[i : i + size] for i in range(0, len(order), size)]
         order = np.concatenate([pool[np.argsort(self.lengths[pool], kind="stable")] for pool in pools])
         batches = [order[i : i + self.batch_size].tolist() for i in range(0, len(order), self.batch_size)]
-        for i in random.permutation(len(batches)):
+        whole = len(order) // self.batch_size
+        for i in (*random.permutation(whole), *range(whole, len(batches))):  # Accelerate wants a short one last
             yield batches[i]
 
 

@@ -62,8 +62,8 @@ def fit_inputs(
         batch = {key: value.to(device) for key, value in batch.items()}
         layers, regions = model.features(batch)
         real = batch["mask"].bool()
-        tokens = layers.transpose(1, 2)[real].double()  # [B, L, T, d] → [ΣT, L, d]
-        for side, values in (("text", tokens), ("image", regions.flatten(0, 1).double())):
+        tokens = layers.transpose(1, 2)[real].cpu().double()  # [B, L, T, d] → [ΣT, L, d]
+        for side, values in (("text", tokens), ("image", regions.flatten(0, 1).cpu().double())):
             sums[side][0] += values.sum(0)
             sums[side][1] += values.square().sum(0)
             sums[side][2] += len(values)

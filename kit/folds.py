@@ -23,8 +23,8 @@ def holdout(labels: pd.Series, share: float, seed: int) -> np.ndarray:
     size = round(share * len(labels))
     if size < len(counts) or len(labels) - size < len(counts):
         raise KitError(
-            f"{len(labels)} training items are too few for {len(counts)} classes on both sides of a split with "
-            f"val_share={share}: use more items (limit) or another share."
+            f"{len(labels)} training items are too few for {len(counts)} classes with {size} of them on one side of a "
+            f"split: use more items, or another limit or val_share."
         )
     _, chosen = train_test_split(np.arange(len(labels)), test_size=size, random_state=seed, stratify=labels)
     mask = np.zeros(len(labels), bool)

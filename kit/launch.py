@@ -1,16 +1,18 @@
 """Starts training as a command: a notebook can train on any number of devices, and its own process stays clean."""
 
+import contextlib
 import os
 import re
 import subprocess
 import sys
 import threading
 
+import psutil
 from IPython import get_ipython
 from IPython.display import display
 
 from kit.config import KitError
-from kit.runs import Run
+from kit.runs import Run, write_json
 
 BAR = re.compile(r"\d+%\|")  # a refresh of tqdm's bar
 
@@ -22,24 +24,34 @@ def launch(run: Run, processes: int = 0) -> None:
     machines, start `accelerate launch -m kit.train runs/<name>/config.json` from a shell with your own configuration.
     Raises KitError with training's own sentence, or with where to look.
     """
-    command = [sys.executable, "-m", "accelerate.commands.launch", "--num_machines", "1", "--mixed_precision", "no"]
-    command += ["--dynamo_backend", "no", "--num_processes", str(processes or _device_count())]
+    count = processes or max(1, _gpus())
+    if count < 1 or count > max(1, _gpus()) > 1:
+        raise KitError(f"processes={processes} can't be: this machine has {_gpus()} GPUs, and each process takes one.")
+    # a configuration of its own, so that one left in the user's home does not steer it
+    settings = {"compute_environment": "LOCAL_MACHINE", "distributed_type": "MULTI_GPU" if count > 1 else "NO"}
+    settings |= {"num_processes": count, "num_machines": 1, "machine_rank": 0, "mixed_precision": "no"}
+    write_json(run.folder / "accelerate.json", settings | {"main_process_port": 0, "use_cpu": False})
+    command = [sys.executable, "-m", "accelerate.commands.launch", "--config_file", str(run.folder / "accelerate.json")]
     command += ["-m", "kit.train", str(run.folder / "config.json")]
+    threads = str(max(1, (os.cpu_count() or 1) // count))  # Accelerate would take 1
+    environment = (
+        {"OMP_NUM_THREADS": threads, "TOKENIZERS_PARALLELISM": "false"} | os.environ | {"PYTHONUNBUFFERED": "1"}
+    )
     log, reasons = run.folder / "train.log", []
     with (
         open(log, "w", encoding="utf-8") as file,
         subprocess.Popen(
-            command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, errors="replace", env=_environment()
+            command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, errors="replace", env=environment
         ) as process,
     ):
-        reader = threading.Thread(target=_follow, args=(process.stderr, file, reasons))
+        reader = threading.Thread(target=_follow, args=(process.stderr, file, reasons), daemon=True)
         reader.start()
         try:
             for line in process.stdout:
                 file.write(line)
                 print(line, end="", flush=True)
         except BaseException:
-            process.terminate()  # the notebook was interrupted: training must not go on alone
+            _stop(process)  # the notebook was interrupted: training must not go on alone
             raise
         finally:
             reader.join()
@@ -49,26 +61,32 @@ def launch(run: Run, processes: int = 0) -> None:
         )
 
 
+def _stop(process: subprocess.Popen) -> None:
+    """Ends the launcher and what it started."""
+    family = [*psutil.Process(process.pid).children(recursive=True), process]
+    for member in family:
+        with contextlib.suppress(psutil.NoSuchProcess):
+            member.terminate()
+
+
 def _follow(stream, file, reasons: list[str]) -> None:
     """Training's error output: refreshes of the bar are shown, one over the other, and the rest is kept in the log."""
     handle = display({"text/plain": ""}, raw=True, display_id=True) if get_ipython() else None
     for line in stream:  # a carriage return ends a line too
-        if not BAR.search(line):
+        if BAR.search(line):
+            if handle:
+                handle.update({"text/plain": line.strip()}, raw=True)
+            else:
+                print(line.strip(), end="\r", file=sys.stderr, flush=True)
+            continue
+        if line.startswith(KitError.__name__ + ": "):
+            reasons.append(line.split(": ", 1)[1].strip())
+        with contextlib.suppress(OSError, ValueError):  # a full disk, say: training must not wait for its reader
             file.write(line)
             file.flush()
-            if line.startswith(KitError.__name__ + ": "):
-                reasons.append(line.split(": ", 1)[1].strip())
-        elif handle:
-            handle.update({"text/plain": line.strip()}, raw=True)
-        else:
-            print(line.strip(), end="\r", file=sys.stderr, flush=True)
 
 
-def _environment() -> dict:
-    return os.environ | {"PYTHONUNBUFFERED": "1", "TOKENIZERS_PARALLELISM": "false"}
-
-
-def _device_count() -> int:
+def _gpus() -> int:
     import torch
 
-    return max(1, torch.cuda.device_count())
+    return torch.cuda.device_count()

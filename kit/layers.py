@@ -57,8 +57,9 @@ class BiLSTM(nn.Module):
 
     def forward(self, text: Tensor, mask: Tensor) -> Tensor:
         """text `[B, T, d]`, mask `[B, T]` → `[B, T, D]`, zero at padding."""
-        packed = pack_padded_sequence(text, mask.sum(1).cpu(), batch_first=True, enforce_sorted=False)
-        return pad_packed_sequence(self.lstm(packed)[0], batch_first=True, total_length=text.shape[1])[0]
+        with torch.autocast(text.device.type, enabled=False):  # cuDNN's LSTM would run in half precision, not bfloat16
+            packed = pack_padded_sequence(text.float(), mask.sum(1).cpu(), batch_first=True, enforce_sorted=False)
+            return pad_packed_sequence(self.lstm(packed)[0], batch_first=True, total_length=text.shape[1])[0]
 
 
 class Standardise(nn.Module):

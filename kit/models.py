@@ -42,8 +42,8 @@ class CoAttentionHead(nn.Module):
     ):
         super().__init__()
         self.attention, self.linear_start = attention, linear_start
-        self.text_input = Standardise(layers, 1, text_width)
-        self.image_input = Standardise(image_width)
+        self.text_input = Standardise(layers, 1, text_width) if linear_start else nn.Identity()
+        self.image_input = Standardise(image_width) if linear_start else nn.Identity()
         self.mix = WeightedLayers(layers) if layers > 1 else nn.Flatten(1, 2)  # [B, 1, T, d] → [B, T, d]
         self.text = BiLSTM(text_width, width) if bilstm else linear(text_width, width)
         self.image = linear(image_width, width) if image_width != width else nn.Identity()

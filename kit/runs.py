@@ -14,21 +14,20 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
+from safetensors import SafetensorError
 
 from kit.config import ROOT, KitError, TrainConfig
 
 
 def write_atomically(path: Path, write: Callable[[Path], None]) -> None:
     """`write(temporary path)` beside `path`, then a rename: a reader sees the old file or the whole new one."""
-    path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.{os.getpid()}")
     try:
+        path.parent.mkdir(parents=True, exist_ok=True)
         write(temporary)
         os.replace(temporary, path)
-    except OSError as error:
-        raise KitError(
-            f"{path} cannot be written ({error.strerror or error}): free space or fix permissions."
-        ) from error
+    except (OSError, SafetensorError) as error:
+        raise KitError(f"{path} cannot be written ({error}): free space or fix permissions.") from error
     finally:
         temporary.unlink(missing_ok=True)
 
@@ -93,6 +92,11 @@ class Run:
         columns = [name for name in frame if name.startswith("p_")]
         return frame.drop(columns=columns), [int(name[2:]) for name in columns], frame[columns].to_numpy()
 
+    def clear(self) -> None:
+        """Removes what an earlier training left, its summary first: a run half replaced must not look finished."""
+        for name in ("summary.json", "metrics.csv", "oof.parquet", "test.parquet", "model.safetensors"):
+            (self.folder / name).unlink(missing_ok=True)
+
     def require(self) -> None:
         """Raises KitError where the run is missing or not finished."""
         if not self.folder.is_dir():
@@ -127,18 +131,16 @@ def prepare_run(config: TrainConfig, again: bool = False) -> Run:
     Raises KitError where the folder holds a run of another configuration, naming the fields; `again` starts over.
     """
     run = open_run(config.run)
-    if (run.folder / "config.json").exists() and not again:
+    if run.finished and not again:
         old, new = dataclasses.asdict(run.config), dataclasses.asdict(config)
-        changed = [f"{key} ({old[key]} → {new[key]})" for key in new if old[key] != new[key]]
+        same_result = ("workers", "features_gb")
+        changed = [f"{k} ({old[k]} → {new[k]})" for k in new if old[k] != new[k] and k not in same_result]
         if changed:
             raise KitError(
                 f"The run {run.name!r} exists with other settings: {', '.join(changed)}. "
                 f"Choose another name with -p run, or pass -p again True to replace it."
             )
-        if run.finished:
-            return run
-    run.folder.mkdir(parents=True, exist_ok=True)
-    for name in ("summary.json", "metrics.csv", "oof.parquet", "test.parquet", "model.safetensors"):
-        (run.folder / name).unlink(missing_ok=True)
+        return run
+    run.clear()
     write_json(run.folder / "config.json", dataclasses.asdict(config))
     return run

@@ -13,9 +13,10 @@ import pandas as pd
 import papermill
 from papermill.exceptions import PapermillExecutionError
 
-from kit.backbones import check_image, check_text
+from kit.backbones import check_backbones
 from kit.challenge import read_challenge
-from kit.config import ROOT, KitError, TrainConfig, resolve, train_config
+from kit.config import PROJECT, ROOT, KitError, TrainConfig, resolve, train_config
+from kit.datasets import fingerprint, read_items
 from kit.linear import references
 from kit.metrics import bootstrap_macro_f1, macro_f1
 from kit.runs import Run, open_run, write_atomically
@@ -34,7 +35,7 @@ def tell(config: TrainConfig, again: bool) -> None:
         print(f"\n── {notebook} → {folder / notebook}.ipynb", flush=True)
         try:
             papermill.execute_notebook(
-                ROOT / "notebooks" / f"{notebook}.ipynb",
+                PROJECT / "notebooks" / f"{notebook}.ipynb",
                 folder / f"{notebook}.ipynb",
                 {name: values[name] for name in names},
                 progress_bar=False,
@@ -44,22 +45,34 @@ def tell(config: TrainConfig, again: bool) -> None:
             raise KitError(f"{notebook}: {error.evalue} (the executed notebook is in {folder})") from error
 
 
-def compare(run: Run, answers: Path | None) -> pd.DataFrame:
+def read_answers(path: Path, config: TrainConfig) -> pd.Series:
+    """Codes by id, in the order of the test file. Raises KitError where they are not those of `config.data`."""
+    challenge = read_challenge(config.data, images="ignore")
+    if challenge.edition != "challengedata":
+        raise KitError(f"--answers scores submissions of the challengedata edition; {config.data} is of another.")
+    try:
+        known = pd.read_csv(path, index_col=0)["prdtypecode"]
+    except (OSError, ValueError, KeyError) as error:
+        raise KitError(f"{path} cannot be read as answers ({error}): it needs an index and 'prdtypecode'.") from error
+    ids = challenge.test["test"]["id"] if challenge.test else []
+    if set(known.index) != set(ids):
+        raise KitError(f"{path} has other ids than the test file of {config.data}: give the answers of that file.")
+    return known.loc[ids]
+
+
+def compare(run: Run, answers: pd.Series | None) -> pd.DataFrame:
     """Macro-F1, in per cent, of the run and of the linear references on the run's validation items and, where there are
     `answers`, of the submission that was written; each with its 95 % interval and what the run gains on it."""
     config = run.config
+    if fingerprint(read_items(config)[1]) != run.summary["data"]:
+        raise KitError(f"{config.data} has changed since {run.name} was trained on it: train again with --again.")
     frame, codes, values = run.predictions("oof")
     truths = {"validation": frame["label"].to_numpy()}
     ours = {"validation": np.array(codes)[values.argmax(1)]}
     others = references(config)
-    if answers:
-        challenge = read_challenge(config.data, images="ignore")
-        (split, test), *_ = challenge.test.items()
-        submitted = pd.read_csv(ROOT / "submissions" / run.name / file_name(challenge.edition, split), index_col=0)
-        known = pd.read_csv(answers, index_col=0)["prdtypecode"]
-        if set(known.index) != set(test["id"]):
-            raise KitError(f"{answers} has other ids than the test file of {config.data}.")
-        truths["test"] = known.loc[test["id"]].to_numpy()
+    if answers is not None:
+        submitted = pd.read_csv(ROOT / "submissions" / run.name / file_name("challengedata", "test"), index_col=0)
+        truths["test"] = answers.to_numpy()
         ours["test"] = submitted["prdtypecode"].to_numpy()
     rows = []
     for name in (run.name, *others):
@@ -91,12 +104,12 @@ def main() -> int:
     answers, again = options.pop("answers"), options.pop("again")
     try:
         config = train_config(**options)
-        check_text(config.text)
-        check_image(config.image)
+        check_backbones(config.text, config.image)
+        known = read_answers(resolve(answers), config) if answers else None
         tell(config, again)
         run = open_run(config.run)
         print("\n── linear references on the same items", flush=True)
-        table = compare(run, resolve(answers) if answers else None)
+        table = compare(run, known)
     except KitError as error:
         print(f"\n{error}", file=sys.stderr)
         return 1
@@ -106,7 +119,7 @@ def main() -> int:
     summary = run.summary
     print(
         f"\n{summary['items']['train']} items trained, {summary['items']['oof']} validated, {summary['items']['test']} "
-        f"predicted in {summary['seconds']:.0f} s with at most {summary['peak_memory_gb']} GB.\n"
+        f"predicted in {summary['seconds']:.0f} s; the training process took at most {summary['peak_memory_gb']} GB.\n"
         f"To upload: {ROOT / 'submissions' / run.name}"
     )
     return 0

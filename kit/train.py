@@ -3,7 +3,6 @@
 N items · K classes
 """
 
-import hashlib
 import platform
 import resource
 import sys
@@ -18,16 +17,16 @@ import safetensors.torch
 import timm
 import torch
 import transformers
-from accelerate import Accelerator, DataLoaderConfiguration
+from accelerate import Accelerator, DataLoaderConfiguration, DistributedDataParallelKwargs
 from accelerate.utils import set_seed
 from torch import nn
 from torch.nn.functional import cross_entropy
 from torch.utils.data import DataLoader
 from tqdm.auto import tqdm
 
-from kit.backbones import load_image, load_text
+from kit.backbones import IMAGE, TEXT, load_image, load_text
 from kit.config import KitError, TrainConfig
-from kit.datasets import Products, loader, make_products, read_items
+from kit.datasets import Products, fingerprint, loader, make_products, read_items
 from kit.features import fit_inputs, precompute
 from kit.metrics import bootstrap_macro_f1, macro_f1, softmax
 from kit.models import Classifier, build_model
@@ -43,6 +42,7 @@ def train(run: Run) -> None:
         mixed_precision=_precision(config),
         gradient_accumulation_steps=config.accumulate,
         dataloader_config=DataLoaderConfiguration(split_batches=True),
+        kwargs_handlers=[DistributedDataParallelKwargs(find_unused_parameters=_any_backbone(config))],
     )
     main, micro = accelerator.is_main_process, config.batch_size // config.accumulate
     if micro % accelerator.num_processes:
@@ -50,6 +50,8 @@ def train(run: Run) -> None:
             f"batch_size / accumulate = {micro} items can't be shared by {accelerator.num_processes} processes: make "
             f"batch_size a multiple of {config.accumulate * accelerator.num_processes}."
         )
+    if main:
+        run.clear()
     set_seed(config.seed)
     codes, frames = read_items(config)
     model, parts = build(config, codes, frames, accelerator.device)
@@ -62,7 +64,7 @@ def train(run: Run) -> None:
 
     weights, best, history = run.folder / "model.safetensors", -1.0, []
     for epoch in range(config.epochs):
-        clock, total = time.perf_counter(), torch.zeros((), device=accelerator.device)
+        clock, total = time.perf_counter(), torch.zeros(2, device=accelerator.device)  # summed loss, items
         sampler.set_epoch(epoch)
         model.train()
         for batch in tqdm(batches, desc=f"epoch {epoch + 1}/{config.epochs}", leave=False, disable=not main):
@@ -73,9 +75,10 @@ def train(run: Run) -> None:
                     accelerator.clip_grad_norm_(model.parameters(), config.clip_norm)
                 optimizer.step()
                 optimizer.zero_grad()
-            total += loss.detach() * len(batch["label"])
+            total += torch.stack([loss.detach().float() * len(batch["label"]), total.new_tensor(len(batch["label"]))])
         schedule.step()
-        train_loss = accelerator.reduce(total).item() / len(parts["train"])
+        summed, items = accelerator.reduce(total).tolist()
+        train_loss = summed / items
         seconds = time.perf_counter() - clock
         logits = predict(model, validation, len(parts["oof"]), len(codes), accelerator)
         if not (np.isfinite(train_loss) and np.isfinite(logits).all()):
@@ -86,7 +89,7 @@ def train(run: Run) -> None:
         improved = row["macro_f1"] > best
         best = max(best, row["macro_f1"])
         if main:
-            print("  ".join(f"{key} {value:.4g}" for key, value in row.items()), "*" if improved else "", flush=True)
+            print(progress(row, config.epochs) + ("  *" if improved else ""), flush=True)
             table = pd.DataFrame(history)
             write_atomically(run.folder / "metrics.csv", partial(table.to_csv, index=False))
             if improved:
@@ -112,6 +115,7 @@ def train(run: Run) -> None:
 def build(config: TrainConfig, codes: list[int], frames: dict[str, pd.DataFrame], device: torch.device):
     """The model on `device` and the items of each frame; frozen backbones have run already where memory allows."""
     text, image = load_text(config.text, config.pretrained), load_image(config.image, config.pretrained)
+    image.check_size(config.image_size)
     if not config.train_embeddings:
         text.freeze_embeddings()
     parts = make_products(config, codes, frames, text, image)
@@ -154,6 +158,15 @@ def scores(logits: np.ndarray, labels: np.ndarray) -> dict:
     return {"loss": loss, "macro_f1": macro_f1(labels, predicted), "accuracy": float((predicted == labels).mean())}
 
 
+def progress(row: dict, epochs: int) -> str:
+    """A row of metrics.csv as a line to read."""
+    return (
+        f"epoch {row['epoch']:>2}/{epochs}  training loss {row['train_loss']:.4f}  validation loss {row['loss']:.4f}  "
+        f"macro-F1 {100 * row['macro_f1']:5.2f}  accuracy {100 * row['accuracy']:5.2f}  "
+        f"{row['seconds']:.0f} s, {row['samples_per_second']:.0f} items/s"
+    )
+
+
 def save(model: Classifier, path: Path) -> None:
     """The weights, but for those of frozen backbones: their name in config.json stands for them."""
     state = model.state_dict()
@@ -166,15 +179,6 @@ def load(model: Classifier, path: Path) -> None:
     missing, unexpected = model.load_state_dict(safetensors.torch.load_file(path), strict=False)
     if unexpected or any(not name.startswith(model.frozen_prefixes) for name in missing):
         raise KitError(f"{path} holds the weights of another model: train the run again.")
-
-
-def fingerprint(frames: dict[str, pd.DataFrame]) -> str:
-    """A hash of what the run saw of the tables: ids, texts, labels and their order."""
-    digest = hashlib.sha256()
-    for frame in frames.values():
-        columns = frame[[name for name in ("id", "title", "description", "label") if name in frame]]
-        digest.update(pd.util.hash_pandas_object(columns.astype(str), index=False).to_numpy().tobytes())
-    return digest.hexdigest()[:16]
 
 
 def summarise(
@@ -214,10 +218,15 @@ def summarise(
     }
 
 
+def _any_backbone(config: TrainConfig) -> bool:
+    """A backbone from outside may have weights that its features never pass, which several processes must know."""
+    return config.text not in TEXT or config.image not in IMAGE
+
+
 def _precision(config: TrainConfig) -> str:
     if config.precision != "auto":
         return config.precision
-    return "bf16" if torch.cuda.is_available() and torch.cuda.is_bf16_supported() else "no"
+    return "bf16" if torch.cuda.is_available() and torch.cuda.is_bf16_supported(including_emulation=False) else "no"
 
 
 def main(arguments: list[str]) -> int:

@@ -94,7 +94,7 @@ def test_the_run_is_shared_between_notebooks(told, tiny_data):
 
     assert "7 rows" in check_submission(file, read_challenge(tiny_data))
     text = "".join(output.get("text", "") for output in outputs(told / "03_train.ipynb"))
-    assert "epoch 1 " in text
+    assert "epoch  1/1 " in text
 
 
 REFUSALS = [
