@@ -37,6 +37,8 @@ def launch(run: Run, processes: int = 0) -> None:
     environment = (
         {"OMP_NUM_THREADS": threads, "TOKENIZERS_PARALLELISM": "false"} | os.environ | {"PYTHONUNBUFFERED": "1"}
     )
+    if not _gpus():
+        environment["ACCELERATE_USE_CPU"] = "true"  # else several processes would each train alone
     log, reasons = run.folder / "train.log", []
     with (
         open(log, "w", encoding="utf-8") as file,

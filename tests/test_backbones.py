@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 import timm
 import torch
+import transformers
 from PIL import Image
 from safetensors.torch import load_file, save_file
 from sklearn.datasets import load_sample_image
@@ -90,6 +91,7 @@ REFUSALS = [
     (check_text, "{empty}", "has no config.json"),
     (check_image, "resnet152", "timm/resnet152.tv_in1k.*cannot be reached.*-p image DIR"),
     (check_image, "resnet512", "not a name that the kit knows .resnet152, .*check the spelling"),
+    (check_image, "resnet152.typo_in1k", "check the spelling"),
     (check_image, "/no/where", "There is no directory /no/where"),
     (check_image, "{empty}", "is not an image backbone: it needs timm's config.json"),
 ]
@@ -112,6 +114,21 @@ def test_broken_weights_are_refused(tiny_texts, tiny_image, tmp_path):
     save_file({"some": torch.zeros(1)}, tmp_path / "i" / "model.safetensors")
     with pytest.raises(KitError, match="could not be loaded"):
         load_image(str(tmp_path / "i"))
+
+
+def test_what_is_no_encoder_is_refused(tmp_path):
+    small = {"d_model": 8, "d_kv": 4, "d_ff": 8, "num_layers": 1, "num_heads": 2, "vocab_size": 20}
+    transformers.T5Config(**small).save_pretrained(tmp_path)
+    with pytest.raises(KitError, match="t5 model is no text encoder"):
+        load_text(str(tmp_path))
+
+
+def test_a_backbone_of_one_image_size_says_so():
+    backbone = load_image("test_vit", pretrained=False)
+    size = backbone.model.pretrained_cfg["input_size"][-1]
+    backbone.check_size(size)
+    with pytest.raises(KitError, match=f"-p image_size {size}"):
+        backbone.check_size(500)
 
 
 def test_pip_weights_that_changed_are_refused(tmp_path, monkeypatch):

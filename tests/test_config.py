@@ -82,6 +82,12 @@ def test_notebook_parameters_are_checked():
         read_parameters({"processes": "all"}, known)
 
 
+def test_the_check_cell_can_be_run_again():
+    known = parameter_types(TrainConfig)
+    later = {"epochs": 3, "parameters": {"epochs": 3}, "config": TrainConfig(), "frame": [1]}
+    assert read_parameters(later, known) == {"epochs": 3}
+
+
 def test_an_error_in_a_notebook_is_one_sentence():
     assert KitError("It is so.")._render_traceback_() == ["KitError: It is so."]
 

@@ -10,6 +10,7 @@ import pandas as pd
 import pytest
 import torch
 from accelerate import Accelerator
+from accelerate.data_loader import BatchSamplerShard
 
 from kit.backbones import load_image, load_text
 from kit.config import KitError, train_config
@@ -198,3 +199,47 @@ def test_the_split_is_stratified_and_repeatable():
 def test_impossible_splits_are_refused(labels, share, sentence):
     with pytest.raises(KitError, match=sentence):
         holdout(pd.Series(labels), share, 0)
+
+
+def test_two_processes_see_every_item_once_and_predict_all(root, tiny_config, monkeypatch):
+    """`accelerate launch` with two processes (gloo): gathered predictions have every id once, in order."""
+    from kit.launch import launch
+
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
+    result = prepare_run(train_config(**tiny_config | {"epochs": 1}, run="two"))
+    launch(result, processes=2)
+    assert result.summary["processes"] == 2
+    one = prepare_run(train_config(**tiny_config | {"epochs": 1}, run="one"))
+    train(one)
+    for part in ("oof", "test"):
+        frame, _, values = result.predictions(part)
+        assert list(frame["id"]) == list(one.predictions(part)[0]["id"])
+        assert np.isfinite(values).all()
+    assert result.metrics["train_loss"][0] == pytest.approx(one.metrics["train_loss"][0], rel=0.05)
+
+
+@pytest.mark.parametrize("items", [64, 100, 97])
+def test_processes_share_batches_without_loss(items):
+    sampler = LengthBatches(np.random.default_rng(0).integers(1, 9, items).tolist(), 16, shuffle=True)
+    shards = [BatchSamplerShard(sampler, 2, rank, split_batches=True, even_batches=True) for rank in range(2)]
+    seen = [row for shard in shards for batch in shard for row in batch]
+    assert set(seen) == set(range(items))
+    assert len(seen) - items < 16
+
+
+def test_a_folder_without_a_test_file_trains(root, tiny_config, tiny_data, tmp_path):
+    import shutil
+
+    folder = tmp_path / "no_test"
+    shutil.copytree(tiny_data, folder)
+    (folder / "X_test_update.csv").unlink()
+    result = prepare_run(train_config(**tiny_config | {"data": str(folder), "epochs": 1}, run="none"))
+    train(result)
+    assert len(result.predictions("test")[0]) == 0
+
+
+def test_batches_that_processes_cannot_share_are_refused(root, tiny_config, monkeypatch):
+    result = prepare_run(train_config(**tiny_config | {"batch_size": 3}, run="odd"))
+    monkeypatch.setattr("accelerate.Accelerator.num_processes", 2)
+    with pytest.raises(KitError, match="3 items can't be shared by 2 processes: make batch_size a multiple of 2"):
+        train(result)
