@@ -143,8 +143,11 @@ def check_text(name: str) -> None:
     if name in TEXT and isinstance(TEXT[name].source, PipFile):
         TEXT[name].source.locate()
     elif directory := (None if name in TEXT else _directory(name)):
-        if not (directory / "config.json").is_file():
-            raise KitError(f"{directory} has no config.json: a text backbone is a directory saved by transformers.")
+        config = directory / "config.json"
+        if not config.is_file() or '"model_type"' not in config.read_text(encoding="utf-8", errors="replace"):
+            raise KitError(f"{directory} has no config.json with a model_type: it is no text backbone of transformers.")
+        if not any(list(directory.glob(pattern)) for pattern in ("tokenizer.json", "vocab.*", "*.model")):
+            raise KitError(f"{directory} has no tokenizer (tokenizer.json, vocab.txt …): copy those files there too.")
     else:
         repo = TEXT[name].source if name in TEXT else name
         _check_hub(name, repo, "text", "config.json")
@@ -190,8 +193,17 @@ class TextBackbone(nn.Module):
         self.model = model
         self.width = model.config.hidden_size
         self.depth = model.config.num_hidden_layers
+        self.vocabulary = model.config.vocab_size
         positions = getattr(model.config, "max_position_embeddings", 512)
-        self.max_tokens = positions - 2 if positions % 64 else positions  # RoBERTa's family counts from 2
+        family = (
+            "roberta",
+            "camembert",
+            "longformer",
+            "data2vec",
+            "mpnet",
+        )  # these count positions behind the padding's
+        taken = model.config.pad_token_id + 1 if any(name in model.config.model_type for name in family) else 0
+        self.max_tokens = positions - taken
 
     def forward(self, ids: Tensor, mask: Tensor) -> tuple[Tensor, ...]:
         """ids, mask `[B, T]` (1 at real tokens) → the embeddings' output and each layer's: depth+1 × `[B, T, d]`."""

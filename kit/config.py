@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 PROJECT = Path(__file__).resolve().parents[1]  # where relative paths start
-ROOT = Path(os.environ.get("KIT_ROOT", PROJECT)).resolve()  # where runs/ and submissions/ are
+ROOT = Path(os.environ.get("KIT_ROOT") or PROJECT).resolve()  # where runs/ and submissions/ are
 
 
 class KitError(Exception):
@@ -102,10 +102,15 @@ class TrainConfig:
             "lr": 10,
             "seed": 2**32 - 1,
             "split_seed": 2**32 - 1,
+            "weight_decay": 10,
+            "backbone_lr_scale": 100,
         }
         for name, bound in most.items():
             if getattr(self, name) > bound:
                 raise KitError(f"{name}={getattr(self, name)} is too large: it must be at most {bound}.")
+        for name in ("data", "text", "image"):
+            if not getattr(self, name).strip():
+                raise KitError(f"{name} is empty: it must be a name or a folder.")
         if self.bilstm and self.width % 2:
             raise KitError(f"width={self.width} must be even: each direction of the BiLSTM gives one half.")
         if self.batch_size % self.accumulate:

@@ -147,6 +147,10 @@ def make_products(
     parts = {}
     for name, frame in frames.items():
         ids = encode(product_texts(frame), min(config.max_tokens, text.max_tokens))
+        if max((max(row) for row in ids), default=0) >= text.vocabulary:
+            raise KitError(
+                f"The tokenizer of {config.text!r} has more tokens than its model: they do not belong together."
+            )
         pixels = Pixels(frame["image_path"].tolist(), config.image_size, image.mean, image.std)
         labels = None if name == "test" else pd.Categorical(frame["label"], categories=codes).codes.astype(int)
         parts[name] = Products([len(row) for row in ids], Tokens(ids), pixels, labels)

@@ -10,7 +10,7 @@ from kit.config import KitError
 def holdout(labels: pd.Series, share: float, seed: int) -> np.ndarray:
     """The paper's split: True `[N]` at the stratified random `share` of the items that validate.
 
-    Raises KitError where a class is too small to be on both sides.
+    A class of few items may have none among them. Raises KitError where a class would have none to train on.
     """
     counts = labels.value_counts()
     if len(counts) < 2:
@@ -29,11 +29,24 @@ def holdout(labels: pd.Series, share: float, seed: int) -> np.ndarray:
     _, chosen = train_test_split(np.arange(len(labels)), test_size=size, random_state=seed, stratify=labels)
     mask = np.zeros(len(labels), bool)
     mask[chosen] = True
+    if lost := set(labels) - set(labels[~mask]):
+        raise KitError(
+            f"No item of class {min(lost)} is left to train on with val_share={share}: take a smaller share."
+        )
     return mask
 
 
 def subset(labels: pd.Series, limit: int, seed: int) -> np.ndarray:
-    """Positions of a stratified random choice of `limit` items, in their order; all where limit is 0 or no less."""
+    """Positions of a stratified random choice of `limit` items, in their order; all where limit is 0 or no less.
+
+    Each class keeps its share, but at least two items. Raises KitError where `limit` is too small for that.
+    """
     if not 0 < limit < len(labels):
         return np.arange(len(labels))
-    return np.flatnonzero(holdout(labels, limit / len(labels), seed))
+    if limit < 2 * labels.nunique():
+        raise KitError(f"limit={limit} is too small for {labels.nunique()} classes: each needs two items or more.")
+    shuffled = pd.Series(labels.to_numpy()).sample(frac=1, random_state=seed)
+    groups = shuffled.groupby(shuffled)
+    rank = groups.cumcount()  # within the class
+    order = (rank / groups.transform("size")).where(rank >= 2, 0.0).sort_values(kind="stable")
+    return np.sort(order.index[:limit].to_numpy())

@@ -15,6 +15,7 @@ from kit.config import KitError
 from kit.runs import Run, write_json
 
 BAR = re.compile(r"\d+%\|")  # a refresh of tqdm's bar
+ERROR = re.compile(r"[\w.]*Error: ")  # the last line of a traceback, or a sentence of ours
 
 
 def launch(run: Run, processes: int = 0) -> None:
@@ -58,9 +59,11 @@ def launch(run: Run, processes: int = 0) -> None:
         finally:
             reader.join()
     if process.returncode:
-        raise KitError(
-            reasons[0] if reasons else f"Training stopped with exit status {process.returncode}: see the end of {log}."
-        )
+        told = [reason for reason in reasons if reason.startswith(KitError.__name__)]
+        if told:
+            raise KitError(told[0].split(": ", 1)[1])
+        last = f" ({reasons[-1][:200]})" if reasons else ""
+        raise KitError(f"Training stopped with exit status {process.returncode}{last}: {log} has the rest.")
 
 
 def _stop(process: subprocess.Popen) -> None:
@@ -81,8 +84,8 @@ def _follow(stream, file, reasons: list[str]) -> None:
             else:
                 print(line.strip(), end="\r", file=sys.stderr, flush=True)
             continue
-        if line.startswith(KitError.__name__ + ": "):
-            reasons.append(line.split(": ", 1)[1].strip())
+        if ERROR.match(line) and "CalledProcessError" not in line:
+            reasons.append(line.strip())
         with contextlib.suppress(OSError, ValueError):  # a full disk, say: training must not wait for its reader
             file.write(line)
             file.flush()

@@ -30,7 +30,10 @@ def tell(config: TrainConfig, again: bool) -> None:
     values = {"data": config.data, "text": config.text, "image": config.image, "recipe": config.recipe}
     values |= {"run": config.run, "again": again}
     folder = open_run(config.run).folder
-    folder.mkdir(parents=True, exist_ok=True)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise KitError(f"{folder} cannot be made ({error}): fix its permissions, or set KIT_ROOT.") from error
     for notebook, names in STEPS.items():
         print(f"\n── {notebook} → {folder / notebook}.ipynb", flush=True)
         try:
@@ -55,6 +58,8 @@ def read_answers(path: Path, config: TrainConfig) -> pd.Series:
     except (OSError, ValueError, KeyError) as error:
         raise KitError(f"{path} cannot be read as answers ({error}): it needs an index and 'prdtypecode'.") from error
     ids = challenge.test["test"]["id"] if challenge.test else []
+    if known.isna().any() or not known.index.is_unique:
+        raise KitError(f"{path} has an item twice or without a code: give the answers whole.")
     if set(known.index) != set(ids):
         raise KitError(f"{path} has other ids than the test file of {config.data}: give the answers of that file.")
     return known.loc[ids]
@@ -113,6 +118,9 @@ def main() -> int:
     except KitError as error:
         print(f"\n{error}", file=sys.stderr)
         return 1
+    except KeyboardInterrupt:
+        print("\nInterrupted: the run is not finished; the same command starts it again.", file=sys.stderr)
+        return 130
     write_atomically(run.folder / "comparison.csv", partial(table.to_csv, index=False))
     print(f"\nMacro-F1 in per cent, with 95 % bootstrap intervals over items ({run.folder / 'comparison.csv'}):\n")
     print(table.to_string(index=False))

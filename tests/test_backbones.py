@@ -109,6 +109,7 @@ def test_broken_weights_are_refused(tiny_texts, tiny_image, tmp_path):
         folder.mkdir()
         (folder / "config.json").write_text((ROOT / source / "config.json").read_text())
         (folder / "model.safetensors").write_bytes(b"not weights")
+        (folder / "tokenizer.json").touch()
         with pytest.raises(KitError, match="could not be loaded"):
             load(str(folder))
     save_file({"some": torch.zeros(1)}, tmp_path / "i" / "model.safetensors")
@@ -116,9 +117,16 @@ def test_broken_weights_are_refused(tiny_texts, tiny_image, tmp_path):
         load_image(str(tmp_path / "i"))
 
 
+def test_a_directory_without_a_tokenizer_is_refused(tiny_texts, tmp_path):
+    (tmp_path / "config.json").write_text((ROOT / tiny_texts["bert"] / "config.json").read_text())
+    with pytest.raises(KitError, match="has no tokenizer"):
+        check_text(str(tmp_path))
+
+
 def test_what_is_no_encoder_is_refused(tmp_path):
     small = {"d_model": 8, "d_kv": 4, "d_ff": 8, "num_layers": 1, "num_heads": 2, "vocab_size": 20}
     transformers.T5Config(**small).save_pretrained(tmp_path)
+    (tmp_path / "tokenizer.json").touch()
     with pytest.raises(KitError, match="t5 model is no text encoder"):
         load_text(str(tmp_path))
 

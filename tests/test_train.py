@@ -184,7 +184,11 @@ def test_the_split_is_stratified_and_repeatable():
     assert labels[mask].value_counts().to_dict() == {1: 12, 2: 6, 3: 2}
     assert (mask == holdout(labels, 0.2, 0)).all()
     assert (mask != holdout(labels, 0.2, 1)).any()
-    assert len(subset(labels, 50, 0)) == 50
+    half = subset(labels, 50, 0)
+    assert labels[half].value_counts().to_dict() == {1: 30, 2: 15, 3: 5}
+    assert set(labels[subset(labels, 99, 0)]) == set(labels[subset(labels, 6, 0)]) == {1, 2, 3}
+    with pytest.raises(KitError, match="limit=5 is too small for 3 classes"):
+        subset(labels, 5, 0)
     assert len(subset(labels, 0, 0)) == len(subset(labels, 500, 0)) == 100
 
 
