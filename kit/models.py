@@ -48,9 +48,8 @@ class CoAttentionHead(nn.Module):
         self.text = BiLSTM(text_width, width) if bilstm else linear(text_width, width)
         self.image = linear(image_width, width) if image_width != width else nn.Identity()
         self.coattention = CoAttention(width, attention_width)
-        if (
-            attention != "both"
-        ):  # the other side's scores reach no loss: several processes would wait for their gradient
+        if attention != "both":
+            # the other side's scores reach no loss, and several processes would wait for their gradient
             side = "image" if attention == "text" else "text"
             getattr(self.coattention, f"{side}_score").requires_grad_(False)
         joint = 2 * width if attention == "both" else width
