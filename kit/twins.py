@@ -1,0 +1,203 @@
+"""Twins: items that share a file, a picture or a text, and what a split that parts them does to a score.
+
+N items
+"""
+
+import hashlib
+import io
+import os
+import re
+import unicodedata
+from contextlib import suppress
+from pathlib import Path
+
+import imagehash
+import numpy as np
+import pandas as pd
+from PIL import Image
+from pyarrow.lib import ArrowException
+from scipy.sparse import coo_matrix
+from scipy.sparse.csgraph import connected_components
+from tqdm.auto import tqdm
+from tqdm.contrib.concurrent import thread_map
+
+from kit.config import ROOT, KitError
+from kit.folds import holdout, subset
+from kit.metrics import bootstrap_macro_f1, macro_f1
+from kit.runs import write_atomically
+from kit.words import word_model
+
+# 16 × 16 = 256 bits. Of the sample's pictures, saved again at another size or quality, 95 % stay within 4 bits (a third
+# or more within none); of its different pictures one pair comes that close, a face with another mouth. The usual 8 × 8
+# hash loses a sixth of the copies, and takes flags of the same stripes in other colours for one picture. Copies of
+# pictures without detail, whose fine bits are noise, are found less often.
+HASH_SIZE, RADIUS = 16, 4
+FILE, HASHES = ["path", "size", "mtime_ns"], ["bytes", "perceptual"]
+
+
+def image_hashes(paths: list[str]) -> pd.DataFrame:
+    """`bytes` (BLAKE2 of the file) and `perceptual` (ImageHash's phash, 64 hexadecimal digits) of each path `[N]`.
+
+    Kept in cache/image_hashes.parquet for as long as a file has the same size and time of change. Raises KitError,
+    naming the file, where one is not a readable image.
+    """
+    cache = ROOT / "cache" / "image_hashes.parquet"
+    known = _read_cache(cache)
+    files = {path: (os.path.abspath(path), *_stat(path)) for path in paths}
+    if new := [file for file in dict.fromkeys(files.values()) if file not in known]:
+        known |= zip(new, thread_map(_hash, [path for path, *_ in new], desc="image hashes", leave=False), strict=True)
+        current = {file[0]: file for file in files.values()}
+        rows = [(*file, *hashes) for file, hashes in known.items() if current.get(file[0], file) == file]
+        with suppress(KitError, OSError):  # not ours to write to: hashed again next time
+            write_atomically(cache, pd.DataFrame(rows, columns=FILE + HASHES).to_parquet)
+    return pd.DataFrame([known[files[path]] for path in paths], columns=HASHES)
+
+
+def _read_cache(path: Path) -> dict[tuple, tuple]:
+    """(path, size, mtime_ns) → hashes; empty where there is no cache, or a damaged one."""
+    try:
+        rows = pd.read_parquet(path, columns=FILE + HASHES).dropna()
+    except (OSError, ValueError, ArrowException):
+        return {}
+    return {tuple(row[:3]): tuple(row[3:]) for row in rows.itertuples(index=False, name=None)}
+
+
+def _stat(path: str) -> tuple[int, int]:
+    try:
+        status = os.stat(path)
+    except OSError as error:
+        raise KitError(f"{path} cannot be read as an image ({error.strerror}): replace the file.") from error
+    return status.st_size, status.st_mtime_ns
+
+
+def _hash(path: str) -> tuple[str, str]:
+    try:
+        content = Path(path).read_bytes()
+        with Image.open(io.BytesIO(content)) as image:
+            image.draft("L", (128, 128))  # JPEG only: decode no more than twice what the hash looks at
+            if "A" in image.getbands() or "transparency" in image.info:  # transparent parts on white, as models see it
+                image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image.convert("RGBA"))
+            perceptual = str(imagehash.phash(image, HASH_SIZE))
+    except (OSError, ValueError, Image.DecompressionBombError) as error:
+        raise KitError(f"{path} cannot be read as an image ({error}): replace the file.") from error
+    return hashlib.blake2b(content, digest_size=16).hexdigest(), perceptual
+
+
+def twin_kinds(frame: pd.DataFrame) -> pd.DataFrame:
+    """Group numbers `[N]` by kind of twin; the column `any` joins items that are linked by several kinds in turn.
+
+    `same file`: byte-identical images · `same picture`: perceptual hashes at most RADIUS bits apart · `same text`:
+    title and description but for case, punctuation and white space. Groups are numbered by first appearance; an item
+    without an image shares none. Raises KitError where an image cannot be read.
+    """
+    shown = frame["image_path"].notna().to_numpy()
+    hashes = image_hashes(frame["image_path"][shown].tolist()).set_axis(np.flatnonzero(shown))
+    hashes = hashes.reindex(range(len(frame)))
+    keys = {"same file": hashes["bytes"], "same picture": _pictures(hashes["perceptual"])}
+    kinds = {kind: _number(values) for kind, values in (keys | {"same text": _texts(frame).map(_plain)}).items()}
+    return pd.DataFrame(kinds | {"any": _join(*kinds.values())}, index=frame.index)
+
+
+def twin_groups(frame: pd.DataFrame) -> np.ndarray:
+    """Group number `[N]` of each item: alike for twins of any kind, and for twins of twins (`twin_kinds`)."""
+    return twin_kinds(frame)["any"].to_numpy()
+
+
+def _texts(frame: pd.DataFrame) -> pd.Series:
+    return frame["title"] + " " + frame["description"].fillna("")
+
+
+def _plain(text: str) -> str:
+    """Without case, punctuation and runs of white space, but with its accents; a text of nothing else stays."""
+    return re.sub(r"[\W_]+", " ", unicodedata.normalize("NFKC", text).casefold()).strip() or text
+
+
+def _number(keys) -> np.ndarray:
+    """Keys `[N]` as numbers by first appearance; a missing key is shared with nobody."""
+    codes = pd.factorize(keys)[0]
+    return pd.factorize(np.where(codes < 0, len(codes) + np.arange(len(codes)), codes))[0]
+
+
+def _pictures(hashes: pd.Series) -> pd.Series:
+    """Perceptual hashes `[N]` as keys, alike where a chain of hashes at most RADIUS bits apart joins them."""
+    if hashes.isna().all():
+        return hashes
+    different = pd.Series(hashes.dropna().unique())
+    values = np.array([list(bytes.fromhex(value)) for value in different], np.uint8)
+    links, width = [], -(-len(different[0]) // (RADIUS + 1))
+    for i in range(RADIUS + 1):  # hashes at most RADIUS bits apart are equal in one of RADIUS + 1 pieces
+        piece = pd.DataFrame({"row": range(len(different)), "piece": different.str[i * width : (i + 1) * width]})
+        pairs = piece.merge(piece, on="piece").query("row_x < row_y")[["row_x", "row_y"]].to_numpy().T
+        links.append(pairs[:, np.bitwise_count(values[pairs[0]] ^ values[pairs[1]]).sum(1) <= RADIUS])
+    return hashes.map(dict(zip(different, _components(np.hstack(links), len(different)), strict=True)))
+
+
+def _join(*numbers: np.ndarray) -> np.ndarray:
+    """Group numbers `[N]` of the rows that any of the numberings `[N]` links, in turn too."""
+    size = len(numbers[0])
+    links = [(np.arange(size), size * (i + 1) + number) for i, number in enumerate(numbers)]  # rows to their groups
+    return _number(_components(np.hstack(links), size * (len(numbers) + 1))[:size])
+
+
+def _components(links: np.ndarray, size: int) -> np.ndarray:
+    """Component number `[size]` of each node of the graph with these links `[2, …]`."""
+    graph = coo_matrix((np.ones(links.shape[1], bool), tuple(links)), shape=(size, size))
+    return connected_components(graph, directed=False)[1]
+
+
+def count_twins(kinds: pd.DataFrame, labels: pd.Series, validates: np.ndarray) -> pd.DataFrame:
+    """By kind of twin: how many there are, and what the split `validates` `[N]` (True or False) leaks through them.
+
+    `items` in groups of two or more, `groups`, `largest` group; the share of validation items that have a twin to train
+    on (`leak`), and how often that twin's label (the most frequent of several) is the right one (`label right`).
+    """
+    labels, rows = labels.to_numpy(), []
+    for kind, groups in kinds.items():
+        sizes = groups.value_counts()
+        sizes = sizes[sizes > 1]
+        pairs = pd.DataFrame({"group": groups[~validates].to_numpy(), "label": labels[~validates]})
+        often = pairs.value_counts().reset_index().sort_values(["count", "label"], ascending=[False, True])
+        copied = groups[validates].map(often.drop_duplicates("group").set_index("group")["label"])
+        leaks = copied.notna().to_numpy()
+        right = (copied == labels[validates])[leaks].mean()
+        rows.append([kind, sizes.sum(), len(sizes), sizes.max() if len(sizes) else 1, leaks.mean(), right])
+    columns = ["kind of twin", "items", "groups", "largest", "leak", "label right"]
+    return pd.DataFrame(rows, columns=columns).set_index("kind of twin")
+
+
+def overstatement(
+    train: pd.DataFrame, groups: np.ndarray, val_share: float = 0.2, seed: int = 0, limit: int = 20_000
+) -> dict[str, float]:
+    """How much a random split overstates the macro-F1 of a model on words (`word_model`), with a 95 % interval.
+
+    The model learns twice and is scored on the same validation items, those of the paper's split: once without as many
+    other items as they have twins, class by class, once without the twins; so only the twins differ. Whole groups `[N]`
+    are drawn until there are about `limit` items (0: all). What copying from an image gives is not in it. Raises
+    KitError where too little is left.
+    """
+    validates = holdout(train["label"], val_share, seed)
+    first = np.unique(groups, return_index=True)[1]
+    drawn = first[subset(train["label"].iloc[first], round(limit * len(first) / len(train)), seed)]
+    drawn = np.isin(groups, groups[drawn])
+    labels, texts = train["label"].to_numpy()[drawn], _texts(train).to_numpy()[drawn]
+    groups, validates = groups[drawn], validates[drawn]
+
+    twins = ~validates & np.isin(groups, groups[validates])
+    others = _as_many(labels, twins, ~validates & ~twins, seed)
+    true, predicted = labels[validates], []
+    for left_out in tqdm((others, twins), desc="models on words", leave=False):
+        chosen = ~validates & ~left_out
+        if not len(true) or len(set(labels[chosen])) < 2:
+            raise KitError("Without twins too few items are left to measure on: use more items or a larger limit.")
+        predicted.append(word_model().fit(texts[chosen], labels[chosen]).predict(texts[validates]))
+    with_twins, without = (macro_f1(true, codes) for codes in predicted)
+    low, high = bootstrap_macro_f1(true, *predicted)
+    items = {"training": int(chosen.sum()), "validation": int(validates.sum()), "twins": int(twins.sum())}
+    return items | {"with": with_twins, "without": without, "gain": with_twins - without, "low": low, "high": high}
+
+
+def _as_many(labels: np.ndarray, wanted: np.ndarray, of: np.ndarray, seed: int) -> np.ndarray:
+    """A mask `[N]` of as many items at random among `of` as there are `wanted` of each class, or all of them."""
+    shuffled = pd.Series(labels)[of].sample(frac=1, random_state=seed)
+    counts = shuffled.map(pd.Series(labels[wanted]).value_counts()).fillna(0)
+    return np.isin(np.arange(len(labels)), shuffled.index[shuffled.groupby(shuffled).cumcount() < counts])
