@@ -1,0 +1,213 @@
+"""Error analysis of a finished run or ensemble (paper section 4.7).
+
+N items · K classes
+"""
+
+import base64
+import html
+import io
+import warnings
+from dataclasses import dataclass
+
+import numpy as np
+import pandas as pd
+from PIL import Image
+from scipy.stats import ttest_ind
+
+from kit.challenge import few, read_challenge
+from kit.config import KitError
+from kit.metrics import confusion, f1_per_class
+from kit.runs import Run
+
+PAPER = {"t": 6.809, "p": 1.4e-9}  # table 4, misclassified items; the sign is turned to ours
+
+
+@dataclass(frozen=True, eq=False)
+class Errors:
+    """The out-of-fold items of a run and what it predicts of each.
+
+    `items` `[N]`: id, title, description (None: missing), image_path, label, predicted, probability (of the predicted
+    class), probability_true, loss (cross-entropy, nats), described, wrong · `codes` `[K]` · `names` by code, maybe {}.
+    """
+
+    items: pd.DataFrame
+    codes: list[int]
+    names: dict[int, str]
+
+    @property
+    def wrong(self) -> pd.DataFrame:
+        """The misclassified items."""
+        return self.items[self.items["wrong"]]
+
+    @property
+    def counts(self) -> np.ndarray:
+        """Confusion counts `[K, K]`, true class by predicted class."""
+        positions = (pd.Index(self.codes).get_indexer(self.items[name]) for name in ("label", "predicted"))
+        return confusion(*positions, len(self.codes))
+
+    def name(self, code: int) -> str:
+        return self.names.get(code, str(code))
+
+
+def read_errors(run: Run) -> Errors:
+    """Joins a run's out-of-fold predictions to the items of its challenge folder. A missing image warns.
+
+    Raises KitError where ids or labels are no longer those that the run was trained on.
+    """
+    config = run.config
+    frame, codes, probabilities = run.predictions("oof")
+    challenge = read_challenge(config.data, config.clean_titles, config.clean_descriptions, images="warn")
+    items = challenge.train.set_index("id").reindex(frame["id"])
+    changed = (items["label"].to_numpy() != frame["label"].to_numpy()) | ~frame["label"].isin(codes).to_numpy()
+    if changed.any():
+        raise KitError(
+            f"{challenge.folder} has changed since {run.name} was trained on it: {changed.sum()} of the run's items "
+            f"are gone or have another label (id {few(frame['id'][changed])}); train again, or restore the data."
+        )
+    rows, labels = np.arange(len(frame)), pd.Index(codes).get_indexer(frame["label"])
+    predicted = probabilities.argmax(1)
+    items = items[["title", "description", "image_path"]].assign(
+        label=frame["label"].to_numpy(),
+        predicted=np.array(codes)[predicted],
+        probability=probabilities[rows, predicted],
+        probability_true=probabilities[rows, labels],
+        described=items["description"].notna(),
+    )
+    loss = -np.log(items["probability_true"].clip(lower=np.finfo(np.float32).tiny).astype(float))
+    items = items.assign(loss=loss, wrong=items["predicted"] != items["label"]).reset_index()
+    return Errors(items, codes, challenge.names)
+
+
+def confusions(errors: Errors, top: int = 5) -> pd.DataFrame:
+    """The most frequent mistakes (figure 4): predicted and actual code and name, count, and share of all mistakes."""
+    wrong = errors.wrong
+    pairs = wrong.groupby(["predicted", "label"]).size().sort_values(ascending=False, kind="stable")
+    pairs = pairs.head(_positive("top", top)).rename("count").reset_index().rename(columns={"label": "actual"})
+    for side in ("predicted", "actual"):
+        pairs[f"{side}_name"] = [errors.name(code) for code in pairs[side]]
+    return pairs.assign(share=pairs["count"] / max(len(wrong), 1))
+
+
+def welch(errors: Errors) -> pd.DataFrame:
+    """Does a missing description go with a larger loss (table 4)? Welch's t-test on three groups of items.
+
+    Misclassified items are the paper's group. All items count twice: as they are, and less their class's mean, since
+    classes differ in how often they lack descriptions and in how hard they are. Columns: number of items, mean loss
+    (nats) and error rate, `_without` and `_with` a description; the difference of the mean losses, without − with, and
+    its 95 % interval; its `t` (the paper prints with − without), `df`, and the one-sided `p` (H1: without is larger).
+    Where no test is possible these are nan, and `note` says why.
+    """
+    items = errors.items
+    means = items.groupby("label")[["loss", "wrong"]].transform("mean")
+    centred = items.assign(loss=items["loss"] - means["loss"], wrong=items["wrong"] - means["wrong"])
+    groups = {"misclassified items": errors.wrong, "all items": items, "all items, less class mean": centred}
+    return pd.DataFrame.from_dict({name: _welch(group) for name, group in groups.items()}, orient="index")
+
+
+def _welch(items: pd.DataFrame) -> dict:
+    without, given = items[~items["described"]], items[items["described"]]
+    row = {"items_without": len(without), "items_with": len(given)}
+    row |= {"mean_loss_without": without["loss"].mean(), "mean_loss_with": given["loss"].mean()}
+    row |= {"error_rate_without": without["wrong"].mean(), "error_rate_with": given["wrong"].mean()}
+    row |= {"difference": row["mean_loss_without"] - row["mean_loss_with"]}
+    row |= dict.fromkeys(("difference_low", "difference_high", "t", "df", "p"), np.nan) | {"note": ""}
+    if min(len(without), len(given)) < 2:
+        return row | {"note": "Too few items: the test needs two without and two with a description."}
+    if max(without["loss"].std(), given["loss"].std()) < 1e-9:
+        return row | {"note": "The losses do not vary: the test needs some that differ."}
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", RuntimeWarning)  # scipy's, where one side's losses are all the same
+        test = ttest_ind(without["loss"], given["loss"], equal_var=False)
+        larger = ttest_ind(without["loss"], given["loss"], equal_var=False, alternative="greater")
+    low, high = test.confidence_interval(0.95)
+    row |= {"difference_low": low, "difference_high": high}
+    return row | {"t": test.statistic, "df": test.df, "p": larger.pvalue}
+
+
+def per_class(errors: Errors, samples: int = 1000, seed: int = 0) -> pd.DataFrame:
+    """One row a class: code, name, support, predicted (counts), precision, recall, f1, and the F1's 95 % interval.
+
+    The interval is a percentile bootstrap over items: resampling items is drawing the confusion counts from a
+    multinomial. nan where there is nothing to divide by.
+    """
+    counts = errors.counts
+    support, predicted, hits = counts.sum(1), counts.sum(0), np.diag(counts)
+    draws = np.random.default_rng(seed).multinomial(counts.sum(), counts.ravel() / counts.sum(), samples)
+    scores = f1_per_class(draws.reshape(samples, *counts.shape))  # [samples, K]
+    seen = support + predicted > 0
+    low, high = np.full((2, len(counts)), np.nan)
+    low[seen], high[seen] = np.nanpercentile(scores[:, seen], [2.5, 97.5], axis=0)
+    return pd.DataFrame(
+        {
+            "code": errors.codes,
+            "name": [errors.name(code) for code in errors.codes],
+            "support": support,
+            "predicted": predicted,
+            "precision": np.where(predicted > 0, hits / np.maximum(predicted, 1), np.nan),
+            "recall": np.where(support > 0, hits / np.maximum(support, 1), np.nan),
+            "f1": f1_per_class(counts),
+            "f1_low": low,
+            "f1_high": high,
+        }
+    )
+
+
+def worst(errors: Errors, n: int = 12) -> pd.DataFrame:
+    """The misclassified items with the highest loss, highest first."""
+    return errors.wrong.nlargest(_positive("worst", n), "loss")
+
+
+def _positive(name: str, value: int) -> int:
+    if value < 1:
+        raise KitError(f"{name}={value} is too small: it must be at least 1.")
+    return value
+
+
+CARD = "border:1px solid rgba(128,128,128,.45);border-radius:6px;padding:8px;overflow-wrap:anywhere"
+PICTURE = "width:128px;height:128px;object-fit:contain;background:#fff;color:#666;font-size:12px"
+
+
+def gallery(items: pd.DataFrame, names: dict[int, str]) -> str:
+    """Rows of `Errors.items` as HTML cards: picture, title, description, true and predicted class.
+
+    Text is escaped, and ASCII: it reads right whatever encoding a page declares.
+    """
+    cards = "\n".join(_card(item, names) for item in items.itertuples()) or "<p>No item to show.</p>"
+    grid = "display:grid;grid-template-columns:repeat(auto-fill,minmax(260px,1fr));gap:10px;font:13px/1.4 sans-serif"
+    page = f'<div class="tex2jax_ignore" style="{grid}">\n{cards}\n</div>'  # the class: Jupyter leaves $ alone
+    return page.encode("ascii", "xmlcharrefreplace").decode()
+
+
+def _card(item, names: dict[int, str]) -> str:
+    def line(word: str, colour: str, code: int, probability: float) -> str:
+        name = html.escape(f"{code} {names.get(code, '')}".strip())
+        return f'<div><b style="color:{colour}">{word}</b> {name}, {probability:.1%}</div>'
+
+    description = item.description if item.described else "(no description)"
+    return (
+        f'<div style="{CARD}">{_picture(item.image_path)}'
+        f'<div style="font-weight:bold;margin-top:6px">{_shorten(item.title, 120)}</div>'
+        f'<div style="opacity:.75;margin:2px 0 6px">{_shorten(description, 160)}</div>'
+        f"{line('true', '#2f9e5b', item.label, item.probability_true)}"
+        f"{line('predicted', '#d9534f', item.predicted, item.probability)}"
+        f"<div>loss {item.loss:.2f}</div></div>"
+    )
+
+
+def _shorten(text: str, length: int) -> str:
+    return html.escape(text if len(text) <= length else text[: length - 1].rstrip() + "…")
+
+
+def _picture(path: str | None, size: int = 128) -> str:
+    """A thumbnail inside the page (data URI), or a box that says why there is none."""
+    box = f'<div style="{PICTURE};display:grid;place-items:center">{{}}</div>'
+    if not isinstance(path, str):
+        return box.format("no picture")
+    try:
+        with Image.open(path) as image:
+            image.thumbnail((size, size))
+            image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image.convert("RGBA"))
+        image.convert("RGB").save(buffer := io.BytesIO(), "JPEG", quality=85)
+    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError):
+        return box.format("picture unreadable")
+    return f'<img alt="" style="{PICTURE}" src="data:image/jpeg;base64,{base64.b64encode(buffer.getvalue()).decode()}">'

@@ -1,0 +1,222 @@
+"""The error analysis joins predictions to items, tests what the paper tests, and shows any product text safely."""
+
+import dataclasses
+import json
+import subprocess
+import sys
+from html.parser import HTMLParser
+
+import numpy as np
+import pandas as pd
+import pytest
+from PIL import Image
+from scipy.stats import ttest_ind
+from sklearn.metrics import f1_score, precision_score, recall_score
+
+from kit.config import KitError, train_config
+from kit.errors import Errors, confusions, gallery, per_class, read_errors, welch, worst
+from kit.runs import Run
+
+
+def make_errors(label, predicted, loss=1.0, described=True, names=None, **columns) -> Errors:
+    items = pd.DataFrame({"label": label, "predicted": predicted}).assign(loss=loss, described=described)
+    items = items.assign(id=range(len(items)), title="titre", description="texte", image_path=None)
+    items = items.assign(probability=0.5, probability_true=0.1, wrong=items["label"] != items["predicted"], **columns)
+    return Errors(items, sorted({*label, *predicted}), names or {})
+
+
+@pytest.fixture
+def run(tmp_path, tiny_data) -> Run:
+    """A finished run on the tiny catalogue, validated on 12 of its items in another order than the file's."""
+    config = train_config(data=str(tiny_data), run="some")
+    ids = [30, 3, 4, 35, 8, 9, 10, 11, 20, 21, 22, 23]
+    labels = [(10, 40, 2705)[i % 3] for i in ids]
+    values = np.full((12, 3), 0.2, np.float32)
+    values[np.arange(12), [0, 0, 1, *[i % 3 for i in ids[3:-1]], 1]] = 0.6  # the last is 2705, taken for 40
+    values[0] = [1, 0, 0]
+    values[1] = [0, 1, 0]  # is 10
+    frame = pd.DataFrame({"id": ids, "label": labels, "fold": 0})
+    folder = tmp_path / "some"
+    folder.mkdir()
+    (folder / "config.json").write_text(json.dumps(dataclasses.asdict(config)))
+    (folder / "summary.json").write_text("{}")
+    frame.join(pd.DataFrame(values, columns=["p_10", "p_40", "p_2705"])).to_parquet(folder / "oof.parquet")
+    return Run(folder)
+
+
+def test_items_are_joined_by_id(run):
+    found = read_errors(run)
+    items = found.items.set_index("id")
+    assert list(items.index[:4]) == [30, 3, 4, 35]
+    assert items.loc[35, "title"].startswith("piscine")
+    assert items.loc[35, "image_path"].endswith("image_535_product_935.jpg")
+    assert items["described"].tolist() == [i % 2 == 1 for i in items.index]
+    assert items.index[items["wrong"]].tolist() == [3, 23]
+    assert items.loc[23, ["predicted", "label"]].tolist() == [40, 2705]
+    assert items.loc[23, "probability"] == pytest.approx(0.6)
+    assert items.loc[23, "loss"] == pytest.approx(-np.log(0.2))
+    assert items.loc[30, "loss"] == 0
+    assert 80 < items.loc[3, "loss"] < 100  # a probability of zero: large, not infinite
+    assert found.counts.tolist() == [[3, 1, 0], [0, 3, 0], [0, 1, 4]]
+
+
+@pytest.mark.parametrize(("column", "value"), [("id", 99), ("label", 40), ("label", 77)])
+def test_data_that_changed_since_is_refused(run, column, value):
+    frame = pd.read_parquet(run.folder / "oof.parquet")
+    frame.loc[0, column] = value
+    frame.to_parquet(run.folder / "oof.parquet")
+    with pytest.raises(KitError, match=r"changed since some was trained on it: 1 of the run's items .* \(id \d+\)"):
+        read_errors(run)
+
+
+def test_confusions_point_from_predicted_to_actual():
+    found = make_errors([10, 10, 10, 40, 40, 60], [40, 40, 10, 10, 40, 10], names={10: "Livres", 40: "Jeux"})
+    table = confusions(found, top=2)
+    first = table.iloc[0]
+    assert (first["predicted"], first["actual"], first["count"], first["share"]) == (40, 10, 2, 0.5)
+    assert (first["predicted_name"], first["actual_name"]) == ("Jeux", "Livres")
+    assert len(table) == 2
+    assert confusions(found)["actual_name"].tolist() == ["Livres", "Jeux", "60"]  # a code where there is no name
+
+
+def test_welch_is_scipys_with_the_sign_of_without_minus_with():
+    loss = np.array([4.0, 5.0, 7.0, 1.0, 2.0, 2.5, 1.5, 0.1, 0.2, 0.4])
+    described = np.array([False] * 3 + [True] * 4 + [False] + [True] * 2)
+    wrong = np.array([True] * 7 + [False] * 3)
+    table = welch(make_errors([10] * 10, np.where(wrong, 40, 10), loss, described))
+    for group, chosen in {"misclassified items": wrong, "all items": np.ones(10, bool)}.items():
+        without, given = loss[chosen & ~described], loss[chosen & described]
+        row = table.loc[group]
+        test = ttest_ind(without, given, equal_var=False, alternative="greater")
+        assert row["t"] == pytest.approx(test.statistic)
+        assert row["t"] > 0
+        assert row["p"] == pytest.approx(test.pvalue)
+        assert row["df"] == pytest.approx(test.df)
+        assert row["difference"] == pytest.approx(without.mean() - given.mean())
+        assert (row["items_without"], row["items_with"]) == (len(without), len(given))
+        both = ttest_ind(without, given, equal_var=False).confidence_interval()
+        assert (row["difference_low"], row["difference_high"]) == pytest.approx(tuple(both))
+    assert table.loc["all items", "error_rate_without"] == 0.75
+    assert table.loc["all items", "error_rate_with"] == pytest.approx(4 / 6)
+
+
+def test_a_class_that_is_hard_and_undescribed_does_not_pass_for_an_effect_of_descriptions():
+    random = np.random.default_rng(0)
+    label = np.repeat([10, 40], 500)
+    described = random.random(1000) < np.where(label == 10, 0.1, 0.9)
+    loss = random.normal(np.where(label == 10, 5, 1), 0.5)
+    table = welch(make_errors(label, label, loss, described))
+    assert table.loc["all items", "p"] < 1e-6
+    assert table.loc["all items, less class mean", "p"] > 0.01
+
+
+@pytest.mark.parametrize("described", [[True] * 6, [False] * 6, [True] * 5 + [False]])
+@pytest.mark.filterwarnings("error")
+def test_too_few_items_for_a_test_are_said(described):
+    table = welch(make_errors([10] * 6, [40] * 6, [1, 2, 3, 4, 5, 6.0], described))
+    assert table[["t", "df", "p", "difference_low"]].isna().all(axis=None)
+    assert table["note"].str.startswith("Too few items").all()
+
+
+@pytest.mark.filterwarnings("error")
+def test_losses_without_variance_are_said():
+    described = [True, False] * 3
+    assert welch(make_errors([10] * 6, [10] * 6, 0.0, described)).loc["all items", "note"].startswith("The losses do")
+    one_side = welch(make_errors([10] * 6, [10] * 6, [1, 2, 1, 3, 1, 4.0], described)).loc["all items"]
+    assert one_side["t"] > 0 and one_side["note"] == ""
+
+
+def test_class_scores_are_scikit_learns():
+    random = np.random.default_rng(1)
+    label = random.choice([10, 40, 60, 2705], 300, p=[0.6, 0.3, 0.08, 0.02])
+    predicted = np.where(random.random(300) < 0.7, label, random.choice([10, 40, 60], 300))
+    table = per_class(make_errors(label, predicted))
+    for column, score in {"f1": f1_score, "precision": precision_score, "recall": recall_score}.items():
+        assert table[column].to_numpy() == pytest.approx(score(label, predicted, average=None))
+    assert (table["f1_low"] <= table["f1"]).all() and (table["f1"] <= table["f1_high"]).all()
+    assert table["support"].tolist() == [(label == code).sum() for code in table["code"]]
+    resampled = []
+    for _ in range(400):
+        rows = random.integers(0, 300, 300)
+        resampled.append(f1_score(label[rows], predicted[rows], labels=[10, 40], average=None))
+    bounds = table[["f1_low", "f1_high"]].to_numpy()[:2].T
+    assert bounds == pytest.approx(np.percentile(resampled, [2.5, 97.5], axis=0), abs=0.03)
+
+
+@pytest.mark.filterwarnings("error")
+def test_a_class_without_items_has_no_score():
+    found = make_errors([10, 10], [10, 40])
+    table = per_class(dataclasses.replace(found, codes=[10, 40, 60])).set_index("code")
+    assert np.isnan(table.loc[60, ["f1", "f1_low", "precision", "recall"]].to_numpy(float)).all()
+    assert np.isnan(table.loc[40, "recall"]) and table.loc[40, "f1"] == 0
+
+
+def test_the_worst_come_first_and_only_mistakes():
+    found = make_errors([10] * 4, [10, 40, 40, 40], [9.0, 1.0, 3.0, 2.0])
+    assert worst(found, 2)["loss"].tolist() == [3, 2]
+    for call in (worst, confusions):
+        with pytest.raises(KitError, match="=0 is too small"):
+            call(found, 0)
+
+
+class Page(HTMLParser):
+    """Tags and texts of a page."""
+
+    def __init__(self, page: str):
+        super().__init__()
+        self.tags, self.texts, self.sources = [], [], []
+        self.feed(page)
+
+    def handle_starttag(self, tag, attrs):
+        self.tags.append(tag)
+        self.sources += [value for name, value in attrs if name == "src"]
+
+    def handle_data(self, data):
+        self.texts.append(data.strip())
+
+
+def test_gallery_escapes_product_text_and_names():
+    title, description = '<script>alert("é")</script>', "</div><img src=x onerror=y> & d'été"
+    found = make_errors([10], [40], names={10: '"><b>Livres', 40: "Jeux & 'jouets'"}, title=title)
+    page = gallery(found.items.assign(description=description), found.names)
+    parsed = Page(page)
+    assert set(parsed.tags) == {"div", "b"}
+    assert title in parsed.texts and description in parsed.texts
+    assert '10 "><b>Livres, 10.0%' in parsed.texts and "40 Jeux & 'jouets', 50.0%" in parsed.texts
+    assert page.isascii()
+
+
+def test_gallery_shows_pictures_and_says_where_there_is_none(tmp_path):
+    picture, broken = tmp_path / "a.jpg", tmp_path / "b.jpg"
+    Image.new("RGB", (500, 400), "red").save(picture)
+    broken.write_bytes(picture.read_bytes()[:300])
+    paths = [str(picture), str(broken), str(tmp_path / "gone.jpg"), None]
+    found = make_errors([10] * 4, [40] * 4, described=[True, True, True, False])
+    page = Page(gallery(found.items.assign(image_path=paths), {}))
+    (source,) = page.sources
+    assert source.startswith("data:image/jpeg;base64,") and len(source) < 10_000
+    assert page.texts.count("picture unreadable") == 2
+    assert page.texts.count("no picture") == 1
+    assert page.texts.count("(no description)") == 1
+
+
+def test_long_texts_are_cut_even_without_spaces():
+    found = make_errors([10], [40], title="a" * 5000)
+    assert "a" * 119 + "…" in Page(gallery(found.items, {})).texts
+
+
+@pytest.mark.filterwarnings("error")
+def test_a_run_without_mistakes():
+    found = make_errors([10, 40, 10, 40], [10, 40, 10, 40], [0.1, 0.2, 0.3, 0.4], [True, True, False, False])
+    assert confusions(found).empty and worst(found).empty
+    assert "No item" in gallery(worst(found), {})
+    assert (per_class(found)["f1"] == 1).all()
+    assert welch(found)["note"].tolist()[:2] == [
+        "Too few items: the test needs two without and two with a description.",
+        "",
+    ]
+
+
+def test_no_torch_is_needed():
+    code = "import sys, kit.errors; sys.exit('torch' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
