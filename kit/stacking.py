@@ -1,0 +1,434 @@
+"""Stacked ensembles of finished runs (paper section 4.6), learned and scored on out-of-fold probabilities.
+
+N items · M members · K classes
+"""
+
+import dataclasses
+import hashlib
+import json
+import re
+import time
+import warnings
+from collections.abc import Iterable
+from dataclasses import dataclass
+from itertools import combinations
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+from scipy.optimize import minimize
+from scipy.special import log_softmax, softmax
+from sklearn.ensemble import VotingClassifier
+from sklearn.exceptions import ConvergenceWarning
+from sklearn.linear_model import LogisticRegression
+from sklearn.model_selection import StratifiedGroupKFold, StratifiedKFold
+from sklearn.neural_network import MLPClassifier
+from tqdm.auto import tqdm
+
+from kit.config import EnsembleConfig, KitError, TrainConfig
+from kit.metrics import bootstrap_macro_f1, macro_f1
+from kit.runs import Run, open_run, prepare_run
+
+SAME_DATA = "train both on the same data, cleaned alike (see config.json in both folders)"
+SAME_SPLIT = "train both with the same limit, folds, split, val_share and split_seed (see config.json in both folders)"
+TOO_GOOD = "in-sample: the ensemble is scored on the items that it learned from, so its scores are too good."
+
+
+# --- members
+
+
+@dataclass(frozen=True, eq=False)
+class Members:
+    """Finished runs side by side, their items in the order of the first run."""
+
+    names: list[str]
+    codes: list[int]
+    items: pd.DataFrame  # id, label, fold, maybe group
+    oof: np.ndarray  # [M, N, K] out-of-fold probabilities
+    test_items: pd.DataFrame  # split, id
+    test: np.ndarray  # [M, N_test, K], the mean over a member's folds
+    data: str | None  # fingerprint of the tables
+    identity: str  # a hash of the members' predictions
+
+    @property
+    def labels(self) -> np.ndarray:
+        """Positions `[N]` among `codes`."""
+        return pd.Categorical(self.items["label"], categories=self.codes).codes.astype(int)
+
+    @property
+    def predicted(self) -> np.ndarray:
+        """`[M, N]`, positions among `codes`."""
+        return self.oof.argmax(2)
+
+
+def read_members(names: Iterable[str]) -> Members:
+    """The runs' predictions, aligned by id. Raises KitError, naming the run, where they do not belong together."""
+    runs = [open_run(name) for name in _train_configs(names)]
+    items = [_read_items(run) for run in runs]
+    oof = [_read_probabilities(run, "oof", ["id"]) for run in runs]
+    test = [_read_probabilities(run, "test", ["split", "id"]) for run in runs]
+    for i in range(1, len(runs)):
+        two = f"The run {runs[i].name!r} does not fit {runs[0].name!r}: "
+        _same_set(two + "it has other classes", oof[i].columns, oof[0].columns, SAME_DATA)
+        _same_set(two + "it was validated on other items", items[i].index, items[0].index, SAME_SPLIT)
+        _same_values(two, items[i].loc[items[0].index], items[0])
+        _same_set(two + "it predicts other test items", test[i].index, test[0].index, SAME_DATA)
+        if runs[i].summary.get("data") != runs[0].summary.get("data"):
+            folders = " and ".join(run.config.data for run in (runs[i], runs[0]))
+            raise KitError(f"{two}it read other texts (data: {folders}): {SAME_DATA}.")
+    files = [(run.folder / f"{part}.parquet").read_bytes() for run in runs for part in ("oof", "test")]
+    return Members(
+        [run.name for run in runs],
+        oof[0].columns.tolist(),
+        items[0].reset_index(),
+        np.stack([values.loc[oof[0].index, oof[0].columns].to_numpy() for values in oof]),
+        test[0].index.to_frame(index=False),
+        np.stack([values.loc[test[0].index, oof[0].columns].to_numpy() for values in test]),
+        runs[0].summary.get("data"),
+        hashlib.sha256(b"".join(files)).hexdigest()[:16],
+    )
+
+
+def _train_configs(names: Iterable[str]) -> dict[str, TrainConfig]:
+    """By run name, in order. Raises KitError where one is no finished run, or an ensemble itself."""
+    found = {}
+    for name in names:
+        run = open_run(name)
+        run.require()
+        found[name] = run.config
+        if isinstance(run.config, EnsembleConfig):
+            raise KitError(
+                f"{name!r} is an ensemble, which learned from labels of all folds: "
+                f"name its members instead ({', '.join(run.config.members)})."
+            )
+    if not found:
+        raise KitError("members is empty: name two finished runs or more.")
+    return found
+
+
+def _read_items(run: Run) -> pd.DataFrame:
+    """label, fold, maybe group of the out-of-fold items, indexed by id."""
+    items = run.predictions("oof")[0].set_index("id")
+    again = items.index[items.index.duplicated()]
+    if len(again):
+        raise KitError(f"{run.name!r}: oof.parquet repeats id {_few(again)}: train the run again.")
+    return items
+
+
+def _read_probabilities(run: Run, part: str, keys: list[str]) -> pd.DataFrame:
+    """The mean over folds, indexed by `keys`, with the codes as columns."""
+    items, codes, values = run.predictions(part)
+    items = items.reset_index(drop=True)  # a frame that was shuffled keeps its index in the file
+    wrong = ~(np.isfinite(values).all(1) & (values >= 0).all(1) & (np.abs(values.sum(1) - 1) < 1e-3))
+    if wrong.any():
+        raise KitError(
+            f"{run.name!r}: {part}.parquet has {wrong.sum()} rows that are not finite probabilities with sum 1 "
+            f"(id {_few(items['id'][wrong])}): train the run again."
+        )
+    folds = pd.DataFrame(values, columns=codes, dtype=float).groupby([items[key] for key in keys], sort=False)
+    if folds.size().nunique() > 1:
+        raise KitError(f"{run.name!r}: {part}.parquet has some items in more folds than others: train the run again.")
+    return folds.mean()
+
+
+def _same_set(what: str, theirs: pd.Index, ours: pd.Index, advice: str) -> None:
+    sides = {"more": theirs.difference(ours), "missing": ours.difference(theirs)}
+    found = [f"{len(values)} {side} ({_few(values)})" for side, values in sides.items() if len(values)]
+    if found:
+        raise KitError(f"{what}, {' and '.join(found)}: {advice}.")
+
+
+def _same_values(what: str, theirs: pd.DataFrame, ours: pd.DataFrame) -> None:
+    for column, advice in {"label": SAME_DATA, "fold": SAME_SPLIT}.items():
+        wrong = ours.index[theirs[column] != ours[column]]
+        if len(wrong):
+            values = f"{theirs[column][wrong[0]]} and {ours[column][wrong[0]]}"
+            raise KitError(f"{what}the {column} of id {_few(wrong)} differs ({values} for the first): {advice}.")
+
+
+def _few(values: Iterable) -> str:
+    values = list(values)
+    return ", ".join(map(str, values[:3])) + (", …" if len(values) > 3 else "")
+
+
+# --- stackers: fit(X [N, M, K], y [N] class positions), predict_proba(X) → [N, K]
+
+
+class Blend:
+    """A logarithmic opinion pool, p ∝ Π_m p_m^(sharpness · weights_m): log-loss is convex in the exponents.
+
+    `weights` `[M]`: non-negative, with sum 1.
+    """
+
+    FLOOR = 1e-4  # of a probability: one member that excludes the truth must not decide alone
+
+    def fit(self, X: np.ndarray, y: np.ndarray) -> "Blend":
+        logs = np.log(np.maximum(X, self.FLOOR))
+        truth = logs[np.arange(len(y)), :, y]  # [N, M]
+
+        def loss(exponents):
+            pooled = log_softmax(np.einsum("nmk,m->nk", logs, exponents), axis=1)
+            slope = np.einsum("nk,nmk->m", np.exp(pooled), logs) - truth.sum(0)
+            return -pooled[np.arange(len(y)), y].mean(), slope / len(y)
+
+        members = X.shape[1]
+        start = np.full(members, 1 / members)
+        found = minimize(loss, start, jac=True, method="L-BFGS-B", bounds=[(0, 10)] * members).x
+        self.sharpness = found.sum()
+        self.weights = found / self.sharpness if self.sharpness > 0 else start
+        return self
+
+    def predict_proba(self, X: np.ndarray) -> np.ndarray:
+        logs = np.log(np.maximum(X, self.FLOOR))
+        return softmax(np.einsum("nmk,m->nk", logs, self.sharpness * self.weights), axis=1)
+
+
+class Stacked:
+    """A scikit-learn classifier on the square roots of the members' probabilities and of their blend's, side by side.
+
+    The blend, a weight a member, saves it from learning per class that a member is weak, which few items don't teach.
+    Every class is seen SURE times more, as an item of which all members are sure: a class of no item keeps its column.
+    """
+
+    SURE = 5
+
+    def __init__(self, model):
+        self.model = model
+
+    def fit(self, X: np.ndarray, y: np.ndarray) -> "Stacked":
+        self.blend = Blend().fit(X, y)
+        members, classes = X.shape[1:]
+        sure = np.eye(classes).repeat(self.SURE, axis=0)  # [SURE·K, K]
+        inputs = self._inputs(np.concatenate([X, sure[:, None].repeat(members, axis=1)]))
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", ConvergenceWarning)  # few steps on purpose: they regularise too
+            self.model.fit(inputs, np.concatenate([y, sure.argmax(1)]))
+        return self
+
+    def predict_proba(self, X: np.ndarray) -> np.ndarray:
+        return self.model.predict_proba(self._inputs(X))
+
+    def _inputs(self, X: np.ndarray) -> np.ndarray:
+        blended = self.blend.predict_proba(X)[:, None]
+        return np.sqrt(np.concatenate([X, blended], axis=1, dtype=np.float32)).reshape(len(X), -1)  # [N, (M + 1)·K]
+
+
+def network(seed: int) -> Stacked:
+    """The paper's feed-forward network on class probabilities: one hidden layer, mean of three initialisations.
+
+    The regularisation, and that of the logistic regression, was chosen on models of the sample, 229 to 1,144 items.
+    """
+    settings = {"activation": "tanh", "solver": "lbfgs", "alpha": 2.0, "max_iter": 50}
+    starts = np.random.SeedSequence(seed).generate_state(3).tolist()
+    networks = [(str(start), MLPClassifier((64,), random_state=start, **settings)) for start in starts]
+    return Stacked(VotingClassifier(networks, voting="soft"))
+
+
+METHODS = {
+    "network": network,
+    "logistic": lambda seed: Stacked(LogisticRegression(C=2.0, max_iter=300)),
+    "blend": lambda seed: Blend(),
+}
+
+
+# --- ensembles
+
+
+def evaluation_folds(items: pd.DataFrame, folds: int, seed: int) -> np.ndarray:
+    """In which fold `[N]` each item is scored: the members' own folds.
+
+    Members that were trained on one split have none: then stratified folds, a `group` never in two of them, at most as
+    many as the largest class has items, or as there are groups. Raises KitError where there are too few items.
+    """
+    assigned = items["fold"].to_numpy().copy()
+    if len(np.unique(assigned)) > 1:
+        return assigned
+    groups = items.get("group")
+    folds = min(folds, items["label"].value_counts().max(), len(items) if groups is None else groups.nunique())
+    if folds > 1:
+        splitter = StratifiedKFold if groups is None else StratifiedGroupKFold
+        parts = splitter(int(folds), shuffle=True, random_state=seed).split(items, items["label"], groups)
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", "The least populated class")
+            for fold, (_, scored) in enumerate(parts):
+                assigned[scored] = fold
+    if len(np.unique(assigned)) < 2:
+        raise KitError(f"{len(items)} validation items are too few for a nested evaluation: train with folds=5.")
+    return assigned
+
+
+def out_of_fold(members: Members, config: EnsembleConfig) -> np.ndarray:
+    """The ensemble's probabilities `[N, K]`; the stacker that scores a fold learned from the other folds only.
+
+    Members are not trained anew: those that made its inputs there have seen the scored fold, where there are k folds.
+    With members that memorise (nearest neighbours) and shuffled labels this was worth one point of accuracy.
+    """
+    X, y = members.oof.transpose(1, 0, 2), members.labels
+    folds = evaluation_folds(members.items, config.folds, config.seed)
+    result = np.empty(X.shape[::2])
+    for fold in tqdm(np.unique(folds), desc=config.run, leave=False, delay=5):
+        scored = folds == fold
+        stacker = METHODS[config.method](config.seed).fit(X[~scored], y[~scored])
+        result[scored] = stacker.predict_proba(X[scored])
+    return result
+
+
+def stack(config: EnsembleConfig, again: bool = False) -> Run:
+    """The ensemble's run folder, like a training's (see `kit.runs`).
+
+    A finished ensemble of the same configuration and of members that have not changed is left as it is. `nested`
+    scores out of fold; `in-sample` as the paper seems to: on the items that the stacker learned from, with a warning.
+    Test items get the stacker that learned from all out-of-fold items. Raises KitError.
+    """
+    started = time.perf_counter()
+    members = read_members(config.members)
+    _check_config(config)
+    if config.evaluation == "in-sample":
+        warnings.warn(f"{config.run} is evaluated {TOO_GOOD}", stacklevel=2)
+    run = prepare_run(config, again)
+    if run.finished:
+        if run.summary.get("members_identity") == members.identity:
+            return run
+        run = prepare_run(config, again=True)
+
+    X = members.oof.transpose(1, 0, 2)  # [N, M, K]
+    stacker = METHODS[config.method](config.seed).fit(X, members.labels)
+    learned = stacker.predict_proba(X)
+    scored = learned if config.evaluation == "in-sample" else out_of_fold(members, config)
+    test = stacker.predict_proba(members.test.transpose(1, 0, 2)) if len(members.test_items) else members.test[0]
+
+    summary = _summarise(config, members, scored, learned)
+    if isinstance(stacker, Blend):
+        summary["weights"] = dict(zip(members.names, stacker.weights.tolist(), strict=True))
+        summary["sharpness"] = float(stacker.sharpness)
+    summary["seconds"] = round(time.perf_counter() - started, 1)
+    run.write(members.codes, (members.items, scored), (members.test_items, test[None]), summary)
+    return run
+
+
+def _check_config(config: EnsembleConfig) -> None:
+    if config.run in config.members:
+        raise KitError(f"run={config.run!r} is the name of a member: give the ensemble another.")
+    for name, value in _of_members(config.members).items():
+        if getattr(config, name) != value:
+            raise KitError(
+                f"{name}={getattr(config, name)!r} is not what {config.members[0]!r} was trained with ({value!r}): "
+                f"make the configuration with kit.stacking.ensemble_config."
+            )
+
+
+def _of_members(names: tuple[str, ...]) -> dict:
+    """The fields of an ensemble's configuration that its members decide."""
+    first = next(iter(_train_configs(names).values()))
+    return {name: getattr(first, name) for name in ("data", "clean_titles", "clean_descriptions")}
+
+
+def _summarise(config: EnsembleConfig, members: Members, scored: np.ndarray, learned: np.ndarray) -> dict:
+    """What summary.json says besides the scores: gains are over the member that is best on these same items.
+
+    `scored` `[N, K]` counts; `learned` `[N, K]` is what the stacker says of the items that it learned from.
+    """
+    y, predicted = members.labels, scored.argmax(1)
+    singles = [macro_f1(y, single) for single in members.predicted]
+    best = int(np.argmax(singles))
+    low, high = bootstrap_macro_f1(y, predicted, members.predicted[best])
+    summary = {
+        "members": members.names,
+        "members_identity": members.identity,
+        "method": config.method,
+        "evaluation": config.evaluation,
+        "best_member": members.names[best],
+        "best_member_macro_f1": singles[best],
+        "gain": macro_f1(y, predicted) - singles[best],
+        "gain_low": low,
+        "gain_high": high,
+        "in_sample_macro_f1": macro_f1(y, learned.argmax(1)),
+        "data": members.data,
+    }
+    return summary | ({"warning": TOO_GOOD} if config.evaluation == "in-sample" else {})
+
+
+# --- many ensembles side by side
+
+
+def backbones(names: Iterable[str]) -> dict[str, tuple[str, str]]:
+    """Text and image backbone by run name. Raises KitError where a name is of no finished training run."""
+    return {name: (config.text, config.image) for name, config in _train_configs(names).items()}
+
+
+def groupings(members: dict[str, tuple[str, str]]) -> dict[str, list[str]]:
+    """Run names by label: for each image backbone every set of two text backbones or more, then all members.
+
+    `members`: run name → (text, image). The paper's table 3 has six of the nine that its six models allow.
+    """
+    short = {value: Path(value).name for pair in members.values() for value in pair}
+    if len(set(short.values())) < len(short):
+        short = {value: value for value in short}
+    found = {}
+    for image in dict.fromkeys(image for _, image in members.values()):
+        texts = list(dict.fromkeys(text for text, other in members.values() if other == image))
+        for size in range(2, len(texts) + 1):
+            for chosen in combinations(texts, size):
+                names = [name for name, (text, other) in members.items() if other == image and text in chosen]
+                if len(names) < len(members):
+                    found[" + ".join(short[value] for value in (image, *chosen))] = names
+    return found | {f"all {len(members)}": list(members)}
+
+
+def ensemble_config(members: Iterable[str], label: str, study: str = "", **values) -> EnsembleConfig:
+    """The configuration of an ensemble of these runs, with the data that they were trained on; `label` names its run.
+
+    `values`: method, evaluation, folds, seed. A study has one ensemble of a label and method; outside of one the run's
+    name ends in a short hash of the configuration. Raises KitError.
+    """
+    members = tuple(members)
+    config = EnsembleConfig("unnamed", members, study=study, **_of_members(members), **values)
+    words = [study, "ensemble", re.sub(r"[^A-Za-z0-9_.+]+", "_", label.replace(" + ", "+")), config.method]
+    words.append(config.evaluation if config.evaluation != "nested" else "")
+    if not study:
+        settings = json.dumps(dataclasses.asdict(config), sort_keys=True)
+        words.append(hashlib.sha256(settings.encode()).hexdigest()[:6])
+    return dataclasses.replace(config, run="-".join(filter(None, words)))
+
+
+def compare(
+    groups: dict[str, list[str]],
+    methods: Iterable[str] = tuple(METHODS),
+    study: str = "",
+    seed: int = 0,
+    again: bool = False,
+) -> pd.DataFrame:
+    """Stacks every grouping with every method, nested; a row each, scores in per cent.
+
+    `gain` is over the grouping's best member, with the bounds of its paired 95 % interval; `in-sample` is what the
+    paper's way of scoring would say. Finished ensembles are read, not made again. Raises KitError.
+    """
+    pairs = [(label, method) for label in groups for method in methods]
+    rows = []
+    for label, method in tqdm(pairs, desc="ensembles", leave=False):
+        summary = stack(ensemble_config(groups[label], label, study, method=method, seed=seed), again).summary
+        row = {"ensemble": label, "method": method, **_percent(summary)}
+        row |= {name: 100 * summary[name.replace(" ", "_")] for name in ("gain", "gain low", "gain high")}
+        row["in-sample"] = 100 * summary["in_sample_macro_f1"]
+        rows.append(row | {"seconds": summary["seconds"], "run": summary["run"]})
+    return pd.DataFrame(rows)
+
+
+def member_table(names: Iterable[str]) -> pd.DataFrame:
+    """A row a run: its system and backbones, and macro-F1 in per cent with the bounds of its 95 % interval."""
+    rows = []
+    for name, config in _train_configs(names).items():
+        row = {"run": name, "system": config.system, "text": config.text, "image": config.image}
+        rows.append(row | _percent(open_run(name).summary))
+    return pd.DataFrame(rows)
+
+
+def _percent(summary: dict) -> dict[str, float]:
+    names = {"macro-F1": "macro_f1", "low": "macro_f1_low", "high": "macro_f1_high"}
+    return {name: 100 * summary[key] for name, key in names.items()}
+
+
+def both_wrong(members: Members) -> pd.DataFrame:
+    """Per cent `[M, M]` of the items that both of two members get wrong; on the diagonal those that one gets wrong."""
+    wrong = (members.predicted != members.labels).astype(float)
+    return pd.DataFrame(100 * wrong @ wrong.T / wrong.shape[1], members.names, members.names)
