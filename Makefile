@@ -5,17 +5,19 @@ BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
 DATA ?= data/sample
-TEXT ?= camembert
-IMAGE ?= resnet152
+TEXTS ?= camembert,flaubert,mbert
+IMAGES ?= resnet152,resnext101_32x8d
 RECIPE ?= paper
-RUN ?=
+STUDY ?= paper
+SEEDS ?= 3
+OPTIONS ?=
 
 export OMP_NUM_THREADS ?= $(shell nproc 2>/dev/null || sysctl -n hw.ncpu)
 export OMP_WAIT_POLICY ?= PASSIVE
 export TOKENIZERS_PARALLELISM ?= false
 
 .DEFAULT_GOAL := help
-.PHONY: help demo story test bench lint format notebooks clean
+.PHONY: help demo paper report test bench lint format notebooks clean
 
 help:  ## list the targets
 	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-10s %s\n", $$1, $$2}'
@@ -26,12 +28,16 @@ $(READY): requirements.txt pyproject.toml
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements.txt
 	@touch $@
 
-demo: $(READY)  ## train, submit and score on the shipped catalogue: no hub, no GPU
-	$(BIN)/python -m kit.story --data data/sample --text e5_small --image efficientnet_lite0 --recipe demo --run demo \
-	  --answers data/sample_answers/Y_test.csv --again
+demo: $(READY)  ## the whole paper on the shipped catalogue: no hub, no GPU
+	$(BIN)/python -m kit.story --study demo --data data/sample --texts e5_small,minilm \
+	  --images efficientnet_lite0,efficientnet_lite2 --recipe demo --seeds 2 --answers data/sample_answers/Y_test.csv
 
-story: $(READY)  ## the same on your data: make story DATA=dir TEXT=camembert IMAGE=resnet152 RECIPE=paper
-	$(BIN)/python -m kit.story --data "$(DATA)" --text "$(TEXT)" --image "$(IMAGE)" --recipe "$(RECIPE)" --run "$(RUN)"
+paper: $(READY)  ## the same on your data: make paper DATA=dir TEXTS=a,b IMAGES=c,d RECIPE=paper OPTIONS="-p folds 5"
+	$(BIN)/python -m kit.story --study "$(STUDY)" --data "$(DATA)" --texts "$(TEXTS)" --images "$(IMAGES)" \
+	  --recipe "$(RECIPE)" --seeds $(SEEDS) $(OPTIONS)
+
+report: $(READY)  ## a study's report again, from its run folders: make report STUDY=demo
+	$(BIN)/python -m kit.report "$(STUDY)"
 
 test: $(READY)  ## the tests: no network, no GPU
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest
@@ -53,4 +59,4 @@ notebooks: $(READY)  ## open the notebooks in Jupyter
 	$(BIN)/jupyter lab notebooks
 
 clean:  ## remove the environment and caches; runs and submissions stay
-	rm -rf $(VENV) build *.egg-info .pytest_cache .ruff_cache
+	rm -rf $(VENV) cache build *.egg-info .pytest_cache .ruff_cache

@@ -1,4 +1,4 @@
-"""How far the demo's score moves with the seed: its recipe with three seeds, beside the linear references.
+"""How far the demo's score moves with the seed: one of its members with three seeds, beside the linear references.
 
 `python benchmarks/seeds.py` trains what is not trained yet, prints the table and writes it to benchmarks/results/.
 The answers of the test part are read here to report, never to choose.
@@ -8,14 +8,13 @@ import os
 import platform
 from pathlib import Path
 
-import numpy as np
 import pandas as pd
 
-from kit.config import train_config
 from kit.launch import launch
-from kit.linear import references
-from kit.metrics import bootstrap_macro_f1, macro_f1
+from kit.report import read_answers
 from kit.runs import prepare_run, write_atomically
+from kit.study import baselines, members
+from kit.tables import READING, estimate, gain
 
 HERE = Path(__file__).resolve().parent
 DEMO = {"data": "data/sample", "text": "e5_small", "image": "efficientnet_lite0", "recipe": "demo"}
@@ -23,35 +22,28 @@ SEEDS = (0, 1, 2)
 
 
 def main() -> None:
-    answers = pd.read_csv(HERE.parent / "data" / "sample_answers" / "Y_test.csv", index_col=0)["prdtypecode"]
-    configs = [train_config(**DEMO, seed=seed, run=f"demo-seed{seed}") for seed in SEEDS]
-    truths, systems = {}, {}
-    for config in configs:
-        run = prepare_run(config)
-        if not run.finished:
-            launch(run)
-        systems[f"co-attention, seed {config.seed}"] = {}
-        for part in ("oof", "test"):
-            frame, codes, values = run.predictions(part)
-            truths[part] = frame["label"].to_numpy() if part == "oof" else answers.loc[frame["id"]].to_numpy()
-            systems[f"co-attention, seed {config.seed}"][part] = np.array(codes)[values.argmax(1)]
-    ours = list(systems)
-    systems |= references(configs[0])
-    table = pd.DataFrame({"system": list(systems)})
-    for part, title in (("oof", "validation"), ("test", "test")):
-        scores = [100 * macro_f1(truths[part], predicted[part]) for predicted in systems.values()]
-        bounds = [bootstrap_macro_f1(truths[part], predicted[part]) for predicted in systems.values()]
-        table[title] = np.round(scores, 2)
-        table[f"{title}, 95 %"] = [f"[{100 * low:.1f}, {100 * high:.1f}]" for low, high in bounds]
-    mean = table.iloc[: len(ours)][["validation", "test"]].agg(["mean", "std"]).round(2)
-    row = {"system": f"co-attention, mean of {len(ours)}"}
-    for title in ("validation", "test"):
-        row |= {title: mean.loc["mean", title], f"{title}, 95 %": f"± {mean.loc['std', title]} between seeds"}
-    table = pd.concat([table.iloc[: len(ours)], pd.DataFrame([row]), table.iloc[len(ours) :]], ignore_index=True)
-    gains = [f"{name}: {row['test'] - score:+.2f}" for name, score in table[["system", "test"]].iloc[-2:].to_numpy()]
+    answers = read_answers("data/sample_answers/Y_test.csv", DEMO["data"])
+    values = DEMO | {"study": "seeds"}
+    configs = [
+        config
+        for seed in SEEDS
+        for config in members(values | {"study": f"seeds-s{seed}", "seed": seed}, [DEMO["text"]], [DEMO["image"]])
+    ]
+    references = [config for config in baselines(values) if config.system in ("tfidf", "logistic")]
+    runs = [prepare_run(config) for config in [*configs, *references]]
+    launch(runs)
+    ours, rows = runs[: len(SEEDS)], []
+    for run in runs:
+        summary = run.summary
+        bounds = summary["macro_f1_low"], summary["macro_f1_high"]
+        row = {"run": run.name, "validation": estimate(summary["macro_f1"], bounds), "test": answers.score(run)}
+        rows.append(row | {"mean of the seeds gains, validation": "" if run in ours else gain(ours, [run])})
+    table = pd.DataFrame(rows)
+    spread = pd.DataFrame([{part: row[part].value for part in ("validation", "test")} for row in rows[: len(SEEDS)]])
     text = (
-        "Macro-F1 in per cent on the sample catalogue; intervals are bootstraps over items.\n\n"
-        f"{table.to_string(index=False)}\n\nmean of the seeds on the test part, against {'; against '.join(gains)}\n\n"
+        f"{READING}\n\n{table.to_string(index=False)}\n\n"
+        f"mean of {len(SEEDS)} seeds ± deviation between them: validation {spread['validation'].mean():.2f} ± "
+        f"{spread['validation'].std():.2f}, test {spread['test'].mean():.2f} ± {spread['test'].std():.2f}\n\n"
         f"{platform.machine()}, {os.cpu_count()} cores, Python {platform.python_version()}\n"
     )
     print(text)

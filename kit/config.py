@@ -13,6 +13,18 @@ PROJECT = Path(__file__).resolve().parents[1]  # where relative paths start
 ROOT = Path(os.environ.get("KIT_ROOT") or PROJECT).resolve()  # where runs/ and submissions/ are
 
 
+SYSTEMS = {  # and the backbones that each reads
+    "coattention": ("text", "image"),
+    "concat": ("text", "image"),
+    "bilinear": ("text", "image"),
+    "dot": ("text", "image"),
+    "text": ("text",),
+    "image": ("image",),
+    "tfidf": (),
+    "logistic": ("text", "image"),
+}
+
+
 class KitError(Exception):
     """Something the user can mend: one sentence that says what is wrong, where, and what to do."""
 
@@ -33,19 +45,21 @@ class TrainConfig:
     """
 
     data: str = "data/sample"  # challenge folder, either edition
-    text: str = "camembert"  # text backbone: camembert, flaubert, mbert, e5_small, a hub name or a directory
-    image: str = (
-        "resnet152"  # image backbone: resnet152, resnext101_32x8d, efficientnet_lite0, a timm name or a directory
-    )
+    text: str = "camembert"  # text backbone: camembert, flaubert, mbert, e5_small, minilm, a hub name or a directory
+    image: str = "resnet152"  # image backbone: resnet152, resnext101_32x8d, efficientnet_lite0/1/2, timm name or folder
     recipe: str = "paper"  # paper or demo: every value that is not set here
     run: str = ""  # name of the run's folder under runs/; empty: made from the others
+    study: str = ""  # name of the study that the run belongs to
     seed: int = 0  # of the weights and the batches
     limit: int = 0  # use only so many training items, stratified; 0: all
     pretrained: bool = True  # False: random weights of the same size, for rehearsals
-    val_share: float = 0.2  # share of the training items that validates
-    split_seed: int = 0  # of the train/validation split
+    folds: int = 1  # 1: one split, val_share of the items validates; k: k models, each item validates once
+    split: str = "random"  # random (the paper's), or grouped: twins never part
+    val_share: float = 0.2  # share of the training items that validates where folds is 1
+    split_seed: int = 0  # of the folds
 
     # --- model
+    system: str = "coattention"  # or a baseline: concat, bilinear, dot, text, image, tfidf or logistic
     width: int = 2048  # D, the joint width
     attention_width: int = 512  # k, the hidden width of the co-attention
     classifier_width: int = 512  # hidden width of the classifier
@@ -61,6 +75,7 @@ class TrainConfig:
     batch_size: int = 16  # items a step, over all processes
     accumulate: int = 1  # micro-batches a step
     epochs: int = 10
+    keep: str = "best"  # the epoch that is kept: best (by validation macro-F1, the paper's) or last
     lr: float = 3e-4  # Adam's learning rate for new layers
     backbone_lr_scale: float = 0.01  # times lr: the learning rate of pretrained layers
     lr_decay: float = 0.9  # factor on both learning rates after each epoch
@@ -71,7 +86,7 @@ class TrainConfig:
     train_embeddings: bool = True  # False: the text backbone's token embeddings stay as they are
     freeze_text: bool = False  # keep the text backbone as it is
     freeze_image: bool = False  # keep the image backbone as it is
-    features_gb: float = 4.0  # memory a process that frozen backbones' outputs may take, to be computed once
+    features_gb: float = 4.0  # disk that a frozen backbone's outputs may take, to be computed once
     precision: str = "auto"  # auto (bf16 where the GPU has it), no, bf16 or fp16
     clean_titles: bool = True  # entities and white space only
     clean_descriptions: bool = True  # tags, entities, mojibake, white space
@@ -81,7 +96,8 @@ class TrainConfig:
         for field in dataclasses.fields(self):
             object.__setattr__(self, field.name, check_type(field.name, getattr(self, field.name), field.type))
         choices = {"recipe": list(RECIPES), "attention": ["both", "text", "image"]}
-        choices["precision"] = ["auto", "no", "bf16", "fp16"]
+        choices |= {"precision": ["auto", "no", "bf16", "fp16"], "split": ["random", "grouped"]}
+        choices |= {"keep": ["best", "last"], "system": list(SYSTEMS)}
         for name, known in choices.items():
             if getattr(self, name) not in known:
                 raise KitError(f"{name}={getattr(self, name)!r} is not one of {', '.join(known)}.")
@@ -90,7 +106,7 @@ class TrainConfig:
         least |= dict.fromkeys(
             ("lr", "backbone_lr_scale", "weight_decay", "dropout", "label_smoothing", "clip_norm"), 0
         )
-        least |= {"lr_decay": 0, "val_share": 0.01, "features_gb": 0}
+        least |= {"folds": 1, "lr_decay": 0, "val_share": 0.01, "features_gb": 0}
         for name, bound in least.items():
             if not getattr(self, name) >= bound:  # also refuses nan
                 raise KitError(f"{name}={getattr(self, name)} is too small: it must be at least {bound}.")
@@ -117,13 +133,27 @@ class TrainConfig:
             raise KitError(f"batch_size={self.batch_size} must be a multiple of accumulate={self.accumulate}.")
         if not self.run:
             object.__setattr__(self, "run", self._name())
-        if not re.fullmatch(r"[A-Za-z0-9_][A-Za-z0-9_.+-]*", self.run):
-            raise KitError(f"run={self.run!r} must be a folder name of letters, digits, '_', '-', '+' and '.'.")
+        check_name(self.run)
+
+    @property
+    def sides(self) -> tuple[str, ...]:
+        """The backbones that the system reads: text, image."""
+        return SYSTEMS[self.system]
+
+    @property
+    def frozen(self) -> tuple[str, ...]:
+        """Those of them that never train."""
+        return tuple(side for side in self.sides if getattr(self, f"freeze_{side}") or self.system == "logistic")
+
+    @property
+    def pooled(self) -> bool:
+        """True where the system reads one vector a side, and not tokens and regions."""
+        return self.system != "coattention"
 
     def _name(self) -> str:
         """From the values that tell runs apart; those that are not the recipe's enter as a short hash."""
         short = [re.sub(r"[^A-Za-z0-9_]+", "_", Path(value).name) for value in (self.data, self.text, self.image)]
-        plain = {"run", "data", "text", "image", "recipe", "seed", "workers"}
+        plain = {"run", "study", "data", "text", "image", "recipe", "seed", "workers"}
         values = {k: v for k, v in dataclasses.asdict(self).items() if k not in plain}
         usual = {field.name: field.default for field in dataclasses.fields(self)} | RECIPES[self.recipe]
         changed = {k: v for k, v in values.items() if v != usual[k]} | {"paths": [self.data, self.text, self.image]}
@@ -131,30 +161,79 @@ class TrainConfig:
         return "-".join([*short, self.recipe, f"s{self.seed}", digest])
 
 
+def check_name(run: str) -> None:
+    """Raises KitError where `run` is no plain folder name."""
+    if not re.fullmatch(r"[A-Za-z0-9_][A-Za-z0-9_.+-]*", run):
+        raise KitError(f"run={run!r} must be a folder name of letters, digits, '_', '-', '+' and '.'.")
+
+
+@dataclass(frozen=True)
+class EnsembleConfig:
+    """A stacked ensemble of finished runs (paper section 4.6). Raises KitError where a value makes no sense."""
+
+    run: str  # name of the ensemble's folder under runs/
+    members: tuple[str, ...]  # names of finished runs
+    data: str  # their challenge folder
+    method: str = "network"  # network (feed-forward, the paper's), logistic or blend
+    evaluation: str = "nested"  # or in-sample: scored on the items that it learned from
+    folds: int = 5  # of the evaluation, where the members were trained on one split
+    seed: int = 0
+    study: str = ""  # name of the study that it belongs to
+    clean_titles: bool = True  # as the members read the items
+    clean_descriptions: bool = True
+
+    def __post_init__(self):
+        object.__setattr__(self, "members", tuple(self.members))
+        for field in dataclasses.fields(self):
+            if field.name != "members":
+                object.__setattr__(self, field.name, check_type(field.name, getattr(self, field.name), field.type))
+        choices = {"method": ("network", "logistic", "blend"), "evaluation": ("nested", "in-sample")}
+        for name, known in choices.items():
+            if getattr(self, name) not in known:
+                raise KitError(f"{name}={getattr(self, name)!r} is not one of {', '.join(known)}.")
+        if not 0 <= self.seed < 2**32:
+            raise KitError(f"seed={self.seed} must be between 0 and {2**32 - 1}.")
+        if len(set(self.members)) != len(self.members) or len(self.members) < 2:
+            raise KitError(f"members={', '.join(self.members)} must name two runs or more, each once.")
+        if self.folds < 2:
+            raise KitError(f"folds={self.folds} is too small: the evaluation needs two or more.")
+        check_name(self.run)
+
+
 RECIPES = {
     "paper": {},
     "demo": {
-        "width": 512,
+        "width": 384,
         "attention_width": 128,
         "linear_start": True,
         "image_size": 224,
         "max_tokens": 64,
         "batch_size": 32,
-        "epochs": 8,
+        "epochs": 4,
         "lr": 1e-2,
         "backbone_lr_scale": 0.006,
-        "lr_decay": 0.75,
+        "lr_decay": 0.5,
         "clip_norm": 1.0,
         "train_embeddings": False,
+        "freeze_text": True,
         "freeze_image": True,
+        "dropout": 0.4,
+        "folds": 3,
+        "split": "grouped",
+        "keep": "last",
     },
 }
 
 
+# what a recipe changes besides for the baselines: a small head on fixed vectors learns at another rate
+BASELINE_RECIPES = {"paper": {}, "demo": {"epochs": 10, "lr": 1e-3, "lr_decay": 0.9}}
+
+
 def train_config(**values) -> TrainConfig:
     """The configuration that notebook parameters mean: what is None comes from the recipe."""
-    recipe = RECIPES.get(values.get("recipe", "paper"), {})
-    return TrainConfig(**{**recipe, **{name: value for name, value in values.items() if value is not None}})
+    name, given = values.get("recipe", "paper"), {key: value for key, value in values.items() if value is not None}
+    baseline = BASELINE_RECIPES.get(name, {}) if values.get("system", "coattention") != "coattention" else {}
+    return TrainConfig(**RECIPES.get(name, {}) | baseline | given)
 
 
 def check_type(name: str, value, kind: type):

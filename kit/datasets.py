@@ -3,7 +3,6 @@
 B batch · T tokens · R regions · L layers · d backbone width · N items
 """
 
-import hashlib
 from collections.abc import Iterator
 
 import numpy as np
@@ -15,37 +14,8 @@ from torch.nn.utils.rnn import pad_sequence
 from torch.utils.data import DataLoader, Dataset
 
 from kit.backbones import ImageBackbone, TextBackbone, load_tokenizer
-from kit.challenge import read_challenge
 from kit.config import KitError, TrainConfig
-from kit.folds import holdout, subset
-
-
-def read_items(config: TrainConfig) -> tuple[list[int], dict[str, pd.DataFrame]]:
-    """The class codes in the order of the model's outputs, and the frames `train`, `oof` (validation) and `test`.
-
-    `test` has the rows of every test file, told apart by the column `split`. Raises KitError.
-    """
-    challenge = read_challenge(config.data, config.clean_titles, config.clean_descriptions)
-    items = challenge.train.iloc[subset(challenge.train["label"], config.limit, config.split_seed)]
-    chosen = holdout(items["label"], config.val_share, config.split_seed)
-    frames = {"train": items[~chosen], "oof": items[chosen].assign(fold=0)}
-    tests = [frame.assign(split=split, fold=0) for split, frame in challenge.test.items()]
-    frames["test"] = pd.concat(tests) if tests else items[:0]
-    return challenge.classes, {name: frame.reset_index(drop=True) for name, frame in frames.items()}
-
-
-def fingerprint(frames: dict[str, pd.DataFrame]) -> str:
-    """A hash of what a run sees of the tables: ids, texts, labels and their order."""
-    digest = hashlib.sha256()
-    for frame in frames.values():
-        columns = frame[[name for name in ("id", "title", "description", "label") if name in frame]]
-        digest.update(pd.util.hash_pandas_object(columns.astype(str), index=False).to_numpy().tobytes())
-    return digest.hexdigest()[:16]
-
-
-def product_texts(frame: pd.DataFrame) -> list[str]:
-    """Title and description as one text (paper section 4.2); the title alone where there is no description."""
-    return (frame["title"] + (" " + frame["description"]).fillna("")).tolist()
+from kit.items import product_texts
 
 
 def read_pixels(path: str, size: int, mean: tuple, std: tuple) -> Tensor:
@@ -90,32 +60,34 @@ class Pixels:
 
 
 class Features:
-    """A frozen backbone's outputs in half precision, rows of unlike length: `[lengths[i], *shape]`.
+    """A frozen backbone's outputs, rows of unlike length: `values` `[Σ lengths, …]`, of which row i has `lengths[i]`.
 
     `key`: "layers", rows `[T, L, d]`, or "regions", rows `[R, d]`.
     """
 
-    def __init__(self, key: str, lengths: list[int], *shape: int):
-        self.key = key
+    def __init__(self, key: str, values: np.ndarray, lengths: list[int]):
+        self.key, self.values = key, values
         self.offsets = np.concatenate([[0], np.cumsum(lengths)])
-        self.values = torch.empty(int(self.offsets[-1]), *shape, dtype=torch.float16)
-
-    def put(self, row: int, value: Tensor) -> None:
-        self.values[self.offsets[row] : self.offsets[row + 1]] = value
 
     def __getitem__(self, row: int) -> Tensor:
-        return self.values[self.offsets[row] : self.offsets[row + 1]].float()
+        return torch.from_numpy(self.values[self.offsets[row] : self.offsets[row + 1]].astype(np.float32))
 
 
 class Products(Dataset):
-    """Items: each gives its row, the mask of its tokens, its label where known, and what its two sides give.
+    """Items: each gives its row, the mask of its tokens, its label where known, and what its sides give.
 
-    `lengths`: tokens of each item · `text`: Tokens or Features · `image`: Pixels or Features; None leaves a side out ·
-    `labels`: positions among the model's outputs.
+    `lengths`: tokens of each item · `sides`: "text" → Tokens or Features, "image" → Pixels or Features, of which an
+    item's place is in `places` · `labels`: positions among the model's outputs.
     """
 
-    def __init__(self, lengths: list[int], text=None, image=None, labels: np.ndarray | None = None):
-        self.lengths, self.text, self.image, self.labels = lengths, text, image, labels
+    def __init__(self, lengths: np.ndarray, sides: dict, labels: np.ndarray | None = None, places=None):
+        self.lengths, self.sides, self.labels = np.asarray(lengths), sides, labels
+        self.places = np.arange(len(self.lengths)) if places is None else places
+
+    def part(self, rows: np.ndarray) -> "Products":
+        """The items at `rows`, in that order; nothing is copied."""
+        labels = None if self.labels is None else self.labels[rows]
+        return Products(self.lengths[rows], self.sides, labels, self.places[rows])
 
     def __len__(self) -> int:
         return len(self.lengths)
@@ -124,10 +96,7 @@ class Products(Dataset):
         item = {"row": row, "mask": torch.ones(self.lengths[row], dtype=torch.long)}
         if self.labels is not None:
             item["label"] = int(self.labels[row])
-        for side in (self.text, self.image):
-            if side is not None:
-                item[side.key] = side[row]
-        return item
+        return item | {side.key: side[self.places[row]] for side in self.sides.values()}
 
 
 def collate(items: list[dict]) -> dict[str, Tensor]:
@@ -140,20 +109,30 @@ def collate(items: list[dict]) -> dict[str, Tensor]:
 
 
 def make_products(
-    config: TrainConfig, codes: list[int], frames: dict[str, pd.DataFrame], text: TextBackbone, image: ImageBackbone
+    config: TrainConfig,
+    codes: list[int],
+    frames: dict[str, pd.DataFrame],
+    backbones: dict[str, TextBackbone | ImageBackbone],
 ) -> dict[str, Products]:
-    """The items of each frame as these backbones want them."""
-    encode = load_tokenizer(config.text, config.pretrained)
+    """The items of each frame, tokens and pixels, as these backbones want them."""
     parts = {}
     for name, frame in frames.items():
-        ids = encode(product_texts(frame), min(config.max_tokens, text.max_tokens))
-        if max((max(row) for row in ids), default=0) >= text.vocabulary:
-            raise KitError(
-                f"The tokenizer of {config.text!r} has more tokens than its model: they do not belong together."
-            )
-        pixels = Pixels(frame["image_path"].tolist(), config.image_size, image.mean, image.std)
         labels = None if name == "test" else pd.Categorical(frame["label"], categories=codes).codes.astype(int)
-        parts[name] = Products([len(row) for row in ids], Tokens(ids), pixels, labels)
+        parts[name] = Products(np.ones(len(frame), int), {}, labels)
+    if text := backbones.get("text"):
+        encode = load_tokenizer(config.text, config.pretrained)
+        for name, frame in frames.items():
+            ids = encode(product_texts(frame), min(config.max_tokens, text.max_tokens))
+            if max((max(row) for row in ids), default=0) >= text.vocabulary:
+                raise KitError(
+                    f"The tokenizer of {config.text!r} has more tokens than its model: they do not belong together."
+                )
+            parts[name].lengths = np.array([len(row) for row in ids], int)
+            parts[name].sides["text"] = Tokens(ids)
+    if image := backbones.get("image"):
+        for name, frame in frames.items():
+            paths = frame["image_path"].tolist()
+            parts[name].sides["image"] = Pixels(paths, config.image_size, image.mean, image.std)
     return parts
 
 
@@ -194,7 +173,7 @@ class LengthBatches:
 
 def loader(products: Products, batch_size: int, shuffle: bool = False, seed: int = 0, workers: int = 0) -> DataLoader:
     """Length-bucketed batches of `products`; worker processes only where there are images to decode."""
-    workers = workers if isinstance(products.image, Pixels) else 0
+    workers = workers if isinstance(products.sides.get("image"), Pixels) else 0
     return DataLoader(
         products,
         batch_sampler=LengthBatches(products.lengths, batch_size, shuffle, seed),

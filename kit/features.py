@@ -1,53 +1,147 @@
-"""What frozen backbones make of the items, computed once and kept in memory; and the statistics of a head's inputs.
+"""What frozen backbones make of the items, computed once, kept on disk, and reused by every run that reads it.
 
 T tokens · R regions · L layers · d backbone width
 """
 
+import hashlib
+import math
 from collections.abc import Iterable
+from pathlib import Path
 
+import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from tqdm.auto import tqdm
 
+from kit.backbones import identity
+from kit.config import ROOT, KitError, TrainConfig
 from kit.datasets import Features, Products, loader
-from kit.models import Classifier
+from kit.models import Classifier, text_layers
+from kit.runs import write_atomically
 
 BATCH = 32
 
 
-def precompute(model: Classifier, parts: list[Products], budget_gb: float, device: torch.device, workers: int) -> None:
-    """Runs each frozen backbone of `model` once over the items of `parts`, and drops it from the model.
+def precompute(
+    config: TrainConfig, backbones: dict[str, nn.Module], parts: dict[str, Products], device: torch.device
+) -> list[str]:
+    """Puts the outputs of each frozen backbone in the place of the tokens or pixels of `parts`, from the cache or
+    computed; gives the sides whose backbone still has to run with the model.
 
-    Its outputs then come with the items. A backbone whose outputs would take more than what is left of `budget_gb` GiB
-    stays in the model and runs at every step.
+    A system that reads one vector a side gets that alone: of a text the top layer's first token and the mean of its
+    tokens, `[2, 1, d]`; of an image the mean of its regions, `[1, d]`. Outputs that would take more than `features_gb`
+    GiB are not kept: then such a system has its vectors computed and kept, and for any other the backbone runs at every
+    step.
     """
-    model.eval()
-    left = budget_gb * 2**30
-    for side in model.frozen:
-        views = [Products(part.lengths, **{side: getattr(part, side)}) for part in parts]
-        one = _forward(model, side, next(iter(loader(views[0], 1))), device)[0]  # tells the shape
-        lengths = [part.lengths if side == "text" else [len(one)] * len(part) for part in parts]
-        size = 2 * sum(map(sum, lengths)) * one[0].numel()
-        if size > left:
+    running = []
+    for side, backbone in backbones.items():
+        if side not in config.frozen:
+            running.append(side)
             continue
-        left -= size
-        for part, view, rows in zip(parts, views, lengths, strict=True):
-            features = Features("layers" if side == "text" else "regions", rows, *one.shape[1:])
-            for batch in tqdm(loader(view, BATCH, workers=workers), desc=f"frozen {side}", leave=False):
-                values = _forward(model, side, batch, device).cpu()
-                for row, value in zip(batch["row"].tolist(), values, strict=True):
-                    features.put(row, value[: rows[row]])  # without the padding
-            setattr(part, side, features)
-        setattr(model, side, None)
+        backbone.eval().requires_grad_(False).to(device)
+        filled = {name: part for name, part in parts.items() if len(part)}
+        frozen = _Frozen(config, side, backbone, device, pooled=False)
+        plans = {name: frozen.plan(part) for name, part in filled.items()}
+        fits = sum(2 * sum(rows) * math.prod(shape) for rows, shape in plans.values()) <= config.features_gb * 2**30
+        if not fits and config.pooled:
+            frozen = _Frozen(config, side, backbone, device, pooled=True)
+            plans = {name: frozen.plan(part) for name, part in filled.items()}
+        elif not fits:
+            running.append(side)
+            continue
+        for name, (rows, shape) in plans.items():
+            values = frozen.cached(filled[name], rows, shape)
+            if config.pooled and fits:
+                values, rows = _pool(side, values, rows)
+            parts[name].sides[side] = Features("layers" if side == "text" else "regions", values, rows)
+        backbone.cpu()
+    return running
 
 
-@torch.inference_mode()
-def _forward(model: Classifier, side: str, batch: dict, device: torch.device) -> torch.Tensor:
-    """`[B, T, L, d]` or `[B, R, d]`."""
-    batch = {key: value.to(device) for key, value in batch.items()}
-    if side == "image":
-        return model.image(batch["pixels"])
-    return model.text_layers(batch).transpose(1, 2)  # [B, L, T, d] → [B, T, L, d]
+def _pool(side: str, values: np.ndarray, rows: list[int]) -> tuple[np.ndarray, list[int]]:
+    """The vectors of each item out of its whole outputs, and how many it has."""
+    vectors = []
+    for end, count in zip(np.cumsum(rows), rows, strict=True):
+        item = values[end - count : end].astype(np.float32)
+        text = side == "text"
+        vectors.append(np.stack([item[0, -1:], item[:, -1:].mean(0)]) if text else item.mean(0, keepdims=True))
+    return np.concatenate(vectors).astype(np.float16), [len(vectors[0])] * len(rows)
+
+
+class _Frozen:
+    """One frozen backbone as `config` reads it; `pooled`: one vector, of a text two, in the place of its outputs."""
+
+    def __init__(self, config: TrainConfig, side: str, backbone: nn.Module, device: torch.device, pooled: bool):
+        self.config, self.side, self.backbone, self.device, self.pooled = config, side, backbone, device, pooled
+        self.layers = slice(-1, None) if pooled else text_layers(config)
+
+    def plan(self, part: Products) -> tuple[list[int], tuple[int, ...]]:
+        """How many rows each item's outputs have, and the shape of a row."""
+        one = self.forward(next(iter(loader(part.part(np.arange(1)), 1))))[0]
+        fixed = self.pooled or self.side == "image"
+        return [len(one)] * len(part) if fixed else part.lengths.tolist(), tuple(one.shape[1:])
+
+    @torch.inference_mode()
+    def forward(self, batch: dict[str, Tensor]) -> Tensor:
+        """`[B, T, L, d]` or `[B, R, d]`."""
+        batch = {key: value.to(self.device) for key, value in batch.items()}
+        if self.side == "image":
+            regions = self.backbone(batch["pixels"])
+            return regions.mean(1, keepdim=True) if self.pooled else regions
+        layers = torch.stack(self.backbone(batch["ids"], batch["mask"])[self.layers], dim=2)  # [B, T, L, d]
+        if not self.pooled:
+            return layers
+        mask = batch["mask"][:, :, None, None]
+        return torch.stack([layers[:, 0], (layers * mask).sum(1) / mask.sum(1)], dim=1)  # [B, 2, 1, d]
+
+    def cached(self, part: Products, rows: list[int], shape: tuple[int, ...]) -> np.ndarray:
+        """The outputs for all items of `part`, in half precision, mapped from the cache's file."""
+        path = ROOT / "cache" / f"{self.side}-{self.key(part)}.npy"
+        size = (sum(rows), *shape)
+        values = _read(path)
+        if values is None or values.shape != size or values.dtype != np.float16:
+            write_atomically(path, lambda temporary: self.write(temporary, part, rows, size))
+            values = _read(path)
+        return values
+
+    def write(self, path: Path, part: Products, rows: list[int], size: tuple[int, ...]) -> None:
+        values = np.lib.format.open_memmap(path, mode="w+", dtype=np.float16, shape=size)
+        ends = np.cumsum(rows)
+        only = Products(part.lengths, {self.side: part.sides[self.side]}, places=part.places)
+        batches = loader(only, BATCH, workers=self.config.workers)
+        for batch in tqdm(batches, desc=f"frozen {self.side}", leave=False):
+            for row, value in zip(batch["row"].tolist(), self.forward(batch).cpu().numpy(), strict=True):
+                values[ends[row] - rows[row] : ends[row]] = value[: rows[row]]  # without the padding
+        values.flush()
+
+    def key(self, part: Products) -> str:
+        """A hash of all that the outputs depend on: weights, what is read of them, and the contents of the items."""
+        config, source = self.config, part.sides[self.side]
+        digest = hashlib.sha256(identity(getattr(config, self.side), self.side, config.pretrained).encode())
+        random = None if config.pretrained else config.seed  # of random weights
+        read = config.image_size if self.side == "image" else str(self.layers)
+        digest.update(repr((read, self.pooled, random)).encode())
+        for place in part.places:
+            if self.side == "text":
+                digest.update(np.array([*source.ids[place], -1], np.int32).tobytes())
+            else:
+                digest.update(_file_hash(source.paths[place]))
+        return digest.hexdigest()[:24]
+
+
+def _file_hash(path: str) -> bytes:
+    try:
+        return hashlib.sha256(Path(path).read_bytes()).digest()
+    except OSError as error:
+        raise KitError(f"{path} cannot be read ({error}): replace the file.") from error
+
+
+def _read(path: Path) -> np.ndarray | None:
+    """The array in `path`, mapped and not loaded; None where there is none that can be read."""
+    try:
+        return np.load(path, mmap_mode="r")
+    except (OSError, ValueError, EOFError):
+        return None
 
 
 @torch.inference_mode()
@@ -61,17 +155,17 @@ def fit_inputs(
     for batch in tqdm(batches, desc="standardise", leave=False):
         batch = {key: value.to(device) for key, value in batch.items()}
         layers, regions = model.features(batch)
-        real = batch["mask"].bool()
-        tokens = layers.transpose(1, 2)[real].cpu().double()  # [B, L, T, d] → [ΣT, L, d]
-        for side, values in (("text", tokens), ("image", regions.flatten(0, 1).cpu().double())):
-            sums[side][0] += values.sum(0)
-            sums[side][1] += values.square().sum(0)
-            sums[side][2] += len(values)
-        seen += len(regions)
+        for side, values in zip(sums, model.head.inputs(layers, batch["mask"], regions), strict=True):
+            if values is not None:
+                sums[side][0] += values.sum(0, dtype=torch.float64).cpu()
+                sums[side][1] += values.float().square().sum(0, dtype=torch.float64).cpu()
+                sums[side][2] += len(values)
+        seen += len(batch["row"])
         if seen >= items:
             break
     for side, layer in (("text", model.head.text_input), ("image", model.head.image_input)):
         total, squares, count = sums[side]
-        mean = total / count
-        std = (squares / count - mean.square()).clamp_min(0).sqrt()
-        layer.fit(mean.reshape(layer.mean.shape), std.reshape(layer.std.shape))
+        if count:
+            mean = total / count
+            std = (squares / count - mean.square()).clamp_min(0).sqrt()
+            layer.fit(mean.reshape(layer.mean.shape), std.reshape(layer.std.shape))

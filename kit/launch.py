@@ -12,58 +12,108 @@ from IPython import get_ipython
 from IPython.display import display
 
 from kit.config import KitError
-from kit.runs import Run, write_json
+from kit.runs import BEGINS, Run, write_json
 
 BAR = re.compile(r"\d+%\|")  # a refresh of tqdm's bar
 ERROR = re.compile(r"[\w.]*Error: ")  # the last line of a traceback, or a sentence of ours
 
 
-def launch(run: Run, processes: int = 0) -> None:
-    """Trains `run` with `accelerate launch`: shows its lines and its progress bar, keeps the rest in train.log.
+def launch(runs: list[Run], processes: int = 0) -> None:
+    """Trains the unfinished of `runs` in turn with `accelerate launch`: shows their lines and progress bar, and keeps
+    all they say in train.log.
 
     `processes`: how many, one a GPU; 0 means every GPU of this machine, or one process where there is none. For several
     machines, start `accelerate launch -m kit.train runs/<name>/config.json` from a shell with your own configuration.
-    Raises KitError with training's own sentence, or with where to look.
+    A run that fails does not keep the others from training; then raises KitError with the first one's own sentence, or
+    with where to look.
     """
     count = processes or max(1, _gpus())
     if count < 1 or count > max(1, _gpus()) > 1:
         raise KitError(f"processes={processes} can't be: this machine has {_gpus()} GPUs, and each process takes one.")
+    waiting, failed = [run for run in runs if not run.finished], {}
+    while waiting:
+        reached, reason = _train(waiting, count)
+        tried, waiting = waiting[: reached + 1], waiting[reached + 1 :]  # one that died took the others with it
+        failed |= {run.name: reason.get(run.name, "") for run in tried if not run.finished}
+    if failed:
+        sentence = next(iter(failed.values()))
+        others = f" ({len(failed)} of {len(runs)} runs failed: {', '.join(failed)})" if len(runs) > 1 else ""
+        raise KitError(sentence + others)
+
+
+def _train(runs: list[Run], count: int) -> tuple[int, dict[str, str]]:
+    """One `accelerate launch` for `runs`: the position of the last that it came to, and why runs failed, by name."""
     # a configuration of its own, so that one left in the user's home does not steer it
     settings = {"compute_environment": "LOCAL_MACHINE", "distributed_type": "MULTI_GPU" if count > 1 else "NO"}
     settings |= {"num_processes": count, "num_machines": 1, "machine_rank": 0, "mixed_precision": "no"}
-    write_json(run.folder / "accelerate.json", settings | {"main_process_port": 0, "use_cpu": False})
-    command = [sys.executable, "-m", "accelerate.commands.launch", "--config_file", str(run.folder / "accelerate.json")]
-    command += ["-m", "kit.train", str(run.folder / "config.json")]
+    write_json(runs[0].folder / "accelerate.json", settings | {"main_process_port": 0, "use_cpu": False})
+    command = [sys.executable, "-m", "accelerate.commands.launch"]
+    command += ["--config_file", str(runs[0].folder / "accelerate.json")]
+    command += ["-m", "kit.train", *(str(run.folder / "config.json") for run in runs)]
     threads = str(max(1, (os.cpu_count() or 1) // count))  # Accelerate would take 1
     # waiting threads sleep: spinning ones slow training several times over where others use the cores too
     environment = {"OMP_NUM_THREADS": threads, "OMP_WAIT_POLICY": "PASSIVE", "TOKENIZERS_PARALLELISM": "false"}
     environment |= os.environ | {"PYTHONUNBUFFERED": "1"}
     if not _gpus():
         environment["ACCELERATE_USE_CPU"] = "true"  # else several processes would each train alone
-    log, reasons = run.folder / "train.log", []
+    logs = _Logs(runs)
     with (
-        open(log, "w", encoding="utf-8") as file,
+        contextlib.closing(logs),
         subprocess.Popen(
             command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, errors="replace", env=environment
         ) as process,
     ):
-        reader = threading.Thread(target=_follow, args=(process.stderr, file, reasons), daemon=True)
+        reader = threading.Thread(target=_follow, args=(process.stderr, logs), daemon=True)
         reader.start()
         try:
             for line in process.stdout:
-                file.write(line)
+                logs.write(line)
                 print(line, end="", flush=True)
         except BaseException:
             _stop(process)  # the notebook was interrupted: training must not go on alone
             raise
         finally:
             reader.join()
-    if process.returncode:
-        told = [reason for reason in reasons if reason.startswith(KitError.__name__)]
-        if told:
-            raise KitError(told[0].split(": ", 1)[1])
-        last = f" ({reasons[-1][:200]})" if reasons else ""
-        raise KitError(f"Training stopped with exit status {process.returncode}{last}: {log} has the rest.")
+    for run in runs[: logs.at + 1]:
+        if not run.finished and run.name not in logs.sentences:
+            last = f" ({logs.last[:200]})" if logs.last and run is runs[logs.at] else ""
+            log = run.folder / "train.log"
+            logs.sentences[run.name] = (
+                f"Training stopped with exit status {process.returncode}{last}: {log} has the rest."
+            )
+    return logs.at, logs.sentences
+
+
+class _Logs:
+    """train.log of each run in turn: the line that announces a run opens its own.
+
+    `at`: position of the run that is being trained · `sentences`: by run, our own error of it · `last`: the last error
+    of any kind.
+    """
+
+    def __init__(self, runs: list[Run]):
+        self.runs, self.at, self.sentences, self.last = runs, 0, {}, ""
+        self.file = open(runs[0].folder / "train.log", "w", encoding="utf-8")  # noqa: SIM115
+
+    def write(self, line: str) -> None:
+        names = [run.name for run in self.runs]
+        if line.startswith(BEGINS) and line[len(BEGINS) :].strip() in names:
+            self.at = names.index(line[len(BEGINS) :].strip())
+            self.file.close()
+            self.file = open(self.runs[self.at].folder / "train.log", "w", encoding="utf-8")  # noqa: SIM115
+        with contextlib.suppress(OSError, ValueError):  # a full disk, say: training must not wait for its reader
+            self.file.write(line)
+            self.file.flush()
+
+    def error(self, line: str) -> None:
+        self.last = line.strip()
+        kind, _, rest = self.last.partition(": ")
+        name, _, sentence = rest.partition(": ")
+        if kind == KitError.__name__ and name in [run.name for run in self.runs]:
+            self.sentences.setdefault(name, sentence)
+
+    def close(self) -> None:
+        self.file.close()
 
 
 def _stop(process: subprocess.Popen) -> None:
@@ -74,7 +124,7 @@ def _stop(process: subprocess.Popen) -> None:
             member.terminate()
 
 
-def _follow(stream, file, reasons: list[str]) -> None:
+def _follow(stream, logs: _Logs) -> None:
     """Training's error output: refreshes of the bar are shown, one over the other, and the rest is kept in the log."""
     handle = display({"text/plain": ""}, raw=True, display_id=True) if get_ipython() else None
     for line in stream:  # a carriage return ends a line too
@@ -85,10 +135,8 @@ def _follow(stream, file, reasons: list[str]) -> None:
                 print(line.strip(), end="\r", file=sys.stderr, flush=True)
             continue
         if ERROR.match(line) and "CalledProcessError" not in line:
-            reasons.append(line.strip())
-        with contextlib.suppress(OSError, ValueError):  # a full disk, say: training must not wait for its reader
-            file.write(line)
-            file.flush()
+            logs.error(line)
+        logs.write(line)
 
 
 def _gpus() -> int:

@@ -1,65 +1,86 @@
-"""Two linear references to hold a run against: on words alone, and on what its frozen backbones give.
+"""Linear references to hold a model against: on words alone, and on what frozen backbones give.
 
-N items · d width
+N items · K classes · d width
 """
 
+import time
+
 import numpy as np
-import pandas as pd
 import torch
-from sklearn.feature_extraction.text import TfidfVectorizer
+from accelerate import PartialState
 from sklearn.linear_model import LogisticRegression
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import Normalizer, StandardScaler
-from sklearn.svm import LinearSVC
-from tqdm.auto import tqdm
 
 from kit.backbones import load_image, load_text
 from kit.config import TrainConfig
-from kit.datasets import loader, make_products, product_texts, read_items
+from kit.datasets import make_products
+from kit.features import precompute
+from kit.items import fingerprint, product_texts, read_items
+from kit.metrics import softmax
+from kit.runs import Run
+from kit.words import word_model
 
+SYSTEMS = ("tfidf", "logistic")
 C = 10.0  # inverse regularisation of the logistic regression; on the sample's validation splits 100 does about as well
 
 
-def references(config: TrainConfig) -> dict[str, dict[str, np.ndarray]]:
-    """By reference, the predicted codes `[N]` of `oof` and `test`; both learn from the run's training items."""
-    codes, frames = read_items(config)
-    labels = frames["train"]["label"].to_numpy()
-    texts = {name: product_texts(frame) for name, frame in frames.items() if len(frame)}
-    words = make_pipeline(TfidfVectorizer(analyzer="char_wb", ngram_range=(1, 5), sublinear_tf=True), LinearSVC())
-    predictions = {"TF-IDF + LinearSVC": _fit_predict(words, texts, labels)}
+def fit(run: Run) -> None:
+    """Fits a reference in each fold of the run's configuration, and writes the results of a run. Raises KitError.
 
-    features = pooled_features(config, codes, {name: frames[name] for name in texts})
-    scaled = {name: [] for name in features}
-    for side in range(2):
-        scaler = make_pipeline(StandardScaler(), Normalizer()).fit(features["train"][side])
-        for name in features:
-            scaled[name].append(scaler.transform(features[name][side]))
-    joint = {name: np.hstack(sides) for name, sides in scaled.items()}
-    regression = LogisticRegression(C=C, max_iter=2000)
-    return predictions | {"frozen features + logistic regression": _fit_predict(regression, joint, labels)}
+    tfidf: TF-IDF of character n-grams and a linear support vector machine, whose margins, through a softmax, stand for
+    probabilities. logistic: logistic regression on the text's mean token and the image's mean region.
+    """
+    state = PartialState()
+    if state.is_main_process:
+        started, config = time.perf_counter(), run.config
+        run.clear()
+        codes, frames = read_items(config)
+        if config.system == "tfidf":
+            inputs = {name: np.array(product_texts(frame), object) for name, frame in frames.items()}
+            model = word_model()
+        else:
+            inputs = _pooled(config, codes, frames, state.device)
+            model = LogisticRegression(C=C, max_iter=2000)
+        folds, labels = frames["train"]["fold"].to_numpy(), frames["train"]["label"].to_numpy()
+        oof, test = np.zeros((len(folds), len(codes))), np.zeros((config.folds, len(frames["test"]), len(codes)))
+        for fold in range(config.folds):
+            learn, scored = folds != fold, folds == fold
+            scaled = inputs
+            if config.system == "logistic":
+                scalers = [make_pipeline(StandardScaler(), Normalizer()).fit(side[learn]) for side in inputs["train"]]
+                scaled = {
+                    name: np.hstack([scaler.transform(side) for scaler, side in zip(scalers, sides, strict=True)])
+                    for name, sides in inputs.items()
+                }
+            model.fit(scaled["train"][learn], labels[learn])
+            oof[scored] = _probabilities(model, scaled["train"][scored])
+            if len(frames["test"]):
+                test[fold] = _probabilities(model, scaled["test"])
+        summary = {"system": config.system, "text": config.text, "image": config.image, "recipe": config.recipe}
+        summary |= {"data": fingerprint(frames), "seconds": round(time.perf_counter() - started, 1)}
+        run.write(codes, (frames["train"][folds >= 0], oof[folds >= 0]), (frames["test"], test), summary)
+        print(f"macro-F1 {100 * run.summary['macro_f1']:5.2f}  {summary['seconds']:.0f} s", flush=True)
+    state.wait_for_everyone()
 
 
-def _fit_predict(model, inputs: dict, labels: np.ndarray) -> dict[str, np.ndarray]:
-    model.fit(inputs["train"], labels)
-    return {name: model.predict(values) for name, values in inputs.items() if name != "train"}
+def _probabilities(model, inputs: np.ndarray) -> np.ndarray:
+    """`[N, K]`."""
+    if hasattr(model, "predict_proba"):
+        return model.predict_proba(inputs)
+    margins = model.decision_function(inputs)
+    return softmax(np.column_stack([-margins, margins]) if margins.ndim == 1 else margins)  # one margin: two classes
 
 
-@torch.inference_mode()
-def pooled_features(
-    config: TrainConfig, codes: list[int], frames: dict[str, pd.DataFrame]
-) -> dict[str, tuple[np.ndarray, np.ndarray]]:
-    """Of each frame, text `[N, d]` (top layer, mean over tokens) and image `[N, d]` (mean over regions) features."""
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    text = load_text(config.text, config.pretrained).eval().to(device)
-    image = load_image(config.image, config.pretrained).eval().to(device)
+def _pooled(config: TrainConfig, codes: list[int], frames: dict, device: torch.device) -> dict[str, list[np.ndarray]]:
+    """Of each frame, text (mean over tokens) and image (mean over regions) features, `[N, d]` each."""
+    text, image = load_text(config.text, config.pretrained), load_image(config.image, config.pretrained)
+    products = make_products(config, codes, frames, {"text": text, "image": image})
+    precompute(config, {"text": text, "image": image}, products, device)
     found = {}
-    for name, products in make_products(config, codes, frames, text, image).items():
-        pooled = np.empty((len(products), text.width), np.float32), np.empty((len(products), image.width), np.float32)
-        for batch in tqdm(loader(products, 32, workers=config.workers), desc=f"{name} features", leave=False):
-            batch = {key: value.to(device) for key, value in batch.items()}
-            rows, mask = batch["row"].cpu().numpy(), batch["mask"].unsqueeze(2)
-            top = text(batch["ids"], batch["mask"])[-1]  # [B, T, d]
-            pooled[0][rows] = ((top * mask).sum(1) / mask.sum(1)).cpu().numpy()
-            pooled[1][rows] = image(batch["pixels"]).mean(1).cpu().numpy()
-        found[name] = pooled
+    for name, part in products.items():
+        sides = [np.empty((0, 2, 1, text.width)), np.empty((0, image.width))]
+        if len(part):
+            sides = [part.sides[side].values.astype(np.float32) for side in ("text", "image")]
+        found[name] = [sides[0].reshape(len(part), 2, -1)[:, 1], sides[1]]
     return found

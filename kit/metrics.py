@@ -21,9 +21,8 @@ def f1_per_class(counts: np.ndarray) -> np.ndarray:
 
 def macro_f1(true: np.ndarray, predicted: np.ndarray) -> float:
     """Mean F1 over the classes that truth or prediction has: the challenge's score (as scikit-learn's)."""
-    values, codes = np.unique(np.concatenate([true, predicted]), return_inverse=True)
-    counts = confusion(codes[: len(true)], codes[len(true) :], len(values))
-    return float(np.nanmean(f1_per_class(counts)))
+    (true, predicted), classes = _positions(true, predicted)
+    return float(np.nanmean(f1_per_class(confusion(true, predicted, classes))))
 
 
 def bootstrap_macro_f1(
@@ -31,15 +30,35 @@ def bootstrap_macro_f1(
 ) -> tuple[float, float]:
     """95 % percentile bootstrap interval, over items, of macro-F1; with `other`, of how much `predicted` gains on it.
 
-    The gain is paired: both predictions are scored on the same resampled items.
+    `predicted` and `other` are `[N]`, or `[S, N]` of several seeds, whose mean score counts. The gain is paired: both
+    are scored on the same resampled items.
     """
-    random, scores = np.random.default_rng(seed), []
+    systems = [np.atleast_2d(predicted), *([] if other is None else [np.atleast_2d(other)])]
+    (true, *rows), classes = _positions(true, *np.concatenate(systems))
+    cells = true * classes + np.stack(rows)  # [S, N]: each item's place in its system's confusion counts
+    sign = np.concatenate([np.full(len(system), (1, -1)[i] / len(system)) for i, system in enumerate(systems)])
+    random, gains = np.random.default_rng(seed), []
     for _ in range(samples):
-        rows = random.integers(0, len(true), len(true))
-        score = macro_f1(true[rows], predicted[rows])
-        scores.append(score if other is None else score - macro_f1(true[rows], other[rows]))
-    low, high = np.percentile(scores, [2.5, 97.5])
+        drawn = cells[:, random.integers(0, len(true), len(true))]
+        counts = np.stack([np.bincount(row, minlength=classes**2) for row in drawn]).reshape(-1, classes, classes)
+        gains.append(sign @ np.nanmean(f1_per_class(counts), axis=1))
+    low, high = np.percentile(gains, [2.5, 97.5])
     return float(low), float(high)
+
+
+def _positions(*labels: np.ndarray) -> tuple[list[np.ndarray], int]:
+    """Class codes as positions 0 … K-1 among those that occur, and K."""
+    codes, positions = np.unique(np.stack(labels), return_inverse=True)
+    return list(positions.reshape(len(labels), -1)), len(codes)
+
+
+def scores(probabilities: np.ndarray, labels: np.ndarray) -> dict[str, float]:
+    """Cross-entropy in nats, macro-F1 and accuracy of `[N, K]`; `labels` `[N]` are class positions."""
+    true = probabilities[np.arange(len(labels)), labels]
+    predicted = probabilities.argmax(1)
+    loss = -np.log(np.maximum(true, np.finfo(np.float32).tiny)).mean()
+    accuracy = (predicted == labels).mean()
+    return {"loss": float(loss), "macro_f1": macro_f1(labels, predicted), "accuracy": float(accuracy)}
 
 
 def softmax(logits: np.ndarray) -> np.ndarray:

@@ -1,4 +1,4 @@
-"""The paper's classifier: two backbones, and a head over what they give.
+"""The paper's classifiers: backbones, and a head over what they give, co-attention or a baseline's fusion.
 
 B batch · T tokens · R regions · L layers · d backbone width · D joint width · K classes
 """
@@ -42,6 +42,7 @@ class CoAttentionHead(nn.Module):
     ):
         super().__init__()
         self.attention, self.linear_start = attention, linear_start
+        self.new = ("classifier",) if linear_start else ("",)  # the rest begins with a meaning to keep
         self.text_input = Standardise(layers, 1, text_width) if linear_start else nn.Identity()
         self.image_input = Standardise(image_width) if linear_start else nn.Identity()
         self.mix = WeightedLayers(layers) if layers > 1 else nn.Flatten(1, 2)  # [B, 1, T, d] → [B, T, d]
@@ -83,12 +84,70 @@ class CoAttentionHead(nn.Module):
         joint = {"both": (text, image), "text": (text,), "image": (image,)}[self.attention]
         return self.classifier(self.dropout(torch.cat(joint, dim=1)))
 
+    def inputs(self, layers: Tensor, mask: Tensor, regions: Tensor) -> tuple[Tensor, Tensor]:
+        """What is standardised: every real token `[ΣT, L, d_text]` and every region `[ΣR, d_image]` of a batch."""
+        return layers.transpose(1, 2)[mask.bool()], regions.flatten(0, 1)
+
+
+class FusionHead(nn.Module):
+    """A baseline (paper section 3.1): one text and one image vector, a fusion, two fully connected layers.
+
+    `system`: concat; bilinear; dot (the text through a linear layer to the image's width, times the image); text or
+    image alone. The text vector is the top layer's first token, the image vector the mean of the regions.
+
+    A full bilinear map from 768 × 2048 to `width` outputs would have width × 1.6 million parameters. Here each output's
+    matrix has the low rank r = `width` (Kim et al. 2017, Hadamard product for low-rank bilinear pooling): both vectors
+    are projected to r and multiplied, and the first fully connected layer mixes the products; under 10 million
+    parameters at the paper's sizes.
+    """
+
+    new = ("",)
+
+    def __init__(
+        self,
+        classes: int,
+        system: str,
+        text_width: int,
+        image_width: int,
+        width: int = 2048,
+        classifier_width: int = 512,
+        dropout: float = 0.1,
+        standardise: bool = False,
+    ):
+        super().__init__()
+        self.system = system
+        self.text_input = Standardise(text_width) if standardise else nn.Identity()
+        self.image_input = Standardise(image_width) if standardise else nn.Identity()
+        joint = {"concat": text_width + image_width, "bilinear": width, "dot": image_width}
+        joint |= {"text": text_width, "image": image_width}
+        self.text = {"bilinear": lambda: linear(text_width, width), "dot": lambda: linear(text_width, image_width)}.get(
+            system, nn.Identity
+        )()
+        self.image = linear(image_width, width) if system == "bilinear" else nn.Identity()
+        hidden = linear(joint[system], classifier_width)
+        self.classifier = nn.Sequential(hidden, nn.ReLU(), nn.Dropout(dropout), linear(classifier_width, classes))
+
+    def inputs(self, layers: Tensor | None, mask: Tensor, regions: Tensor | None) -> tuple[Tensor | None, ...]:
+        """The text vectors `[B, d_text]` and the image vectors `[B, d_image]`, None of a side that is not read."""
+        return None if layers is None else layers[:, -1, 0], None if regions is None else regions.mean(1)
+
+    def forward(self, layers: Tensor | None, mask: Tensor, regions: Tensor | None) -> Tensor:
+        """layers `[B, L, T, d_text]`, regions `[B, R, d_image]` → logits `[B, K]`."""
+        text, image = self.inputs(layers, mask, regions)
+        text = None if text is None else self.text(self.text_input(text))
+        image = None if image is None else self.image(self.image_input(image))
+        if self.system == "concat":
+            return self.classifier(torch.cat([text, image], dim=1))
+        if self.system in ("bilinear", "dot"):
+            return self.classifier(text * image)
+        return self.classifier({"text": text, "image": image}[self.system])
+
 
 class Classifier(nn.Module):
     """Backbones and head.
 
     `layers`: which of the text backbone's hidden states the head reads · `frozen`: sides ("text", "image") whose
-    backbone never trains; it is None where its features come with the batch.
+    backbone never trains. A backbone is None where its features come with the batch, or nothing reads them.
     """
 
     def __init__(
@@ -97,11 +156,12 @@ class Classifier(nn.Module):
         text: TextBackbone | None,
         image: ImageBackbone | None,
         layers: slice,
-        frozen: list[str],
+        frozen: tuple[str, ...],
+        classes: int,
     ):
         super().__init__()
         self.head, self.text, self.image = head, text, image
-        self.layers, self.frozen = layers, frozen
+        self.layers, self.frozen, self.classes = layers, frozen, classes
         for name in frozen:
             if getattr(self, name) is not None:
                 getattr(self, name).requires_grad_(False)
@@ -122,30 +182,45 @@ class Classifier(nn.Module):
         layers, regions = self.features(batch)
         return self.head(layers, batch["mask"], regions)
 
-    def features(self, batch: dict[str, Tensor]) -> tuple[Tensor, Tensor]:
+    def features(self, batch: dict[str, Tensor]) -> tuple[Tensor | None, Tensor | None]:
         """What the head reads: text layers `[B, L, T, d]` and image regions `[B, R, d]`, from the batch or computed."""
-        layers = batch["layers"].transpose(1, 2) if "layers" in batch else self.text_layers(batch)
-        return layers, batch["regions"] if "regions" in batch else self.image(batch["pixels"])
+        layers = batch["layers"].transpose(1, 2) if "layers" in batch else None  # [B, T, L, d] → [B, L, T, d]
+        regions = batch.get("regions")
+        if self.text is not None:
+            layers = torch.stack(self.text(batch["ids"], batch["mask"])[self.layers], dim=1)
+        if self.image is not None:
+            regions = self.image(batch["pixels"])
+        return layers, regions
 
-    def text_layers(self, batch: dict[str, Tensor]) -> Tensor:
-        return torch.stack(self.text(batch["ids"], batch["mask"])[self.layers], dim=1)  # [B, L, T, d]
+
+def text_layers(config: TrainConfig) -> slice:
+    """Which of a text backbone's hidden states (0: the embeddings' output) the configuration reads."""
+    return slice(-1 if not config.layer_weights else 0 if config.embedding_layer else 1, None)
 
 
-def build_model(config: TrainConfig, classes: int, text: TextBackbone, image: ImageBackbone) -> Classifier:
-    """The classifier that `config` describes, over these backbones."""
-    first = 0 if config.embedding_layer else 1  # hidden state 0 is the embeddings' output
-    head = CoAttentionHead(
-        classes=classes,
-        layers=text.depth + 1 - first if config.layer_weights else 1,
-        text_width=text.width,
-        image_width=image.width,
-        width=config.width,
-        attention_width=config.attention_width,
-        classifier_width=config.classifier_width,
-        dropout=config.dropout,
-        bilstm=config.bilstm,
-        attention=config.attention,
-        linear_start=config.linear_start,
-    )
-    frozen = [side for side in ("text", "image") if getattr(config, f"freeze_{side}")]
-    return Classifier(head, text, image, slice(first if config.layer_weights else -1, None), frozen)
+def build_model(config: TrainConfig, classes: int, backbones: dict[str, nn.Module], running: list[str]) -> Classifier:
+    """The classifier that `config` describes, over `backbones`; of these, those of the sides in `running` are part of
+    it, and the others' features come with the batches."""
+    text, image = backbones.get("text"), backbones.get("image")
+    shared = {
+        "classes": classes,
+        "text_width": text.width if text else 0,
+        "image_width": image.width if image else 0,
+        "width": config.width,
+        "classifier_width": config.classifier_width,
+        "dropout": config.dropout,
+    }
+    layers = slice(-1, None) if config.pooled else text_layers(config)
+    if config.pooled:
+        head = FusionHead(system=config.system, standardise=config.linear_start, **shared)
+    else:
+        head = CoAttentionHead(
+            layers=len(range(text.depth + 1)[layers]),
+            attention_width=config.attention_width,
+            bilstm=config.bilstm,
+            attention=config.attention,
+            linear_start=config.linear_start,
+            **shared,
+        )
+    live = {side: backbones[side] if side in running else None for side in ("text", "image")}
+    return Classifier(head, live["text"], live["image"], layers, config.frozen, classes)

@@ -1,8 +1,11 @@
 """Run folders: what a training leaves behind, and what every later step reads.
 
-runs/<name>/ has config.json, metrics.csv (a row an epoch), summary.json (last: its presence says that the run is
-finished), oof.parquet and test.parquet (`id`, `label` where known, `fold`, in test `split`, one `p_<code>` a class),
-model.safetensors, train.log and the executed notebooks. Files appear whole or not at all.
+runs/<name>/ has config.json, metrics.csv (a row an epoch and fold), summary.json (last: its presence says that the run
+is finished), oof.parquet (each validation item as a model that did not see it predicts it: `id`, `label`, `fold`, with
+a grouped split `group`, one `p_<code>` a class), test.parquet (each test item once a fold: `id`, `split`, `fold`, one
+`p_<code>` a class), model-<fold>.safetensors, train.log and the executed notebooks. Files appear whole or not at all.
+
+N items · K classes · F folds
 """
 
 import dataclasses
@@ -16,7 +19,10 @@ import numpy as np
 import pandas as pd
 from safetensors import SafetensorError
 
-from kit.config import ROOT, KitError, TrainConfig
+from kit.config import ROOT, EnsembleConfig, KitError, TrainConfig
+from kit.metrics import bootstrap_macro_f1, scores
+
+BEGINS = "── "  # before the name of the run that a training of several comes to
 
 
 def write_atomically(path: Path, write: Callable[[Path], None]) -> None:
@@ -67,16 +73,17 @@ class Run:
         return (self.folder / "summary.json").is_file()
 
     @property
-    def config(self) -> TrainConfig:
+    def config(self) -> TrainConfig | EnsembleConfig:
         """Raises KitError where config.json is missing or has a field that this kit does not know."""
         path = self.folder / "config.json"
         content = read_json(path)
-        unknown = set(content) - {field.name for field in dataclasses.fields(TrainConfig)}
+        kind = EnsembleConfig if "members" in content else TrainConfig
+        unknown = set(content) - {field.name for field in dataclasses.fields(kind)}
         if unknown:
             raise KitError(
                 f"{path} has the unknown field {', '.join(sorted(unknown))}: another version of the kit wrote it."
             )
-        return TrainConfig(**content)
+        return kind(**content)
 
     @property
     def summary(self) -> dict:
@@ -97,8 +104,35 @@ class Run:
 
     def clear(self) -> None:
         """Removes what an earlier training left, its summary first: a run half replaced must not look finished."""
-        for name in ("summary.json", "metrics.csv", "oof.parquet", "test.parquet", "model.safetensors"):
-            (self.folder / name).unlink(missing_ok=True)
+        (self.folder / "summary.json").unlink(missing_ok=True)
+        for pattern in ("metrics.csv", "*.parquet", "model*.safetensors"):
+            for path in self.folder.glob(pattern):
+                path.unlink()
+
+    def write(
+        self,
+        codes: list[int],
+        oof: tuple[pd.DataFrame, np.ndarray],
+        test: tuple[pd.DataFrame, np.ndarray],
+        summary: dict,
+    ) -> None:
+        """The results: of `oof` its items and their probabilities `[N, K]`, of `test` likewise `[F, N, K]`; and the
+        summary, to which the scores are added, last."""
+        frame, values = oof
+        known = [name for name in ("id", "label", "fold", "group") if name in frame]
+        self._write("oof", frame[known].reset_index(drop=True), values, codes)
+        test_frame, folds = test
+        rows = [test_frame[["id", "split"]].assign(fold=fold) for fold in range(len(folds))]
+        self._write("test", pd.concat(rows, ignore_index=True), np.concatenate(folds), codes)
+        labels = pd.Categorical(frame["label"], categories=codes).codes.astype(int)
+        low, high = bootstrap_macro_f1(labels, values.argmax(1))
+        found = {"run": self.name, **scores(values, labels), "macro_f1_low": low, "macro_f1_high": high}
+        found |= {"classes": len(codes), "items": {"oof": len(frame), "test": len(test_frame)}}
+        write_json(self.folder / "summary.json", found | summary)
+
+    def _write(self, part: str, frame: pd.DataFrame, values: np.ndarray, codes: list[int]) -> None:
+        table = pd.concat([frame, probabilities(codes, values)], axis=1)
+        write_atomically(self.folder / f"{part}.parquet", table.to_parquet)
 
     def require(self) -> None:
         """Raises KitError where the run is missing or not finished."""
@@ -128,7 +162,7 @@ def list_runs() -> list[Run]:
     return sorted(runs, key=lambda run: (run.folder / "summary.json").stat().st_mtime)
 
 
-def prepare_run(config: TrainConfig, again: bool = False) -> Run:
+def prepare_run(config: TrainConfig | EnsembleConfig, again: bool = False) -> Run:
     """The folder for `config`, with its config.json. A finished run of the same configuration is left as it is.
 
     Raises KitError where the folder holds a run of another configuration, naming the fields; `again` starts over.
@@ -137,7 +171,7 @@ def prepare_run(config: TrainConfig, again: bool = False) -> Run:
     if run.finished and not again:
         old, new = dataclasses.asdict(run.config), dataclasses.asdict(config)
         same_result = ("workers", "features_gb")
-        changed = [f"{k} ({old[k]} → {new[k]})" for k in new if old[k] != new[k] and k not in same_result]
+        changed = [f"{k} ({old.get(k)} → {new[k]})" for k in new if old.get(k) != new[k] and k not in same_result]
         if changed:
             raise KitError(
                 f"The run {run.name!r} exists with other settings: {', '.join(changed)}. "

@@ -1,136 +1,225 @@
-"""The whole story on one challenge folder: notebooks 01, 03 and 07 in turn, then the run beside linear references.
+"""The whole paper on one challenge folder: every notebook in turn, then the report.
 
-`python -m kit.story --data DIR --text NAME --image NAME --recipe NAME [--run NAME] [--answers FILE] [--again]`
+`python -m kit.story --study NAME --data DIR [--texts A,B] [--images C,D] [--recipe paper] [-p FIELD VALUE …]`
+
+What is finished is skipped, so that the same command goes on after an interruption; a run that fails does not keep the
+others from being trained, and is named at the end.
 """
 
 import argparse
+import io
+import logging
+import re
 import sys
-from functools import partial
-from pathlib import Path
+import time
 
-import numpy as np
-import pandas as pd
 import papermill
 from papermill.exceptions import PapermillExecutionError
 
 from kit.backbones import check_backbones
-from kit.challenge import read_challenge
-from kit.config import PROJECT, ROOT, KitError, TrainConfig, resolve, train_config
-from kit.datasets import fingerprint, read_items
-from kit.linear import references
-from kit.metrics import bootstrap_macro_f1, macro_f1
-from kit.runs import Run, open_run, write_atomically
-from kit.submission import file_name
+from kit.config import PROJECT, ROOT, EnsembleConfig, KitError, TrainConfig, check_type, parameter_types
+from kit.items import read_items
+from kit.report import chosen, read_answers, write_report
+from kit.runs import open_run, write_json
+from kit.study import ablations, baselines, members, study_runs
 
-STEPS = {"01_eda": ["data"], "03_train": ["data", "text", "image", "recipe", "run", "again"], "07_submission": ["run"]}
+PACE = re.compile(r"([\d.e+-]+) s a step over the first")  # what kit.train says of a run's first steps
 
 
-def tell(config: TrainConfig, again: bool) -> None:
-    """Executes the notebooks into the run's folder. Raises KitError with the failing cell's sentence."""
-    values = {"data": config.data, "text": config.text, "image": config.image, "recipe": config.recipe}
-    values |= {"run": config.run, "again": again}
-    folder = open_run(config.run).folder
+class Plan:
+    """The runs of a study, what each still has to do, and how long that may take."""
+
+    def __init__(self, values: dict, texts: list[str], images: list[str], seeds: int):
+        self.members = members(values, texts, images)
+        rows = ablations(values, seeds)
+        self.groups = {
+            "02_baselines": baselines(values),
+            "03_train": self.members,
+            "04_ablations": [config for row in rows.values() for config in row if config not in self.members],
+        }
+        self.paces, self.training = {}, []  # seconds a step by kind of run; the runs of the step at work
+        self.cannot = {}  # runs whose backbones can't be loaded, and why
+        for config in self.configs:
+            try:
+                check_backbones(config)
+            except KitError as error:
+                self.cannot[config.run] = str(error)
+        if all(config.run in self.cannot for config in self.members):
+            raise KitError(next(iter(self.cannot.values())))
+        folds = read_items(self.members[0])[1]["train"]["fold"]
+        self.items = int((folds != 0).sum())  # that a model trains on
+
+    @property
+    def configs(self) -> list[TrainConfig]:
+        return [config for group in self.groups.values() for config in group]
+
+    def steps(self, config: TrainConfig) -> int:
+        """Optimizer steps; 0 where nothing is trained step by step."""
+        if config.system in ("tfidf", "logistic"):
+            return 0
+        return config.folds * config.epochs * -(-self.items // config.batch_size)
+
+    def left(self) -> list[TrainConfig]:
+        return [c for c in self.configs if c.run not in self.cannot and not open_run(c.run).finished]
+
+    def tell(self) -> None:
+        print(f"{len(self.configs)} runs, {len(self.left())} of them to do:")
+        for notebook, configs in self.groups.items():
+            for config in configs:
+                state = self.cannot.get(config.run) or ("finished" if open_run(config.run).finished else "to do")
+                steps = self.steps(config)
+                print(f"  {notebook:<13} {config.run:<48} {f'{steps:,} steps' if steps else '':>14}  {state}")
+        print("Then 05_ensemble, 06_error_analysis, 07_submission and the report. Time: told after the first steps.")
+
+    def learn(self, text: str) -> None:
+        """Notes the pace of the run that `text`, a line of its training, tells of."""
+        for run in self.training:
+            if text.strip() == f"── {run}":
+                self.training = self.training[self.training.index(run) :]
+                break
+        if found := PACE.search(text):
+            (config,) = [config for config in self.configs if config.run == self.training[0]]
+            self.paces[self._kind(config)] = float(found[1])
+            print(self.estimate(), flush=True)
+
+    def estimate(self) -> str:
+        """How long the training that is left will take, from the paces seen so far."""
+        seconds = 0.0
+        for config in self.left():
+            same = self.paces.get(self._kind(config))
+            alike = [pace for kind, pace in self.paces.items() if kind[0] == self._kind(config)[0]]
+            seconds += self.steps(config) * (same or (sum(alike) / len(alike) if alike else 0))
+        return f"   (training left, at the pace seen so far: about {seconds / 60:.0f} min in {len(self.left())} runs)"
+
+    @staticmethod
+    def _kind(config: TrainConfig) -> tuple:
+        return config.system == "coattention", config.text, config.image
+
+
+class Listener(io.TextIOBase):
+    """Standard output that the plan hears too."""
+
+    def __init__(self, plan: Plan):
+        self.plan = plan
+
+    def write(self, text: str) -> int:
+        sys.stdout.write(text)
+        for line in text.splitlines():
+            self.plan.learn(line)
+        return len(text)
+
+    def flush(self) -> None:
+        sys.stdout.flush()
+
+
+def tell(study: str, plan: Plan, base: dict, seeds: int, again: bool) -> dict[str, str]:
+    """Executes the notebooks; gives what failed and why."""
+    failed = dict(plan.cannot)
+    shared = {"study": study, "again": again}
+    steps = [("01_eda", study, {"data": base["data"]}, [])]
+    steps += [("02_baselines", study, base | shared, [config.run for config in plan.groups["02_baselines"]])]
+    for config in plan.members:
+        if config.run not in plan.cannot:
+            values = {"text": config.text, "image": config.image, "run": config.run}
+            steps.append(("03_train", config.run, base | shared | values, [config.run]))
+    steps += [("04_ablations", study, base | shared | {"seeds": seeds}, [c.run for c in plan.groups["04_ablations"]])]
+    for notebook, folder, values, runs in steps:
+        done = all(open_run(run).finished for run in runs) and (ROOT / "runs" / folder / f"{notebook}.ipynb").is_file()
+        if done and not again:
+            print(f"── {notebook} ({folder}): finished already", flush=True)
+            continue
+        plan.training = [run for run in runs if again or not open_run(run).finished]
+        _execute(notebook, folder, values, plan, failed)
+    _execute("05_ensemble", study, {"study": study}, plan, failed)
     try:
-        folder.mkdir(parents=True, exist_ok=True)
+        final = chosen(study).name
+    except KitError as error:
+        return failed | {"06_error_analysis, 07_submission": str(error)}
+    for notebook in ("06_error_analysis", "07_submission"):
+        _execute(notebook, study, {"run": final}, plan, failed)
+    return failed
+
+
+def _execute(notebook: str, folder: str, values: dict, plan: Plan, failed: dict[str, str]) -> None:
+    """One notebook into runs/<folder>/; a failing cell's sentence goes to `failed`."""
+    out = ROOT / "runs" / folder / f"{notebook}.ipynb"
+    print(f"\n── {notebook} → {out}", flush=True)
+    started, partial = time.perf_counter(), out.with_suffix(".partial.ipynb")
+    try:
+        out.parent.mkdir(parents=True, exist_ok=True)
+        source = PROJECT / "notebooks" / f"{notebook}.ipynb"
+        papermill.execute_notebook(source, partial, values, progress_bar=False, stdout_file=Listener(plan))
+        partial.replace(out)  # under its own name only when it is whole
+        print(f"   {notebook} took {time.perf_counter() - started:.0f} s", flush=True)
+    except PapermillExecutionError as error:
+        name = folder if notebook == "03_train" else notebook
+        failed[name] = f"{error.evalue} (the notebook as far as it came: {partial})"
+        print(f"   failed: {failed[name]}", flush=True)
     except OSError as error:
-        raise KitError(f"{folder} cannot be made ({error}): fix its permissions, or set KIT_ROOT.") from error
-    for notebook, names in STEPS.items():
-        print(f"\n── {notebook} → {folder / notebook}.ipynb", flush=True)
+        raise KitError(f"{out} cannot be written ({error}): fix its permissions, or set KIT_ROOT.") from error
+
+
+def _value(text: str):
+    """A parameter as papermill's -p reads it: True, False, a number or text."""
+    if text in ("True", "False"):
+        return text == "True"
+    for kind in (int, float):
         try:
-            papermill.execute_notebook(
-                PROJECT / "notebooks" / f"{notebook}.ipynb",
-                folder / f"{notebook}.ipynb",
-                {name: values[name] for name in names},
-                progress_bar=False,
-                stdout_file=sys.stdout,
-            )
-        except PapermillExecutionError as error:
-            raise KitError(f"{notebook}: {error.evalue} (the executed notebook is in {folder})") from error
-
-
-def read_answers(path: Path, config: TrainConfig) -> pd.Series:
-    """Codes by id, in the order of the test file. Raises KitError where they are not those of `config.data`."""
-    challenge = read_challenge(config.data, images="ignore")
-    if challenge.edition != "challengedata":
-        raise KitError(f"--answers scores submissions of the challengedata edition; {config.data} is of another.")
-    try:
-        known = pd.read_csv(path, index_col=0)["prdtypecode"]
-    except (OSError, ValueError, KeyError) as error:
-        raise KitError(f"{path} cannot be read as answers ({error}): it needs an index and 'prdtypecode'.") from error
-    ids = challenge.test["test"]["id"] if challenge.test else []
-    if known.isna().any() or not known.index.is_unique:
-        raise KitError(f"{path} has an item twice or without a code: give the answers whole.")
-    if set(known.index) != set(ids):
-        raise KitError(f"{path} has other ids than the test file of {config.data}: give the answers of that file.")
-    return known.loc[ids]
-
-
-def compare(run: Run, answers: pd.Series | None) -> pd.DataFrame:
-    """Macro-F1, in per cent, of the run and of the linear references on the run's validation items and, where there are
-    `answers`, of the submission that was written; each with its 95 % interval and what the run gains on it."""
-    config = run.config
-    if fingerprint(read_items(config)[1]) != run.summary["data"]:
-        raise KitError(f"{config.data} has changed since {run.name} was trained on it: train again with --again.")
-    frame, codes, values = run.predictions("oof")
-    truths = {"validation": frame["label"].to_numpy()}
-    ours = {"validation": np.array(codes)[values.argmax(1)]}
-    others = references(config)
-    if answers is not None:
-        submitted = pd.read_csv(ROOT / "submissions" / run.name / file_name("challengedata", "test"), index_col=0)
-        truths["test"] = answers.to_numpy()
-        ours["test"] = submitted["prdtypecode"].to_numpy()
-    rows = []
-    for name in (run.name, *others):
-        row = {"system": f"co-attention ({name})" if name == run.name else name}
-        for part, true in truths.items():
-            predicted = ours[part] if name == run.name else others[name]["oof" if part == "validation" else part]
-            row[part] = _interval(macro_f1(true, predicted), bootstrap_macro_f1(true, predicted))
-            if name != run.name:
-                gain = macro_f1(true, ours[part]) - macro_f1(true, predicted)
-                row[f"co-attention gains, {part}"] = _interval(gain, bootstrap_macro_f1(true, ours[part], predicted))
-        rows.append(row)
-    return pd.DataFrame(rows).fillna("")
-
-
-def _interval(value: float, bounds: tuple[float, float]) -> str:
-    return f"{100 * value:.1f} [{100 * bounds[0]:.1f}, {100 * bounds[1]:.1f}]"
+            return kind(text)
+        except ValueError:
+            continue
+    return text
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(prog="python -m kit.story", description="Notebooks 01, 03, 07 and a comparison.")
+    parser = argparse.ArgumentParser(prog="python -m kit.story", description=__doc__.splitlines()[0])
+    parser.add_argument("--study", default="paper", help="the study's name: its folder is runs/<study>")
     parser.add_argument("--data", default=TrainConfig.data, help="challenge folder, either edition")
-    parser.add_argument("--text", default=TrainConfig.text, help="text backbone")
-    parser.add_argument("--image", default=TrainConfig.image, help="image backbone")
+    parser.add_argument("--texts", default="camembert,flaubert,mbert", help="text backbones, comma between")
+    parser.add_argument("--images", default="resnet152,resnext101_32x8d", help="image backbones, comma between")
     parser.add_argument("--recipe", default=TrainConfig.recipe, help="paper or demo")
-    parser.add_argument("--run", default="", help="name of the run's folder; made from the others where empty")
-    parser.add_argument("--answers", type=Path, help="the test items' codes, to score the submission with")
-    parser.add_argument("--again", action="store_true", help="train again where the run is finished")
-    options = vars(parser.parse_args())
-    answers, again = options.pop("answers"), options.pop("again")
+    parser.add_argument("--seeds", type=int, default=1, help="how many of each ablation")
+    parser.add_argument("--answers", default="", help="the test items' codes: scored in the report, never chosen on")
+    parser.add_argument("--again", action="store_true", help="train again what is finished")
+    parser.add_argument("-p", nargs=2, action="append", default=[], metavar=("FIELD", "VALUE"), help="of every run")
+    options = parser.parse_args()
+    texts, images = ([name for name in names.split(",") if name] for names in (options.texts, options.images))
+    started = time.perf_counter()
+    logging.getLogger("papermill").setLevel(logging.ERROR)  # else it warns of fields that a notebook does not list
     try:
-        config = train_config(**options)
-        check_backbones(config.text, config.image)
-        known = read_answers(resolve(answers), config) if answers else None
-        tell(config, again)
-        run = open_run(config.run)
-        print("\n── linear references on the same items", flush=True)
-        table = compare(run, known)
+        if not texts or not images:
+            raise KitError("texts and images must name one backbone or more each.")
+        types, values = parameter_types(TrainConfig), {name: _value(value) for name, value in options.p}
+        if unknown := set(values) - set(types):
+            raise KitError(f"-p {min(unknown)} is no field of a run; the fields are: {', '.join(types)}.")
+        values = {name: check_type(name, value, types[name]) for name, value in values.items()}
+        values |= {"data": options.data, "recipe": options.recipe, "text": texts[0], "image": images[0]}
+        plan = Plan(values | {"study": options.study}, texts, images, options.seeds)
+        read_answers(options.answers, options.data)
+        plan.tell()
+        failed = tell(options.study, plan, values, options.seeds, options.again)
+        settings = {"data": options.data, "answers": options.answers, "failed": failed}
+        write_json(ROOT / "runs" / options.study / "study.json", settings)
+        print("\n── report", flush=True)
+        report = write_report(options.study)
+        final = chosen(options.study)
     except KitError as error:
         print(f"\n{error}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
-        print("\nInterrupted: the run is not finished; the same command starts it again.", file=sys.stderr)
+        print("\nInterrupted: the same command goes on with what is not finished.", file=sys.stderr)
         return 130
-    write_atomically(run.folder / "comparison.csv", partial(table.to_csv, index=False))
-    print(f"\nMacro-F1 in per cent, with 95 % bootstrap intervals over items ({run.folder / 'comparison.csv'}):\n")
-    print(table.to_string(index=False))
-    summary = run.summary
+    print(report.read_text(encoding="utf-8").partition("## Table 1")[0])
+    peak = max(run.summary.get("peak_memory_gb", 0) for run in study_runs(options.study))
+    members_of = len(final.config.members) if isinstance(final.config, EnsembleConfig) else 1
     print(
-        f"\n{summary['items']['train']} items trained, {summary['items']['oof']} validated, {summary['items']['test']} "
-        f"predicted in {summary['seconds']:.0f} s; the training process took at most {summary['peak_memory_gb']} GB.\n"
-        f"To upload: {ROOT / 'submissions' / run.name}"
+        f"{(time.perf_counter() - started) / 60:.1f} min; a training process took at most {peak} GB. "
+        f"{final.name} ({members_of} members) is in {ROOT / 'submissions' / final.name}.\n"
+        f"Report: {report} and {report.with_suffix('.html')}"
     )
-    return 0
+    for name, sentence in failed.items():
+        print(f"FAILED {name}: {sentence}", file=sys.stderr)
+    return int(bool(failed))
 
 
 if __name__ == "__main__":

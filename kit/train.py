@@ -1,13 +1,15 @@
-"""The one training loop: `accelerate launch -m kit.train runs/<name>/config.json`, on any devices Accelerate knows.
+"""The one training loop: `accelerate launch -m kit.train runs/<name>/config.json …`, on any devices Accelerate knows.
 
-N items · K classes
+N items · K classes · F folds
 """
 
+import copy
+import functools
 import platform
 import resource
 import sys
 import time
-from functools import partial
+from datetime import timedelta
 from pathlib import Path
 
 import accelerate
@@ -17,24 +19,32 @@ import safetensors.torch
 import timm
 import torch
 import transformers
-from accelerate import Accelerator, DataLoaderConfiguration, DistributedDataParallelKwargs
+from accelerate import (
+    Accelerator,
+    DataLoaderConfiguration,
+    DistributedDataParallelKwargs,
+    InitProcessGroupKwargs,
+    PartialState,
+)
 from accelerate.utils import set_seed
 from torch import nn
 from torch.nn.functional import cross_entropy
 from torch.utils.data import DataLoader
 from tqdm.auto import tqdm
 
+from kit import linear
 from kit.backbones import IMAGE, TEXT, load_image, load_text
 from kit.config import KitError, TrainConfig
-from kit.datasets import Products, fingerprint, loader, make_products, read_items
+from kit.datasets import Products, loader, make_products
 from kit.features import fit_inputs, precompute
-from kit.metrics import bootstrap_macro_f1, macro_f1, softmax
+from kit.items import fingerprint, read_items
+from kit.metrics import scores, softmax
 from kit.models import Classifier, build_model
-from kit.runs import Run, probabilities, write_atomically, write_json
+from kit.runs import BEGINS, Run, write_atomically
 
 
 def train(run: Run) -> None:
-    """Trains the run's configuration and writes its results (see `kit.runs`). Raises KitError."""
+    """Trains the run's configuration, one model a fold, and writes its results (see `kit.runs`). Raises KitError."""
     started, config = time.perf_counter(), run.config
     torch.set_float32_matmul_precision("high")
     torch.set_flush_denormal(True)  # a shut LSTM gate makes numbers that slow a CPU down
@@ -42,19 +52,67 @@ def train(run: Run) -> None:
         mixed_precision=_precision(config),
         gradient_accumulation_steps=config.accumulate,
         dataloader_config=DataLoaderConfiguration(split_batches=True),
-        kwargs_handlers=[DistributedDataParallelKwargs(find_unused_parameters=_any_backbone(config))],
+        kwargs_handlers=[
+            DistributedDataParallelKwargs(find_unused_parameters=_any_backbone(config)),
+            InitProcessGroupKwargs(timeout=timedelta(hours=6)),  # while the first process computes frozen features
+        ],
     )
-    main, micro = accelerator.is_main_process, config.batch_size // config.accumulate
+    micro = config.batch_size // config.accumulate
     if micro % accelerator.num_processes:
         raise KitError(
             f"batch_size / accumulate = {micro} items can't be shared by {accelerator.num_processes} processes: make "
             f"batch_size a multiple of {config.accumulate * accelerator.num_processes}."
         )
-    if main:
+    if accelerator.is_main_process:
         run.clear()
     set_seed(config.seed)
     codes, frames = read_items(config)
-    model, parts = build(config, codes, frames, accelerator.device)
+    backbones = load_backbones(config)
+    products = make_products(config, codes, frames, backbones)
+    with accelerator.main_process_first():  # the others find its features in the cache
+        running = precompute(config, backbones, products, accelerator.device)
+
+    folds, history, test = frames["train"]["fold"].to_numpy(), [], []
+    oof = np.full((len(folds), len(codes)), np.nan, np.float32)
+    for fold in range(config.folds):
+        set_seed(config.seed + 1000 * fold)
+        parts = {
+            "train": products["train"].part(np.flatnonzero(folds != fold)),
+            "oof": products["train"].part(np.flatnonzero(folds == fold)),
+            "test": products["test"],
+        }
+        fresh = {side: b if side in config.frozen else copy.deepcopy(b) for side, b in backbones.items()}
+        model = build_model(config, len(codes), fresh, running).to(accelerator.device)
+        if config.linear_start:
+            fit_inputs(model, loader(parts["train"], 32, shuffle=True, workers=config.workers), accelerator.device)
+        oof[folds == fold], logits = fit(run, config, fold, model, parts, accelerator, history)
+        test.append(softmax(logits))
+        parameters = sum(parameter.numel() for parameter in model.parameters())
+        del model
+        accelerator.free_memory()
+    if accelerator.is_main_process:
+        scored = folds >= 0
+        summary = describe(config, history, accelerator) | {"data": fingerprint(frames)}
+        summary |= {"trained": {str(fold): int((folds != fold).sum()) for fold in range(config.folds)}}
+        summary |= {"parameters": parameters, "seconds": round(time.perf_counter() - started, 1)}
+        run.write(codes, (frames["train"][scored], softmax(oof[scored])), (frames["test"], np.stack(test)), summary)
+    accelerator.wait_for_everyone()
+
+
+def fit(
+    run: Run,
+    config: TrainConfig,
+    fold: int,
+    model: Classifier,
+    parts: dict[str, Products],
+    accelerator: Accelerator,
+    history: list[dict],
+) -> tuple[np.ndarray, np.ndarray]:
+    """Trains `model` on `train`, keeps the epoch that `keep` says, and gives its logits `[N, K]` of `oof` and `test`.
+
+    Adds a row an epoch to `history`, which becomes metrics.csv; the weights go to model-<fold>.safetensors.
+    """
+    main, micro = accelerator.is_main_process, config.batch_size // config.accumulate
     batches = loader(parts["train"], micro, shuffle=True, seed=config.seed, workers=config.workers)
     sampler = batches.batch_sampler
     optimizer = torch.optim.AdamW(parameter_groups(model, config), fused=True)
@@ -62,12 +120,14 @@ def train(run: Run) -> None:
     model, optimizer, batches = accelerator.prepare(model, optimizer, batches)
     validation = accelerator.prepare(loader(parts["oof"], micro, workers=config.workers))
 
-    weights, best, history = run.folder / "model.safetensors", -1.0, []
+    weights, best, steps = run.folder / f"model-{fold}.safetensors", -1.0, 0
+    per_epoch = -(-len(parts["train"]) // config.batch_size)
+    title = f"fold {fold + 1}/{config.folds} " if config.folds > 1 else ""
     for epoch in range(config.epochs):
         clock, total = time.perf_counter(), torch.zeros(2, device=accelerator.device)  # summed loss, items
         sampler.set_epoch(epoch)
         model.train()
-        for batch in tqdm(batches, desc=f"epoch {epoch + 1}/{config.epochs}", leave=False, disable=not main):
+        for batch in tqdm(batches, desc=f"{title}epoch {epoch + 1}/{config.epochs}", leave=False, disable=not main):
             with accelerator.accumulate(model):
                 loss = cross_entropy(model(batch), batch["label"], label_smoothing=config.label_smoothing)
                 accelerator.backward(loss)
@@ -76,63 +136,70 @@ def train(run: Run) -> None:
                 optimizer.step()
                 optimizer.zero_grad()
             total += torch.stack([loss.detach().float() * len(batch["label"]), total.new_tensor(len(batch["label"]))])
+            steps += accelerator.sync_gradients
+            if main and not history and accelerator.sync_gradients and steps == min(10, per_epoch):
+                print(pace(config, (time.perf_counter() - clock) / steps, steps, per_epoch), flush=True)
         schedule.step()
         summed, items = accelerator.reduce(total).tolist()
         train_loss = summed / items
         seconds = time.perf_counter() - clock
-        logits = predict(model, validation, len(parts["oof"]), len(codes), accelerator)
+        logits = predict(model, validation, len(parts["oof"]), accelerator)
         if not (np.isfinite(train_loss) and np.isfinite(logits).all()):
             raise KitError(f"The loss is no longer finite in epoch {epoch + 1}: lower lr, or set clip_norm.")
-        row = {"epoch": epoch + 1, "train_loss": train_loss, **scores(logits, parts["oof"].labels)}
-        row |= {"seconds": seconds, "samples_per_second": len(parts["train"]) / seconds}
-        history.append(row)
-        improved = row["macro_f1"] > best
-        best = max(best, row["macro_f1"])
+        row = {"fold": fold, "epoch": epoch + 1, "train_loss": train_loss}
+        row |= scores(softmax(logits), parts["oof"].labels) | {"seconds": seconds}
+        row |= {"samples_per_second": len(parts["train"]) / seconds, "step_seconds": seconds / per_epoch}
+        kept = row["macro_f1"] > best if config.keep == "best" else epoch + 1 == config.epochs
+        history[:] = [past | {"kept": past["kept"] and not (kept and past["fold"] == fold)} for past in history]
+        history.append(row | {"kept": kept})
         if main:
-            print(progress(row, config.epochs) + ("  *" if improved else ""), flush=True)
+            print(title + progress(row, config.epochs) + ("  *" if kept else ""), flush=True)
             table = pd.DataFrame(history)
-            write_atomically(run.folder / "metrics.csv", partial(table.to_csv, index=False))
-            if improved:
+            write_atomically(run.folder / "metrics.csv", functools.partial(table.to_csv, index=False))
+        if kept:
+            best, oof = row["macro_f1"], logits
+            if main:
                 save(accelerator.unwrap_model(model), weights)
     accelerator.wait_for_everyone()
     load(accelerator.unwrap_model(model), weights)
-
-    results = {}
-    for name in ("oof", "test"):
-        items = accelerator.prepare(loader(parts[name], micro, workers=config.workers)) if len(parts[name]) else []
-        results[name] = predict(model, items, len(parts[name]), len(codes), accelerator)
-    if main:
-        for name, logits in results.items():
-            known = [column for column in ("id", "split", "label", "fold") if column in frames[name]]
-            frame = pd.concat([frames[name][known], probabilities(codes, softmax(logits))], axis=1)
-            write_atomically(run.folder / f"{name}.parquet", frame.to_parquet)
-        summary = summarise(config, history, results["oof"], parts, codes, accelerator)
-        summary |= {"data": fingerprint(frames), "seconds": round(time.perf_counter() - started, 1)}
-        write_json(run.folder / "summary.json", summary)
-    accelerator.end_training()
+    test = accelerator.prepare(loader(parts["test"], micro, workers=config.workers)) if len(parts["test"]) else []
+    return oof, predict(model, test, len(parts["test"]), accelerator)
 
 
-def build(config: TrainConfig, codes: list[int], frames: dict[str, pd.DataFrame], device: torch.device):
-    """The model on `device` and the items of each frame; frozen backbones have run already where memory allows."""
-    text, image = load_text(config.text, config.pretrained), load_image(config.image, config.pretrained)
-    image.check_size(config.image_size)
-    if not config.train_embeddings:
-        text.freeze_embeddings()
-    parts = make_products(config, codes, frames, text, image)
-    model = build_model(config, len(codes), text, image).to(device)
-    precompute(model, list(parts.values()), config.features_gb, device, config.workers)
-    if config.linear_start:
-        fit_inputs(model, loader(parts["train"], 32, shuffle=True, workers=config.workers), device)
-    return model, parts
+def load_backbones(config: TrainConfig) -> dict[str, nn.Module]:
+    """The backbones that the system reads, by side; frozen ones once a process."""
+    backbones = {}
+    for side in config.sides:
+        load = _load_once if side in config.frozen else _load
+        backbones[side] = load(side, getattr(config, side), config.pretrained, config.seed)
+    if "image" in backbones:
+        backbones["image"].check_size(config.image_size)
+    if "text" in backbones and not config.train_embeddings:
+        backbones["text"].freeze_embeddings()
+    return backbones
+
+
+def _load(side: str, name: str, pretrained: bool, seed: int) -> nn.Module:
+    torch.manual_seed(seed)  # of random weights
+    return (load_text if side == "text" else load_image)(name, pretrained)
+
+
+_load_once = functools.lru_cache(maxsize=2)(_load)
+
+
+def pace(config: TrainConfig, seconds: float, steps: int, per_epoch: int) -> str:
+    """What the first steps say of the whole run; the story's plan reads this line too."""
+    left = config.folds * config.epochs * per_epoch
+    return f"{seconds:.3g} s a step over the first {steps}: about {seconds * left / 60:.1f} min for {left} steps"
 
 
 def parameter_groups(model: Classifier, config: TrainConfig) -> list[dict]:
     """Pretrained layers at `lr * backbone_lr_scale`, new ones at `lr` (paper section 4.3).
 
-    After a linear start only the classifier counts as new: the rest of the head begins with a meaning to keep.
+    Of the head, what its `new` names counts as new.
     """
     new, pretrained = [], []
-    prefix = "head.classifier." if config.linear_start else "head."
+    prefix = tuple(f"head.{name}" for name in model.head.new)
     for name, parameter in model.named_parameters():
         if parameter.requires_grad:
             (new if name.startswith(prefix) else pretrained).append(parameter)
@@ -141,21 +208,14 @@ def parameter_groups(model: Classifier, config: TrainConfig) -> list[dict]:
 
 
 @torch.inference_mode()
-def predict(model: nn.Module, batches: DataLoader, items: int, classes: int, accelerator: Accelerator) -> np.ndarray:
+def predict(model: nn.Module, batches: DataLoader, items: int, accelerator: Accelerator) -> np.ndarray:
     """Logits `[N, K]` of all `items`, in their order, on every process."""
     model.eval()
-    logits = np.full((items, classes), np.nan, np.float32)
+    logits = np.full((items, accelerator.unwrap_model(model).classes), np.nan, np.float32)
     for batch in tqdm(batches, desc="predict", leave=False, disable=not accelerator.is_main_process):
         output, rows = accelerator.gather_for_metrics((model(batch).float(), batch["row"]))
         logits[rows.cpu().numpy()] = output.cpu().numpy()
     return logits
-
-
-def scores(logits: np.ndarray, labels: np.ndarray) -> dict:
-    """Validation loss, macro-F1 and accuracy."""
-    predicted = logits.argmax(1)
-    loss = cross_entropy(torch.from_numpy(logits), torch.from_numpy(labels)).item()
-    return {"loss": loss, "macro_f1": macro_f1(labels, predicted), "accuracy": float((predicted == labels).mean())}
 
 
 def progress(row: dict, epochs: int) -> str:
@@ -171,7 +231,7 @@ def save(model: Classifier, path: Path) -> None:
     """The weights, but for those of frozen backbones: their name in config.json stands for them."""
     state = model.state_dict()
     kept = {name: value.contiguous() for name, value in state.items() if not name.startswith(model.frozen_prefixes)}
-    write_atomically(path, partial(safetensors.torch.save_file, kept))
+    write_atomically(path, functools.partial(safetensors.torch.save_file, kept))
 
 
 def load(model: Classifier, path: Path) -> None:
@@ -181,39 +241,25 @@ def load(model: Classifier, path: Path) -> None:
         raise KitError(f"{path} holds the weights of another model: train the run again.")
 
 
-def summarise(
-    config: TrainConfig,
-    history: list[dict],
-    logits: np.ndarray,
-    parts: dict[str, Products],
-    codes: list[int],
-    accelerator: Accelerator,
-) -> dict:
-    """What summary.json says, but for the data's fingerprint and the seconds."""
-    labels = parts["oof"].labels
-    low, high = bootstrap_macro_f1(labels, logits.argmax(1))
-    best = max(history, key=lambda row: row["macro_f1"])
+def describe(config: TrainConfig, history: list[dict], accelerator: Accelerator) -> dict:
+    """What summary.json says of how the run went, but for its scores."""
     kilobytes = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / (1024 if sys.platform == "darwin" else 1)
     cuda = accelerator.device.type == "cuda"
     versions = {module.__name__: module.__version__ for module in (torch, transformers, timm, accelerate, np, pd)}
     return {
-        "run": config.run,
         "text": config.text,
         "image": config.image,
         "recipe": config.recipe,
-        **scores(logits, labels),
-        "macro_f1_low": low,
-        "macro_f1_high": high,
-        "epoch": best["epoch"],
-        "epochs": len(history),
-        "classes": len(codes),
-        "items": {name: len(part) for name, part in parts.items()},
+        "system": config.system,
+        "kept_epochs": [row["epoch"] for row in history if row["kept"]],
+        "epochs": config.epochs,
+        "step_seconds": float(np.median([row["step_seconds"] for row in history])),
+        "samples_per_second": float(np.median([row["samples_per_second"] for row in history])),
         "device": torch.cuda.get_device_name() if cuda else platform.processor() or platform.machine(),
         "processes": accelerator.num_processes,
         "precision": accelerator.mixed_precision,
         "peak_memory_gb": round(kilobytes / 2**20, 2),
         "peak_gpu_memory_gb": round(torch.cuda.max_memory_allocated() / 2**30, 2) if cuda else 0,
-        "samples_per_second": float(np.median([row["samples_per_second"] for row in history])),
         "versions": {"python": platform.python_version(), **versions},
     }
 
@@ -230,17 +276,27 @@ def _precision(config: TrainConfig) -> str:
 
 
 def main(arguments: list[str]) -> int:
-    if len(arguments) != 1:
-        print("usage: accelerate launch -m kit.train runs/<name>/config.json", file=sys.stderr)
+    if not arguments:
+        print("usage: accelerate launch -m kit.train runs/<name>/config.json …", file=sys.stderr)
         return 2
-    try:
-        train(Run(Path(arguments[0]).resolve().parent))
-    except KitError as error:
-        # one raised in a process that reads images arrives with that process's traceback around it
-        sentence = str(error).rsplit(f"{KitError.__name__}: ", 1)[-1].strip()
-        print(f"\n{KitError.__name__}: {sentence}", file=sys.stderr)
-        return 1
-    return 0
+    failed = False
+    for argument in arguments:
+        run = Run(Path(argument).resolve().parent)
+        if len(arguments) > 1 and PartialState().is_main_process:
+            print(f"{BEGINS}{run.name}", flush=True)
+        try:
+            if run.config.system in linear.SYSTEMS:
+                linear.fit(run)
+            else:
+                train(run)
+        except KitError as error:
+            # one raised in a process that reads images arrives with that process's traceback around it
+            sentence = str(error).rsplit(f"{KitError.__name__}: ", 1)[-1].strip()
+            print(f"\n{KitError.__name__}: {run.name}: {sentence}", file=sys.stderr, flush=True)
+            failed = True
+    if torch.distributed.is_initialized():
+        torch.distributed.destroy_process_group()
+    return int(failed)
 
 
 if __name__ == "__main__":

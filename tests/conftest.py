@@ -5,6 +5,7 @@ import os
 os.environ["HF_HUB_OFFLINE"] = "1"  # no test may reach for the network
 
 import json
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -121,8 +122,8 @@ def tiny_image(tmp_path_factory) -> str:
 def root(tmp_path, monkeypatch) -> Path:
     """Runs and submissions go to a temporary project root, in this process and in those it starts."""
     monkeypatch.setenv("KIT_ROOT", str(tmp_path))
-    monkeypatch.setattr("kit.config.ROOT", tmp_path)
-    monkeypatch.setattr("kit.runs.ROOT", tmp_path)
+    for name in [name for name in sys.modules if name.startswith("kit.") and hasattr(sys.modules[name], "ROOT")]:
+        monkeypatch.setattr(f"{name}.ROOT", tmp_path)
     return tmp_path
 
 

@@ -1,14 +1,13 @@
 """The classifier: every switch trains, padding changes nothing, and the paper's dimensions hold."""
 
-import dataclasses
-
 import pytest
 import torch
 
-from kit.backbones import load_image, load_text
+from kit.backbones import load_text
 from kit.config import train_config
 from kit.datasets import Products, Tokens, collate
-from kit.models import build_model
+from kit.models import FusionHead, build_model
+from kit.train import load_backbones
 
 SWITCHES = {
     "full": {},
@@ -19,6 +18,7 @@ SWITCHES = {
     "embedding-layer": {"embedding_layer": True},
     "linear-start": {"linear_start": True},
     "linear-start-no-bilstm": {"linear_start": True, "bilstm": False},
+    **{system: {"system": system} for system in ("concat", "bilinear", "dot", "text", "image")},
 }
 
 
@@ -27,7 +27,7 @@ def build(tiny_config):
     def make(classes=3, **changes):
         torch.manual_seed(0)
         config = train_config(**tiny_config, **changes)
-        return build_model(config, classes, load_text(config.text), load_image(config.image))
+        return build_model(config, classes, load_backbones(config), config.sides)
 
     return make
 
@@ -56,8 +56,8 @@ def test_every_switch_gives_logits_and_learns(name, build):
         n for n, p in model.named_parameters() if p.requires_grad and (p.grad is None or not p.grad.isfinite().all())
     ]
     assert not silent  # several processes would wait for them forever
-    for side in (model.head, model.text, model.image):
-        assert any(p.grad.abs().sum() > 0 for p in side.parameters() if p.requires_grad)
+    for side in (model.head, model.text, model.image):  # a backbone that the system does not read is not loaded
+        assert side is None or any(p.grad.abs().sum() > 0 for p in side.parameters() if p.requires_grad)
 
 
 @pytest.mark.parametrize("name", SWITCHES)
@@ -65,7 +65,8 @@ def test_every_switch_gives_logits_and_learns(name, build):
 @torch.inference_mode()
 def test_padding_changes_nothing(name, kind, build, tiny_texts):
     model = build(**SWITCHES[name]).eval()
-    model.text = load_text(tiny_texts[kind]).eval()
+    if model.text is not None:
+        model.text = load_text(tiny_texts[kind]).eval()
     short = batch()
     padding = torch.zeros(2, 10, dtype=torch.long)
     longer = short | {key: torch.cat([short[key], padding], 1) for key in ("ids", "mask")}
@@ -83,15 +84,41 @@ def test_feature_map_follows_the_image_size(build):
 @torch.inference_mode()
 def test_the_papers_dimensions(image):
     """CamemBERT-base and the paper's image backbones at 500 px, random weights: 16 × 16 regions of 2048."""
-    config = dataclasses.replace(train_config(image=image, pretrained=False))
-    model = build_model(config, 27, load_text("camembert", False), load_image(image, False)).eval()
+    config = train_config(image=image, pretrained=False)
+    model = build_model(config, 27, load_backbones(config), ["text", "image"]).eval()
     regions = model.image(torch.randn(1, 3, config.image_size, config.image_size))
     assert regions.shape == (1, 256, 2048)
     items = {"ids": torch.randint(5, 32000, (1, 40)), "mask": torch.ones(1, 40, dtype=torch.long), "regions": regions}
-    assert model.text_layers(items).shape == (1, 12, 40, 768)
+    model.image = None  # its regions come with the batch
+    assert model.features(items)[0].shape == (1, 12, 40, 768)
     assert model(items).shape == (1, 27)
     assert model.head.text.lstm.hidden_size == 1024
     assert isinstance(model.head.image, torch.nn.Identity)
+
+
+@pytest.mark.parametrize("system", ["concat", "bilinear", "dot"])
+def test_fusions_at_the_papers_sizes_stay_small(system):
+    head = FusionHead(27, system, text_width=768, image_width=2048)
+    assert sum(parameter.numel() for parameter in head.parameters()) < 10e6
+    logits = head(torch.randn(2, 1, 5, 768), None, torch.randn(2, 256, 2048))
+    assert logits.shape == (2, 27)
+
+
+def test_fusions_compute_what_their_names_say():
+    text, image = torch.randn(3, 1, 4, 6), torch.randn(3, 5, 8)
+    first, mean = text[:, 0, 0], image.mean(1)
+    fused = {}
+    for system in ("concat", "bilinear", "dot", "text", "image"):
+        head = FusionHead(2, system, 6, 8, width=7)
+        head.classifier = torch.nn.Identity()
+        fused[system] = head(text, None, image), head
+    assert torch.equal(fused["concat"][0], torch.cat([first, mean], 1))
+    assert torch.equal(fused["dot"][0], fused["dot"][1].text(first) * mean)
+    assert torch.equal(fused["text"][0], first)
+    assert torch.equal(fused["image"][0], mean)
+    # every output is a bilinear form: linear in each vector with the other fixed (biases start at zero)
+    bilinear, head = fused["bilinear"]
+    assert torch.allclose(head(2 * text, None, 3 * image), 6 * bilinear, atol=1e-5)
 
 
 def test_frozen_backbones_stay_as_they_are(build):
@@ -106,7 +133,7 @@ def test_frozen_backbones_stay_as_they_are(build):
 
 
 def test_collate_pads_to_the_longest():
-    products = Products([3, 1], Tokens([[7, 8, 9], [5]]))
+    products = Products([3, 1], {"text": Tokens([[7, 8, 9], [5]])})
     got = collate([products[0], products[1]])
     assert got["ids"].tolist() == [[7, 8, 9], [5, 0, 0]]
     assert got["mask"].tolist() == [[1, 1, 1], [1, 0, 0]]

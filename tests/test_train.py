@@ -12,14 +12,14 @@ import torch
 from accelerate import Accelerator
 from accelerate.data_loader import BatchSamplerShard
 
-from kit.backbones import load_image, load_text
 from kit.config import KitError, train_config
-from kit.datasets import LengthBatches, loader, make_products, read_items
+from kit.datasets import LengthBatches, loader, make_products
 from kit.features import precompute
 from kit.folds import holdout, subset
+from kit.items import read_items
 from kit.models import build_model
 from kit.runs import find_run, list_runs, prepare_run
-from kit.train import main, parameter_groups, predict, train
+from kit.train import load, load_backbones, main, parameter_groups, predict, train
 
 
 @pytest.fixture
@@ -35,7 +35,9 @@ def test_a_run_folder_is_complete(run, tiny_data):
     assert {"train_loss", "loss", "macro_f1", "accuracy", "seconds", "samples_per_second"} <= set(metrics)
     assert summary["macro_f1"] == pytest.approx(metrics["macro_f1"].max())
     assert summary["macro_f1_low"] <= summary["macro_f1"] <= summary["macro_f1_high"]
-    assert summary["items"] == {"train": 29, "oof": 7, "test": 7}
+    assert summary["items"] == {"oof": 7, "test": 7}
+    assert summary["trained"] == {"0": 29}
+    assert [metrics["epoch"][metrics["kept"]].item()] == summary["kept_epochs"]
     frame, codes, values = run.predictions("oof")
     assert codes == [10, 40, 2705]
     assert np.allclose(values.sum(1), 1, atol=1e-5)
@@ -61,33 +63,128 @@ def test_the_same_seed_gives_the_same_bytes(root, tiny_config):
     assert (other.folder / "oof.parquet").read_bytes() != contents[0]
 
 
-def test_the_saved_weights_are_the_kept_epochs(run):
-    """A new model with model.safetensors gives the predictions of oof.parquet."""
-    from kit.train import build, load
-
-    config = run.config
+def prepared(config, accelerator):
+    """The model of fold 0 as training would build it, and its validation items."""
     codes, frames = read_items(config)
-    model, parts = build(config, codes, frames, torch.device("cpu"))
-    load(model, run.folder / "model.safetensors")
+    backbones = load_backbones(config)
+    products = make_products(config, codes, frames, backbones)
+    running = precompute(config, backbones, products, accelerator.device)
+    torch.manual_seed(0)
+    model = build_model(config, len(codes), backbones, running)
+    return model, products["train"].part(np.flatnonzero(frames["train"]["fold"] == 0))
+
+
+def test_the_saved_weights_are_the_kept_epochs(run):
+    """A new model with model-0.safetensors gives the predictions of oof.parquet."""
     accelerator = Accelerator(cpu=True)
-    logits = predict(model, accelerator.prepare(loader(parts["oof"], 3)), len(parts["oof"]), 3, accelerator)
+    model, oof = prepared(run.config, accelerator)
+    load(model, run.folder / "model-0.safetensors")
+    logits = predict(model, accelerator.prepare(loader(oof, 3)), len(oof), accelerator)
     _, _, values = run.predictions("oof")
     assert np.allclose(torch.from_numpy(logits).softmax(1), values, atol=1e-5)
 
 
-def test_features_once_or_at_every_step_give_the_same_logits(tiny_config):
-    config = train_config(**tiny_config, freeze_text=True, freeze_image=True)
-    codes, frames = read_items(config)
+def test_features_once_or_at_every_step_give_the_same_logits(root, tiny_config):
     accelerator, logits = Accelerator(cpu=True), []
     for budget in (0, 1):
-        torch.manual_seed(0)
-        text, image = load_text(config.text), load_image(config.image)
-        parts = make_products(config, codes, frames, text, image)
-        model = build_model(config, len(codes), text, image)
-        precompute(model, list(parts.values()), budget, torch.device("cpu"), 0)
-        assert (model.text is None) == (budget == 1)
-        logits.append(predict(model, loader(parts["oof"], 3), len(parts["oof"]), 3, accelerator))
+        config = train_config(**tiny_config, freeze_text=True, freeze_image=True, features_gb=budget)
+        model, oof = prepared(config, accelerator)
+        assert (model.text is None) == (model.image is None) == (budget == 1)
+        logits.append(predict(model, loader(oof, 3), len(oof), accelerator))
     assert np.allclose(*logits, atol=5e-3)  # features are kept in half precision
+
+
+def test_vectors_out_of_the_cache_or_computed_are_the_same(root, tiny_config):
+    accelerator, logits = Accelerator(cpu=True), []
+    for budget in (0, 1):
+        config = train_config(
+            **tiny_config, system="concat", freeze_text=True, freeze_image=True, features_gb=budget, linear_start=True
+        )
+        model, oof = prepared(config, accelerator)
+        logits.append(predict(model, loader(oof, 3), len(oof), accelerator))
+    assert np.allclose(*logits, atol=5e-3)
+
+
+def test_frozen_features_are_computed_once_and_never_trusted_when_stale(root, tiny_config, tiny_data, monkeypatch):
+    import shutil
+
+    import kit.features
+
+    computed = []
+    write = kit.features._Frozen.write
+    monkeypatch.setattr(kit.features._Frozen, "write", lambda self, *a: (computed.append(self.side), write(self, *a)))
+    data = root / "data"
+    shutil.copytree(tiny_data, data)
+    accelerator = Accelerator(cpu=True)
+
+    def count(**changes):
+        computed.clear()
+        prepared(train_config(**tiny_config | {"data": str(data)} | changes), accelerator)
+        return sorted(set(computed))
+
+    both = {"freeze_text": True, "freeze_image": True}
+    assert count(**both) == ["image", "text"]
+    assert count(**both) == []
+    assert count(**both, bilstm=False, seed=3, width=8) == []  # another head reads the same
+    assert count(**both, layer_weights=False) == ["text"]
+    assert count(**both, image_size=96) == ["image"]
+    assert count(system="concat", **both) == []  # a vector an item, out of what is there
+    assert count(system="concat", features_gb=0, **both) == ["image", "text"]
+    assert count(system="dot", features_gb=0, **both) == []
+    for path in (root / "cache").glob("image*.npy"):
+        path.write_bytes(path.read_bytes()[:50])
+    assert count(**both) == ["image"]
+    image = next((data / "images" / "image_train").iterdir())
+    image.write_bytes(next((data / "images" / "image_test").iterdir()).read_bytes())
+    assert count(**both) == ["image"]
+
+
+@pytest.mark.parametrize("split", ["random", "grouped"])
+def test_folds_train_a_model_each_and_validate_every_item_once(root, tiny_config, split):
+    changes = {"folds": 3, "epochs": 1, "split": split, "keep": "last", "run": "folds"}
+    result = prepare_run(train_config(**tiny_config | changes))
+    train(result)
+    oof, _, values = result.predictions("oof")
+    assert list(oof["id"]) == list(range(36))
+    assert oof["fold"].value_counts().to_dict() == dict.fromkeys(range(3), 12)
+    assert ("group" in oof) == (split == "grouped")
+    assert np.isfinite(values).all()
+    test = result.predictions("test")[0]
+    assert sorted(zip(test["fold"], test["id"], strict=True)) == [(f, i) for f in range(3) for i in range(36, 43)]
+    assert list(result.metrics["fold"]) == [0, 1, 2]
+    assert len(list(result.folder.glob("model-*.safetensors"))) == 3
+
+
+def test_keep_last_keeps_the_last(root, tiny_config):
+    result = prepare_run(train_config(**tiny_config | {"epochs": 3, "keep": "last"}, run="last"))
+    train(result)
+    assert result.summary["kept_epochs"] == [3]
+    assert result.summary["macro_f1"] == pytest.approx(result.metrics["macro_f1"].iloc[-1])
+
+
+@pytest.mark.parametrize("system", ["concat", "bilinear", "dot", "text", "image", "tfidf", "logistic"])
+def test_every_baseline_leaves_a_run(root, tiny_config, system, capsys):
+    frozen = {"freeze_text": True, "freeze_image": True}
+    result = prepare_run(train_config(**tiny_config, **frozen, system=system, folds=2, run=system))
+    assert main([str(result.folder / "config.json")]) == 0
+    assert len(result.predictions("oof")[0]) == 36
+    assert len(result.predictions("test")[0]) == 14
+    assert result.summary["system"] == system
+    if system == "tfidf":  # the title gives the class away
+        assert result.summary["accuracy"] > 0.5
+
+
+def test_a_failing_run_does_not_keep_the_others_from_training(root, tiny_config, tmp_path, monkeypatch):
+    from kit.launch import launch
+
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
+    names = {"first": {}, "broken": {"text": str(tmp_path / "nowhere")}, "last": {}}
+    runs = [prepare_run(train_config(**tiny_config | {"epochs": 1} | c, run=n)) for n, c in names.items()]
+    with pytest.raises(KitError, match=r"There is no directory .*nowhere.* \(1 of 3 runs failed: broken\)"):
+        launch(runs)
+    assert [run.finished for run in runs] == [True, False, True]
+    logs = [(run.folder / "train.log").read_text() for run in runs]
+    assert "epoch  1/1" in logs[0] and "nowhere" in logs[1] and "epoch  1/1" in logs[2]
 
 
 @pytest.mark.parametrize(
@@ -102,7 +199,7 @@ def test_other_ways_to_train(root, tiny_config, changes):
 
 def test_two_learning_rates(tiny_config):
     config = train_config(**tiny_config)
-    model = build_model(config, 3, load_text(config.text), load_image(config.image))
+    model = build_model(config, 3, load_backbones(config), config.sides)
     groups = parameter_groups(model, config)
     assert [group["lr"] for group in groups] == [pytest.approx(0.001), pytest.approx(0.01)]
     assert sum(len(group["params"]) for group in groups) == len(list(model.parameters()))
@@ -145,7 +242,7 @@ def test_a_broken_image_is_named_whoever_reads_it(root, tiny_config, tiny_data, 
         result = prepare_run(train_config(**tiny_config | changes))
         assert main([str(result.folder / "config.json")]) == 1
         error = capsys.readouterr().err.strip().splitlines()[-1]
-        assert error.startswith(f"KitError: {image} cannot be read as an image")
+        assert error.startswith(f"KitError: w{workers}: {image} cannot be read as an image")
         assert not result.finished
 
 
@@ -211,7 +308,7 @@ def test_two_processes_see_every_item_once_and_predict_all(root, tiny_config, mo
 
     monkeypatch.setenv("OMP_NUM_THREADS", "1")
     result = prepare_run(train_config(**tiny_config | {"epochs": 1}, run="two"))
-    launch(result, processes=2)
+    launch([result], processes=2)
     assert result.summary["processes"] == 2
     one = prepare_run(train_config(**tiny_config | {"epochs": 1}, run="one"))
     train(one)

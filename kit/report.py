@@ -1,0 +1,170 @@
+"""A study's report: the paper's tables and figures beside ours, as Markdown and as one HTML page.
+
+`python -m kit.report STUDY` writes runs/<study>/REPORT.md and REPORT.html from the run folders alone, in seconds.
+"""
+
+import argparse
+import base64
+import html
+import re
+import sys
+from functools import partial
+from pathlib import Path
+
+import matplotlib.pyplot as plt
+import mistune
+import pandas as pd
+
+from kit import plots, tables
+from kit.challenge import read_challenge
+from kit.config import ROOT, KitError, resolve
+from kit.errors import confusions, gallery, read_errors, worst
+from kit.runs import Run, open_run, read_json, write_atomically
+from kit.study import study_runs
+
+STYLE = """body{font:16px/1.5 system-ui,sans-serif;max-width:1300px;margin:2em auto;padding:0 1em;color:#222}
+table{border-collapse:collapse;font-size:14px;margin:1em 0;display:block;overflow-x:auto}
+th,td{padding:.3em .7em;border-bottom:1px solid #ddd;text-align:left;white-space:nowrap}
+img{max-width:100%}h2{margin-top:2em;border-bottom:2px solid #2a6f97}"""
+
+
+def read_answers(path: str, data: str) -> tables.Answers:
+    """The test items' codes. Raises KitError where they are not those of the folder `data`; "" gives none."""
+    if not path:
+        return tables.Answers()
+    challenge = read_challenge(data, images="ignore")
+    if challenge.edition != "challengedata":
+        raise KitError(f"Answers score the challengedata edition's test file; {data} is of another edition.")
+    try:
+        known = pd.read_csv(resolve(path), index_col=0)["prdtypecode"]
+    except (OSError, ValueError, KeyError) as error:
+        raise KitError(f"{path} cannot be read as answers ({error}): it needs an index and 'prdtypecode'.") from error
+    ids = challenge.test["test"]["id"] if challenge.test else []
+    if known.isna().any() or not known.index.is_unique:
+        raise KitError(f"{path} has an item twice or without a code: give the answers whole.")
+    if set(known.index) != set(ids):
+        raise KitError(f"{path} has other ids than the test file of {data}: give the answers of that file.")
+    return tables.Answers(known)
+
+
+def write_report(study: str) -> Path:
+    """Writes the report of a study from its run folders; gives the Markdown file. Raises KitError."""
+    folder = ROOT / "runs" / study
+    settings = read_json(folder / "study.json") if (folder / "study.json").is_file() else {}
+    runs = study_runs(study)
+    final = chosen(study)
+    data = final.config.data
+    answers = read_answers(settings.get("answers", ""), data)
+    challenge = read_challenge(data, final.config.clean_titles, final.config.clean_descriptions, images="warn")
+    errors = read_errors(final)
+    pictures = {
+        "figure2": plots.sample_rows(challenge.train, challenge.names),
+        "figure3": plots.text_length(challenge.train),
+        "figure4": plots.confusion_bars(confusions(errors)),
+        "figure5": plots.loss_boxes(errors.items),
+    }
+    for name, figure in pictures.items():
+        write_atomically(folder / "figures" / f"{name}.png", partial(figure.savefig, format="png", dpi=110))
+        plt.close(figure)
+    described = 100 * challenge.train["description"].notna().mean()
+    member = open_run(next(iter(tables.member_runs(study)))).config
+    protocol = f"{member.folds}-fold" if member.folds > 1 else f"one split, {100 * member.val_share:.0f} % validates"
+    parts = [
+        f"# {study}: the paper beside this study",
+        f"{challenge.folder.name} ({challenge.edition} edition): {len(challenge.train):,} training items of "
+        f"{len(challenge.classes)} classes, {described:.0f} % with a description. Recipe {member.recipe}, {protocol}, "
+        f"{member.split} split. {tables.READING}",
+        *_failures(settings),
+        "## What held up",
+        _table(tables.claims(study, final)),
+        "## Table 1: models",
+        _table(tables.models(study, answers)),
+        "The paper's, on the challenge's 20 % validation split (on another catalogue, compare orders, not levels):",
+        _table(tables.paper_models()),
+        "## Baselines",
+        _table(tables.baselines(study, answers)),
+        f"The paper reports its best fusion only: {tables.PAPER_BASELINE:.2f}.",
+        "## Table 2: ablations",
+        _table(tables.ablations(study)),
+        "## Table 3: ensembles",
+        _table(tables.ensembles(study, answers)),
+        "macro-F1 is nested: no item is scored by a stacker or a member that learned from its label. In-sample is the "
+        "paper's way, as far as it says: the stacker is scored on the items that it learned from, which is too good.",
+        "The paper's:",
+        _table(tables.paper_ensembles()),
+        f"## Table 4: does a missing description hurt? ({final.name})",
+        _table(tables.descriptions(errors)),
+        "t is that of items without minus items with a description; the paper prints the opposite sign.",
+        *(f"## {title}\n\n![{title}](figures/{name}.png)" for name, title in FIGURES.items()),
+        "## Runs",
+        _table(tables.runs(runs)),
+    ]
+    text = "\n\n".join(parts) + "\n"
+    path = folder / "REPORT.md"
+    write_atomically(path, lambda temporary: temporary.write_text(text, encoding="utf-8"))
+    page = _page(study, text, folder, gallery(worst(errors), challenge.names))
+    write_atomically(folder / "REPORT.html", lambda temporary: temporary.write_text(page, encoding="utf-8"))
+    return path
+
+
+FIGURES = {
+    "figure2": "Figure 2: items",
+    "figure3": "Figure 3: text length",
+    "figure4": "Figure 4: the most frequent confusions, predicted → actual",
+    "figure5": "Figure 5: loss without and with a description",
+}
+
+
+def chosen(study: str) -> Run:
+    """The run that is analysed and submitted: the study's ensemble of most members, by the network where it is there;
+    without an ensemble its best member."""
+    runs = study_runs(study)
+    stacked = [run for run in runs if hasattr(run.config, "members") and run.config.evaluation == "nested"]
+    if stacked:
+        return max(stacked, key=lambda run: (len(run.config.members), run.config.method == "network", run.name))
+    members = [open_run(name) for name in tables.member_runs(study)]
+    if not members:
+        raise KitError(f"The study {study!r} has no finished member yet: train one with 03_train.")
+    return max(members, key=lambda run: run.summary["macro_f1"])
+
+
+def _failures(settings: dict) -> list[str]:
+    failed = settings.get("failed", {})
+    return [f"**Missing: {name}.** {sentence}" for name, sentence in failed.items()]
+
+
+def _table(frame: pd.DataFrame) -> str:
+    if frame.empty:
+        return "(no finished run)"
+    cells = frame.map(lambda value: "" if value is None else str(value).replace("|", "\\|").replace("\n", " "))
+    return cells.to_markdown(index=False, disable_numparse=True)
+
+
+def _page(study: str, text: str, folder: Path, cards: str) -> str:
+    """The report as one HTML page, its pictures inside; all text of products and names is escaped."""
+    body = mistune.create_markdown(escape=True, plugins=["table"])(text)
+
+    def inline(match: re.Match) -> str:
+        picture = base64.b64encode((folder / match[1]).read_bytes()).decode()
+        return f'src="data:image/png;base64,{picture}"'
+
+    body = re.sub(r'src="(figures/\w+\.png)"', inline, body)
+    return (
+        f'<!doctype html><html lang="en"><head><meta charset="utf-8"><title>{html.escape(study)}</title>'
+        f"<style>{STYLE}</style></head><body>{body}<h2>The worst mistakes</h2>{cards}</body></html>\n"
+    )
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(prog="python -m kit.report", description="Writes a study's report again.")
+    parser.add_argument("study", help="name of the study")
+    try:
+        print(write_report(parser.parse_args().study))
+    except KitError as error:
+        print(error, file=sys.stderr)
+        return 1
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

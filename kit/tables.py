@@ -1,0 +1,279 @@
+"""The paper's tables beside a study's, each row with the runs that it comes from.
+
+All scores in per cent. Intervals are 95 % bootstraps over items; differences are paired on the same items.
+"""
+
+from dataclasses import dataclass, field
+
+import numpy as np
+import pandas as pd
+
+from kit.config import EnsembleConfig, KitError, TrainConfig
+from kit.errors import PAPER as PAPER_WELCH
+from kit.errors import Errors, welch
+from kit.metrics import bootstrap_macro_f1, macro_f1
+from kit.runs import Run, open_run
+from kit.study import ABLATIONS, BASELINES, ablation, member_runs, short, study_runs
+
+# (image, text) → macro-F1 on the paper's validation split
+PAPER_MODELS = {
+    ("resnet152", "camembert"): 88.78,
+    ("resnet152", "flaubert"): 88.52,
+    ("resnet152", "mbert"): 87.06,
+    ("resnext101_32x8d", "camembert"): 88.72,
+    ("resnext101_32x8d", "flaubert"): 84.3,
+    ("resnext101_32x8d", "mbert"): 87.20,
+}
+PAPER_BASELINE = 79.16  # the best fusion
+PAPER_ABLATIONS = {
+    "full": 88.78,
+    "no-bilstm": 76.18,
+    "no-layer-weights": 83.53,
+    "text-attention-only": 80.16,
+    "image-attention-only": 86.80,
+}
+PAPER_ENSEMBLES = {  # image → text backbones → macro-F1
+    "resnet152": {"camembert flaubert": 90.40, "camembert mbert": 90.03, "camembert flaubert mbert": 90.95},
+    "resnext101_32x8d": {"camembert flaubert": 90.38, "camembert flaubert mbert": 90.88},
+}
+PAPER_ALL = 91.36
+PAPER_GAIN = 2.67  # of the ensemble of six on the best single model, as the paper words it
+
+READING = (
+    "Scores are macro-F1 in per cent on items that the model did not learn from, with 95 % bootstrap intervals over "
+    "items; differences are paired on the same items."
+)
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """A score, or with `signed` a difference of scores, in per cent with its 95 % interval."""
+
+    value: float
+    low: float
+    high: float
+    signed: bool = False
+
+    def __str__(self) -> str:
+        sign = "+" if self.signed else ""
+        return f"{self.value:{sign}.1f} [{self.low:{sign}.1f}, {self.high:{sign}.1f}]"
+
+
+def estimate(share: float, bounds: tuple[float, float], signed: bool = False) -> Estimate:
+    """Of shares between 0 and 1."""
+    return Estimate(100 * share, 100 * bounds[0], 100 * bounds[1], signed)
+
+
+@dataclass
+class Answers:
+    """The test items' codes by id, where somebody has them: scored beside the validation items, never chosen on."""
+
+    codes: pd.Series = field(default_factory=lambda: pd.Series(dtype=int))
+
+    def score(self, run: Run) -> Estimate | None:
+        """Macro-F1; None where there are no answers."""
+        if self.codes.empty:
+            return None
+        frame, codes, values = run.predictions("test")
+        mean = pd.DataFrame(values).groupby(frame["id"], sort=False).mean()
+        true = self.codes.loc[mean.index].to_numpy()
+        predicted = np.array(codes)[mean.to_numpy().argmax(1)]
+        return estimate(macro_f1(true, predicted), bootstrap_macro_f1(true, predicted))
+
+
+def models(study: str, answers: Answers | None = None) -> pd.DataFrame:
+    """Table 1: the co-attention model on each pair of backbones."""
+    rows = []
+    for name, (text, image) in member_runs(study).items():
+        rows.append({"image": image, "text": text, **_scores(open_run(name), answers)})
+        rows[-1] |= {"paper": _paper(PAPER_MODELS.get((image, text))), "run": name}
+    return pd.DataFrame(rows).sort_values(["image", "text"], ignore_index=True)
+
+
+def baselines(study: str, answers: Answers | None = None) -> pd.DataFrame:
+    """The fusions, each side alone, the linear references, and the member on the same backbones with what it gains."""
+    runs = {run.config.system: run for run in study_runs(study) if isinstance(run.config, TrainConfig)}
+    found = {system: runs[system] for system in BASELINES if system in runs}
+    pairs = {pair: open_run(name) for name, pair in member_runs(study).items()}
+    member = next((pairs.get((short(run.config.text), short(run.config.image))) for run in found.values()), None)
+    rows = []
+    for system, run in (found | ({"co-attention": member} if member else {})).items():
+        row = {"system": system, **_scores(run, answers)}
+        if member:
+            row["co-attention gains"] = "" if run is member else gain([member], [run])
+        rows.append(row | {"run": run.name})
+    return pd.DataFrame(rows)
+
+
+def ablations(study: str) -> pd.DataFrame:
+    """Table 2: the mean over seeds of each ablation, and its difference to the full model, same items, same seeds."""
+    runs = [run for run in study_runs(study) if isinstance(run.config, TrainConfig) and ablation(run.config)]
+    ablated = [run.config for run in runs if ablation(run.config) != "full"]
+    pair = next(((config.text, config.image) for config in ablated), None)
+    seeds = {row: {} for row in ABLATIONS}
+    for run in runs:
+        if (run.config.text, run.config.image) == pair:
+            seeds[ablation(run.config)][run.config.seed] = run
+    rows = []
+    for row, found in seeds.items():
+        shared = sorted(set(found) & set(seeds["full"]))
+        if not shared:
+            continue
+        ours, full = [found[seed] for seed in shared], [seeds["full"][seed] for seed in shared]
+        values = [100 * run.summary["macro_f1"] for run in ours]
+        change = "" if row == "full" else gain(ours, full)
+        paper = "" if row == "full" else f"{PAPER_ABLATIONS[row] - PAPER_ABLATIONS['full']:+.2f}"
+        rows.append(
+            {
+                "model": row,
+                "macro-F1": f"{np.mean(values):.1f}",
+                "seeds": ", ".join(f"{value:.1f}" for value in values),
+                "difference": change,
+                "paper": f"{PAPER_ABLATIONS[row]:.2f}",
+                "paper's difference": paper,
+                "runs": ", ".join(run.name for run in ours),
+            }
+        )
+    return pd.DataFrame(rows)
+
+
+def ensembles(study: str, answers: Answers | None = None) -> pd.DataFrame:
+    """Table 3: the stacked ensemble of each grouping and method, and what it gains on its best member."""
+    rows = []
+    for run in study_runs(study):
+        if not isinstance(run.config, EnsembleConfig):
+            continue
+        summary, config = run.summary, run.config
+        pairs = [(short(c.image), short(c.text)) for c in (open_run(name).config for name in config.members)]
+        row = {"members": len(pairs), "grouping": _grouping(pairs), "method": config.method}
+        row |= {"evaluation": config.evaluation, **_scores(run, answers)}
+        row["gain on best member"] = estimate(summary["gain"], (summary["gain_low"], summary["gain_high"]), True)
+        row["in-sample"] = f"{100 * summary['in_sample_macro_f1']:.1f}"
+        rows.append(row | {"paper": _paper(_paper_ensemble(pairs)), "run": run.name})
+    table = pd.DataFrame(rows)
+    return table.sort_values(["evaluation", "members", "grouping", "method"], ignore_index=True) if rows else table
+
+
+def descriptions(errors: Errors) -> pd.DataFrame:
+    """Table 4: Welch's test of the loss of items without against items with a description, beside the paper's."""
+    found = welch(errors)
+    rows = []
+    for name, row in found.iterrows():
+        cells = {"items": name, "n without / with": f"{row.items_without} / {row.items_with}"}
+        cells["mean loss without / with"] = f"{row.mean_loss_without:.3f} / {row.mean_loss_with:.3f}"
+        if name == "all items":
+            cells["errors without / with, %"] = f"{100 * row.error_rate_without:.1f} / {100 * row.error_rate_with:.1f}"
+        bounds = f"{row.difference:+.3f} [{row.difference_low:+.3f}, {row.difference_high:+.3f}]"
+        tested = {"difference": bounds, "t": f"{row.t:.2f}", "p, one-sided": f"{row.p:.2g}"}
+        rows.append(cells | ({"difference": row.note} if row.note else tested))
+    paper = {"t": f"{PAPER_WELCH['t']:.2f}", "p, one-sided": f"{PAPER_WELCH['p']:.2g}"}
+    return pd.DataFrame([*rows, {"items": "paper: misclassified items", **paper}]).fillna("")
+
+
+def paper_models() -> pd.DataFrame:
+    """The paper's table 1, as it prints it."""
+    grid = pd.Series(PAPER_MODELS).unstack()[["camembert", "flaubert", "mbert"]]
+    return grid.rename_axis("image").reset_index()
+
+
+def paper_ensembles() -> pd.DataFrame:
+    """The paper's table 3, as it prints it."""
+    rows = [
+        (f"{image} × {texts.replace(' ', ' + ')}", f"{score:.2f}")
+        for image, found in PAPER_ENSEMBLES.items()
+        for texts, score in found.items()
+    ]
+    return pd.DataFrame([*rows, ("all six", f"{PAPER_ALL:.2f}")], columns=["members", "macro-F1"])
+
+
+def claims(study: str, final: Run) -> pd.DataFrame:
+    """What the paper claims, its difference, ours with an interval, and whether the interval bears the claim out."""
+    rows, runs = [], study_runs(study)
+    base = baselines(study)
+    fusions = [
+        run for run in runs if run.name in set(base["run"]) and run.config.system in ("concat", "bilinear", "dot")
+    ]
+    if fusions and "co-attention gains" in base:
+        best = max(fusions, key=lambda run: run.summary["macro_f1"])
+        ours = base.set_index("run").loc[best.name, "co-attention gains"]
+        paper = PAPER_ABLATIONS["full"] - PAPER_BASELINE
+        rows.append(_claim(f"co-attention beats the best fusion (here {best.config.system})", paper, ours))
+    for row in ablations(study).to_dict("records"):
+        if row["difference"]:
+            paper = PAPER_ABLATIONS["full"] - PAPER_ABLATIONS[row["model"]]
+            rows.append(_claim(f"{row['model']} does worse", -paper, row["difference"]))
+    if isinstance(final.config, EnsembleConfig):
+        s = final.summary
+        ours = estimate(s["gain"], (s["gain_low"], s["gain_high"]), True)
+        rows.append(_claim("the ensemble beats its best member", PAPER_GAIN, ours))
+    return pd.DataFrame(rows)
+
+
+def _claim(claim: str, paper: float, ours: Estimate) -> dict:
+    low, high = sorted((np.sign(paper) * ours.low, np.sign(paper) * ours.high))
+    found = "holds" if low > 0 else "the opposite" if high < 0 else "not told apart"
+    return {"claim": claim, "paper's difference": f"{paper:+.2f}", "ours": ours, "verdict": found}
+
+
+def runs(found: list[Run]) -> pd.DataFrame:
+    """The study's run folders, with what tells them apart."""
+    rows = []
+    for run in found:
+        summary, config = run.summary, run.config
+        row = {"run": f"runs/{run.name}", "system": summary.get("system", "ensemble"), "seed": config.seed}
+        row |= {"macro-F1": f"{100 * summary['macro_f1']:.2f}", "seconds": f"{summary['seconds']:.0f}"}
+        row |= {
+            "s a step": f"{summary.get('step_seconds', 0):.2g}",
+            "peak GB": f"{summary.get('peak_memory_gb', 0):.1f}",
+        }
+        rows.append(row)
+    return pd.DataFrame(rows)
+
+
+def gain(ours: list[Run], others: list[Run]) -> Estimate:
+    """How much macro-F1 `ours` gain on `others` in the mean, run by run, paired on the same validation items.
+
+    Raises KitError where the runs were not scored on the same items.
+    """
+    frame = ours[0].predictions("oof")[0]
+    true = frame["label"].to_numpy()
+    sides = [np.stack([_predicted(run, frame["id"], ours[0].name) for run in runs]) for runs in (ours, others)]
+    means = [np.mean([macro_f1(true, row) for row in rows]) for rows in sides]
+    return estimate(means[0] - means[1], bootstrap_macro_f1(true, *sides), True)
+
+
+def _predicted(run: Run, ids: pd.Series, first: str) -> np.ndarray:
+    """The codes `[N]` that the run predicts of `ids`."""
+    frame, codes, values = run.predictions("oof")
+    found = pd.Series(np.array(codes)[values.argmax(1)], index=frame["id"])
+    if set(ids) != set(found.index):
+        raise KitError(f"The runs {first!r} and {run.name!r} validate other items: train them with the same split.")
+    return found.loc[ids].to_numpy()
+
+
+def _scores(run: Run, answers: Answers | None) -> dict[str, Estimate]:
+    summary = run.summary
+    found = {"macro-F1": estimate(summary["macro_f1"], (summary["macro_f1_low"], summary["macro_f1_high"]))}
+    test = answers.score(run) if answers else None
+    return found | ({"test": test} if test else {})
+
+
+def _paper(value: float | None) -> str:
+    return "" if value is None else f"{value:.2f}"
+
+
+def _grouping(pairs: list[tuple[str, str]]) -> str:
+    images, texts = sorted({image for image, _ in pairs}), sorted({text for _, text in pairs})
+    return (
+        f"{' + '.join(images)} × {' + '.join(texts)}"
+        if len(pairs) == len(images) * len(texts)
+        else f"{len(pairs)} runs"
+    )
+
+
+def _paper_ensemble(pairs: list[tuple[str, str]]) -> float | None:
+    if set(pairs) == set(PAPER_MODELS):
+        return PAPER_ALL
+    images = {image for image, _ in pairs}
+    key = " ".join(sorted(text for _, text in pairs))
+    return PAPER_ENSEMBLES.get(images.pop(), {}).get(key) if len(images) == 1 else None

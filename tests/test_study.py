@@ -1,0 +1,163 @@
+"""Which runs make a study, and the tables that they make: right runs, right differences, honest verdicts."""
+
+import dataclasses
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from kit import tables
+from kit.config import KitError
+from kit.report import chosen, read_answers, write_report
+from kit.runs import open_run, write_json
+from kit.study import ABLATIONS, BASELINES, ablation, ablations, baselines, member_runs, members, study_runs
+
+VALUES = {"study": "s", "text": "camembert", "image": "resnet152", "recipe": "paper"}
+
+
+def fake(config, right: float, seed: int = 0, data="f", items: int = 36) -> None:
+    """A finished run that predicts the share `right` of the tiny catalogue's training items."""
+    random = np.random.default_rng(seed)
+    codes = [10, 40, 2705]
+    frame = pd.DataFrame({"id": range(items), "label": [codes[i % 3] for i in range(items)], "fold": 0})
+    shown = np.where(random.random(items) < right, np.arange(items) % 3, (np.arange(items) + 1) % 3)
+    values = np.full((items, 3), 0.1)
+    values[np.arange(items), shown] = 0.8
+    test = pd.DataFrame({"id": range(36, 43), "split": "test"})
+    run = open_run(config.run)
+    write_json(run.folder / "config.json", dataclasses.asdict(config))
+    run.write(codes, (frame, values), (test, np.full((1, 7, 3), 1 / 3)), {"data": data, "seconds": 1.0})
+
+
+def test_members_are_every_pair_in_the_papers_order():
+    configs = members(VALUES, ["camembert", "/weights/flaubert"], ["resnet152", "resnext101_32x8d"])
+    assert [config.run for config in configs] == [
+        "s-camembert-resnet152",
+        "s-flaubert-resnet152",
+        "s-camembert-resnext101_32x8d",
+        "s-flaubert-resnext101_32x8d",
+    ]
+    assert {config.study for config in configs} == {"s"}
+
+
+def test_baselines_are_frozen_and_parameters_reach_them():
+    configs = baselines(VALUES | {"recipe": "demo", "limit": 100})
+    assert [config.system for config in configs] == list(BASELINES)
+    assert all(config.freeze_text and config.freeze_image and config.limit == 100 for config in configs)
+    assert {config.epochs for config in configs} == {10}  # the demo's, for baselines
+    assert {config.epochs for config in baselines(VALUES | {"recipe": "demo", "epochs": 2})} == {2}
+
+
+def test_ablations_change_one_thing_and_share_the_full_model():
+    rows = ablations(VALUES, 2)
+    assert list(rows) == list(ABLATIONS)
+    assert [config.seed for config in rows["no-bilstm"]] == [0, 1]
+    assert rows["full"][0] == members(VALUES, ["camembert"], ["resnet152"])[0]
+    for row, configs in rows.items():
+        for config in configs:
+            assert ablation(config) == row
+            full = rows["full"][config.seed]
+            changed = {f.name for f in dataclasses.fields(config) if getattr(config, f.name) != getattr(full, f.name)}
+            assert changed - {"run"} == set(ABLATIONS[row])
+    names = [config.run for configs in rows.values() for config in configs]
+    assert len(names) == len(set(names))
+
+
+@pytest.mark.parametrize(
+    ("values", "sentence"),
+    [
+        (VALUES | {"study": ""}, "study is empty"),
+        (VALUES | {"study": "a/b"}, "must be a folder name"),
+        (VALUES | {"study": None}, "study is empty"),
+    ],
+)
+def test_a_study_needs_a_name(values, sentence):
+    with pytest.raises(KitError, match=sentence):
+        baselines(values)
+
+
+def test_no_seed_is_refused():
+    with pytest.raises(KitError, match="seeds=0 is too small"):
+        ablations(VALUES, 0)
+
+
+def test_a_study_has_its_own_runs_only(root):
+    with pytest.raises(KitError, match="study 's' has no finished run; studies with runs: none yet"):
+        study_runs("s")
+    for name in ("s", "s-2"):  # one name begins with the other
+        for config in members(VALUES | {"study": name}, ["camembert"], ["resnet152"]):
+            fake(config, 0.9)
+    assert [run.name for run in study_runs("s")] == ["s-camembert-resnet152"]
+    assert member_runs("s") == {"s-camembert-resnet152": ("camembert", "resnet152")}
+    with pytest.raises(KitError, match="studies with runs: s, s-2"):
+        study_runs("other")
+
+
+@pytest.fixture
+def study(root, tiny_data):
+    """A study in which the BiLSTM is worth much, the layer weights nothing, and co-attention more than a fusion."""
+    values = VALUES | {"data": str(tiny_data)}
+    for row, configs in ablations(values, 2).items():
+        right = {"full": 0.95, "no-bilstm": 0.3, "no-layer-weights": 0.95}.get(row, 0.8)
+        for config in configs:
+            fake(config, right, seed=config.seed)
+    for config in baselines(values)[:4]:
+        fake(config, {"concat": 0.5, "bilinear": 0.4}.get(config.system, 0.3), seed=7)
+    for config in members(values, ["camembert", "flaubert"], ["resnet152"])[1:]:
+        fake(config, 0.7, seed=5)
+    return "s"
+
+
+def test_tables_stand_beside_the_papers_numbers(study):
+    models = tables.models(study)
+    assert list(models["paper"]) == ["88.78", "88.52"]
+    assert [open_run(name).finished for name in models["run"]] == [True, True]  # each number has its folder
+    table = tables.ablations(study).set_index("model")
+    assert list(table.index) == list(ABLATIONS)
+    assert table["paper"]["no-bilstm"] == "76.18"
+    assert table["difference"]["no-bilstm"].high < 0
+    assert table["difference"]["no-layer-weights"].value == 0  # the same predictions, seed by seed
+    scores = [100 * open_run(name).summary["macro_f1"] for name in table["runs"]["full"].split(", ")]
+    assert table["macro-F1"]["full"] == f"{np.mean(scores):.1f}"
+    assert list(tables.baselines(study)["system"]) == ["concat", "bilinear", "dot", "text", "co-attention"]
+
+
+def test_verdicts_follow_the_intervals(study):
+    claims = tables.claims(study, chosen(study)).set_index("claim")["verdict"]
+    assert claims["no-bilstm does worse"] == "holds"
+    assert claims["no-layer-weights does worse"] == "not told apart"
+    assert claims["co-attention beats the best fusion (here concat)"] == "holds"
+
+
+def test_runs_on_other_items_are_not_compared(study):
+    config = ablations(VALUES, 1)["no-bilstm"][0]
+    fake(config, 0.5, items=30)
+    with pytest.raises(KitError, match="validate other items: train them with the same split"):
+        tables.ablations(study)
+
+
+def test_the_report_is_written_from_run_folders_alone(study, root, tiny_data):
+    pd.DataFrame({"prdtypecode": [10, 40, 2705, 10, 40, 2705, 10]}, index=range(36, 43)).to_csv(root / "answers.csv")
+    answers = str(root / "answers.csv")
+    failed = {"s-x": "It <b>failed</b>."}
+    write_json(root / "runs" / "s" / "study.json", {"data": str(tiny_data), "answers": answers, "failed": failed})
+    path = write_report("s")
+    text, page = path.read_text(), path.with_suffix(".html").read_text()
+    assert "88.78" in text and "| test" in text
+    assert "&lt;b&gt;failed" in page and "<b>failed" not in page
+    assert page.count("<img") >= 4 and 'src="figures' not in page
+
+
+@pytest.mark.parametrize(
+    ("rows", "sentence"),
+    [
+        ({36: 10}, "has other ids than the test file"),
+        ({i: 10 for i in range(36, 42)} | {42: None}, "without a code"),
+    ],
+)
+def test_answers_that_do_not_fit_are_refused(rows, sentence, tiny_data, tmp_path):
+    pd.DataFrame({"prdtypecode": rows}).to_csv(tmp_path / "answers.csv")
+    with pytest.raises(KitError, match=sentence):
+        read_answers(str(tmp_path / "answers.csv"), str(tiny_data))
+    with pytest.raises(KitError, match="cannot be read as answers"):
+        read_answers(str(tmp_path / "none.csv"), str(tiny_data))
