@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pandas as pd
 
+from kit.challenge import read_challenge
 from kit.launch import launch
 from kit.report import read_answers
 from kit.runs import prepare_run, write_atomically
@@ -22,7 +23,7 @@ SEEDS = (0, 1, 2)
 
 
 def main() -> None:
-    answers = read_answers("data/sample_answers/Y_test.csv", DEMO["data"])
+    answers = read_answers("data/sample_answers/Y_test.csv", read_challenge(DEMO["data"], images="ignore"))
     values = DEMO | {"study": "seeds"}
     configs = [
         config

@@ -220,9 +220,9 @@ def _timm_hub(name: str) -> str | None:
         return None
 
 
-def check_backbones(config: TrainConfig) -> None:
-    """Raises KitError, within seconds, where a backbone that `config` reads cannot be loaded here."""
-    for side in config.sides if config.pretrained else ():
+def check_backbones(config: TrainConfig, *sides: str) -> None:
+    """Raises KitError, within seconds, where a backbone of `config`, of `sides` or of all, can't be loaded here."""
+    for side in (sides or config.sides) if config.pretrained else ():
         {"text": check_text, "image": check_image}[side](getattr(config, side))
 
 
@@ -488,3 +488,27 @@ def _load_weights(model: nn.Module, file: Path, in_order: bool) -> None:
 
 def _first_line(error: Exception) -> str:
     return str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+
+
+# ---------------------------------------------------------------- both
+
+
+def load_backbones(config: TrainConfig) -> dict[str, nn.Module]:
+    """The backbones that the system reads, by side; frozen ones are loaded once a process. Raises KitError."""
+    backbones = {}
+    for side in config.sides:
+        load = _load_once if side in config.frozen else _load
+        backbones[side] = load(side, getattr(config, side), config.pretrained, 0 if config.pretrained else config.seed)
+    if "image" in backbones:
+        backbones["image"].check_size(config.image_size)
+    if "text" in backbones and not config.train_embeddings:
+        backbones["text"].freeze_embeddings()
+    return backbones
+
+
+def _load(side: str, name: str, pretrained: bool, seed: int) -> nn.Module:
+    torch.manual_seed(seed)  # of random weights
+    return (load_text if side == "text" else load_image)(name, pretrained)
+
+
+_load_once = functools.lru_cache(maxsize=2)(_load)

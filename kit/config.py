@@ -153,7 +153,7 @@ class TrainConfig:
     def _name(self) -> str:
         """From the values that tell runs apart; those that are not the recipe's enter as a short hash."""
         short = [re.sub(r"[^A-Za-z0-9_]+", "_", Path(value).name) for value in (self.data, self.text, self.image)]
-        plain = {"run", "study", "data", "text", "image", "recipe", "seed", "workers"}
+        plain = {"run", "study", "data", "text", "image", "recipe", "seed", "workers", "features_gb"}
         values = {k: v for k, v in dataclasses.asdict(self).items() if k not in plain}
         usual = {field.name: field.default for field in dataclasses.fields(self)} | RECIPES[self.recipe]
         changed = {k: v for k, v in values.items() if v != usual[k]} | {"paths": [self.data, self.text, self.image]}
@@ -209,15 +209,14 @@ RECIPES = {
         "image_size": 224,
         "max_tokens": 64,
         "batch_size": 32,
-        "epochs": 4,
+        "epochs": 6,
         "lr": 1e-2,
         "backbone_lr_scale": 0.006,
-        "lr_decay": 0.5,
+        "lr_decay": 0.7,
         "clip_norm": 1.0,
         "train_embeddings": False,
         "freeze_text": True,
         "freeze_image": True,
-        "dropout": 0.4,
         "folds": 3,
         "split": "grouped",
         "keep": "last",

@@ -14,7 +14,7 @@ import pandas as pd
 from PIL import Image
 from scipy.stats import ttest_ind
 
-from kit.challenge import few, read_challenge
+from kit.challenge import Challenge, few, read_challenge
 from kit.config import KitError
 from kit.metrics import confusion, f1_per_class
 from kit.runs import Run
@@ -49,14 +49,17 @@ class Errors:
         return self.names.get(code, str(code))
 
 
-def read_errors(run: Run) -> Errors:
+def read_errors(run: Run, challenge: Challenge | None = None) -> Errors:
     """Joins a run's out-of-fold predictions to the items of its challenge folder. A missing image warns.
+
+    `challenge`: the folder, where it has been read already, cleaned as the run's configuration says.
 
     Raises KitError where ids or labels are no longer those that the run was trained on.
     """
     config = run.config
     frame, codes, probabilities = run.predictions("oof")
-    challenge = read_challenge(config.data, config.clean_titles, config.clean_descriptions, images="warn")
+    if challenge is None:
+        challenge = read_challenge(config.data, config.clean_titles, config.clean_descriptions, images="warn")
     items = challenge.train.set_index("id").reindex(frame["id"])
     changed = (items["label"].to_numpy() != frame["label"].to_numpy()) | ~frame["label"].isin(codes).to_numpy()
     if changed.any():

@@ -3,13 +3,17 @@
 T tokens · R regions · L layers · d backbone width
 """
 
+import functools
 import hashlib
 import math
+import os
 from collections.abc import Iterable
 from pathlib import Path
 
 import numpy as np
+import timm
 import torch
+import transformers
 from torch import Tensor, nn
 from tqdm.auto import tqdm
 
@@ -20,6 +24,7 @@ from kit.models import Classifier, text_layers
 from kit.runs import write_atomically
 
 BATCH = 32
+FORMAT = 1  # of what is kept: raise it where reading images or pooling changes
 
 
 def precompute(
@@ -106,6 +111,9 @@ class _Frozen:
 
     def write(self, path: Path, part: Products, rows: list[int], size: tuple[int, ...]) -> None:
         values = np.lib.format.open_memmap(path, mode="w+", dtype=np.float16, shape=size)
+        if hasattr(os, "posix_fallocate"):  # a full disk shows here, as an error, and not in the map, as a crash
+            with open(path, "r+b") as file:
+                os.posix_fallocate(file.fileno(), 0, path.stat().st_size)
         ends = np.cumsum(rows)
         only = Products(part.lengths, {self.side: part.sides[self.side]}, places=part.places)
         batches = loader(only, BATCH, workers=self.config.workers)
@@ -119,17 +127,29 @@ class _Frozen:
         config, source = self.config, part.sides[self.side]
         digest = hashlib.sha256(identity(getattr(config, self.side), self.side, config.pretrained).encode())
         random = None if config.pretrained else config.seed  # of random weights
-        read = config.image_size if self.side == "image" else str(self.layers)
-        digest.update(repr((read, self.pooled, random)).encode())
+        text = self.side == "text"
+        read = str(self.layers) if text else (config.image_size, self.backbone.mean, self.backbone.std)
+        version = transformers.__version__ if text else timm.__version__
+        digest.update(repr((FORMAT, version, read, self.pooled, random)).encode())
         for place in part.places:
-            if self.side == "text":
+            if text:
                 digest.update(np.array([*source.ids[place], -1], np.int32).tobytes())
             else:
-                digest.update(_file_hash(source.paths[place]))
+                digest.update(_file_hash(source.paths[place], _stamp(source.paths[place])))
         return digest.hexdigest()[:24]
 
 
-def _file_hash(path: str) -> bytes:
+def _stamp(path: str) -> tuple[int, int]:
+    try:
+        stat = os.stat(path)
+    except OSError as error:
+        raise KitError(f"{path} cannot be read ({error}): replace the file.") from error
+    return stat.st_size, stat.st_mtime_ns
+
+
+@functools.cache
+def _file_hash(path: str, stamp: tuple[int, int]) -> bytes:
+    """Of the contents; read once a process, unless `stamp` changes."""
     try:
         return hashlib.sha256(Path(path).read_bytes()).digest()
     except OSError as error:

@@ -16,7 +16,8 @@ def read_items(config: TrainConfig) -> tuple[list[int], dict[str, pd.DataFrame]]
     `train` has the column `fold`, in which each item validates (-1: it always trains), and with a grouped split
     `group`, alike for twins. `test` has the rows of every test file, told apart by `split`. Raises KitError.
     """
-    challenge = read_challenge(config.data, config.clean_titles, config.clean_descriptions)
+    images = "require" if "image" in config.sides or config.split == "grouped" else "ignore"
+    challenge = read_challenge(config.data, config.clean_titles, config.clean_descriptions, images)
     items = challenge.train.iloc[subset(challenge.train["label"], config.limit, config.split_seed)]
     items = items.reset_index(drop=True)
     if config.split == "grouped":

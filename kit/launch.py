@@ -27,9 +27,10 @@ def launch(runs: list[Run], processes: int = 0) -> None:
     A run that fails does not keep the others from training; then raises KitError with the first one's own sentence, or
     with where to look.
     """
-    count = processes or max(1, _gpus())
-    if count < 1 or count > max(1, _gpus()) > 1:
-        raise KitError(f"processes={processes} can't be: this machine has {_gpus()} GPUs, and each process takes one.")
+    gpus = _gpus()
+    count = processes or max(1, gpus)
+    if count < 1 or 0 < gpus < count:
+        raise KitError(f"processes={processes} can't be: this machine has {gpus} GPUs, and each process takes one.")
     waiting, failed = [run for run in runs if not run.finished], {}
     while waiting:
         reached, reason = _train(waiting, count)
@@ -68,7 +69,8 @@ def _train(runs: list[Run], count: int) -> tuple[int, dict[str, str]]:
         try:
             for line in process.stdout:
                 logs.write(line)
-                print(line, end="", flush=True)
+                if len(runs) == 1 or not line.lstrip().startswith(("epoch", "fold")):  # of several, not every epoch
+                    print(line, end="", flush=True)
         except BaseException:
             _stop(process)  # the notebook was interrupted: training must not go on alone
             raise
@@ -137,6 +139,8 @@ def _follow(stream, logs: _Logs) -> None:
         if ERROR.match(line) and "CalledProcessError" not in line:
             logs.error(line)
         logs.write(line)
+    if handle:
+        handle.update({"text/plain": ""}, raw=True)  # no bar stays in the executed notebook
 
 
 def _gpus() -> int:

@@ -12,7 +12,7 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import Normalizer, StandardScaler
 
-from kit.backbones import load_image, load_text
+from kit.backbones import load_backbones
 from kit.config import TrainConfig
 from kit.datasets import make_products
 from kit.features import precompute
@@ -60,7 +60,7 @@ def fit(run: Run) -> None:
         summary = {"system": config.system, "text": config.text, "image": config.image, "recipe": config.recipe}
         summary |= {"data": fingerprint(frames), "seconds": round(time.perf_counter() - started, 1)}
         run.write(codes, (frames["train"][folds >= 0], oof[folds >= 0]), (frames["test"], test), summary)
-        print(f"macro-F1 {100 * run.summary['macro_f1']:5.2f}  {summary['seconds']:.0f} s", flush=True)
+        print(run, flush=True)
     state.wait_for_everyone()
 
 
@@ -74,13 +74,14 @@ def _probabilities(model, inputs: np.ndarray) -> np.ndarray:
 
 def _pooled(config: TrainConfig, codes: list[int], frames: dict, device: torch.device) -> dict[str, list[np.ndarray]]:
     """Of each frame, text (mean over tokens) and image (mean over regions) features, `[N, d]` each."""
-    text, image = load_text(config.text, config.pretrained), load_image(config.image, config.pretrained)
-    products = make_products(config, codes, frames, {"text": text, "image": image})
-    precompute(config, {"text": text, "image": image}, products, device)
+    backbones = load_backbones(config)
+    products = make_products(config, codes, frames, backbones)
+    precompute(config, backbones, products, device)
     found = {}
     for name, part in products.items():
-        sides = [np.empty((0, 2, 1, text.width)), np.empty((0, image.width))]
+        sides = [np.empty((0, backbone.width)) for backbone in backbones.values()]
         if len(part):
             sides = [part.sides[side].values.astype(np.float32) for side in ("text", "image")]
-        found[name] = [sides[0].reshape(len(part), 2, -1)[:, 1], sides[1]]
+            sides[0] = sides[0].reshape(len(part), 2, -1)[:, 1]  # the mean token
+        found[name] = sides
     return found

@@ -27,8 +27,11 @@ def sample_rows(frame: pd.DataFrame, names: dict, rows: int = 6, seed: int = 0) 
     for (picture, text), item in zip(axes, chosen.itertuples(), strict=True):
         picture.axis("off")
         text.axis("off")
-        with Image.open(item.image_path) as image:
-            picture.imshow(image.convert("RGB"))
+        if item.image_path is None:
+            picture.text(0.5, 0.5, "no picture", ha="center", va="center")
+        else:
+            with Image.open(item.image_path) as image:
+                picture.imshow(image.convert("RGB"))
         description = item.description if isinstance(item.description, str) else "(no description)"
         text.text(0, 0.85, _plain(textwrap.shorten(item.title, 90)), fontsize=12, weight="bold", va="center")
         body = textwrap.fill(textwrap.shorten(description, 220), 110)
@@ -123,6 +126,9 @@ def intervals(frame: pd.DataFrame, label: str, mark: float | None = None) -> Fig
 def learning_curves(metrics: pd.DataFrame) -> Figure:
     """Loss and macro-F1 by epoch, a line a fold; the kept epochs are marked."""
     figure, (left, right) = _axes(9, 3, ncols=2)
+    if metrics.empty:
+        left.text(0, 0.5, "nothing was trained step by step")
+        return figure
     for number, (_, rows) in enumerate(metrics.groupby("fold")):
         named = number == 0  # one entry of the legend stands for all folds
         for column, colour, name in (("train_loss", GREY, "training"), ("loss", BLUE, "validation")):

@@ -1,6 +1,7 @@
 """A study's report: the paper's tables and figures beside ours, as Markdown and as one HTML page.
 
-`python -m kit.report STUDY` writes runs/<study>/REPORT.md and REPORT.html from the run folders alone, in seconds.
+`python -m kit.report STUDY` writes runs/<study>/REPORT.md and REPORT.html from the study's run folders and the items of
+its challenge folder; nothing is trained.
 """
 
 import argparse
@@ -16,11 +17,12 @@ import mistune
 import pandas as pd
 
 from kit import plots, tables
-from kit.challenge import read_challenge
-from kit.config import ROOT, KitError, resolve
+from kit.challenge import Challenge, read_challenge
+from kit.config import ROOT, EnsembleConfig, KitError, resolve
 from kit.errors import confusions, gallery, read_errors, worst
 from kit.runs import Run, open_run, read_json, write_atomically
-from kit.study import study_runs
+from kit.stacking import is_current
+from kit.study import member_runs, study_runs
 
 STYLE = """body{font:16px/1.5 system-ui,sans-serif;max-width:1300px;margin:2em auto;padding:0 1em;color:#222}
 table{border-collapse:collapse;font-size:14px;margin:1em 0;display:block;overflow-x:auto}
@@ -28,13 +30,12 @@ th,td{padding:.3em .7em;border-bottom:1px solid #ddd;text-align:left;white-space
 img{max-width:100%}h2{margin-top:2em;border-bottom:2px solid #2a6f97}"""
 
 
-def read_answers(path: str, data: str) -> tables.Answers:
-    """The test items' codes. Raises KitError where they are not those of the folder `data`; "" gives none."""
+def read_answers(path: str, challenge: Challenge) -> tables.Answers:
+    """The test items' codes. Raises KitError where they are not those of the challenge; "" gives none."""
     if not path:
         return tables.Answers()
-    challenge = read_challenge(data, images="ignore")
     if challenge.edition != "challengedata":
-        raise KitError(f"Answers score the challengedata edition's test file; {data} is of another edition.")
+        raise KitError(f"Answers score the challengedata edition; {challenge.folder} is of another.")
     try:
         known = pd.read_csv(resolve(path), index_col=0)["prdtypecode"]
     except (OSError, ValueError, KeyError) as error:
@@ -43,7 +44,7 @@ def read_answers(path: str, data: str) -> tables.Answers:
     if known.isna().any() or not known.index.is_unique:
         raise KitError(f"{path} has an item twice or without a code: give the answers whole.")
     if set(known.index) != set(ids):
-        raise KitError(f"{path} has other ids than the test file of {data}: give the answers of that file.")
+        raise KitError(f"{path} has other ids than the test file of {challenge.folder}: give the answers of that file.")
     return tables.Answers(known)
 
 
@@ -53,10 +54,10 @@ def write_report(study: str) -> Path:
     settings = read_json(folder / "study.json") if (folder / "study.json").is_file() else {}
     runs = study_runs(study)
     final = chosen(study)
-    data = final.config.data
-    answers = read_answers(settings.get("answers", ""), data)
-    challenge = read_challenge(data, final.config.clean_titles, final.config.clean_descriptions, images="warn")
-    errors = read_errors(final)
+    config = final.config
+    challenge = read_challenge(config.data, config.clean_titles, config.clean_descriptions, images="warn")
+    answers = read_answers(settings.get("answers", ""), challenge)
+    errors = read_errors(final, challenge)
     pictures = {
         "figure2": plots.sample_rows(challenge.train, challenge.names),
         "figure3": plots.text_length(challenge.train),
@@ -67,7 +68,8 @@ def write_report(study: str) -> Path:
         write_atomically(folder / "figures" / f"{name}.png", partial(figure.savefig, format="png", dpi=110))
         plt.close(figure)
     described = 100 * challenge.train["description"].notna().mean()
-    member = open_run(next(iter(tables.member_runs(study)))).config
+    member = _members(study)[0].config
+    compared, ablated = tables.baselines(study, answers), tables.ablations(study)
     protocol = f"{member.folds}-fold" if member.folds > 1 else f"one split, {100 * member.val_share:.0f} % validates"
     parts = [
         f"# {study}: the paper beside this study",
@@ -76,20 +78,21 @@ def write_report(study: str) -> Path:
         f"{member.split} split. {tables.READING}",
         *_failures(settings),
         "## What held up",
-        _table(tables.claims(study, final)),
+        _table(tables.claims(compared, ablated, final)),
         "## Table 1: models",
         _table(tables.models(study, answers)),
         "The paper's, on the challenge's 20 % validation split (on another catalogue, compare orders, not levels):",
         _table(tables.paper_models()),
         "## Baselines",
-        _table(tables.baselines(study, answers)),
+        _table(compared),
         f"The paper reports its best fusion only: {tables.PAPER_BASELINE:.2f}.",
         "## Table 2: ablations",
-        _table(tables.ablations(study)),
+        _table(ablated),
         "## Table 3: ensembles",
         _table(tables.ensembles(study, answers)),
-        "macro-F1 is nested: no item is scored by a stacker or a member that learned from its label. In-sample is the "
-        "paper's way, as far as it says: the stacker is scored on the items that it learned from, which is too good.",
+        "macro-F1 is nested: the stacker that scores an item learned from other folds, and each member's model from "
+        "other items. In-sample is the paper's way, as far as it says: the stacker is scored on the items that it "
+        "learned from, which is too good.",
         "The paper's:",
         _table(tables.paper_ensembles()),
         f"## Table 4: does a missing description hurt? ({final.name})",
@@ -117,20 +120,25 @@ FIGURES = {
 
 def chosen(study: str) -> Run:
     """The run that is analysed and submitted: the study's ensemble of most members, by the network where it is there;
-    without an ensemble its best member."""
-    runs = study_runs(study)
-    stacked = [run for run in runs if hasattr(run.config, "members") and run.config.evaluation == "nested"]
+    without an ensemble its best member. Raises KitError where the study has no member."""
+    members = _members(study)
+    stacked = [run for run in study_runs(study) if isinstance(run.config, EnsembleConfig) and is_current(run)]
+    stacked = [run for run in stacked if run.config.evaluation == "nested"]
     if stacked:
         return max(stacked, key=lambda run: (len(run.config.members), run.config.method == "network", run.name))
-    members = [open_run(name) for name in tables.member_runs(study)]
+    return max(members, key=lambda run: run.summary["macro_f1"])
+
+
+def _members(study: str) -> list[Run]:
+    members = [open_run(name) for name in member_runs(study)]
     if not members:
         raise KitError(f"The study {study!r} has no finished member yet: train one with 03_train.")
-    return max(members, key=lambda run: run.summary["macro_f1"])
+    return members
 
 
 def _failures(settings: dict) -> list[str]:
     failed = settings.get("failed", {})
-    return [f"**Missing: {name}.** {sentence}" for name, sentence in failed.items()]
+    return [f"**Missing: {name}.** {sentence}" for name, sentence in failed.items() if not open_run(name).finished]
 
 
 def _table(frame: pd.DataFrame) -> str:

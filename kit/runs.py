@@ -17,6 +17,7 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
+import psutil
 from safetensors import SafetensorError
 
 from kit.config import ROOT, EnsembleConfig, KitError, TrainConfig
@@ -30,6 +31,9 @@ def write_atomically(path: Path, write: Callable[[Path], None]) -> None:
     temporary = path.with_name(f".{path.name}.{os.getpid()}")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
+        for left in path.parent.glob(f".{path.name}.*"):  # by a process that was killed
+            if left.suffix[1:].isdecimal() and not psutil.pid_exists(int(left.suffix[1:])):
+                left.unlink(missing_ok=True)
         write(temporary)
         os.replace(temporary, path)
     except (OSError, SafetensorError) as error:
@@ -92,15 +96,27 @@ class Run:
 
     @property
     def metrics(self) -> pd.DataFrame:
+        """A row an epoch and fold; no rows where nothing was trained step by step."""
         self.require()
-        return pd.read_csv(self.folder / "metrics.csv")
+        path = self.folder / "metrics.csv"
+        return pd.read_csv(path) if path.is_file() else pd.DataFrame(columns=["fold", "epoch"])
 
     def predictions(self, part: str) -> tuple[pd.DataFrame, list[int], np.ndarray]:
         """The frame of `oof` or `test` without its probabilities, the class codes, and the probabilities `[N, K]`."""
         self.require()
-        frame = pd.read_parquet(self.folder / f"{part}.parquet")
+        path = self.folder / f"{part}.parquet"
+        try:
+            frame = pd.read_parquet(path)
+        except (OSError, ValueError) as error:  # pyarrow's errors are ValueErrors
+            raise KitError(f"{path} cannot be read ({error}): train the run again.") from error
         columns = [name for name in frame if name.startswith("p_")]
         return frame.drop(columns=columns), [int(name[2:]) for name in columns], frame[columns].to_numpy()
+
+    def changes(self, config: TrainConfig | EnsembleConfig) -> list[str]:
+        """The fields in which `config` is not what the run was made with, but for those that change no result."""
+        old, new = dataclasses.asdict(self.config), dataclasses.asdict(config)
+        same_result = ("workers", "features_gb")
+        return [f"{k} ({old.get(k)} → {new[k]})" for k in new if old.get(k) != new[k] and k not in same_result]
 
     def clear(self) -> None:
         """Removes what an earlier training left, its summary first: a run half replaced must not look finished."""
@@ -129,6 +145,11 @@ class Run:
         found = {"run": self.name, **scores(values, labels), "macro_f1_low": low, "macro_f1_high": high}
         found |= {"classes": len(codes), "items": {"oof": len(frame), "test": len(test_frame)}}
         write_json(self.folder / "summary.json", found | summary)
+
+    def __str__(self) -> str:
+        summary = self.summary
+        score, low, high = (100 * summary[key] for key in ("macro_f1", "macro_f1_low", "macro_f1_high"))
+        return f"{self.name}: macro-F1 {score:.2f} [{low:.2f}, {high:.2f}], {summary['seconds']:.0f} s"
 
     def _write(self, part: str, frame: pd.DataFrame, values: np.ndarray, codes: list[int]) -> None:
         table = pd.concat([frame, probabilities(codes, values)], axis=1)
@@ -169,10 +190,7 @@ def prepare_run(config: TrainConfig | EnsembleConfig, again: bool = False) -> Ru
     """
     run = open_run(config.run)
     if run.finished and not again:
-        old, new = dataclasses.asdict(run.config), dataclasses.asdict(config)
-        same_result = ("workers", "features_gb")
-        changed = [f"{k} ({old.get(k)} → {new[k]})" for k in new if old.get(k) != new[k] and k not in same_result]
-        if changed:
+        if changed := run.changes(config):
             raise KitError(
                 f"The run {run.name!r} exists with other settings: {', '.join(changed)}. "
                 f"Choose another name with -p run, or pass -p again True to replace it."

@@ -4,6 +4,7 @@ N items · M members · K classes
 """
 
 import dataclasses
+import functools
 import hashlib
 import json
 import re
@@ -76,7 +77,6 @@ def read_members(names: Iterable[str]) -> Members:
         if runs[i].summary.get("data") != runs[0].summary.get("data"):
             folders = " and ".join(run.config.data for run in (runs[i], runs[0]))
             raise KitError(f"{two}it read other texts (data: {folders}): {SAME_DATA}.")
-    files = [(run.folder / f"{part}.parquet").read_bytes() for run in runs for part in ("oof", "test")]
     return Members(
         [run.name for run in runs],
         oof[0].columns.tolist(),
@@ -85,8 +85,30 @@ def read_members(names: Iterable[str]) -> Members:
         test[0].index.to_frame(index=False),
         np.stack([values.loc[test[0].index, oof[0].columns].to_numpy() for values in test]),
         runs[0].summary.get("data"),
-        hashlib.sha256(b"".join(files)).hexdigest()[:16],
+        identity(run.name for run in runs),
     )
+
+
+def identity(names: Iterable[str]) -> str:
+    """A hash of the predictions of the runs: an ensemble of others is out of date."""
+    digest = hashlib.sha256()
+    for name in names:
+        for part in ("oof", "test"):
+            path = open_run(name).folder / f"{part}.parquet"
+            digest.update(_file_hash(path, path.stat().st_mtime_ns))
+    return digest.hexdigest()[:16]
+
+
+@functools.lru_cache(maxsize=256)
+def _file_hash(path: Path, changed: int) -> bytes:
+    return hashlib.sha256(path.read_bytes()).digest()
+
+
+def is_current(run: Run) -> bool:
+    """False of an ensemble whose members were trained again, or are gone."""
+    names = run.config.members
+    there = all(open_run(name).finished for name in names)
+    return there and run.summary.get("members_identity") == identity(names)
 
 
 def _train_configs(names: Iterable[str]) -> dict[str, TrainConfig]:
@@ -285,6 +307,9 @@ def stack(config: EnsembleConfig, again: bool = False) -> Run:
     _check_config(config)
     if config.evaluation == "in-sample":
         warnings.warn(f"{config.run} is evaluated {TOO_GOOD}", stacklevel=2)
+    run = open_run(config.run)
+    if run.finished and config.study and config.members != run.config.members:
+        again = True  # the study has other members now
     run = prepare_run(config, again)
     if run.finished:
         if run.summary.get("members_identity") == members.identity:

@@ -17,12 +17,15 @@ import papermill
 from papermill.exceptions import PapermillExecutionError
 
 from kit.backbones import check_backbones
+from kit.challenge import read_challenge
 from kit.config import PROJECT, ROOT, EnsembleConfig, KitError, TrainConfig, check_type, parameter_types
 from kit.items import read_items
 from kit.report import chosen, read_answers, write_report
-from kit.runs import open_run, write_json
-from kit.study import ablations, baselines, members, study_runs
+from kit.runs import BEGINS, open_run, write_json
+from kit.study import ablations, baselines, member_runs, members, study_runs
 
+# fields that the options of the story set, or that tell members, baselines and ablations apart
+TAKEN = {"study", "data", "text", "image", "recipe", "run", "system", "bilstm", "layer_weights", "attention"}
 PACE = re.compile(r"([\d.e+-]+) s a step over the first")  # what kit.train says of a run's first steps
 
 
@@ -35,15 +38,21 @@ class Plan:
         self.groups = {
             "02_baselines": baselines(values),
             "03_train": self.members,
-            "04_ablations": [config for row in rows.values() for config in row if config not in self.members],
+            "04_ablations": [config for row in rows.values() for config in row if config != self.members[0]],
         }
-        self.paces, self.training = {}, []  # seconds a step by kind of run; the runs of the step at work
-        self.cannot = {}  # runs whose backbones can't be loaded, and why
-        for config in self.configs:
+        self.paces, self.training = {}, None  # seconds a step by kind of run; the run at work
+        sides, missing = {(side, getattr(c, side)): c for c in self.configs for side in c.sides}, {}
+        for (side, name), config in sides.items():
             try:
-                check_backbones(config)
+                check_backbones(config, side)
             except KitError as error:
-                self.cannot[config.run] = str(error)
+                missing[side, name] = str(error)
+        self.cannot = {  # runs whose backbones can't be loaded, and why
+            config.run: missing[side, getattr(config, side)]
+            for config in self.configs
+            for side in config.sides
+            if (side, getattr(config, side)) in missing
+        }
         if all(config.run in self.cannot for config in self.members):
             raise KitError(next(iter(self.cannot.values())))
         folds = read_items(self.members[0])[1]["train"]["fold"]
@@ -60,26 +69,24 @@ class Plan:
         return config.folds * config.epochs * -(-self.items // config.batch_size)
 
     def left(self) -> list[TrainConfig]:
-        return [c for c in self.configs if c.run not in self.cannot and not open_run(c.run).finished]
+        return [config for config in self.configs if config.run not in self.cannot and not is_done(config)]
 
     def tell(self) -> None:
         print(f"{len(self.configs)} runs, {len(self.left())} of them to do:")
         for notebook, configs in self.groups.items():
             for config in configs:
-                state = self.cannot.get(config.run) or ("finished" if open_run(config.run).finished else "to do")
+                state = self.cannot.get(config.run) or ("finished" if is_done(config) else "to do")
                 steps = self.steps(config)
                 print(f"  {notebook:<13} {config.run:<48} {f'{steps:,} steps' if steps else '':>14}  {state}")
         print("Then 05_ensemble, 06_error_analysis, 07_submission and the report. Time: told after the first steps.")
 
     def learn(self, text: str) -> None:
         """Notes the pace of the run that `text`, a line of its training, tells of."""
-        for run in self.training:
-            if text.strip() == f"── {run}":
-                self.training = self.training[self.training.index(run) :]
-                break
-        if found := PACE.search(text):
-            (config,) = [config for config in self.configs if config.run == self.training[0]]
-            self.paces[self._kind(config)] = float(found[1])
+        named = {config.run: config for config in self.configs}
+        if text.startswith(BEGINS) and text[len(BEGINS) :].strip() in named:
+            self.training = named[text[len(BEGINS) :].strip()]
+        if (found := PACE.search(text)) and self.training:
+            self.paces[self._kind(self.training)] = float(found[1])
             print(self.estimate(), flush=True)
 
     def estimate(self) -> str:
@@ -94,6 +101,15 @@ class Plan:
     @staticmethod
     def _kind(config: TrainConfig) -> tuple:
         return config.system == "coattention", config.text, config.image
+
+
+def is_done(config: TrainConfig) -> bool:
+    """True where a run of this very configuration is finished."""
+    run = open_run(config.run)
+    try:
+        return run.finished and not run.changes(config)
+    except KitError:
+        return False
 
 
 class Listener(io.TextIOBase):
@@ -117,21 +133,23 @@ def tell(study: str, plan: Plan, base: dict, seeds: int, again: bool) -> dict[st
     failed = dict(plan.cannot)
     shared = {"study": study, "again": again}
     steps = [("01_eda", study, {"data": base["data"]}, [])]
-    steps += [("02_baselines", study, base | shared, [config.run for config in plan.groups["02_baselines"]])]
+    steps += [("02_baselines", study, base | shared, plan.groups["02_baselines"])]
     for config in plan.members:
         if config.run not in plan.cannot:
             values = {"text": config.text, "image": config.image, "run": config.run}
-            steps.append(("03_train", config.run, base | shared | values, [config.run]))
-    steps += [("04_ablations", study, base | shared | {"seeds": seeds}, [c.run for c in plan.groups["04_ablations"]])]
-    for notebook, folder, values, runs in steps:
-        done = all(open_run(run).finished for run in runs) and (ROOT / "runs" / folder / f"{notebook}.ipynb").is_file()
-        if done and not again:
+            steps.append(("03_train", config.run, base | shared | values, [config]))
+    rows = [plan.members[0], *plan.groups["04_ablations"]]
+    steps += [("04_ablations", study, base | shared | {"seeds": seeds}, rows)]
+    for notebook, folder, values, configs in steps:
+        left = [config for config in configs if not is_done(config)]
+        if not left and not again and (ROOT / "runs" / folder / f"{notebook}.ipynb").is_file():
             print(f"── {notebook} ({folder}): finished already", flush=True)
             continue
-        plan.training = [run for run in runs if again or not open_run(run).finished]
+        plan.training = next(iter(configs if again else left), None)
         _execute(notebook, folder, values, plan, failed)
-    _execute("05_ensemble", study, {"study": study}, plan, failed)
     try:
+        if len(member_runs(study)) > 1:
+            _execute("05_ensemble", study, {"study": study}, plan, failed)
         final = chosen(study).name
     except KitError as error:
         return failed | {"06_error_analysis, 07_submission": str(error)}
@@ -151,9 +169,10 @@ def _execute(notebook: str, folder: str, values: dict, plan: Plan, failed: dict[
         papermill.execute_notebook(source, partial, values, progress_bar=False, stdout_file=Listener(plan))
         partial.replace(out)  # under its own name only when it is whole
         print(f"   {notebook} took {time.perf_counter() - started:.0f} s", flush=True)
-    except PapermillExecutionError as error:
+    except (PapermillExecutionError, RuntimeError) as error:  # the latter: the kernel died
         name = folder if notebook == "03_train" else notebook
-        failed[name] = f"{error.evalue} (the notebook as far as it came: {partial})"
+        sentence = str(getattr(error, "evalue", error)).strip()
+        failed[name] = f"{sentence} (the notebook as far as it came: {partial})"
         print(f"   failed: {failed[name]}", flush=True)
     except OSError as error:
         raise KitError(f"{out} cannot be written ({error}): fix its permissions, or set KIT_ROOT.") from error
@@ -192,10 +211,12 @@ def main() -> int:
         types, values = parameter_types(TrainConfig), {name: _value(value) for name, value in options.p}
         if unknown := set(values) - set(types):
             raise KitError(f"-p {min(unknown)} is no field of a run; the fields are: {', '.join(types)}.")
+        if taken := set(values) & TAKEN:
+            raise KitError(f"-p {min(taken)} is not for a whole study, which varies it, or has an option of its own.")
         values = {name: check_type(name, value, types[name]) for name, value in values.items()}
         values |= {"data": options.data, "recipe": options.recipe, "text": texts[0], "image": images[0]}
         plan = Plan(values | {"study": options.study}, texts, images, options.seeds)
-        read_answers(options.answers, options.data)
+        read_answers(options.answers, read_challenge(options.data, images="ignore"))
         plan.tell()
         failed = tell(options.study, plan, values, options.seeds, options.again)
         settings = {"data": options.data, "answers": options.answers, "failed": failed}

@@ -5,6 +5,7 @@ table 3. Whoever reads results asks for the study's runs; whoever trains asks fo
 """
 
 import re
+import warnings
 from pathlib import Path
 
 from kit.config import KitError, TrainConfig, check_name, train_config
@@ -26,7 +27,10 @@ def members(values: dict, texts: list[str], images: list[str]) -> list[TrainConf
     `values`, here and below: parameters of `kit.config.train_config`, `study` among them.
     """
     pairs = [(text, image) for image in images for text in texts]
-    return [_named(values, f"{short(text)}-{short(image)}", text=text, image=image) for text, image in pairs]
+    configs = [_named(values, f"{short(text)}-{short(image)}", text=text, image=image) for text, image in pairs]
+    if len({config.run for config in configs}) < len(configs):
+        raise KitError(f"Two backbones of {', '.join([*texts, *images])} have the same name: rename a directory.")
+    return configs
 
 
 def baselines(values: dict) -> list[TrainConfig]:
@@ -56,9 +60,17 @@ def ablation(config: TrainConfig) -> str | None:
 
 def study_runs(study: str) -> list[Run]:
     """The study's finished runs, oldest first. Raises KitError where there is none."""
-    runs = [run for run in list_runs() if run.config.study == study]
+    runs, known = [], set()
+    for run in list_runs():
+        try:
+            known.add(run.config.study)
+        except KitError as error:  # another version's, say: no reason to stop a study that it is no part of
+            warnings.warn(str(error), stacklevel=2)
+            continue
+        if run.config.study == study:
+            runs.append(run)
     if not runs:
-        known = ", ".join(sorted({run.config.study for run in list_runs()} - {""})) or "none yet"
+        known = ", ".join(sorted(known - {""})) or "none yet"
         raise KitError(f"The study {study!r} has no finished run; studies with runs: {known}.")
     return runs
 
@@ -66,11 +78,12 @@ def study_runs(study: str) -> list[Run]:
 def member_runs(study: str) -> dict[str, tuple[str, str]]:
     """Run name → (text, image) of the study's members: full models, of each pair the one with the lowest seed."""
     found = {}
-    configs = [run.config for run in study_runs(study)]
-    full = [config for config in configs if isinstance(config, TrainConfig) and ablation(config) == "full"]
-    for config in sorted(full, key=lambda config: config.seed):
-        found.setdefault((short(config.text), short(config.image)), config.run)
-    return {run: pair for pair, run in found.items()}
+    for run in study_runs(study):
+        config = run.config
+        if isinstance(config, TrainConfig) and ablation(config) == "full":
+            pair = short(config.text), short(config.image)
+            found[pair] = min(found.get(pair, (config.seed, run.name)), (config.seed, run.name))
+    return {found[pair][1]: pair for pair in sorted(found, key=lambda pair: pair[::-1])}
 
 
 def _named(values: dict, label: str, **changes) -> TrainConfig:

@@ -23,17 +23,16 @@ from accelerate import (
     Accelerator,
     DataLoaderConfiguration,
     DistributedDataParallelKwargs,
-    InitProcessGroupKwargs,
     PartialState,
 )
-from accelerate.utils import set_seed
+from accelerate.utils import parse_flag_from_env, set_seed
 from torch import nn
 from torch.nn.functional import cross_entropy
 from torch.utils.data import DataLoader
 from tqdm.auto import tqdm
 
 from kit import linear
-from kit.backbones import IMAGE, TEXT, load_image, load_text
+from kit.backbones import IMAGE, TEXT, load_backbones
 from kit.config import KitError, TrainConfig
 from kit.datasets import Products, loader, make_products
 from kit.features import fit_inputs, precompute
@@ -52,10 +51,7 @@ def train(run: Run) -> None:
         mixed_precision=_precision(config),
         gradient_accumulation_steps=config.accumulate,
         dataloader_config=DataLoaderConfiguration(split_batches=True),
-        kwargs_handlers=[
-            DistributedDataParallelKwargs(find_unused_parameters=_any_backbone(config)),
-            InitProcessGroupKwargs(timeout=timedelta(hours=6)),  # while the first process computes frozen features
-        ],
+        kwargs_handlers=[DistributedDataParallelKwargs(find_unused_parameters=_any_backbone(config))],
     )
     micro = config.batch_size // config.accumulate
     if micro % accelerator.num_processes:
@@ -65,6 +61,8 @@ def train(run: Run) -> None:
         )
     if accelerator.is_main_process:
         run.clear()
+    if torch.cuda.is_available():
+        torch.cuda.reset_peak_memory_stats()
     set_seed(config.seed)
     codes, frames = read_items(config)
     backbones = load_backbones(config)
@@ -96,6 +94,7 @@ def train(run: Run) -> None:
         summary |= {"trained": {str(fold): int((folds != fold).sum()) for fold in range(config.folds)}}
         summary |= {"parameters": parameters, "seconds": round(time.perf_counter() - started, 1)}
         run.write(codes, (frames["train"][scored], softmax(oof[scored])), (frames["test"], np.stack(test)), summary)
+        print(run, flush=True)
     accelerator.wait_for_everyone()
 
 
@@ -164,27 +163,6 @@ def fit(
     load(accelerator.unwrap_model(model), weights)
     test = accelerator.prepare(loader(parts["test"], micro, workers=config.workers)) if len(parts["test"]) else []
     return oof, predict(model, test, len(parts["test"]), accelerator)
-
-
-def load_backbones(config: TrainConfig) -> dict[str, nn.Module]:
-    """The backbones that the system reads, by side; frozen ones once a process."""
-    backbones = {}
-    for side in config.sides:
-        load = _load_once if side in config.frozen else _load
-        backbones[side] = load(side, getattr(config, side), config.pretrained, config.seed)
-    if "image" in backbones:
-        backbones["image"].check_size(config.image_size)
-    if "text" in backbones and not config.train_embeddings:
-        backbones["text"].freeze_embeddings()
-    return backbones
-
-
-def _load(side: str, name: str, pretrained: bool, seed: int) -> nn.Module:
-    torch.manual_seed(seed)  # of random weights
-    return (load_text if side == "text" else load_image)(name, pretrained)
-
-
-_load_once = functools.lru_cache(maxsize=2)(_load)
 
 
 def pace(config: TrainConfig, seconds: float, steps: int, per_epoch: int) -> str:
@@ -280,9 +258,11 @@ def main(arguments: list[str]) -> int:
         print("usage: accelerate launch -m kit.train runs/<name>/config.json …", file=sys.stderr)
         return 2
     failed = False
+    cpu = parse_flag_from_env("ACCELERATE_USE_CPU")
+    state = PartialState(cpu, timeout=timedelta(hours=6))  # the others wait while the first computes frozen features
     for argument in arguments:
         run = Run(Path(argument).resolve().parent)
-        if len(arguments) > 1 and PartialState().is_main_process:
+        if len(arguments) > 1 and state.is_main_process:
             print(f"{BEGINS}{run.name}", flush=True)
         try:
             if run.config.system in linear.SYSTEMS:
@@ -294,6 +274,8 @@ def main(arguments: list[str]) -> int:
             sentence = str(error).rsplit(f"{KitError.__name__}: ", 1)[-1].strip()
             print(f"\n{KitError.__name__}: {run.name}: {sentence}", file=sys.stderr, flush=True)
             failed = True
+            if state.num_processes > 1:  # the other processes may be elsewhere: all start anew with the next run
+                return 1
     if torch.distributed.is_initialized():
         torch.distributed.destroy_process_group()
     return int(failed)

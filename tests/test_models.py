@@ -3,11 +3,10 @@
 import pytest
 import torch
 
-from kit.backbones import load_text
+from kit.backbones import load_backbones, load_text
 from kit.config import train_config
 from kit.datasets import Products, Tokens, collate
 from kit.models import FusionHead, build_model
-from kit.train import load_backbones
 
 SWITCHES = {
     "full": {},

@@ -395,3 +395,17 @@ def test_nothing_warns_on_few_items():
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         assert stack(config("ab")).summary["macro_f1"] == 1
+
+
+def test_an_ensemble_of_members_that_changed_is_out_of_date():
+    names, y = write_complementary()
+    run = stack(ensemble_config(names, "all 3", "s", method="blend"))
+    assert stacking.is_current(run)
+    write_run(names[0], y, soft(np.eye(len(CODES))[y]), k_folds(y))
+    assert not stacking.is_current(run)
+    again = stack(ensemble_config(names, "all 3", "s", method="blend"))  # made anew, without being asked
+    assert stacking.is_current(again)
+    fewer = stack(ensemble_config(names[::-1], "all 3", "s", method="blend"))  # the study's members in another order
+    assert list(fewer.summary["members"]) == names[::-1]
+    (open_run(names[2]).folder / "summary.json").unlink()
+    assert not stacking.is_current(fewer)

@@ -7,6 +7,7 @@ import pandas as pd
 import pytest
 
 from kit import tables
+from kit.challenge import read_challenge
 from kit.config import KitError
 from kit.report import chosen, read_answers, write_report
 from kit.runs import open_run, write_json
@@ -123,7 +124,8 @@ def test_tables_stand_beside_the_papers_numbers(study):
 
 
 def test_verdicts_follow_the_intervals(study):
-    claims = tables.claims(study, chosen(study)).set_index("claim")["verdict"]
+    found = tables.claims(tables.baselines(study), tables.ablations(study), chosen(study))
+    claims = found.set_index("claim")["verdict"]
     assert claims["no-bilstm does worse"] == "holds"
     assert claims["no-layer-weights does worse"] == "not told apart"
     assert claims["co-attention beats the best fusion (here concat)"] == "holds"
@@ -158,6 +160,48 @@ def test_the_report_is_written_from_run_folders_alone(study, root, tiny_data):
 def test_answers_that_do_not_fit_are_refused(rows, sentence, tiny_data, tmp_path):
     pd.DataFrame({"prdtypecode": rows}).to_csv(tmp_path / "answers.csv")
     with pytest.raises(KitError, match=sentence):
-        read_answers(str(tmp_path / "answers.csv"), str(tiny_data))
+        read_answers(str(tmp_path / "answers.csv"), read_challenge(tiny_data))
     with pytest.raises(KitError, match="cannot be read as answers"):
-        read_answers(str(tmp_path / "none.csv"), str(tiny_data))
+        read_answers(str(tmp_path / "none.csv"), read_challenge(tiny_data))
+
+
+def test_members_that_would_share_a_name_are_refused():
+    with pytest.raises(KitError, match="have the same name: rename a directory"):
+        members(VALUES, ["v1/camembert", "v2/camembert"], ["resnet152"])
+
+
+def test_a_run_of_another_version_does_not_stop_a_study(study, root):
+    folder = root / "runs" / "old"
+    write_json(folder / "config.json", {"colour": 1})
+    write_json(folder / "summary.json", {})
+    with pytest.warns(UserWarning, match="unknown field colour"):
+        assert "old" not in [run.name for run in study_runs(study)]
+
+
+def test_members_come_in_the_same_order_whichever_was_trained_last(study):
+    before = list(member_runs(study))
+    path = open_run(before[0]).folder / "summary.json"
+    path.write_text(path.read_text())  # the newest now
+    assert list(member_runs(study)) == before
+
+
+@pytest.mark.parametrize(
+    ("more", "sentence"),
+    [
+        (["-p", "bilstm", "False"], "-p bilstm is not for a whole study"),
+        (["-p", "epoch", "3"], "-p epoch is no field of a run"),
+        (["-p", "epochs", "three"], "epochs='three' must be a whole number"),
+        (["--texts", ","], "texts and images must name one backbone or more"),
+        (["--answers", "/no/where.csv"], "cannot be read as answers"),
+    ],
+)
+def test_the_story_refuses_before_it_starts(
+    more, sentence, root, tiny_data, tiny_texts, tiny_image, monkeypatch, capsys
+):
+    from kit.story import main
+
+    texts = ["--texts", tiny_texts["bert"], "--images", tiny_image]
+    monkeypatch.setattr("sys.argv", ["story", "--study", "s", "--data", str(tiny_data), *texts, *more])
+    assert main() == 1
+    assert sentence in capsys.readouterr().err
+    assert not list((root / "runs").glob("*"))

@@ -12,6 +12,7 @@ import torch
 from accelerate import Accelerator
 from accelerate.data_loader import BatchSamplerShard
 
+from kit.backbones import load_backbones
 from kit.config import KitError, train_config
 from kit.datasets import LengthBatches, loader, make_products
 from kit.features import precompute
@@ -19,7 +20,7 @@ from kit.folds import holdout, subset
 from kit.items import read_items
 from kit.models import build_model
 from kit.runs import find_run, list_runs, prepare_run
-from kit.train import load, load_backbones, main, parameter_groups, predict, train
+from kit.train import load, main, parameter_groups, predict, train
 
 
 @pytest.fixture
