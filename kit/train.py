@@ -86,7 +86,7 @@ def train(run: Run) -> None:
         oof[folds == fold], logits = fit(run, config, fold, model, parts, accelerator, history)
         test.append(softmax(logits))
         parameters = sum(parameter.numel() for parameter in model.parameters())
-        del model
+        del model, fresh
         accelerator.free_memory()
     if accelerator.is_main_process:
         scored = folds >= 0
