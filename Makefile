@@ -28,7 +28,7 @@ $(READY): requirements.txt pyproject.toml
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements.txt
 	@touch $@
 
-demo: $(READY)  ## the whole paper on the shipped catalogue: no hub, no GPU
+demo: $(READY)  ## every step of the paper on the shipped catalogue: no download of weights, no GPU
 	$(BIN)/python -m kit.story --study demo --data data/sample --texts e5_small,minilm \
 	  --images efficientnet_lite0,efficientnet_lite2 --recipe demo --seeds 2 --answers data/sample_answers/Y_test.csv
 

@@ -18,7 +18,7 @@ import pandas as pd
 
 from kit import plots, tables
 from kit.challenge import Challenge, read_challenge
-from kit.config import ROOT, EnsembleConfig, KitError, resolve
+from kit.config import ROOT, EnsembleConfig, KitError, TrainConfig, resolve
 from kit.errors import confusions, gallery, read_errors, worst
 from kit.runs import Run, open_run, read_json, write_atomically
 from kit.stacking import is_current
@@ -76,9 +76,11 @@ def write_report(study: str) -> Path:
         f"{challenge.folder.name} ({challenge.edition} edition): {len(challenge.train):,} training items of "
         f"{len(challenge.classes)} classes, {described:.0f} % with a description. Recipe {member.recipe}, {protocol}, "
         f"{member.split} split. {tables.READING}",
+        *_notes(member, answers),
         *_failures(settings),
         "## What held up",
-        _table(tables.claims(compared, ablated, final)),
+        _table(tables.claims(compared, ablated, final, errors)),
+        tables.VERDICTS,
         "## Table 1: models",
         _table(tables.models(study, answers)),
         "The paper's, on the challenge's 20 % validation split (on another catalogue, compare orders, not levels):",
@@ -97,7 +99,8 @@ def write_report(study: str) -> Path:
         _table(tables.paper_ensembles()),
         f"## Table 4: does a missing description hurt? ({final.name})",
         _table(tables.descriptions(errors)),
-        "t is that of items without minus items with a description; the paper prints the opposite sign.",
+        "The difference, and t, are those of items without minus items with a description. The paper prints t with the "
+        "opposite sign, which is turned here. With few items on one side, read nothing from the test.",
         *(f"## {title}\n\n![{title}](figures/{name}.png)" for name, title in FIGURES.items()),
         "## Runs",
         _table(tables.runs(runs)),
@@ -136,6 +139,30 @@ def _members(study: str) -> list[Run]:
     return members
 
 
+def _notes(member: TrainConfig, answers: tables.Answers) -> list[str]:
+    """What a reader must know of how the study was made."""
+    notes = []
+    if member.data == TrainConfig.data:
+        notes.append(
+            "The sample is a catalogue of emoji in the challenge's format: it shows that every step works, not how "
+            "well it would do on products."
+        )
+    if member.frozen == member.sides:
+        notes.append("Both backbones stay frozen; the paper fine-tunes them.")
+    if member.linear_start:
+        notes.append(
+            "The co-attention head starts as a linear classifier on mean features (even attention, a BiLSTM that "
+            "passes its input through), since so few items do not teach it from nothing: a part that starts neutral "
+            "can show little worth in the ablations."
+        )
+    if not answers.codes.empty:
+        notes.append(
+            "`test` are the test items, whose answers were given and never used to choose: each is predicted by the "
+            "mean of the folds' models, where a validation item is predicted by one."
+        )
+    return [" ".join(notes)] if notes else []
+
+
 def _failures(settings: dict) -> list[str]:
     failed = settings.get("failed", {})
     return [f"**Missing: {name}.** {sentence}" for name, sentence in failed.items() if not open_run(name).finished]
@@ -144,6 +171,7 @@ def _failures(settings: dict) -> list[str]:
 def _table(frame: pd.DataFrame) -> str:
     if frame.empty:
         return "(no finished run)"
+    frame = frame.loc[:, (frame.astype(str) != "").any()]
     cells = frame.map(lambda value: "" if value is None else str(value).replace("|", "\\|").replace("\n", " "))
     return cells.to_markdown(index=False, disable_numparse=True)
 

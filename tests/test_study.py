@@ -9,6 +9,7 @@ import pytest
 from kit import tables
 from kit.challenge import read_challenge
 from kit.config import KitError
+from kit.errors import read_errors
 from kit.report import chosen, read_answers, write_report
 from kit.runs import open_run, write_json
 from kit.study import ABLATIONS, BASELINES, ablation, ablations, baselines, member_runs, members, study_runs
@@ -124,7 +125,7 @@ def test_tables_stand_beside_the_papers_numbers(study):
 
 
 def test_verdicts_follow_the_intervals(study):
-    found = tables.claims(tables.baselines(study), tables.ablations(study), chosen(study))
+    found = tables.claims(tables.baselines(study), tables.ablations(study), chosen(study), read_errors(chosen(study)))
     claims = found.set_index("claim")["verdict"]
     assert claims["no-bilstm does worse"] == "holds"
     assert claims["no-layer-weights does worse"] == "not told apart"
