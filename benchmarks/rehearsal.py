@@ -37,7 +37,10 @@ def main() -> None:
         subprocess.run(command, check=True)
     command = [sys.executable, "-m", "kit.story", "--study", STUDY, "--data", str(FOLDER), "--recipe", "paper"]
     command += [part for name, value in OPTIONS.items() for part in ("-p", name, str(value))]
-    told = subprocess.run(command, cwd=PROJECT, stdout=subprocess.PIPE, text=True, check=False)
+    log = ROOT / "runs" / STUDY / "story.log"  # of every start: a second one goes on where the first stopped
+    log.parent.mkdir(parents=True, exist_ok=True)
+    with open(log, "a", encoding="utf-8") as file:
+        told = subprocess.run(command, cwd=PROJECT, stdout=file, check=False)
     rows = []
     for name, (text, image) in member_runs(STUDY).items():
         summary = open_run(name).summary
@@ -45,14 +48,13 @@ def main() -> None:
         row |= {"s a step of 16": round(summary["step_seconds"], 1), "peak GB": summary["peak_memory_gb"]}
         rows.append(row | {"s in all": round(summary["seconds"])})
     finished = len(study_runs(STUDY))
-    log = told.stdout.replace(str(ROOT), ".")
     table = pd.DataFrame(rows).to_string(index=False)
     machine = f"{platform.machine()}, {os.cpu_count()} cores, no GPU, Python {platform.python_version()}"
     text = (
         "The paper's pipeline at true size with random weights: 27 training items in batches of 16 (micro-batches of "
         f"two), 27 validation and 8 test items, 500 px, at most 510 tokens.\n\n{table}\n\n"
         f"{finished} finished runs and ensembles, exit status {told.returncode}; {machine}\n\n"
-        f"What it printed:\n\n{log}"
+        f"What it printed:\n\n{log.read_text(encoding='utf-8').replace(str(ROOT), '.')}"
     )
     print(text)
     write_atomically(HERE / "results" / "rehearsal.txt", lambda path: path.write_text(text, encoding="utf-8"))

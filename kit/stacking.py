@@ -22,7 +22,7 @@ from scipy.special import log_softmax, softmax
 from sklearn.ensemble import VotingClassifier
 from sklearn.exceptions import ConvergenceWarning
 from sklearn.linear_model import LogisticRegression
-from sklearn.model_selection import StratifiedGroupKFold, StratifiedKFold
+from sklearn.model_selection import GroupKFold, KFold, StratifiedGroupKFold, StratifiedKFold
 from sklearn.neural_network import MLPClassifier
 from tqdm.auto import tqdm
 
@@ -260,15 +260,19 @@ def evaluation_folds(items: pd.DataFrame, folds: int, seed: int) -> np.ndarray:
     """In which fold `[N]` each item is scored: the members' own folds.
 
     Members that were trained on one split have none: then stratified folds, a `group` never in two of them, at most as
-    many as the largest class has items, or as there are groups. Raises KitError where there are too few items.
+    many as the largest class has items, or as there are groups; plain ones where every class has one item. Raises
+    KitError where there are too few items.
     """
     assigned = items["fold"].to_numpy().copy()
     if len(np.unique(assigned)) > 1:
         return assigned
     groups = items.get("group")
-    folds = min(folds, items["label"].value_counts().max(), len(items) if groups is None else groups.nunique())
+    largest = items["label"].value_counts().max()
+    folds = min(folds, len(items) if groups is None else groups.nunique(), largest if largest > 1 else folds)
     if folds > 1:
         splitter = StratifiedKFold if groups is None else StratifiedGroupKFold
+        if largest == 1:
+            splitter = KFold if groups is None else GroupKFold
         parts = splitter(int(folds), shuffle=True, random_state=seed).split(items, items["label"], groups)
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", "The least populated class")

@@ -129,7 +129,8 @@ def test_members_of_one_split_are_scored_in_stratified_folds_with_whole_groups()
     assert (pd.crosstab(plain, y) == 4).all(axis=None)
     assert (evaluation_folds(items.assign(fold=y), 5, seed=0) == y).all()
     assert len(set(evaluation_folds(items[:12], 5, seed=0))) == 2  # of two groups
-    for few in (items[:3].drop(columns="group"), items[:6]):
+    assert len(set(evaluation_folds(items[:3].drop(columns="group"), 5, seed=0))) == 3  # a class each: plain folds
+    for few in (items[:1].drop(columns="group"), items[:6]):
         with pytest.raises(KitError, match="too few for a nested evaluation"):
             evaluation_folds(few, 5, seed=0)
 
