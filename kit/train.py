@@ -198,10 +198,11 @@ def predict(model: nn.Module, batches: DataLoader, items: int, accelerator: Acce
 
 def progress(row: dict, epochs: int) -> str:
     """A row of metrics.csv as a line to read."""
+    pace = row["samples_per_second"]
     return (
         f"epoch {row['epoch']:>2}/{epochs}  training loss {row['train_loss']:.4f}  validation loss {row['loss']:.4f}  "
         f"macro-F1 {100 * row['macro_f1']:5.2f}  accuracy {100 * row['accuracy']:5.2f}  "
-        f"{row['seconds']:.0f} s, {row['samples_per_second']:.0f} items/s"
+        f"{row['seconds']:.0f} s, {pace:.{0 if pace >= 10 else 1}f} items/s"
     )
 
 
