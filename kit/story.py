@@ -166,7 +166,10 @@ def _execute(notebook: str, folder: str, values: dict, plan: Plan, failed: dict[
     try:
         out.parent.mkdir(parents=True, exist_ok=True)
         source = PROJECT / "notebooks" / f"{notebook}.ipynb"
-        papermill.execute_notebook(source, partial, values, progress_bar=False, stdout_file=Listener(plan))
+        quiet = ["--IPKernelApp.log_level=CRITICAL"]  # the kernel warns of local sockets, and of its own shutdown
+        papermill.execute_notebook(
+            source, partial, values, progress_bar=False, stdout_file=Listener(plan), extra_arguments=quiet
+        )
         partial.replace(out)  # under its own name only when it is whole
         print(f"   {notebook} took {time.perf_counter() - started:.0f} s", flush=True)
     except (PapermillExecutionError, RuntimeError) as error:  # the latter: the kernel died
