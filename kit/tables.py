@@ -179,7 +179,7 @@ def descriptions(errors: Errors) -> pd.DataFrame:
 def paper_models() -> pd.DataFrame:
     """The paper's table 1, as it prints it."""
     grid = pd.Series(PAPER_MODELS).unstack()[["camembert", "flaubert", "mbert"]]
-    return grid.rename_axis("image").reset_index()
+    return grid.map(_paper).rename_axis("image").reset_index()
 
 
 def paper_ensembles() -> pd.DataFrame:
