@@ -15,7 +15,7 @@ from pathlib import Path
 import pandas as pd
 
 from kit.config import PROJECT, ROOT
-from kit.runs import open_run, write_atomically
+from kit.runs import open_run, write_text
 from kit.study import member_runs, study_runs
 
 HERE = Path(__file__).resolve().parent
@@ -57,7 +57,7 @@ def main() -> None:
         f"What it printed:\n\n{log.read_text(encoding='utf-8').replace(str(ROOT), '.')}"
     )
     print(text)
-    write_atomically(HERE / "results" / "rehearsal.txt", lambda path: path.write_text(text, encoding="utf-8"))
+    write_text(HERE / "results" / "rehearsal.txt", text)
 
 
 if __name__ == "__main__":

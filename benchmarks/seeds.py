@@ -11,11 +11,12 @@ from pathlib import Path
 import pandas as pd
 
 from kit.challenge import read_challenge
+from kit.config import LINEAR
 from kit.launch import launch
 from kit.report import read_answers
-from kit.runs import prepare_run, write_atomically
+from kit.runs import prepare_run, write_text
 from kit.study import baselines, members
-from kit.tables import READING, estimate, gain
+from kit.tables import READING, from_summary, gain
 
 HERE = Path(__file__).resolve().parent
 DEMO = {"data": "data/sample", "text": "e5_small", "image": "efficientnet_lite0", "recipe": "demo"}
@@ -30,14 +31,12 @@ def main() -> None:
         for seed in SEEDS
         for config in members(values | {"study": f"seeds-s{seed}", "seed": seed}, [DEMO["text"]], [DEMO["image"]])
     ]
-    references = [config for config in baselines(values) if config.system in ("tfidf", "logistic")]
+    references = [config for config in baselines(values) if config.system in LINEAR]
     runs = [prepare_run(config) for config in [*configs, *references]]
     launch(runs)
     ours, rows = runs[: len(SEEDS)], []
     for run in runs:
-        summary = run.summary
-        bounds = summary["macro_f1_low"], summary["macro_f1_high"]
-        row = {"run": run.name, "validation": estimate(summary["macro_f1"], bounds), "test": answers.score(run)}
+        row = {"run": run.name, "validation": from_summary(run, "macro_f1"), "test": answers.score(run)}
         rows.append(row | {"mean of the seeds gains, validation": "" if run in ours else gain(ours, [run])})
     table = pd.DataFrame(rows)
     spread = pd.DataFrame([{part: row[part].value for part in ("validation", "test")} for row in rows[: len(SEEDS)]])
@@ -48,7 +47,7 @@ def main() -> None:
         f"{platform.machine()}, {os.cpu_count()} cores, Python {platform.python_version()}\n"
     )
     print(text)
-    write_atomically(HERE / "results" / "seeds.txt", lambda path: path.write_text(text, encoding="utf-8"))
+    write_text(HERE / "results" / "seeds.txt", text)
 
 
 if __name__ == "__main__":

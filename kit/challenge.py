@@ -12,6 +12,7 @@ from typing import NamedTuple
 
 import ftfy
 import pandas as pd
+from PIL import Image
 
 from kit.config import KitError, resolve
 
@@ -52,7 +53,7 @@ EDITIONS = {
         KEYS | {"prdtypecode": "label"},
     ),
 }
-IMAGE = re.compile(r"image_(\d+)_product_(\d+)\.(?:jpg|jpeg|png)", re.IGNORECASE)
+IMAGE_NAME = re.compile(r"image_(\d+)_product_(\d+)\.(?:jpg|jpeg|png)", re.IGNORECASE)
 WHOLE = re.compile(r"\s*(-?[0-9]{1,18})(?:\.0*)?\s*")  # as text: a float would round a long id
 
 
@@ -115,6 +116,18 @@ def clean_text(text: str, light: bool = False) -> str:
         if not text.isascii():
             text = INVISIBLE.sub("", text)
     return " ".join(text.split())
+
+
+def product_texts(frame: pd.DataFrame) -> list[str]:
+    """Title and description as one text (paper section 4.2); the title alone where there is no description."""
+    return (frame["title"] + (" " + frame["description"]).fillna("")).tolist()
+
+
+def on_white(image: Image.Image) -> Image.Image:
+    """The image, transparent parts on white; one without any as it is."""
+    if "A" not in image.getbands() and "transparency" not in image.info:
+        return image
+    return Image.alpha_composite(Image.new("RGBA", image.size, "white"), image.convert("RGBA"))
 
 
 def few(items, shown: int = 5) -> str:
@@ -246,7 +259,7 @@ def _find_images(folder: Path) -> tuple[dict[tuple[int, int], list[str]], list[s
             elif entry.is_dir():
                 if not Path(entry.path).resolve().is_relative_to(folder):
                     links.append(os.path.relpath(entry.path, folder))
-            elif (match := IMAGE.fullmatch(entry.name)) and entry.is_file():  # a broken link is a missing image
+            elif (match := IMAGE_NAME.fullmatch(entry.name)) and entry.is_file():  # a broken link is a missing image
                 found.setdefault((int(match[1]), int(match[2])), []).append(entry.path)
     return found, links
 

@@ -23,6 +23,7 @@ SYSTEMS = {  # and the backbones that each reads
     "tfidf": (),
     "logistic": ("text", "image"),
 }
+LINEAR = ("tfidf", "logistic")  # of these, those that are fitted at once and not trained step by step
 
 
 class KitError(Exception):
@@ -150,15 +151,24 @@ class TrainConfig:
         """True where the system reads one vector a side, and not tokens and regions."""
         return self.system != "coattention"
 
+    def steps(self, items: int) -> int:
+        """Optimizer steps of the whole run, where each of its models trains on `items` items."""
+        return 0 if self.system in LINEAR else self.folds * self.epochs * -(-items // self.batch_size)
+
     def _name(self) -> str:
         """From the values that tell runs apart; those that are not the recipe's enter as a short hash."""
-        short = [re.sub(r"[^A-Za-z0-9_]+", "_", Path(value).name) for value in (self.data, self.text, self.image)]
+        short = [short_name(value) for value in (self.data, self.text, self.image)]
         plain = {"run", "study", "data", "text", "image", "recipe", "seed", "workers", "features_gb"}
         values = {k: v for k, v in dataclasses.asdict(self).items() if k not in plain}
         usual = {field.name: field.default for field in dataclasses.fields(self)} | RECIPES[self.recipe]
         changed = {k: v for k, v in values.items() if v != usual[k]} | {"paths": [self.data, self.text, self.image]}
         digest = hashlib.sha256(json.dumps(changed, sort_keys=True).encode()).hexdigest()[:6]
         return "-".join([*short, self.recipe, f"s{self.seed}", digest])
+
+
+def short_name(name: str) -> str:
+    """The last part of a hub name or path, as a folder name."""
+    return re.sub(r"[^A-Za-z0-9_]+", "_", Path(name).name)
 
 
 def check_name(run: str) -> None:

@@ -14,8 +14,8 @@ from torch.nn.utils.rnn import pad_sequence
 from torch.utils.data import DataLoader, Dataset
 
 from kit.backbones import ImageBackbone, TextBackbone, load_tokenizer
+from kit.challenge import on_white, product_texts
 from kit.config import KitError, TrainConfig
-from kit.items import product_texts
 
 
 def read_pixels(path: str, size: int, mean: tuple, std: tuple) -> Tensor:
@@ -26,9 +26,8 @@ def read_pixels(path: str, size: int, mean: tuple, std: tuple) -> Tensor:
     try:
         with Image.open(path) as image:
             image.draft("RGB", (size, size))  # JPEG only: decode at the nearest smaller scale
-            if "A" in image.getbands() or "transparency" in image.info:
-                image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image.convert("RGBA"))
-            pixels = np.asarray(image.convert("RGB").resize((size, size), Image.Resampling.BICUBIC), dtype=np.float32)
+            image = on_white(image).convert("RGB")
+            pixels = np.asarray(image.resize((size, size), Image.Resampling.BICUBIC), dtype=np.float32)
     except (OSError, ValueError, Image.DecompressionBombError) as error:
         raise KitError(f"{path} cannot be read as an image ({error}): replace the file.") from error
     pixels = (pixels / 255 - np.float32(mean)) / np.float32(std)

@@ -22,6 +22,7 @@ from kit.config import ROOT, KitError, TrainConfig
 from kit.datasets import Features, Products, loader
 from kit.models import Classifier, text_layers
 from kit.runs import write_atomically
+from kit.twins import file_stamp
 
 BATCH = 32
 FORMAT = 1  # of what is kept: raise it where reading images or pooling changes
@@ -135,16 +136,8 @@ class _Frozen:
             if text:
                 digest.update(np.array([*source.ids[place], -1], np.int32).tobytes())
             else:
-                digest.update(_file_hash(source.paths[place], _stamp(source.paths[place])))
+                digest.update(_file_hash(source.paths[place], file_stamp(source.paths[place])))
         return digest.hexdigest()[:24]
-
-
-def _stamp(path: str) -> tuple[int, int]:
-    try:
-        stat = os.stat(path)
-    except OSError as error:
-        raise KitError(f"{path} cannot be read ({error}): replace the file.") from error
-    return stat.st_size, stat.st_mtime_ns
 
 
 @functools.cache

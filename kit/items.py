@@ -42,8 +42,3 @@ def fingerprint(frames: dict[str, pd.DataFrame]) -> str:
         columns = frame[[name for name in ("id", "title", "description", "label") if name in frame]]
         digest.update(pd.util.hash_pandas_object(columns.astype(str), index=False).to_numpy().tobytes())
     return digest.hexdigest()[:16]
-
-
-def product_texts(frame: pd.DataFrame) -> list[str]:
-    """Title and description as one text (paper section 4.2); the title alone where there is no description."""
-    return (frame["title"] + (" " + frame["description"]).fillna("")).tolist()

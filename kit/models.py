@@ -120,9 +120,8 @@ class FusionHead(nn.Module):
         self.image_input = Standardise(image_width) if standardise else nn.Identity()
         joint = {"concat": text_width + image_width, "bilinear": width, "dot": image_width}
         joint |= {"text": text_width, "image": image_width}
-        self.text = {"bilinear": lambda: linear(text_width, width), "dot": lambda: linear(text_width, image_width)}.get(
-            system, nn.Identity
-        )()
+        projected = system in ("bilinear", "dot")
+        self.text = linear(text_width, joint[system]) if projected else nn.Identity()
         self.image = linear(image_width, width) if system == "bilinear" else nn.Identity()
         hidden = linear(joint[system], classifier_width)
         self.classifier = nn.Sequential(hidden, nn.ReLU(), nn.Dropout(dropout), linear(classifier_width, classes))

@@ -20,7 +20,7 @@ from kit import plots, tables
 from kit.challenge import Challenge, read_challenge
 from kit.config import ROOT, EnsembleConfig, KitError, TrainConfig, resolve
 from kit.errors import confusions, gallery, read_errors, worst
-from kit.runs import Run, open_run, read_json, write_atomically
+from kit.runs import Run, open_run, read_json, write_atomically, write_text
 from kit.stacking import is_current
 from kit.study import member_runs, study_runs
 
@@ -107,9 +107,9 @@ def write_report(study: str) -> Path:
     ]
     text = "\n\n".join(parts) + "\n"
     path = folder / "REPORT.md"
-    write_atomically(path, lambda temporary: temporary.write_text(text, encoding="utf-8"))
+    write_text(path, text)
     page = _page(study, text, folder, gallery(worst(errors), challenge.names))
-    write_atomically(folder / "REPORT.html", lambda temporary: temporary.write_text(page, encoding="utf-8"))
+    write_text(folder / "REPORT.html", page)
     return path
 
 

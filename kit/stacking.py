@@ -307,17 +307,17 @@ def stack(config: EnsembleConfig, again: bool = False) -> Run:
     Test items get the stacker that learned from all out-of-fold items. Raises KitError.
     """
     started = time.perf_counter()
-    members = read_members(config.members)
     _check_config(config)
     if config.evaluation == "in-sample":
         warnings.warn(f"{config.run} is evaluated {TOO_GOOD}", stacklevel=2)
     run = open_run(config.run)
+    if run.finished and not again and not run.changes(config) and is_current(run):
+        return run
+    members = read_members(config.members)
     if run.finished and config.study and config.members != run.config.members:
         again = True  # the study has other members now
     run = prepare_run(config, again)
-    if run.finished:
-        if run.summary.get("members_identity") == members.identity:
-            return run
+    if run.finished:  # of the same configuration, but its members changed
         run = prepare_run(config, again=True)
 
     X = members.oof.transpose(1, 0, 2)  # [N, M, K]

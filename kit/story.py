@@ -62,12 +62,6 @@ class Plan:
     def configs(self) -> list[TrainConfig]:
         return [config for group in self.groups.values() for config in group]
 
-    def steps(self, config: TrainConfig) -> int:
-        """Optimizer steps; 0 where nothing is trained step by step."""
-        if config.system in ("tfidf", "logistic"):
-            return 0
-        return config.folds * config.epochs * -(-self.items // config.batch_size)
-
     def left(self) -> list[TrainConfig]:
         return [config for config in self.configs if config.run not in self.cannot and not is_done(config)]
 
@@ -76,7 +70,7 @@ class Plan:
         for notebook, configs in self.groups.items():
             for config in configs:
                 state = self.cannot.get(config.run) or ("finished" if is_done(config) else "to do")
-                steps = self.steps(config)
+                steps = config.steps(self.items)
                 print(f"  {notebook:<13} {config.run:<48} {f'{steps:,} steps' if steps else '':>14}  {state}")
         print("Then 05_ensemble, 06_error_analysis, 07_submission and the report. Time: told after the first steps.")
 
@@ -95,7 +89,7 @@ class Plan:
         for config in self.left():
             same = self.paces.get(self._kind(config))
             alike = [pace for kind, pace in self.paces.items() if kind[0] == self._kind(config)[0]]
-            seconds += self.steps(config) * (same or (sum(alike) / len(alike) if alike else 0))
+            seconds += config.steps(self.items) * (same or (sum(alike) / len(alike) if alike else 0))
         return f"   (training left, at the pace seen so far: about {seconds / 60:.0f} min in {len(self.left())} runs)"
 
     @staticmethod

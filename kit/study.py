@@ -4,11 +4,9 @@ A study is a name that its runs share: the members of table 1, the baselines, th
 table 3. Whoever reads results asks for the study's runs; whoever trains asks for their configurations.
 """
 
-import re
 import warnings
-from pathlib import Path
 
-from kit.config import KitError, TrainConfig, check_name, train_config
+from kit.config import KitError, TrainConfig, check_name, short_name, train_config
 from kit.runs import Run, list_runs
 
 BASELINES = ("concat", "bilinear", "dot", "text", "image", "tfidf", "logistic")
@@ -27,7 +25,9 @@ def members(values: dict, texts: list[str], images: list[str]) -> list[TrainConf
     `values`, here and below: parameters of `kit.config.train_config`, `study` among them.
     """
     pairs = [(text, image) for image in images for text in texts]
-    configs = [_named(values, f"{short(text)}-{short(image)}", text=text, image=image) for text, image in pairs]
+    configs = [
+        _named(values, f"{short_name(text)}-{short_name(image)}", text=text, image=image) for text, image in pairs
+    ]
     if len({config.run for config in configs}) < len(configs):
         raise KitError(f"Two backbones of {', '.join([*texts, *images])} have the same name: rename a directory.")
     return configs
@@ -48,6 +48,11 @@ def ablations(values: dict, seeds: int) -> dict[str, list[TrainConfig]]:
     rows = {row: [_named(values, f"{row}-s{n}", seed=n, **new) for n in numbers] for row, new in ABLATIONS.items()}
     rows["full"][0] = members(values, [base.text], [base.image])[0]
     return rows
+
+
+def backbone_pair(config: TrainConfig) -> tuple[str, str]:
+    """Short names of the text and the image backbone."""
+    return short_name(config.text), short_name(config.image)
 
 
 def ablation(config: TrainConfig) -> str | None:
@@ -81,7 +86,7 @@ def member_runs(study: str) -> dict[str, tuple[str, str]]:
     for run in study_runs(study):
         config = run.config
         if isinstance(config, TrainConfig) and ablation(config) == "full":
-            pair = short(config.text), short(config.image)
+            pair = backbone_pair(config)
             found[pair] = min(found.get(pair, (config.seed, run.name)), (config.seed, run.name))
     return {found[pair][1]: pair for pair in sorted(found, key=lambda pair: pair[::-1])}
 
@@ -92,8 +97,3 @@ def _named(values: dict, label: str, **changes) -> TrainConfig:
         raise KitError("study is empty: name the study that these runs belong to, such as -p study first.")
     check_name(study)
     return train_config(**values | changes | {"run": f"{study}-{label}"})
-
-
-def short(name: str) -> str:
-    """The last part of a hub name or path, as a folder name."""
-    return re.sub(r"[^A-Za-z0-9_]+", "_", Path(name).name)

@@ -14,7 +14,7 @@ from kit.errors import Errors, welch
 from kit.metrics import bootstrap_macro_f1, macro_f1
 from kit.runs import Run, open_run
 from kit.stacking import is_current
-from kit.study import ABLATIONS, BASELINES, ablation, member_runs, short, study_runs
+from kit.study import ABLATIONS, BASELINES, ablation, backbone_pair, member_runs, study_runs
 
 # (image, text) → macro-F1 on the paper's validation split
 PAPER_MODELS = {
@@ -68,6 +68,12 @@ def estimate(share: float, bounds: tuple[float, float], signed: bool = False) ->
     return Estimate(100 * share, 100 * bounds[0], 100 * bounds[1], signed)
 
 
+def from_summary(run: Run, key: str, signed: bool = False) -> Estimate:
+    """What summary.json says under `key`, `key`_low and `key`_high."""
+    summary = run.summary
+    return estimate(summary[key], (summary[f"{key}_low"], summary[f"{key}_high"]), signed)
+
+
 @dataclass
 class Answers:
     """The test items' codes by id, where somebody has them: scored beside the validation items, never chosen on."""
@@ -101,7 +107,7 @@ def baselines(study: str, answers: Answers | None = None) -> pd.DataFrame:
     runs = {run.config.system: run for run in study_runs(study) if isinstance(run.config, TrainConfig)}
     found = {system: runs[system] for system in BASELINES if system in runs}
     pairs = {pair: open_run(name) for name, pair in member_runs(study).items()}
-    member = next((pairs.get((short(run.config.text), short(run.config.image))) for run in found.values()), None)
+    member = next((pairs.get(backbone_pair(run.config)) for run in found.values()), None)
     rows = []
     for system, run in (found | ({"co-attention": member} if member else {})).items():
         row = {"system": system, **_scores(run, answers)}
@@ -150,10 +156,10 @@ def ensembles(study: str, answers: Answers | None = None) -> pd.DataFrame:
         if not isinstance(run.config, EnsembleConfig) or not is_current(run):
             continue
         summary, config = run.summary, run.config
-        pairs = [(short(c.image), short(c.text)) for c in (open_run(name).config for name in config.members)]
+        pairs = [backbone_pair(open_run(name).config)[::-1] for name in config.members]  # (image, text)
         row = {"members": len(pairs), "grouping": _grouping(pairs), "method": config.method}
         row |= {"evaluation": config.evaluation, **_scores(run, answers)}
-        row["gain on best member"] = estimate(summary["gain"], (summary["gain_low"], summary["gain_high"]), True)
+        row["gain on best member"] = from_summary(run, "gain", signed=True)
         row["in-sample"] = f"{100 * summary['in_sample_macro_f1']:.1f}"
         rows.append(row | {"paper": _paper(_paper_ensemble(pairs)), "run": run.name})
     table = pd.DataFrame(rows)
@@ -213,8 +219,7 @@ def claims(compared: pd.DataFrame, ablated: pd.DataFrame, final: Run, errors: Er
             paper = PAPER_ABLATIONS[row["model"]] - PAPER_ABLATIONS["full"]
             rows.append(_claim(f"{row['model']} does worse", paper, row["difference"]))
     if isinstance(final.config, EnsembleConfig):
-        summary = final.summary
-        ours = estimate(summary["gain"], (summary["gain_low"], summary["gain_high"]), True)
+        ours = from_summary(final, "gain", signed=True)
         rows.append(_claim("the ensemble beats its best member", PAPER_GAIN, ours))
     test = welch(errors).loc["misclassified items"]
     claim = f"mistakes without a description ({test.items_without} here) are worse, nats"
@@ -285,8 +290,7 @@ def _predicted(run: Run, ids: pd.Series, first: str) -> np.ndarray:
 
 
 def _scores(run: Run, answers: Answers | None) -> dict[str, Estimate]:
-    summary = run.summary
-    found = {"macro-F1": estimate(summary["macro_f1"], (summary["macro_f1_low"], summary["macro_f1_high"]))}
+    found = {"macro-F1": from_summary(run, "macro_f1")}
     test = answers.score(run) if answers else None
     return found | ({"test": test} if test else {})
 

@@ -33,7 +33,7 @@ from tqdm.auto import tqdm
 
 from kit import linear
 from kit.backbones import IMAGE, TEXT, load_backbones
-from kit.config import KitError, TrainConfig
+from kit.config import LINEAR, KitError, TrainConfig
 from kit.datasets import Products, loader, make_products
 from kit.features import fit_inputs, precompute
 from kit.items import fingerprint, read_items
@@ -137,7 +137,8 @@ def fit(
             total += torch.stack([loss.detach().float() * len(batch["label"]), total.new_tensor(len(batch["label"]))])
             steps += accelerator.sync_gradients
             if main and not history and accelerator.sync_gradients and steps == min(10, per_epoch):
-                print(pace(config, (time.perf_counter() - clock) / steps, steps, per_epoch), flush=True)
+                seconds = (time.perf_counter() - clock) / steps
+                print(pace(seconds, steps, config.steps(len(parts["train"]))), flush=True)
         schedule.step()
         summed, items = accelerator.reduce(total).tolist()
         train_loss = summed / items
@@ -165,10 +166,9 @@ def fit(
     return oof, predict(model, test, len(parts["test"]), accelerator)
 
 
-def pace(config: TrainConfig, seconds: float, steps: int, per_epoch: int) -> str:
-    """What the first steps say of the whole run; the story's plan reads this line too."""
-    left = config.folds * config.epochs * per_epoch
-    return f"{seconds:.3g} s a step over the first {steps}: about {seconds * left / 60:.1f} min for {left} steps"
+def pace(seconds: float, steps: int, whole: int) -> str:
+    """What the first `steps` say of the `whole` run; the story's plan reads this line too."""
+    return f"{seconds:.3g} s a step over the first {steps}: about {seconds * whole / 60:.1f} min for {whole} steps"
 
 
 def parameter_groups(model: Classifier, config: TrainConfig) -> list[dict]:
@@ -266,7 +266,7 @@ def main(arguments: list[str]) -> int:
         if len(arguments) > 1 and state.is_main_process:
             print(f"{BEGINS}{run.name}", flush=True)
         try:
-            if run.config.system in linear.SYSTEMS:
+            if run.config.system in LINEAR:
                 linear.fit(run)
             else:
                 train(run)

@@ -21,6 +21,7 @@ from scipy.sparse.csgraph import connected_components
 from tqdm.auto import tqdm
 from tqdm.contrib.concurrent import thread_map
 
+from kit.challenge import on_white, product_texts
 from kit.config import ROOT, KitError
 from kit.folds import holdout, subset
 from kit.metrics import bootstrap_macro_f1, macro_f1
@@ -43,7 +44,7 @@ def image_hashes(paths: list[str]) -> pd.DataFrame:
     """
     cache = ROOT / "cache" / "image_hashes.parquet"
     known = _read_cache(cache)
-    files = {path: (os.path.abspath(path), *_stat(path)) for path in paths}
+    files = {path: (os.path.abspath(path), *file_stamp(path)) for path in paths}
     if new := [file for file in dict.fromkeys(files.values()) if file not in known]:
         known |= zip(new, thread_map(_hash, [path for path, *_ in new], desc="image hashes", leave=False), strict=True)
         current = {file[0]: file for file in files.values()}
@@ -62,7 +63,8 @@ def _read_cache(path: Path) -> dict[tuple, tuple]:
     return {tuple(row[:3]): tuple(row[3:]) for row in rows.itertuples(index=False, name=None)}
 
 
-def _stat(path: str) -> tuple[int, int]:
+def file_stamp(path: str) -> tuple[int, int]:
+    """Size and time of change (nanoseconds) of an image file. Raises KitError where it cannot be read."""
     try:
         status = os.stat(path)
     except OSError as error:
@@ -75,9 +77,7 @@ def _hash(path: str) -> tuple[str, str]:
         content = Path(path).read_bytes()
         with Image.open(io.BytesIO(content)) as image:
             image.draft("L", (128, 128))  # JPEG only: decode no more than twice what the hash looks at
-            if "A" in image.getbands() or "transparency" in image.info:  # transparent parts on white, as models see it
-                image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image.convert("RGBA"))
-            perceptual = str(imagehash.phash(image, HASH_SIZE))
+            perceptual = str(imagehash.phash(on_white(image), HASH_SIZE))
     except (OSError, ValueError, Image.DecompressionBombError) as error:
         raise KitError(f"{path} cannot be read as an image ({error}): replace the file.") from error
     return hashlib.blake2b(content, digest_size=16).hexdigest(), perceptual
@@ -93,18 +93,15 @@ def twin_kinds(frame: pd.DataFrame) -> pd.DataFrame:
     shown = frame["image_path"].notna().to_numpy()
     hashes = image_hashes(frame["image_path"][shown].tolist()).set_axis(np.flatnonzero(shown))
     hashes = hashes.reindex(range(len(frame)))
+    texts = pd.Series(map(_plain, product_texts(frame)))
     keys = {"same file": hashes["bytes"], "same picture": _pictures(hashes["perceptual"])}
-    kinds = {kind: _number(values) for kind, values in (keys | {"same text": _texts(frame).map(_plain)}).items()}
+    kinds = {kind: _number(values) for kind, values in (keys | {"same text": texts}).items()}
     return pd.DataFrame(kinds | {"any": _join(*kinds.values())}, index=frame.index)
 
 
 def twin_groups(frame: pd.DataFrame) -> np.ndarray:
     """Group number `[N]` of each item: alike for twins of any kind, and for twins of twins (`twin_kinds`)."""
     return twin_kinds(frame)["any"].to_numpy()
-
-
-def _texts(frame: pd.DataFrame) -> pd.Series:
-    return frame["title"] + " " + frame["description"].fillna("")
 
 
 def _plain(text: str) -> str:
@@ -179,7 +176,7 @@ def overstatement(
     first = np.unique(groups, return_index=True)[1]
     drawn = first[subset(train["label"].iloc[first], round(limit * len(first) / len(train)), seed)]
     drawn = np.isin(groups, groups[drawn])
-    labels, texts = train["label"].to_numpy()[drawn], _texts(train).to_numpy()[drawn]
+    labels, texts = train["label"].to_numpy()[drawn], np.array(product_texts(train), object)[drawn]
     groups, validates = groups[drawn], validates[drawn]
 
     twins = ~validates & np.isin(groups, groups[validates])
