@@ -2,11 +2,12 @@
 
 Floors, lowest first (a module imports only from lower ones; a test holds this):
 0 config, metrics, layers, plots, words, outputs
-1 challenge, folds, backbones, runs
-2 twins, models, submission, launch, stacking, errors, study
-3 items, tables
-4 datasets, report
-5 features, story
-6 linear
-7 train
+1 challenge, folds, runs
+2 cache, submission, launch, stacking, errors, study
+3 backbones, twins
+4 models, items, tables
+5 datasets, report
+6 features, story
+7 linear
+8 train
 """

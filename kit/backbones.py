@@ -6,6 +6,8 @@ A text backbone turns token ids into the hidden states of its layers, `[B, T, d]
 into the regions of its last feature map, `[B, R, d]`. Names are those of `TEXT` and `IMAGE`, any Hugging Face encoder
 or timm model name, or a local directory of either. Weights are read as safetensors or with `weights_only=True`; no code
 that a repository brings is ever run.
+
+transformers and timm are imported where they are needed: a run whose frozen backbones' outputs are kept needs neither.
 """
 
 import functools
@@ -17,9 +19,11 @@ import pickle
 import struct
 from collections.abc import Callable
 from dataclasses import dataclass
+from importlib.metadata import version
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
 import torch
 from huggingface_hub import HfApi, try_to_load_from_cache
 from huggingface_hub.errors import HFValidationError, RepositoryNotFoundError
@@ -27,6 +31,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
+from kit.cache import content_hashes, digest, recall
 from kit.config import KitError, TrainConfig, resolve
 
 
@@ -139,6 +144,8 @@ IMAGE = {  # the weights of the paper's time: torchvision's first ImageNet-1k tr
     ),
 }
 
+FORMAT = 2  # of what backbones give: raise it where normalising pixels or reading weights changes
+
 # what the libraries raise on weights that are broken or of another model
 UNREADABLE = (OSError, ValueError, RuntimeError, SafetensorError, pickle.UnpicklingError, EOFError)
 
@@ -226,18 +233,22 @@ def check_backbones(config: TrainConfig, *sides: str) -> None:
         {"text": check_text, "image": check_image}[side](getattr(config, side))
 
 
-def identity(name: str, side: str, pretrained: bool = True) -> str:
-    """Tells weights apart, for caches: a pinned hash, the files of a directory, or the hub's commit."""
+def _identity(name: str, side: str, pretrained: bool) -> str | None:
+    """Tells weights apart, for caches: a pinned hash, the files of a directory, or the hub's commit.
+
+    None where they come from the hub and are not here yet.
+    """
     spec = (TEXT if side == "text" else IMAGE).get(name)
-    directory = None if spec else _directory(name)
-    if directory:
-        files = [(path.name, path.stat()) for path in sorted(directory.iterdir()) if path.is_file()]
-        return repr([pretrained, str(directory), *((file, stat.st_size, stat.st_mtime_ns) for file, stat in files)])
+    if directory := (None if spec else _directory(name)):
+        files = [path for path in sorted(directory.iterdir()) if path.is_file()]
+        hashes = content_hashes([str(path) for path in files])
+        return repr([pretrained, *((path.name, found) for path, found in zip(files, hashes, strict=True))])
     if not pretrained or (spec and (isinstance(getattr(spec, "source", None), PipFile) or getattr(spec, "file", None))):
         return repr((pretrained, name, spec))
     repo = _timm_hub(name) if side == "image" else spec.source if spec else name
-    paths = [try_to_load_from_cache(repo, file) for file in ("config.json", "model.safetensors", "pytorch_model.bin")]
-    return repr((name, repo, [path for path in paths if isinstance(path, str)]))  # a path has the commit
+    files = ("model.safetensors", "pytorch_model.bin")
+    found = [path for file in files if isinstance(path := try_to_load_from_cache(repo, file), str)]
+    return repr((name, repo, found)) if found else None  # a path has the commit
 
 
 # ---------------------------------------------------------------- text
@@ -269,6 +280,12 @@ class TextBackbone(nn.Module):
 
     def freeze_embeddings(self) -> None:
         self.model.get_input_embeddings().requires_grad_(False)
+
+    def checkpoint(self) -> None:
+        """Keeps each layer's input alone for the gradient, and computes the rest again. Raises KitError."""
+        if not self.model.supports_gradient_checkpointing:
+            raise KitError(f"A {self.model.config.model_type} model can't do checkpointing: leave it out.")
+        self.model.gradient_checkpointing_enable({"use_reentrant": False})
 
 
 def load_text(name: str, pretrained: bool = True) -> TextBackbone:
@@ -318,7 +335,7 @@ def _text_options(config) -> dict:
 
 @functools.lru_cache(maxsize=2)
 def load_tokenizer(name: str, pretrained: bool = True) -> Callable[[list[str], int], list[list[int]]]:
-    """A function `(texts, max_tokens) → token ids`, special tokens included, no padding.
+    """A function `(texts, max_tokens) → token ids`, special tokens included, no padding. Raises KitError.
 
     Random weights of a named backbone read the e5 tokenizer's ids folded into their vocabulary: as long as real ones.
     """
@@ -407,7 +424,8 @@ class ImageBackbone(nn.Module):
         super().__init__()
         self.model = model
         self.width = model.num_features
-        self.mean, self.std = tuple(mean), tuple(std)
+        for name, values in (("mean", mean), ("std", std)):  # of pixels from 0 to 255
+            self.register_buffer(name, 255 * torch.tensor(values).view(3, 1, 1), persistent=False)
 
     def check_size(self, size: int) -> None:
         """Raises KitError where this model takes images of one size only, and not of `size` pixels a side."""
@@ -418,9 +436,18 @@ class ImageBackbone(nn.Module):
                 f"{config['input_size'][-1]} pixels a side only: pass -p image_size {config['input_size'][-1]}."
             )
 
+    def checkpoint(self) -> None:
+        """Keeps each block's input alone for the gradient, and computes the rest again. Raises KitError."""
+        try:
+            self.model.set_grad_checkpointing()
+        except (AssertionError, AttributeError) as error:
+            name = self.model.pretrained_cfg["architecture"]
+            raise KitError(f"timm's {name} can't do checkpointing: leave it out, or take another.") from error
+
     def forward(self, pixels: Tensor) -> Tensor:
-        """pixels `[B, 3, H, W]` → regions `[B, R, d]`; a convolutional net at stride 32 gives R = (H/32)·(W/32)."""
-        features = self.model.forward_features(pixels.contiguous(memory_format=torch.channels_last))
+        """pixels `[B, H, W, 3]`, 0 to 255 → regions `[B, R, d]`; a convolutional net at stride 32 has H/32 · W/32."""
+        pixels = (pixels.permute(0, 3, 1, 2) - self.mean) / self.std  # [B, 3, H, W], its channels last in memory
+        features = self.model.forward_features(pixels)
         if features.ndim == 3:  # vision transformers: patches behind class and register tokens
             return features[:, getattr(self.model, "num_prefix_tokens", 0) :]
         if getattr(self.model, "output_fmt", "NCHW") == "NHWC":
@@ -493,22 +520,80 @@ def _first_line(error: Exception) -> str:
 # ---------------------------------------------------------------- both
 
 
-def load_backbones(config: TrainConfig) -> dict[str, nn.Module]:
-    """The backbones that the system reads, by side; frozen ones are loaded once a process. Raises KitError."""
-    backbones = {}
-    for side in config.sides:
-        load = _load_once if side in config.frozen else _load
-        backbones[side] = load(side, getattr(config, side), config.pretrained, 0 if config.pretrained else config.seed)
-    if "image" in backbones:
-        backbones["image"].check_size(config.image_size)
-    if "text" in backbones and not config.train_embeddings:
-        backbones["text"].freeze_embeddings()
-    return backbones
+@dataclass(frozen=True)
+class Outline:
+    """What is known of a backbone without its weights: the width d of its vectors; of a text backbone its `depth` in
+    layers, the most tokens that it reads and its vocabulary; of an image backbone how many regions it gives."""
+
+    width: int
+    depth: int = 0
+    max_tokens: int = 0
+    vocabulary: int = 0
+    regions: int = 0
 
 
-def _load(side: str, name: str, pretrained: bool, seed: int) -> nn.Module:
-    torch.manual_seed(seed)  # of random weights
-    return (load_text if side == "text" else load_image)(name, pretrained)
+@dataclass(frozen=True)
+class Source:
+    """One side's backbone as a configuration names it; weights are read when they are asked for, and not before."""
+
+    side: str  # text or image
+    name: str
+    pretrained: bool
+    seed: int  # of random weights
+    image_size: int
+    train_embeddings: bool
+
+    def load(self) -> nn.Module:
+        """The backbone, a new one at each call. Raises KitError."""
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(self.seed)
+            backbone = (load_text if self.side == "text" else load_image)(self.name, self.pretrained)
+        if self.side == "image":
+            backbone.check_size(self.image_size)
+        elif not self.train_embeddings:
+            backbone.freeze_embeddings()
+        return backbone
+
+    @functools.cached_property
+    def frozen(self) -> nn.Module:
+        """The backbone, loaded once, to be used as it is."""
+        return self.load().eval().requires_grad_(False)
+
+    @functools.cached_property
+    def identity(self) -> str:
+        """Tells apart, for caches, whatever changes the backbone's outputs for the same input."""
+        library, seed = ("transformers", "timm")[self.side == "image"], None if self.pretrained else self.seed
+        weights = _identity(self.name, self.side, self.pretrained)
+        if weights is None:
+            self.frozen  # noqa: B018 (brings them from the hub)
+            weights = _identity(self.name, self.side, self.pretrained)
+        return repr((weights, seed, FORMAT, version(library)))
+
+    @functools.cached_property
+    def outline(self) -> Outline:
+        """Kept, so that a run which needs no weights reads none."""
+        key, size = self.identity, self.image_size if self.side == "image" else 0
+        found = recall("outlines", [digest(key, str(size))], pa.string(), lambda _: [json.dumps(self._outline())])
+        return Outline(**json.loads(found[0].as_py()))
+
+    @torch.inference_mode()
+    def _outline(self) -> dict[str, int]:
+        backbone = self.frozen
+        if self.side == "image":
+            blank = torch.zeros(1, self.image_size, self.image_size, 3, dtype=torch.uint8)
+            return {"width": backbone.width, "regions": backbone(blank).shape[1]}
+        return {name: getattr(backbone, name) for name in ("width", "depth", "max_tokens", "vocabulary")}
 
 
-_load_once = functools.lru_cache(maxsize=2)(_load)
+def find_backbones(config: TrainConfig) -> dict[str, Source]:
+    """The backbones that the system reads, by side; frozen ones are loaded once a process."""
+    seed = 0 if config.pretrained else config.seed
+    return {
+        side: (_source if side in config.frozen else Source)(
+            side, getattr(config, side), config.pretrained, seed, config.image_size, config.train_embeddings
+        )
+        for side in config.sides
+    }
+
+
+_source = functools.lru_cache(maxsize=2)(Source)

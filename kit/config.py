@@ -23,6 +23,8 @@ SYSTEMS = {  # and the backbones that each reads
     "tfidf": (),
     "logistic": ("text", "image"),
 }
+# fields that change how fast a run goes, and not what it learns
+SAME_RESULT = ("workers", "features_gb", "images_gb", "compile", "checkpointing")
 LINEAR = ("tfidf", "logistic")  # of these, those that are fitted at once and not trained step by step
 
 
@@ -88,7 +90,10 @@ class TrainConfig:
     freeze_text: bool = False  # keep the text backbone as it is
     freeze_image: bool = False  # keep the image backbone as it is
     features_gb: float = 4.0  # disk that a frozen backbone's outputs may take, to be computed once
+    images_gb: float = 4.0  # disk that images at the training size may take, to be decoded once
     precision: str = "auto"  # auto (bf16 where the GPU has it), no, bf16 or fp16
+    compile: bool = False  # torch.compile: minutes before the first step, faster ones after it
+    checkpointing: bool = False  # backbones' activations are computed again for the gradient: less memory, slower
     clean_titles: bool = True  # entities and white space only
     clean_descriptions: bool = True  # tags, entities, mojibake, white space
     workers: int = 2  # processes that read images
@@ -107,7 +112,7 @@ class TrainConfig:
         least |= dict.fromkeys(
             ("lr", "backbone_lr_scale", "weight_decay", "dropout", "label_smoothing", "clip_norm"), 0
         )
-        least |= {"folds": 1, "lr_decay": 0, "val_share": 0.01, "features_gb": 0}
+        least |= {"folds": 1, "lr_decay": 0, "val_share": 0.01, "features_gb": 0, "images_gb": 0}
         for name, bound in least.items():
             if not getattr(self, name) >= bound:  # also refuses nan
                 raise KitError(f"{name}={getattr(self, name)} is too small: it must be at least {bound}.")
@@ -158,7 +163,7 @@ class TrainConfig:
     def _name(self) -> str:
         """From the values that tell runs apart; those that are not the recipe's enter as a short hash."""
         short = [short_name(value) for value in (self.data, self.text, self.image)]
-        plain = {"run", "study", "data", "text", "image", "recipe", "seed", "workers", "features_gb"}
+        plain = {"run", "study", "data", "text", "image", "recipe", "seed", *SAME_RESULT}
         values = {k: v for k, v in dataclasses.asdict(self).items() if k not in plain}
         usual = {field.name: field.default for field in dataclasses.fields(self)} | RECIPES[self.recipe]
         changed = {k: v for k, v in values.items() if v != usual[k]} | {"paths": [self.data, self.text, self.image]}

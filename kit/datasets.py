@@ -3,80 +3,76 @@
 B batch · T tokens · R regions · L layers · d backbone width · N items
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 import pandas as pd
+import PIL
+import pyarrow as pa
 import torch
 from PIL import Image
 from torch import Tensor
-from torch.nn.utils.rnn import pad_sequence
 from torch.utils.data import DataLoader, Dataset
+from tqdm.contrib.concurrent import thread_map
 
-from kit.backbones import ImageBackbone, TextBackbone, load_tokenizer
+from kit.backbones import Source, load_tokenizer
+from kit.cache import array, content_hashes, digest, recall
 from kit.challenge import on_white, product_texts
 from kit.config import KitError, TrainConfig
 
 
-def read_pixels(path: str, size: int, mean: tuple, std: tuple) -> Tensor:
-    """The image at `path` as `[3, size, size]`, transparent parts on white, normalised.
+class Rows:
+    """Rows of unlike length, one after the other in `values` `[Σ lengths, …]`; item i has `lengths[i]` of them.
+
+    `key`, of the batch: "ids", rows `[T]`; "layers", rows `[T, L, d]`; or "regions", rows `[R, d]`.
+    """
+
+    def __init__(self, key: str, values: np.ndarray, lengths: Sequence[int]):
+        self.key, self.values = key, values
+        self.offsets = np.concatenate([[0], np.cumsum(lengths, dtype=np.int64)])
+
+    def batch(self, places: np.ndarray) -> Tensor:
+        """The rows of these items, padded with zeros to the longest."""
+        starts, ends = self.offsets[places], self.offsets[places + 1]
+        padded = np.zeros((len(places), (ends - starts).max(), *self.values.shape[1:]), self.values.dtype)
+        for item, start, end in zip(padded, starts, ends, strict=True):
+            item[: end - start] = self.values[start:end]
+        return torch.from_numpy(padded)
+
+
+class Pixels:
+    """Images of the items, `[size, size, 3]` each, 0 to 255: out of `cached` `[N, size, size, 3]`, or else decoded."""
+
+    key = "pixels"
+
+    def __init__(self, paths: list[str], size: int, cached: np.ndarray | None = None):
+        self.paths, self.size, self.cached = paths, size, cached
+
+    def batch(self, places: np.ndarray) -> Tensor:
+        if self.cached is not None:
+            return torch.from_numpy(self.cached[places])
+        return torch.from_numpy(np.stack([read_pixels(self.paths[place], self.size) for place in places]))
+
+
+def read_pixels(path: str, size: int) -> np.ndarray:
+    """The image at `path` as `[size, size, 3]`, transparent parts on white.
 
     Raises KitError, naming the file, where it is not a readable image.
     """
     try:
         with Image.open(path) as image:
-            image.draft("RGB", (size, size))  # JPEG only: decode at the nearest smaller scale
+            image.draft("RGB", (size, size))  # JPEG only: decode at the nearest larger scale
             image = on_white(image).convert("RGB")
-            pixels = np.asarray(image.resize((size, size), Image.Resampling.BICUBIC), dtype=np.float32)
+            return np.asarray(image.resize((size, size), Image.Resampling.BICUBIC))
     except (OSError, ValueError, Image.DecompressionBombError) as error:
         raise KitError(f"{path} cannot be read as an image ({error}): replace the file.") from error
-    pixels = (pixels / 255 - np.float32(mean)) / np.float32(std)
-    return torch.from_numpy(pixels.transpose(2, 0, 1).copy())  # [H, W, 3] → [3, H, W]
-
-
-class Tokens:
-    """Token ids of the items, `[T]` each."""
-
-    key = "ids"
-
-    def __init__(self, ids: list[list[int]]):
-        self.ids = ids
-
-    def __getitem__(self, row: int) -> Tensor:
-        return torch.tensor(self.ids[row])
-
-
-class Pixels:
-    """Images of the items, read when asked for, `[3, size, size]` each; `mean` and `std` are the backbone's."""
-
-    key = "pixels"
-
-    def __init__(self, paths: list[str], size: int, mean: tuple, std: tuple):
-        self.paths, self.size, self.mean, self.std = paths, size, mean, std
-
-    def __getitem__(self, row: int) -> Tensor:
-        return read_pixels(self.paths[row], self.size, self.mean, self.std)
-
-
-class Features:
-    """A frozen backbone's outputs, rows of unlike length: `values` `[Σ lengths, …]`, of which row i has `lengths[i]`.
-
-    `key`: "layers", rows `[T, L, d]`, or "regions", rows `[R, d]`.
-    """
-
-    def __init__(self, key: str, values: np.ndarray, lengths: list[int]):
-        self.key, self.values = key, values
-        self.offsets = np.concatenate([[0], np.cumsum(lengths)])
-
-    def __getitem__(self, row: int) -> Tensor:
-        return torch.from_numpy(self.values[self.offsets[row] : self.offsets[row + 1]].astype(np.float32))
 
 
 class Products(Dataset):
-    """Items: each gives its row, the mask of its tokens, its label where known, and what its sides give.
+    """Items, read a batch at a time: their rows, masks, labels where known, and what their sides give.
 
-    `lengths`: tokens of each item · `sides`: "text" → Tokens or Features, "image" → Pixels or Features, of which an
-    item's place is in `places` · `labels`: positions among the model's outputs.
+    `lengths`: tokens of each item · `sides`: "text" and "image" → Rows or Pixels, of which an item's place is in
+    `places` · `labels`: positions among the model's outputs.
     """
 
     def __init__(self, lengths: np.ndarray, sides: dict, labels: np.ndarray | None = None, places=None):
@@ -91,48 +87,68 @@ class Products(Dataset):
     def __len__(self) -> int:
         return len(self.lengths)
 
-    def __getitem__(self, row: int) -> dict:
-        item = {"row": row, "mask": torch.ones(self.lengths[row], dtype=torch.long)}
+    def __getitems__(self, rows: list[int]) -> dict[str, Tensor]:
+        """ids, mask `[B, T]` · layers `[B, T, L, d]` · pixels `[B, H, W, 3]` · regions `[B, R, d]` · row, label `[B]`.
+
+        What is shorter than the batch's longest is padded with zeros.
+        """
+        lengths = torch.from_numpy(self.lengths[rows])
+        batch = {"row": torch.tensor(rows), "mask": (torch.arange(lengths.max()) < lengths[:, None]).long()}
         if self.labels is not None:
-            item["label"] = int(self.labels[row])
-        return item | {side.key: side[self.places[row]] for side in self.sides.values()}
-
-
-def collate(items: list[dict]) -> dict[str, Tensor]:
-    """ids, mask `[B, T]` · layers `[B, T, L, d]` · pixels `[B, 3, H, W]` · regions `[B, R, d]` · row, label `[B]`."""
-    batch = {}
-    for key, first in items[0].items():
-        values = [item[key] for item in items]
-        batch[key] = pad_sequence(values, batch_first=True) if isinstance(first, Tensor) else torch.tensor(values)
-    return batch
+            batch["label"] = torch.from_numpy(self.labels[rows])
+        return batch | {side.key: side.batch(self.places[rows]) for side in self.sides.values()}
 
 
 def make_products(
-    config: TrainConfig,
-    codes: list[int],
-    frames: dict[str, pd.DataFrame],
-    backbones: dict[str, TextBackbone | ImageBackbone],
+    config: TrainConfig, codes: list[int], frames: dict[str, pd.DataFrame], backbones: dict[str, Source]
 ) -> dict[str, Products]:
     """The items of each frame, tokens and pixels, as these backbones want them."""
     parts = {}
     for name, frame in frames.items():
         labels = None if name == "test" else pd.Categorical(frame["label"], categories=codes).codes.astype(int)
         parts[name] = Products(np.ones(len(frame), int), {}, labels)
-    if text := backbones.get("text"):
-        encode = load_tokenizer(config.text, config.pretrained)
-        for name, frame in frames.items():
-            ids = encode(product_texts(frame), min(config.max_tokens, text.max_tokens))
-            if max((max(row) for row in ids), default=0) >= text.vocabulary:
-                raise KitError(
-                    f"The tokenizer of {config.text!r} has more tokens than its model: they do not belong together."
-                )
-            parts[name].lengths = np.array([len(row) for row in ids], int)
-            parts[name].sides["text"] = Tokens(ids)
-    if image := backbones.get("image"):
-        for name, frame in frames.items():
-            paths = frame["image_path"].tolist()
-            parts[name].sides["image"] = Pixels(paths, config.image_size, image.mean, image.std)
+        if "text" in backbones:
+            ids = tokens(config, backbones["text"], product_texts(frame))
+            parts[name].lengths = np.diff(ids.offsets)
+            parts[name].sides["text"] = ids
+        if "image" in backbones:
+            parts[name].sides["image"] = Pixels(frame["image_path"].tolist(), config.image_size)
     return parts
+
+
+def tokens(config: TrainConfig, backbone: Source, texts: list[str]) -> Rows:
+    """Token ids of the texts; each text is tokenised once and kept. Raises KitError."""
+    most = min(config.max_tokens, backbone.outline.max_tokens)
+
+    def compute(new: list[int]) -> list[list[int]]:
+        return load_tokenizer(config.text, config.pretrained)([texts[i] for i in new], most)
+
+    store = f"tokens-{digest(backbone.identity, str(most))}"
+    ids = recall(store, [digest(text) for text in texts], pa.list_(pa.int32()), compute)
+    values = ids.flatten().to_numpy()
+    if values.max(initial=0) >= backbone.outline.vocabulary:
+        raise KitError(f"The tokenizer of {config.text!r} has more tokens than its model: they do not belong together.")
+    return Rows("ids", values, ids.value_lengths().to_numpy())
+
+
+def keep_pixels(config: TrainConfig, parts: dict[str, Products]) -> None:
+    """Decodes the images of `parts` once, to be read from the cache at the size that the model sees, where they take no
+    more than `images_gb` GiB. Raises KitError where one is not readable."""
+    size = (config.image_size, config.image_size, 3)
+    filled = [part for part in parts.values() if len(part) and isinstance(part.sides.get("image"), Pixels)]
+    if sum(len(part) for part in filled) * np.prod(size) > config.images_gb * 2**30:
+        return
+    for part in filled:
+        source = part.sides["image"]
+
+        def write(values: np.ndarray, paths: list[str] = source.paths) -> None:
+            def fill(i: int) -> None:
+                values[i] = read_pixels(paths[i], config.image_size)
+
+            thread_map(fill, range(len(paths)), desc="images", leave=False)
+
+        name = f"pixels-{digest(PIL.__version__, str(size), *content_hashes(source.paths))}"
+        source.cached = array(name, (len(source.paths), *size), np.dtype(np.uint8), write)
 
 
 class LengthBatches:
@@ -171,13 +187,19 @@ class LengthBatches:
 
 
 def loader(products: Products, batch_size: int, shuffle: bool = False, seed: int = 0, workers: int = 0) -> DataLoader:
-    """Length-bucketed batches of `products`; worker processes only where there are images to decode."""
-    workers = workers if isinstance(products.sides.get("image"), Pixels) else 0
+    """Length-bucketed batches of `products`; worker processes where images are decoded, or where a GPU waits."""
+    image = products.sides.get("image")
+    decodes = isinstance(image, Pixels) and image.cached is None
+    workers = workers if decodes or torch.cuda.is_available() else 0
     return DataLoader(
         products,
         batch_sampler=LengthBatches(products.lengths, batch_size, shuffle, seed),
-        collate_fn=collate,
+        collate_fn=_as_it_is,
         num_workers=workers,
         persistent_workers=workers > 0,
         pin_memory=torch.cuda.is_available(),
     )
+
+
+def _as_it_is(batch: dict[str, Tensor]) -> dict[str, Tensor]:
+    return batch

@@ -3,33 +3,26 @@
 T tokens · R regions · L layers · d backbone width
 """
 
-import functools
-import hashlib
 import math
-import os
 from collections.abc import Iterable
-from pathlib import Path
 
 import numpy as np
-import timm
+import PIL
 import torch
-import transformers
-from torch import Tensor, nn
+from torch import Tensor
 from tqdm.auto import tqdm
 
-from kit.backbones import identity
-from kit.config import ROOT, KitError, TrainConfig
-from kit.datasets import Features, Products, loader
+from kit.backbones import Source
+from kit.cache import array, content_hashes, digest
+from kit.config import TrainConfig
+from kit.datasets import Products, Rows, loader
 from kit.models import Classifier, text_layers
-from kit.runs import write_atomically
-from kit.twins import file_stamp
 
 BATCH = 32
-FORMAT = 1  # of what is kept: raise it where reading images or pooling changes
 
 
 def precompute(
-    config: TrainConfig, backbones: dict[str, nn.Module], parts: dict[str, Products], device: torch.device
+    config: TrainConfig, backbones: dict[str, Source], parts: dict[str, Products], device: torch.device
 ) -> list[str]:
     """Puts the outputs of each frozen backbone in the place of the tokens or pixels of `parts`, from the cache or
     computed; gives the sides whose backbone still has to run with the model.
@@ -37,20 +30,19 @@ def precompute(
     A system that reads one vector a side gets that alone: of a text the top layer's first token and the mean of its
     tokens, `[2, 1, d]`; of an image the mean of its regions, `[1, d]`. Outputs that would take more than `features_gb`
     GiB are not kept: then such a system has its vectors computed and kept, and for any other the backbone runs at every
-    step.
+    step. A backbone whose outputs are all in the cache is not loaded.
     """
     running = []
     for side, backbone in backbones.items():
         if side not in config.frozen:
             running.append(side)
             continue
-        backbone.eval().requires_grad_(False).to(device)
         filled = {name: part for name, part in parts.items() if len(part)}
-        frozen = _Frozen(config, side, backbone, device, pooled=False)
+        frozen = _Frozen(config, backbone, device, pooled=False)
         plans = {name: frozen.plan(part) for name, part in filled.items()}
         fits = sum(2 * sum(rows) * math.prod(shape) for rows, shape in plans.values()) <= config.features_gb * 2**30
         if not fits and config.pooled:
-            frozen = _Frozen(config, side, backbone, device, pooled=True)
+            frozen = _Frozen(config, backbone, device, pooled=True)
             plans = {name: frozen.plan(part) for name, part in filled.items()}
         elif not fits:
             running.append(side)
@@ -59,102 +51,80 @@ def precompute(
             values = frozen.cached(filled[name], rows, shape)
             if config.pooled and fits:
                 values, rows = _pool(side, values, rows)
-            parts[name].sides[side] = Features("layers" if side == "text" else "regions", values, rows)
-        backbone.cpu()
+            parts[name].sides[side] = Rows("layers" if side == "text" else "regions", values, rows)
     return running
 
 
-def _pool(side: str, values: np.ndarray, rows: list[int]) -> tuple[np.ndarray, list[int]]:
+def _pool(side: str, values: np.ndarray, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """The vectors of each item out of its whole outputs, and how many it has."""
-    vectors = []
-    for end, count in zip(np.cumsum(rows), rows, strict=True):
-        item = values[end - count : end].astype(np.float32)
-        text = side == "text"
-        vectors.append(np.stack([item[0, -1:], item[:, -1:].mean(0)]) if text else item.mean(0, keepdims=True))
-    return np.concatenate(vectors).astype(np.float16), [len(vectors[0])] * len(rows)
+    starts, counts = np.cumsum(rows) - rows, rows[:, None]
+    if side == "image":
+        vectors = np.add.reduceat(values, starts, dtype=np.float32) / counts  # [N, d]
+        return vectors.astype(np.float16), np.ones(len(rows), int)
+    top = values[:, -1]  # [Σ T, d]
+    means = np.add.reduceat(top, starts, dtype=np.float32) / counts
+    vectors = np.stack([top[starts], means], axis=1)[:, :, None]  # [N, 2, 1, d]
+    return vectors.reshape(-1, 1, top.shape[1]).astype(np.float16), np.full(len(rows), 2)
 
 
 class _Frozen:
     """One frozen backbone as `config` reads it; `pooled`: one vector, of a text two, in the place of its outputs."""
 
-    def __init__(self, config: TrainConfig, side: str, backbone: nn.Module, device: torch.device, pooled: bool):
-        self.config, self.side, self.backbone, self.device, self.pooled = config, side, backbone, device, pooled
+    def __init__(self, config: TrainConfig, source: Source, device: torch.device, pooled: bool):
+        self.config, self.source, self.device, self.pooled = config, source, device, pooled
+        self.side = source.side
         self.layers = slice(-1, None) if pooled else text_layers(config)
 
-    def plan(self, part: Products) -> tuple[list[int], tuple[int, ...]]:
+    def plan(self, part: Products) -> tuple[np.ndarray, tuple[int, ...]]:
         """How many rows each item's outputs have, and the shape of a row."""
-        one = self.forward(next(iter(loader(part.part(np.arange(1)), 1))))[0]
-        fixed = self.pooled or self.side == "image"
-        return [len(one)] * len(part) if fixed else part.lengths.tolist(), tuple(one.shape[1:])
+        outline = self.source.outline
+        if self.side == "image":
+            return np.full(len(part), 1 if self.pooled else outline.regions), (outline.width,)
+        layers = len(range(outline.depth + 1)[self.layers])
+        return np.full(len(part), 2) if self.pooled else part.lengths, (layers, outline.width)
 
     @torch.inference_mode()
     def forward(self, batch: dict[str, Tensor]) -> Tensor:
         """`[B, T, L, d]` or `[B, R, d]`."""
-        batch = {key: value.to(self.device) for key, value in batch.items()}
+        backbone = self.source.frozen
+        batch = {key: value.to(self.device, non_blocking=True) for key, value in batch.items()}
         if self.side == "image":
-            regions = self.backbone(batch["pixels"])
+            regions = backbone(batch["pixels"])
             return regions.mean(1, keepdim=True) if self.pooled else regions
-        layers = torch.stack(self.backbone(batch["ids"], batch["mask"])[self.layers], dim=2)  # [B, T, L, d]
+        layers = torch.stack(backbone(batch["ids"], batch["mask"])[self.layers], dim=2)  # [B, T, L, d]
         if not self.pooled:
             return layers
         mask = batch["mask"][:, :, None, None]
         return torch.stack([layers[:, 0], (layers * mask).sum(1) / mask.sum(1)], dim=1)  # [B, 2, 1, d]
 
-    def cached(self, part: Products, rows: list[int], shape: tuple[int, ...]) -> np.ndarray:
+    def cached(self, part: Products, rows: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
         """The outputs for all items of `part`, in half precision, mapped from the cache's file."""
-        path = ROOT / "cache" / f"{self.side}-{self.key(part)}.npy"
-        size = (sum(rows), *shape)
-        values = _read(path)
-        if values is None or values.shape != size or values.dtype != np.float16:
-            write_atomically(path, lambda temporary: self.write(temporary, part, rows, size))
-            values = _read(path)
-        return values
+        size = (int(rows.sum()), *shape)
+        return array(f"{self.side}-{self.key(part)}", size, np.dtype(np.float16), lambda v: self.write(v, part, rows))
 
-    def write(self, path: Path, part: Products, rows: list[int], size: tuple[int, ...]) -> None:
-        values = np.lib.format.open_memmap(path, mode="w+", dtype=np.float16, shape=size)
-        if hasattr(os, "posix_fallocate"):  # a full disk shows here, as an error, and not in the map, as a crash
-            with open(path, "r+b") as file:
-                os.posix_fallocate(file.fileno(), 0, path.stat().st_size)
+    def write(self, values: np.ndarray, part: Products, rows: np.ndarray) -> None:
+        self.source.frozen.to(self.device)
         ends = np.cumsum(rows)
         only = Products(part.lengths, {self.side: part.sides[self.side]}, places=part.places)
         batches = loader(only, BATCH, workers=self.config.workers)
         for batch in tqdm(batches, desc=f"frozen {self.side}", leave=False):
-            for row, value in zip(batch["row"].tolist(), self.forward(batch).cpu().numpy(), strict=True):
+            for row, value in zip(batch["row"].tolist(), self.forward(batch).half().cpu().numpy(), strict=True):
                 values[ends[row] - rows[row] : ends[row]] = value[: rows[row]]  # without the padding
-        values.flush()
+        self.source.frozen.cpu()
 
     def key(self, part: Products) -> str:
         """A hash of all that the outputs depend on: weights, what is read of them, and the contents of the items."""
         config, source = self.config, part.sides[self.side]
-        digest = hashlib.sha256(identity(getattr(config, self.side), self.side, config.pretrained).encode())
-        random = None if config.pretrained else config.seed  # of random weights
-        text = self.side == "text"
-        read = str(self.layers) if text else (config.image_size, self.backbone.mean, self.backbone.std)
-        version = transformers.__version__ if text else timm.__version__
-        digest.update(repr((FORMAT, version, read, self.pooled, random)).encode())
-        for place in part.places:
-            if text:
-                digest.update(np.array([*source.ids[place], -1], np.int32).tobytes())
-            else:
-                digest.update(_file_hash(source.paths[place], file_stamp(source.paths[place])))
-        return digest.hexdigest()[:24]
-
-
-@functools.cache
-def _file_hash(path: str, stamp: tuple[int, int]) -> bytes:
-    """Of the contents; read once a process, unless `stamp` changes."""
-    try:
-        return hashlib.sha256(Path(path).read_bytes()).digest()
-    except OSError as error:
-        raise KitError(f"{path} cannot be read ({error}): replace the file.") from error
-
-
-def _read(path: Path) -> np.ndarray | None:
-    """The array in `path`, mapped and not loaded; None where there is none that can be read."""
-    try:
-        return np.load(path, mmap_mode="r")
-    except (OSError, ValueError, EOFError):
-        return None
+        if self.side == "text":
+            return digest(
+                self.source.identity,
+                str(self.layers),
+                str(self.pooled),
+                source.values.tobytes(),
+                source.offsets.tobytes(),
+            )
+        read = f"{config.image_size} {self.pooled} {PIL.__version__}"
+        return digest(self.source.identity, read, *content_hashes(source.paths))
 
 
 @torch.inference_mode()

@@ -3,9 +3,10 @@
 B batch · T tokens · R regions · L layers · d backbone width · D joint width · k attention width
 """
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor, nn
-from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
 
 
 class WeightedLayers(nn.Module):
@@ -24,18 +25,32 @@ class WeightedLayers(nn.Module):
         """Starts as the top layer, nearly: it has e⁵ times the weight of each other."""
         self.weights[-1] = 5.0
 
-    def forward(self, layers: Tensor) -> Tensor:
-        """layers `[B, L, T, d]` → `[B, T, d]`."""
-        return self.gamma * torch.einsum("l,bltd->btd", self.weights.softmax(0).to(layers.dtype), layers)
+    def forward(self, layers: Sequence[Tensor], inputs: "Standardise | None" = None) -> Tensor:
+        """L layers `[B, T, d]`, which `inputs` `[L, 1, d]` brings to mean 0 and deviation 1 → `[B, T, d]`, float32.
+
+        Layer by layer, standardising folded into the weights: the layers are never copied.
+        """
+        scales = (self.gamma * self.weights.softmax(0)).view(-1, 1, 1)  # [L, 1, 1]
+        if inputs is not None:
+            scales = scales / inputs.std  # [L, 1, d]
+        mixed = scales[0] * layers[0]
+        for scale, layer in zip(scales[1:], layers[1:], strict=True):
+            mixed = mixed + scale * layer
+        return mixed if inputs is None else mixed - (scales * inputs.mean).sum(0)
 
 
 class BiLSTM(nn.Module):
-    """One bidirectional LSTM layer, `width` / 2 a direction, over the real tokens only (paper section 3.2)."""
+    """One bidirectional LSTM layer, `width` / 2 a direction, over the real tokens only (paper section 3.2).
+
+    Each direction is a plain LSTM from the item's first real token on, backwards over the item reversed: padding comes
+    behind and reaches nothing. Batches of like length waste little of that, and a packed sequence costs more.
+    """
 
     def __init__(self, input_width: int, width: int):
         super().__init__()
-        self.lstm = nn.LSTM(input_width, width // 2, batch_first=True, bidirectional=True)
-        for name, parameter in self.lstm.named_parameters():
+        self.ahead = nn.LSTM(input_width, width // 2, batch_first=True)
+        self.back = nn.LSTM(input_width, width // 2, batch_first=True)
+        for name, parameter in self.named_parameters():
             if "weight" in name:
                 nn.init.xavier_uniform_(parameter)
             else:
@@ -45,21 +60,25 @@ class BiLSTM(nn.Module):
     def start_linear(self, gain: float = 0.1) -> None:
         """Starts as nearly an isometry of each token by itself: input and output gates open, forget gates shut, and the
         cell's input, an orthogonal map of which each direction has half, small enough for its tanh to be linear."""
-        h = self.lstm.hidden_size
-        maps = nn.init.orthogonal_(torch.empty(2 * h, self.lstm.input_size), gain).chunk(2)
-        for direction, cell in zip(("l0", "l0_reverse"), maps, strict=True):
-            weights = getattr(self.lstm, f"weight_ih_{direction}")  # [4h, d]: input, forget, cell, output
-            weights.zero_()
-            weights[2 * h : 3 * h] = cell
-            getattr(self.lstm, f"weight_hh_{direction}").zero_()
-            gates = torch.tensor([3.0, -3.0, 0.0, 3.0]).repeat_interleave(h)
-            getattr(self.lstm, f"bias_ih_{direction}").copy_(gates)
+        h = self.ahead.hidden_size
+        maps = nn.init.orthogonal_(torch.empty(2 * h, self.ahead.input_size), gain).chunk(2)
+        for direction, cell in zip((self.ahead, self.back), maps, strict=True):
+            direction.weight_ih_l0.zero_()  # [4h, d]: input, forget, cell, output
+            direction.weight_ih_l0[2 * h : 3 * h] = cell
+            direction.weight_hh_l0.zero_()
+            direction.bias_ih_l0.copy_(torch.tensor([3.0, -3.0, 0.0, 3.0]).repeat_interleave(h))
 
     def forward(self, text: Tensor, mask: Tensor) -> Tensor:
         """text `[B, T, d]`, mask `[B, T]` → `[B, T, D]`, zero at padding."""
+        place = torch.arange(text.shape[1], device=text.device)
+        turned = mask.sum(1, keepdim=True) - 1 - place  # [B, T]: real tokens in reverse,
+        turned = torch.where(turned < 0, place, turned).unsqueeze(2)  # padding where it is
         with torch.autocast(text.device.type, enabled=False):  # cuDNN's LSTM would run in half precision, not bfloat16
-            packed = pack_padded_sequence(text.float(), mask.sum(1).cpu(), batch_first=True, enforce_sorted=False)
-            return pad_packed_sequence(self.lstm(packed)[0], batch_first=True, total_length=text.shape[1])[0]
+            text = text.float()
+            ahead, _ = self.ahead(text)
+            back, _ = self.back(torch.take_along_dim(text, turned, 1))
+            both = torch.cat([ahead, torch.take_along_dim(back, turned, 1)], dim=2)
+            return both * mask.unsqueeze(2)
 
 
 class Standardise(nn.Module):

@@ -12,7 +12,7 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import Normalizer, StandardScaler
 
-from kit.backbones import load_backbones
+from kit.backbones import find_backbones
 from kit.challenge import product_texts
 from kit.config import TrainConfig
 from kit.datasets import make_products
@@ -74,12 +74,12 @@ def _probabilities(model, inputs: np.ndarray) -> np.ndarray:
 
 def _pooled(config: TrainConfig, codes: list[int], frames: dict, device: torch.device) -> dict[str, list[np.ndarray]]:
     """Of each frame, text (mean over tokens) and image (mean over regions) features, `[N, d]` each."""
-    backbones = load_backbones(config)
+    backbones = find_backbones(config)
     products = make_products(config, codes, frames, backbones)
     precompute(config, backbones, products, device)
     found = {}
     for name, part in products.items():
-        sides = [np.empty((0, backbone.width)) for backbone in backbones.values()]
+        sides = [np.empty((0, backbone.outline.width)) for backbone in backbones.values()]
         if len(part):
             sides = [part.sides[side].values.astype(np.float32) for side in ("text", "image")]
             sides[0] = sides[0].reshape(len(part), 2, -1)[:, 1]  # the mean token

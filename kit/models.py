@@ -3,11 +3,13 @@
 B batch · T tokens · R regions · L layers · d backbone width · D joint width · K classes
 """
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import normalize
 
-from kit.backbones import ImageBackbone, TextBackbone
+from kit.backbones import ImageBackbone, Source, TextBackbone
 from kit.config import TrainConfig
 from kit.layers import BiLSTM, CoAttention, Standardise, WeightedLayers, linear
 
@@ -43,9 +45,9 @@ class CoAttentionHead(nn.Module):
         super().__init__()
         self.attention, self.linear_start = attention, linear_start
         self.new = ("classifier",) if linear_start else ("",)  # the rest begins with a meaning to keep
-        self.text_input = Standardise(layers, 1, text_width) if linear_start else nn.Identity()
+        self.text_input = Standardise(layers, 1, text_width) if linear_start else None
         self.image_input = Standardise(image_width) if linear_start else nn.Identity()
-        self.mix = WeightedLayers(layers) if layers > 1 else nn.Flatten(1, 2)  # [B, 1, T, d] → [B, T, d]
+        self.mix = WeightedLayers(layers) if layers > 1 else None
         self.text = BiLSTM(text_width, width) if bilstm else linear(text_width, width)
         self.image = linear(image_width, width) if image_width != width else nn.Identity()
         self.coattention = CoAttention(width, attention_width)
@@ -65,7 +67,7 @@ class CoAttentionHead(nn.Module):
     def _start_linear(self) -> None:
         nn.init.zeros_(self.classifier.weight)
         self.coattention.start_uniform()
-        if isinstance(self.mix, WeightedLayers):
+        if self.mix is not None:
             self.mix.start_top()
         if isinstance(self.text, BiLSTM):
             self.text.start_linear()
@@ -73,9 +75,12 @@ class CoAttentionHead(nn.Module):
             if isinstance(layer, nn.Linear):
                 nn.init.orthogonal_(layer.weight)
 
-    def forward(self, layers: Tensor, mask: Tensor, regions: Tensor) -> Tensor:
-        """layers `[B, L, T, d_text]`, mask `[B, T]`, regions `[B, R, d_image]` → logits `[B, K]`."""
-        text = self.mix(self.text_input(layers))  # [B, T, d]
+    def forward(self, layers: Sequence[Tensor], mask: Tensor, regions: Tensor) -> Tensor:
+        """L layers `[B, T, d_text]`, mask `[B, T]`, regions `[B, R, d_image]` → logits `[B, K]`."""
+        if self.mix is not None:
+            text = self.mix(layers, self.text_input)  # [B, T, d]
+        else:
+            text = layers[-1].float() if self.text_input is None else self.text_input(layers[-1])
         text = self.text(text, mask) if isinstance(self.text, BiLSTM) else self.text(text)  # [B, T, D]
         regions = self.image(self.image_input(regions))  # [B, R, D]
         text, image, _, _ = self.coattention(text, mask, regions)  # [B, D] each
@@ -84,9 +89,10 @@ class CoAttentionHead(nn.Module):
         joint = {"both": (text, image), "text": (text,), "image": (image,)}[self.attention]
         return self.classifier(self.dropout(torch.cat(joint, dim=1)))
 
-    def inputs(self, layers: Tensor, mask: Tensor, regions: Tensor) -> tuple[Tensor, Tensor]:
+    def inputs(self, layers: Sequence[Tensor], mask: Tensor, regions: Tensor) -> tuple[Tensor, Tensor]:
         """What is standardised: every real token `[ΣT, L, d_text]` and every region `[ΣR, d_image]` of a batch."""
-        return layers.transpose(1, 2)[mask.bool()], regions.flatten(0, 1)
+        real = mask.bool()
+        return torch.stack([layer[real] for layer in layers], dim=1), regions.flatten(0, 1)
 
 
 class FusionHead(nn.Module):
@@ -126,12 +132,14 @@ class FusionHead(nn.Module):
         hidden = linear(joint[system], classifier_width)
         self.classifier = nn.Sequential(hidden, nn.ReLU(), nn.Dropout(dropout), linear(classifier_width, classes))
 
-    def inputs(self, layers: Tensor | None, mask: Tensor, regions: Tensor | None) -> tuple[Tensor | None, ...]:
+    def inputs(
+        self, layers: Sequence[Tensor] | None, mask: Tensor, regions: Tensor | None
+    ) -> tuple[Tensor | None, Tensor | None]:
         """The text vectors `[B, d_text]` and the image vectors `[B, d_image]`, None of a side that is not read."""
-        return None if layers is None else layers[:, -1, 0], None if regions is None else regions.mean(1)
+        return None if layers is None else layers[-1][:, 0].float(), None if regions is None else regions.mean(1)
 
-    def forward(self, layers: Tensor | None, mask: Tensor, regions: Tensor | None) -> Tensor:
-        """layers `[B, L, T, d_text]`, regions `[B, R, d_image]` → logits `[B, K]`."""
+    def forward(self, layers: Sequence[Tensor] | None, mask: Tensor, regions: Tensor | None) -> Tensor:
+        """L layers `[B, T, d_text]`, regions `[B, R, d_image]` → logits `[B, K]`."""
         text, image = self.inputs(layers, mask, regions)
         text = None if text is None else self.text(self.text_input(text))
         image = None if image is None else self.image(self.image_input(image))
@@ -181,12 +189,12 @@ class Classifier(nn.Module):
         layers, regions = self.features(batch)
         return self.head(layers, batch["mask"], regions)
 
-    def features(self, batch: dict[str, Tensor]) -> tuple[Tensor | None, Tensor | None]:
-        """What the head reads: text layers `[B, L, T, d]` and image regions `[B, R, d]`, from the batch or computed."""
-        layers = batch["layers"].transpose(1, 2) if "layers" in batch else None  # [B, T, L, d] → [B, L, T, d]
-        regions = batch.get("regions")
+    def features(self, batch: dict[str, Tensor]) -> tuple[Sequence[Tensor] | None, Tensor | None]:
+        """What the head reads: L text layers `[B, T, d]` and image regions `[B, R, d]`, from the batch or computed."""
+        layers = batch["layers"].unbind(2) if "layers" in batch else None  # [B, T, L, d] → L × [B, T, d]
+        regions = batch["regions"].float() if "regions" in batch else None
         if self.text is not None:
-            layers = torch.stack(self.text(batch["ids"], batch["mask"])[self.layers], dim=1)
+            layers = self.text(batch["ids"], batch["mask"])[self.layers]
         if self.image is not None:
             regions = self.image(batch["pixels"])
         return layers, regions
@@ -197,10 +205,10 @@ def text_layers(config: TrainConfig) -> slice:
     return slice(-1 if not config.layer_weights else 0 if config.embedding_layer else 1, None)
 
 
-def build_model(config: TrainConfig, classes: int, backbones: dict[str, nn.Module], running: list[str]) -> Classifier:
-    """The classifier that `config` describes, over `backbones`; of these, those of the sides in `running` are part of
-    it, and the others' features come with the batches."""
-    text, image = backbones.get("text"), backbones.get("image")
+def build_model(config: TrainConfig, classes: int, backbones: dict[str, Source], running: Sequence[str]) -> Classifier:
+    """The classifier that `config` describes, over `backbones`; of these, those of the sides in `running` are loaded
+    and part of it, and the others' features come with the batches. Raises KitError."""
+    text, image = (backbones[side].outline if side in backbones else None for side in ("text", "image"))
     shared = {
         "classes": classes,
         "text_width": text.width if text else 0,
@@ -210,6 +218,12 @@ def build_model(config: TrainConfig, classes: int, backbones: dict[str, nn.Modul
         "dropout": config.dropout,
     }
     layers = slice(-1, None) if config.pooled else text_layers(config)
+    live = {side: backbones[side].frozen if side in config.frozen else backbones[side].load() for side in running}
+    for side, backbone in live.items():
+        if config.checkpointing and side not in config.frozen:
+            backbone.checkpoint()
+        if config.compile:
+            backbone.compile()
     if config.pooled:
         head = FusionHead(system=config.system, standardise=config.linear_start, **shared)
     else:
@@ -221,5 +235,4 @@ def build_model(config: TrainConfig, classes: int, backbones: dict[str, nn.Modul
             linear_start=config.linear_start,
             **shared,
         )
-    live = {side: backbones[side] if side in running else None for side in ("text", "image")}
-    return Classifier(head, live["text"], live["image"], layers, config.frozen, classes)
+    return Classifier(head, live.get("text"), live.get("image"), layers, config.frozen, classes)

@@ -12,6 +12,7 @@ import dataclasses
 import json
 import os
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -20,7 +21,7 @@ import pandas as pd
 import psutil
 from safetensors import SafetensorError
 
-from kit.config import ROOT, EnsembleConfig, KitError, TrainConfig
+from kit.config import ROOT, SAME_RESULT, EnsembleConfig, KitError, TrainConfig
 from kit.metrics import bootstrap_macro_f1, scores
 
 BEGINS = "── "  # before the name of the run that a training of several comes to
@@ -39,7 +40,8 @@ def write_atomically(path: Path, write: Callable[[Path], None]) -> None:
     except (OSError, SafetensorError) as error:
         raise KitError(f"{path} cannot be written ({error}): free space or fix permissions.") from error
     finally:
-        temporary.unlink(missing_ok=True)
+        with suppress(OSError):
+            temporary.unlink()
 
 
 def write_text(path: Path, text: str) -> None:
@@ -118,8 +120,7 @@ class Run:
     def changes(self, config: TrainConfig | EnsembleConfig) -> list[str]:
         """The fields in which `config` is not what the run was made with, but for those that change no result."""
         old, new = dataclasses.asdict(self.config), dataclasses.asdict(config)
-        same_result = ("workers", "features_gb")
-        return [f"{k} ({old.get(k)} → {new[k]})" for k in new if old.get(k) != new[k] and k not in same_result]
+        return [f"{k} ({old.get(k)} → {new[k]})" for k in new if old.get(k) != new[k] and k not in SAME_RESULT]
 
     def clear(self) -> None:
         """Removes what an earlier training left, its summary first: a run half replaced must not look finished."""

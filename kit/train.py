@@ -3,22 +3,20 @@
 N items · K classes · F folds
 """
 
-import copy
 import functools
 import platform
 import resource
 import sys
 import time
+from collections.abc import Iterable
 from datetime import timedelta
+from importlib.metadata import version
 from pathlib import Path
 
-import accelerate
 import numpy as np
 import pandas as pd
 import safetensors.torch
-import timm
 import torch
-import transformers
 from accelerate import (
     Accelerator,
     DataLoaderConfiguration,
@@ -26,20 +24,21 @@ from accelerate import (
     PartialState,
 )
 from accelerate.utils import parse_flag_from_env, set_seed
-from torch import nn
+from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
-from torch.utils.data import DataLoader
 from tqdm.auto import tqdm
 
 from kit import linear
-from kit.backbones import IMAGE, TEXT, load_backbones
+from kit.backbones import IMAGE, TEXT, find_backbones
 from kit.config import LINEAR, KitError, TrainConfig
-from kit.datasets import Products, loader, make_products
+from kit.datasets import Products, keep_pixels, loader, make_products
 from kit.features import fit_inputs, precompute
 from kit.items import fingerprint, read_items
 from kit.metrics import scores, softmax
 from kit.models import Classifier, build_model
 from kit.runs import BEGINS, Run, write_atomically
+
+PREDICT = 4  # times a training batch: without a gradient there is room
 
 
 def train(run: Run) -> None:
@@ -50,7 +49,7 @@ def train(run: Run) -> None:
     accelerator = Accelerator(
         mixed_precision=_precision(config),
         gradient_accumulation_steps=config.accumulate,
-        dataloader_config=DataLoaderConfiguration(split_batches=True),
+        dataloader_config=DataLoaderConfiguration(split_batches=True, non_blocking=True),
         kwargs_handlers=[DistributedDataParallelKwargs(find_unused_parameters=_any_backbone(config))],
     )
     micro = config.batch_size // config.accumulate
@@ -65,10 +64,11 @@ def train(run: Run) -> None:
         torch.cuda.reset_peak_memory_stats()
     set_seed(config.seed)
     codes, frames = read_items(config)
-    backbones = load_backbones(config)
-    products = make_products(config, codes, frames, backbones)
-    with accelerator.main_process_first():  # the others find its features in the cache
+    backbones = find_backbones(config)
+    with accelerator.main_process_first():  # the others find in the cache what it computes
+        products = make_products(config, codes, frames, backbones)
         running = precompute(config, backbones, products, accelerator.device)
+        keep_pixels(config, products)
 
     folds, history, test = frames["train"]["fold"].to_numpy(), [], []
     oof = np.full((len(folds), len(codes)), np.nan, np.float32)
@@ -79,14 +79,13 @@ def train(run: Run) -> None:
             "oof": products["train"].part(np.flatnonzero(folds == fold)),
             "test": products["test"],
         }
-        fresh = {side: b if side in config.frozen else copy.deepcopy(b) for side, b in backbones.items()}
-        model = build_model(config, len(codes), fresh, running).to(accelerator.device)
+        model = build_model(config, len(codes), backbones, running).to(accelerator.device)
         if config.linear_start:
             fit_inputs(model, loader(parts["train"], 32, shuffle=True, workers=config.workers), accelerator.device)
         oof[folds == fold], logits = fit(run, config, fold, model, parts, accelerator, history)
         test.append(softmax(logits))
         parameters = sum(parameter.numel() for parameter in model.parameters())
-        del model, fresh
+        del model
         accelerator.free_memory()
     if accelerator.is_main_process:
         scored = folds >= 0
@@ -117,38 +116,26 @@ def fit(
     optimizer = torch.optim.AdamW(parameter_groups(model, config), fused=True)
     schedule = torch.optim.lr_scheduler.ExponentialLR(optimizer, config.lr_decay)
     model, optimizer, batches = accelerator.prepare(model, optimizer, batches)
-    validation = accelerator.prepare(loader(parts["oof"], micro, workers=config.workers))
+    validation = accelerator.prepare(loader(parts["oof"], PREDICT * micro, workers=config.workers))
 
-    weights, best, steps = run.folder / f"model-{fold}.safetensors", -1.0, 0
-    per_epoch = -(-len(parts["train"]) // config.batch_size)
+    weights, best, items = run.folder / f"model-{fold}.safetensors", -1.0, len(parts["train"])
     title = f"fold {fold + 1}/{config.folds} " if config.folds > 1 else ""
     for epoch in range(config.epochs):
-        clock, total = time.perf_counter(), torch.zeros(2, device=accelerator.device)  # summed loss, items
+        clock = time.perf_counter()
         sampler.set_epoch(epoch)
-        model.train()
-        for batch in tqdm(batches, desc=f"{title}epoch {epoch + 1}/{config.epochs}", leave=False, disable=not main):
-            with accelerator.accumulate(model):
-                loss = cross_entropy(model(batch), batch["label"], label_smoothing=config.label_smoothing)
-                accelerator.backward(loss)
-                if config.clip_norm and accelerator.sync_gradients:
-                    accelerator.clip_grad_norm_(model.parameters(), config.clip_norm)
-                optimizer.step()
-                optimizer.zero_grad()
-            total += torch.stack([loss.detach().float() * len(batch["label"]), total.new_tensor(len(batch["label"]))])
-            steps += accelerator.sync_gradients
-            if main and not history and accelerator.sync_gradients and steps == min(10, per_epoch):
-                seconds = (time.perf_counter() - clock) / steps
-                print(pace(seconds, steps, config.steps(len(parts["train"]))), flush=True)
+        bar = tqdm(batches, desc=f"{title}epoch {epoch + 1}/{config.epochs}", leave=False, disable=not main)
+        loss = train_epoch(config, model, bar, optimizer, accelerator, config.steps(items) if not history else 0)
         schedule.step()
-        summed, items = accelerator.reduce(total).tolist()
-        train_loss = summed / items
         seconds = time.perf_counter() - clock
         logits = predict(model, validation, len(parts["oof"]), accelerator)
-        if not (np.isfinite(train_loss) and np.isfinite(logits).all()):
+        if not (np.isfinite(loss) and np.isfinite(logits).all()):
             raise KitError(f"The loss is no longer finite in epoch {epoch + 1}: lower lr, or set clip_norm.")
-        row = {"fold": fold, "epoch": epoch + 1, "train_loss": train_loss}
-        row |= scores(softmax(logits), parts["oof"].labels) | {"seconds": seconds}
-        row |= {"samples_per_second": len(parts["train"]) / seconds, "step_seconds": seconds / per_epoch}
+        row = {"fold": fold, "epoch": epoch + 1, "train_loss": loss}
+        row |= scores(softmax(logits), parts["oof"].labels) | {
+            "seconds": seconds,
+            "samples_per_second": items / seconds,
+        }
+        row |= {"step_seconds": seconds / -(-items // config.batch_size)}
         kept = row["macro_f1"] > best if config.keep == "best" else epoch + 1 == config.epochs
         history[:] = [past | {"kept": past["kept"] and not (kept and past["fold"] == fold)} for past in history]
         history.append(row | {"kept": kept})
@@ -162,8 +149,41 @@ def fit(
                 save(accelerator.unwrap_model(model), weights)
     accelerator.wait_for_everyone()
     load(accelerator.unwrap_model(model), weights)
-    test = accelerator.prepare(loader(parts["test"], micro, workers=config.workers)) if len(parts["test"]) else []
+    test = loader(parts["test"], PREDICT * micro, workers=config.workers)
+    test = accelerator.prepare(test) if len(parts["test"]) else []
     return oof, predict(model, test, len(parts["test"]), accelerator)
+
+
+def train_epoch(
+    config: TrainConfig,
+    model: nn.Module,
+    batches: Iterable[dict[str, Tensor]],
+    optimizer: torch.optim.Optimizer,
+    accelerator: Accelerator,
+    whole: int = 0,
+) -> float:
+    """One pass over `batches`; gives the mean loss over the items of all processes.
+
+    `whole`: how many steps the run has; where that is given, the pace of the first ten is told.
+    """
+    clock, steps, items, summed = time.perf_counter(), 0, 0, torch.zeros((), device=accelerator.device)
+    told = min(10, -(-len(batches) // config.accumulate)) if whole and accelerator.is_main_process else 0
+    model.train()
+    for batch in batches:
+        with accelerator.accumulate(model):
+            loss = cross_entropy(model(batch), batch["label"], label_smoothing=config.label_smoothing)
+            accelerator.backward(loss)
+            if config.clip_norm and accelerator.sync_gradients:
+                accelerator.clip_grad_norm_(model.parameters(), config.clip_norm)
+            optimizer.step()
+            optimizer.zero_grad()
+        items += len(batch["label"])
+        summed += loss.detach().float() * len(batch["label"])
+        steps += accelerator.sync_gradients
+        if accelerator.sync_gradients and steps == told:
+            print(pace((time.perf_counter() - clock) / steps, steps, whole), flush=True)
+    summed, items = accelerator.reduce(torch.stack([summed, summed.new_tensor(items)])).tolist()
+    return summed / items
 
 
 def pace(seconds: float, steps: int, whole: int) -> str:
@@ -186,13 +206,15 @@ def parameter_groups(model: Classifier, config: TrainConfig) -> list[dict]:
 
 
 @torch.inference_mode()
-def predict(model: nn.Module, batches: DataLoader, items: int, accelerator: Accelerator) -> np.ndarray:
+def predict(model: nn.Module, batches: Iterable[dict[str, Tensor]], items: int, accelerator: Accelerator) -> np.ndarray:
     """Logits `[N, K]` of all `items`, in their order, on every process."""
     model.eval()
-    logits = np.full((items, accelerator.unwrap_model(model).classes), np.nan, np.float32)
+    found = [(torch.empty(0, accelerator.unwrap_model(model).classes), torch.empty(0, dtype=torch.long))]
     for batch in tqdm(batches, desc="predict", leave=False, disable=not accelerator.is_main_process):
-        output, rows = accelerator.gather_for_metrics((model(batch).float(), batch["row"]))
-        logits[rows.cpu().numpy()] = output.cpu().numpy()
+        found.append(accelerator.gather_for_metrics((model(batch).float(), batch["row"])))
+    values, rows = (torch.cat([part.cpu() for part in parts]).numpy() for parts in zip(*found, strict=True))
+    logits = np.full((items, values.shape[1]), np.nan, np.float32)
+    logits[rows] = values
     return logits
 
 
@@ -224,7 +246,7 @@ def describe(config: TrainConfig, history: list[dict], accelerator: Accelerator)
     """What summary.json says of how the run went, but for its scores."""
     kilobytes = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / (1024 if sys.platform == "darwin" else 1)
     cuda = accelerator.device.type == "cuda"
-    versions = {module.__name__: module.__version__ for module in (torch, transformers, timm, accelerate, np, pd)}
+    packages = ("torch", "transformers", "timm", "accelerate", "numpy", "pandas")
     return {
         "text": config.text,
         "image": config.image,
@@ -239,7 +261,7 @@ def describe(config: TrainConfig, history: list[dict], accelerator: Accelerator)
         "precision": accelerator.mixed_precision,
         "peak_memory_gb": round(kilobytes / 2**20, 2),
         "peak_gpu_memory_gb": round(torch.cuda.max_memory_allocated() / 2**30, 2) if cuda else 0,
-        "versions": {"python": platform.python_version(), **versions},
+        "versions": {"python": platform.python_version()} | {package: version(package) for package in packages},
     }
 
 

@@ -3,29 +3,24 @@
 N items
 """
 
-import hashlib
-import io
-import os
 import re
 import unicodedata
-from contextlib import suppress
-from pathlib import Path
 
 import imagehash
 import numpy as np
 import pandas as pd
+import pyarrow as pa
 from PIL import Image
-from pyarrow.lib import ArrowException
 from scipy.sparse import coo_matrix
 from scipy.sparse.csgraph import connected_components
 from tqdm.auto import tqdm
 from tqdm.contrib.concurrent import thread_map
 
+from kit.cache import content_hashes, recall
 from kit.challenge import on_white, product_texts
-from kit.config import ROOT, KitError
+from kit.config import KitError
 from kit.folds import holdout, subset
 from kit.metrics import bootstrap_macro_f1, macro_f1
-from kit.runs import write_atomically
 from kit.words import word_model
 
 # 16 × 16 = 256 bits. Of the sample's pictures, saved again at another size or quality, 95 % stay within 4 bits (a third
@@ -33,54 +28,29 @@ from kit.words import word_model
 # hash loses a sixth of the copies, and takes flags of the same stripes in other colours for one picture. Copies of
 # pictures without detail, whose fine bits are noise, are found less often.
 HASH_SIZE, RADIUS = 16, 4
-FILE, HASHES = ["path", "size", "mtime_ns"], ["bytes", "perceptual"]
 
 
 def image_hashes(paths: list[str]) -> pd.DataFrame:
-    """`bytes` (BLAKE2 of the file) and `perceptual` (ImageHash's phash, 64 hexadecimal digits) of each path `[N]`.
+    """`bytes` (of the file's contents) and `perceptual` (ImageHash's phash, 64 hexadecimal digits) of each path `[N]`.
 
-    Kept in cache/image_hashes.parquet for as long as a file has the same size and time of change. Raises KitError,
-    naming the file, where one is not a readable image.
+    Raises KitError, naming the file, where one is not a readable image.
     """
-    cache = ROOT / "cache" / "image_hashes.parquet"
-    known = _read_cache(cache)
-    files = {path: (os.path.abspath(path), *file_stamp(path)) for path in paths}
-    if new := [file for file in dict.fromkeys(files.values()) if file not in known]:
-        known |= zip(new, thread_map(_hash, [path for path, *_ in new], desc="image hashes", leave=False), strict=True)
-        current = {file[0]: file for file in files.values()}
-        rows = [(*file, *hashes) for file, hashes in known.items() if current.get(file[0], file) == file]
-        with suppress(KitError, OSError):  # not ours to write to: hashed again next time
-            write_atomically(cache, pd.DataFrame(rows, columns=FILE + HASHES).to_parquet)
-    return pd.DataFrame([known[files[path]] for path in paths], columns=HASHES)
+    contents = content_hashes(paths)
+
+    def compute(new: list[int]) -> list[str]:
+        return thread_map(_perceptual, [paths[i] for i in new], desc="image hashes", leave=False)
+
+    hashes = recall(f"image_hashes_{HASH_SIZE}", contents, pa.string(), compute)
+    return pd.DataFrame({"bytes": contents, "perceptual": hashes.to_pylist()})
 
 
-def _read_cache(path: Path) -> dict[tuple, tuple]:
-    """(path, size, mtime_ns) → hashes; empty where there is no cache, or a damaged one."""
+def _perceptual(path: str) -> str:
     try:
-        rows = pd.read_parquet(path, columns=FILE + HASHES).dropna()
-    except (OSError, ValueError, ArrowException):
-        return {}
-    return {tuple(row[:3]): tuple(row[3:]) for row in rows.itertuples(index=False, name=None)}
-
-
-def file_stamp(path: str) -> tuple[int, int]:
-    """Size and time of change (nanoseconds) of an image file. Raises KitError where it cannot be read."""
-    try:
-        status = os.stat(path)
-    except OSError as error:
-        raise KitError(f"{path} cannot be read as an image ({error.strerror}): replace the file.") from error
-    return status.st_size, status.st_mtime_ns
-
-
-def _hash(path: str) -> tuple[str, str]:
-    try:
-        content = Path(path).read_bytes()
-        with Image.open(io.BytesIO(content)) as image:
+        with Image.open(path) as image:
             image.draft("L", (128, 128))  # JPEG only: decode no more than twice what the hash looks at
-            perceptual = str(imagehash.phash(on_white(image), HASH_SIZE))
+            return str(imagehash.phash(on_white(image), HASH_SIZE))
     except (OSError, ValueError, Image.DecompressionBombError) as error:
         raise KitError(f"{path} cannot be read as an image ({error}): replace the file.") from error
-    return hashlib.blake2b(content, digest_size=16).hexdigest(), perceptual
 
 
 def twin_kinds(frame: pd.DataFrame) -> pd.DataFrame:

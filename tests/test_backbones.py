@@ -33,18 +33,18 @@ def test_a_pickled_checkpoint_is_read_too(tiny_image, tmp_path):
     weights = load_file(f"{tiny_image}/model.safetensors")
     torch.save(weights, tmp_path / "pytorch_model.bin")
     (tmp_path / "config.json").write_text((ROOT / tiny_image / "config.json").read_text())
-    pixels = torch.randn(1, 3, 64, 64)
+    pixels = torch.rand(1, 64, 64, 3)
     safe, pickled = load_image(tiny_image).eval(), load_image(str(tmp_path)).eval()
     assert torch.equal(safe(pixels), pickled(pixels))
-    assert safe.mean == (0.5, 0.5, 0.5)
-    assert safe.std == (0.25, 0.25, 0.25)
+    assert safe.mean.flatten().tolist() == [127.5] * 3  # of pixels from 0 to 255
+    assert safe.std.flatten().tolist() == [63.75] * 3
 
 
 @pytest.mark.parametrize("name", ["test_resnet", "test_vit", "test_convnext"])
 def test_any_timm_model_gives_regions(name):
     backbone = load_image(name, pretrained=False).eval()
     size = timm.get_pretrained_cfg(name).input_size[-1]
-    regions = backbone(torch.randn(2, 3, size, size))
+    regions = backbone(torch.rand(2, size, size, 3))
     assert regions.shape[0] == 2
     assert regions.shape[2] == backbone.width
     assert regions.isfinite().all()
@@ -70,7 +70,7 @@ PHOTOS = [(name, "china.jpg", 698) for name in PIP_IMAGES] + [("efficientnet_lit
 def test_pip_image_weights_know_a_photo(name, photo, imagenet_class, tmp_path):
     backbone = load_image(name).eval()
     Image.fromarray(load_sample_image(photo)).crop((100, 0, 527, 427)).save(tmp_path / photo, quality=95)
-    pixels = read_pixels(str(tmp_path / photo), 224, backbone.mean, backbone.std)
+    pixels = torch.from_numpy(read_pixels(str(tmp_path / photo), 224).copy())
     weights = torch.load(IMAGE[name].file.locate(), weights_only=True)
     logits = backbone(pixels[None]).mean(1) @ weights["_fc.weight"].T + weights["_fc.bias"]
     assert logits.argmax().item() == imagenet_class
@@ -172,9 +172,9 @@ def test_pictures_of_any_kind_become_pixels(tmp_path):
         ("palette.png", (1, 0, 0)),
         ("clear.png", (1,) * 3),
     ]:
-        pixels = read_pixels(str(tmp_path / name), 64, (0, 0, 0), (1, 1, 1))
-        assert pixels.shape == (3, 64, 64)
-        assert np.allclose(pixels.mean((1, 2)), wanted, atol=0.03), name
+        pixels = read_pixels(str(tmp_path / name), 64)
+        assert pixels.shape == (64, 64, 3) and pixels.dtype == np.uint8
+        assert np.allclose(pixels.mean((0, 1)) / 255, wanted, atol=0.03), name
     (tmp_path / "broken.jpg").write_bytes((tmp_path / "rgb.jpg").read_bytes()[:200])
     with pytest.raises(KitError, match=r"broken.jpg cannot be read as an image"):
-        read_pixels(str(tmp_path / "broken.jpg"), 64, (0, 0, 0), (1, 1, 1))
+        read_pixels(str(tmp_path / "broken.jpg"), 64)

@@ -47,13 +47,13 @@ def test_coattention_is_the_papers_equations():
 
 @torch.no_grad()
 def test_weighted_layers_start_as_the_mean_and_follow_equation_2():
-    layers = torch.randn(2, 3, 4, 5)
+    layers = torch.randn(3, 2, 4, 5)
     mix = WeightedLayers(3)
-    assert torch.allclose(mix(layers), layers.mean(1), atol=1e-6)
+    assert torch.allclose(mix(layers), layers.mean(0), atol=1e-6)
     mix.weights.copy_(torch.tensor([0.0, 1.0, -1.0]))
     mix.gamma.fill_(2.0)
     shares = np.exp([0, 1, -1]) / np.exp([0, 1, -1]).sum()
-    wanted = 2 * sum(share * layers[:, i] for i, share in enumerate(shares))
+    wanted = 2 * sum(share * layers[i] for i, share in enumerate(shares))
     assert torch.allclose(mix(layers), wanted, atol=1e-5)
 
 

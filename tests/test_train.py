@@ -12,7 +12,7 @@ import torch
 from accelerate import Accelerator
 from accelerate.data_loader import BatchSamplerShard
 
-from kit.backbones import load_backbones
+from kit.backbones import find_backbones
 from kit.config import KitError, train_config
 from kit.datasets import LengthBatches, loader, make_products
 from kit.features import precompute
@@ -67,7 +67,7 @@ def test_the_same_seed_gives_the_same_bytes(root, tiny_config):
 def prepared(config, accelerator):
     """The model of fold 0 as training would build it, and its validation items."""
     codes, frames = read_items(config)
-    backbones = load_backbones(config)
+    backbones = find_backbones(config)
     products = make_products(config, codes, frames, backbones)
     running = precompute(config, backbones, products, accelerator.device)
     torch.manual_seed(0)
@@ -200,7 +200,7 @@ def test_other_ways_to_train(root, tiny_config, changes):
 
 def test_two_learning_rates(tiny_config):
     config = train_config(**tiny_config)
-    model = build_model(config, 3, load_backbones(config), config.sides)
+    model = build_model(config, 3, find_backbones(config), config.sides)
     groups = parameter_groups(model, config)
     assert [group["lr"] for group in groups] == [pytest.approx(0.001), pytest.approx(0.01)]
     assert sum(len(group["params"]) for group in groups) == len(list(model.parameters()))

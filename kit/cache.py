@@ -1,0 +1,122 @@
+"""What is computed once and kept under cache/: values by key, arrays by name, and the hashes that make up their keys.
+
+A key holds a hash of everything that a value depends on, so that what has changed is looked for under another key and
+computed again. Files appear whole or not at all; one that cannot be read counts as absent. Deleting cache/ costs time
+and nothing else.
+"""
+
+import hashlib
+import os
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+from tqdm.contrib.concurrent import thread_map
+
+from kit.config import ROOT, KitError
+from kit.runs import write_atomically
+
+
+def recall(
+    store: str, keys: Sequence[str], kind: pa.DataType, compute: Callable[[list[int]], Sequence], keep: bool = True
+) -> pa.Array:
+    """The value, of type `kind`, of each of `keys`, from cache/<store>.parquet.
+
+    `compute` gives the values that are not there, for their positions among `keys` (of equal keys the first); they are
+    added to the store, or with `keep=False` not.
+    """
+    path = ROOT / "cache" / f"{store}.parquet"
+    known, values = _read_store(path, kind)
+    places = {key: place for place, key in enumerate(known)}
+    new: dict[str, int] = {}
+    for position, key in enumerate(keys):
+        if key not in places:
+            new.setdefault(key, position)
+    if new:
+        values = pa.concat_arrays([values, pa.array(compute(list(new.values())), kind)])
+        places |= {key: place for place, key in enumerate(new, len(known))}
+        if keep:
+            table = pa.table({"key": pa.array([*known, *new], pa.string()), "value": values})
+            with suppress(KitError):  # not ours to write to, or full: computed again next time
+                write_atomically(path, lambda temporary: pq.write_table(table, temporary, write_page_checksum=True))
+    return values.take(pa.array([places[key] for key in keys], pa.int64()))
+
+
+def _read_store(path: Path, kind: pa.DataType) -> tuple[list[str], pa.Array]:
+    try:
+        table = pq.read_table(path, page_checksum_verification=True)
+        return table["key"].to_pylist(), table["value"].combine_chunks().cast(kind)
+    except (OSError, KeyError, pa.ArrowException):
+        return [], pa.array([], kind)
+
+
+def array(name: str, size: tuple[int, ...], dtype: np.dtype, write: Callable[[np.ndarray], None]) -> np.ndarray:
+    """The array cache/<name>.npy, mapped and not loaded; where it is not there, `write` fills it first.
+
+    Raises KitError where it can't be written.
+    """
+    path = ROOT / "cache" / f"{name}.npy"
+    values = _map(path, size, dtype)
+    if values is None:
+        write_atomically(path, lambda temporary: _write_array(temporary, size, dtype, write))
+        values = _map(path, size, dtype)
+    return values
+
+
+def _map(path: Path, size: tuple[int, ...], dtype: np.dtype) -> np.ndarray | None:
+    try:
+        values = np.load(path, mmap_mode="r")
+    except (OSError, ValueError, EOFError):
+        return None
+    return values if values.shape == size and values.dtype == dtype else None
+
+
+def _write_array(path: Path, size: tuple[int, ...], dtype: np.dtype, write: Callable[[np.ndarray], None]) -> None:
+    values = np.lib.format.open_memmap(path, mode="w+", dtype=dtype, shape=size)
+    if hasattr(os, "posix_fallocate"):  # a full disk shows here, as an error, and not in the map, as a crash
+        with open(path, "r+b") as file:
+            os.posix_fallocate(file.fileno(), 0, path.stat().st_size)
+    write(values)
+    values.flush()
+
+
+def digest(*parts: bytes | str) -> str:
+    """A hash of the parts and of where each ends, as 32 hexadecimal digits."""
+    total = hashlib.blake2b(digest_size=16)
+    for part in parts:
+        content = part.encode("utf-8", "surrogatepass") if isinstance(part, str) else part
+        total.update(len(content).to_bytes(8, "little") + content)
+    return total.hexdigest()
+
+
+def content_hashes(paths: Sequence[str]) -> list[str]:
+    """A hash of each file's contents. Raises KitError, naming the file, where one cannot be read.
+
+    A file is read again when its size, its time of change, of contents or of status, or its inode is another.
+    """
+
+    def compute(new: list[int]) -> list[str]:
+        return thread_map(_hash_file, [paths[i] for i in new], desc="file hashes", leave=False)
+
+    return recall(
+        "files", [digest(os.path.abspath(path), _stamp(path)) for path in paths], pa.string(), compute
+    ).to_pylist()
+
+
+def _stamp(path: str) -> str:
+    try:
+        status = os.stat(path)
+    except OSError as error:
+        raise KitError(f"{path} cannot be read ({error.strerror}): replace the file.") from error
+    return f"{status.st_size} {status.st_mtime_ns} {status.st_ctime_ns} {status.st_ino}"
+
+
+def _hash_file(path: str) -> str:
+    try:
+        with open(path, "rb") as file:
+            return hashlib.file_digest(file, lambda: hashlib.blake2b(digest_size=16)).hexdigest()
+    except OSError as error:
+        raise KitError(f"{path} cannot be read ({error.strerror}): replace the file.") from error
