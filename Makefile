@@ -17,10 +17,10 @@ export OMP_WAIT_POLICY ?= PASSIVE
 export TOKENIZERS_PARALLELISM ?= false
 
 .DEFAULT_GOAL := help
-.PHONY: help demo paper report test bench lint format notebooks clean
+.PHONY: help demo paper report test bench bench-full lint format notebooks clean
 
 help:  ## list the targets
-	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-10s %s\n", $$1, $$2}'
+	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-10s %s\n", $$1, $$2}'
 
 $(READY): requirements.txt pyproject.toml
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "Python 3.11 or newer is needed: make PYTHON=python3.11"; exit 1; }
@@ -42,8 +42,11 @@ report: $(READY)  ## a study's report again, from its run folders: make report S
 test: $(READY)  ## the tests: no network, no GPU
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest
 
-bench: $(READY)  ## how far the demo's score moves with the seed
-	$(BIN)/python benchmarks/seeds.py
+bench: $(READY)  ## how fast the kit is, beside what one would use instead: a table with goals and verdicts
+	$(BIN)/python benchmarks/run.py
+
+bench-full: $(READY)  ## the long measurements: AutoGluon on the whole sample, the demo's score with three seeds
+	$(BIN)/python benchmarks/run.py --full
 
 lint: $(READY)  ## ruff, and notebooks committed without outputs
 	$(BIN)/ruff check .

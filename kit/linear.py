@@ -76,7 +76,7 @@ def _pooled(config: TrainConfig, codes: list[int], frames: dict, device: torch.d
     """Of each frame, text (mean over tokens) and image (mean over regions) features, `[N, d]` each."""
     backbones = find_backbones(config)
     products = make_products(config, codes, frames, backbones)
-    precompute(config, backbones, products, device)
+    precompute(config, backbones, products, device, "no")
     found = {}
     for name, part in products.items():
         sides = [np.empty((0, backbone.outline.width)) for backbone in backbones.values()]

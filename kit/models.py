@@ -191,7 +191,7 @@ class Classifier(nn.Module):
 
     def features(self, batch: dict[str, Tensor]) -> tuple[Sequence[Tensor] | None, Tensor | None]:
         """What the head reads: L text layers `[B, T, d]` and image regions `[B, R, d]`, from the batch or computed."""
-        layers = batch["layers"].unbind(2) if "layers" in batch else None  # [B, T, L, d] → L × [B, T, d]
+        layers = batch["layers"].float().unbind(2) if "layers" in batch else None  # [B, T, L, d] → L × [B, T, d]
         regions = batch["regions"].float() if "regions" in batch else None
         if self.text is not None:
             layers = self.text(batch["ids"], batch["mask"])[self.layers]

@@ -45,7 +45,10 @@ def ablations(values: dict, seeds: int) -> dict[str, list[TrainConfig]]:
         raise KitError(f"seeds={seeds} is too small: it must be at least 1.")
     base = train_config(**values)
     numbers = range(base.seed, base.seed + seeds)
-    rows = {row: [_named(values, f"{row}-s{n}", seed=n, **new) for n in numbers] for row, new in ABLATIONS.items()}
+    quick = {"curve": False}  # nobody looks at the learning curves of so many
+    rows = {
+        row: [_named(quick | values, f"{row}-s{n}", seed=n, **new) for n in numbers] for row, new in ABLATIONS.items()
+    }
     rows["full"][0] = members(values, [base.text], [base.image])[0]
     return rows
 

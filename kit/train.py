@@ -8,7 +8,7 @@ import platform
 import resource
 import sys
 import time
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from datetime import timedelta
 from importlib.metadata import version
 from pathlib import Path
@@ -44,32 +44,10 @@ PREDICT = 4  # times a training batch: without a gradient there is room
 def train(run: Run) -> None:
     """Trains the run's configuration, one model a fold, and writes its results (see `kit.runs`). Raises KitError."""
     started, config = time.perf_counter(), run.config
-    torch.set_float32_matmul_precision("high")
-    torch.set_flush_denormal(True)  # a shut LSTM gate makes numbers that slow a CPU down
-    accelerator = Accelerator(
-        mixed_precision=_precision(config),
-        gradient_accumulation_steps=config.accumulate,
-        dataloader_config=DataLoaderConfiguration(split_batches=True, non_blocking=True),
-        kwargs_handlers=[DistributedDataParallelKwargs(find_unused_parameters=_any_backbone(config))],
-    )
-    micro = config.batch_size // config.accumulate
-    if micro % accelerator.num_processes:
-        raise KitError(
-            f"batch_size / accumulate = {micro} items can't be shared by {accelerator.num_processes} processes: make "
-            f"batch_size a multiple of {config.accumulate * accelerator.num_processes}."
-        )
+    accelerator = make_accelerator(config)
     if accelerator.is_main_process:
         run.clear()
-    if torch.cuda.is_available():
-        torch.cuda.reset_peak_memory_stats()
-    set_seed(config.seed)
-    codes, frames = read_items(config)
-    backbones = find_backbones(config)
-    with accelerator.main_process_first():  # the others find in the cache what it computes
-        products = make_products(config, codes, frames, backbones)
-        running = precompute(config, backbones, products, accelerator.device)
-        keep_pixels(config, products)
-
+    codes, frames, products, build = prepare(config, accelerator)
     folds, history, test = frames["train"]["fold"].to_numpy(), [], []
     oof = np.full((len(folds), len(codes)), np.nan, np.float32)
     for fold in range(config.folds):
@@ -79,7 +57,7 @@ def train(run: Run) -> None:
             "oof": products["train"].part(np.flatnonzero(folds == fold)),
             "test": products["test"],
         }
-        model = build_model(config, len(codes), backbones, running).to(accelerator.device)
+        model = build().to(accelerator.device)
         if config.linear_start:
             fit_inputs(model, loader(parts["train"], 32, shuffle=True, workers=config.workers), accelerator.device)
         oof[folds == fold], logits = fit(run, config, fold, model, parts, accelerator, history)
@@ -95,6 +73,40 @@ def train(run: Run) -> None:
         run.write(codes, (frames["train"][scored], softmax(oof[scored])), (frames["test"], np.stack(test)), summary)
         print(run, flush=True)
     accelerator.wait_for_everyone()
+
+
+def make_accelerator(config: TrainConfig) -> Accelerator:
+    """Raises KitError where the processes can't share a batch."""
+    torch.set_float32_matmul_precision("high")  # TF32
+    torch.set_flush_denormal(True)  # a shut LSTM gate makes numbers that slow a CPU down
+    accelerator = Accelerator(
+        mixed_precision=_precision(config),
+        gradient_accumulation_steps=config.accumulate,
+        dataloader_config=DataLoaderConfiguration(split_batches=True, non_blocking=True),
+        kwargs_handlers=[DistributedDataParallelKwargs(find_unused_parameters=_any_backbone(config))],
+    )
+    micro = config.batch_size // config.accumulate
+    if micro % accelerator.num_processes:
+        raise KitError(
+            f"batch_size / accumulate = {micro} items can't be shared by {accelerator.num_processes} processes: make "
+            f"batch_size a multiple of {config.accumulate * accelerator.num_processes}."
+        )
+    if torch.cuda.is_available():
+        torch.cuda.reset_peak_memory_stats()
+    return accelerator
+
+
+def prepare(
+    config: TrainConfig, accelerator: Accelerator
+) -> tuple[list[int], dict[str, pd.DataFrame], dict[str, Products], Callable[[], Classifier]]:
+    """The class codes, the frames `train` and `test`, their products, and what builds the model. Raises KitError."""
+    codes, frames = read_items(config)
+    backbones = find_backbones(config)
+    with accelerator.main_process_first():  # the others find in the cache what it computes
+        products = make_products(config, codes, frames, backbones)
+        running = precompute(config, backbones, products, accelerator.device, accelerator.mixed_precision)
+        keep_pixels(config, products)
+    return codes, frames, products, functools.partial(build_model, config, len(codes), backbones, running)
 
 
 def fit(
@@ -127,16 +139,15 @@ def fit(
         loss = train_epoch(config, model, bar, optimizer, accelerator, config.steps(items) if not history else 0)
         schedule.step()
         seconds = time.perf_counter() - clock
-        logits = predict(model, validation, len(parts["oof"]), accelerator)
-        if not (np.isfinite(loss) and np.isfinite(logits).all()):
+        row, last = {"fold": fold, "epoch": epoch + 1, "train_loss": loss}, epoch + 1 == config.epochs
+        if config.curve or config.keep == "best" or last:
+            logits = predict(model, validation, len(parts["oof"]), accelerator)
+            row |= scores(softmax(logits), parts["oof"].labels)
+        if not np.isfinite(list(row.values())).all():
             raise KitError(f"The loss is no longer finite in epoch {epoch + 1}: lower lr, or set clip_norm.")
-        row = {"fold": fold, "epoch": epoch + 1, "train_loss": loss}
-        row |= scores(softmax(logits), parts["oof"].labels) | {
-            "seconds": seconds,
-            "samples_per_second": items / seconds,
-        }
+        row |= {"seconds": seconds, "samples_per_second": items / seconds}
         row |= {"step_seconds": seconds / -(-items // config.batch_size)}
-        kept = row["macro_f1"] > best if config.keep == "best" else epoch + 1 == config.epochs
+        kept = row["macro_f1"] > best if config.keep == "best" else last
         history[:] = [past | {"kept": past["kept"] and not (kept and past["fold"] == fold)} for past in history]
         history.append(row | {"kept": kept})
         if main:
@@ -220,10 +231,12 @@ def predict(model: nn.Module, batches: Iterable[dict[str, Tensor]], items: int, 
 
 def progress(row: dict, epochs: int) -> str:
     """A row of metrics.csv as a line to read."""
-    pace = row["samples_per_second"]
+    pace, validated = row["samples_per_second"], ""
+    if "loss" in row:
+        validated = f"validation loss {row['loss']:.4f}  macro-F1 {100 * row['macro_f1']:5.2f}  "
+        validated += f"accuracy {100 * row['accuracy']:5.2f}  "
     return (
-        f"epoch {row['epoch']:>2}/{epochs}  training loss {row['train_loss']:.4f}  validation loss {row['loss']:.4f}  "
-        f"macro-F1 {100 * row['macro_f1']:5.2f}  accuracy {100 * row['accuracy']:5.2f}  "
+        f"epoch {row['epoch']:>2}/{epochs}  training loss {row['train_loss']:.4f}  {validated}"
         f"{row['seconds']:.0f} s, {pace:.{0 if pace >= 10 else 1}f} items/s"
     )
 

@@ -5,6 +5,8 @@ import math
 import numpy as np
 import pytest
 import torch
+from torch import nn
+from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
 
 from kit.layers import BiLSTM, CoAttention, Standardise, WeightedLayers
 
@@ -65,6 +67,29 @@ def test_bilstm_never_reads_padding():
     whole, alone = lstm(text, mask), lstm(text[1:, :2], mask[1:, :2])
     assert torch.allclose(whole[1, :2], alone[0], atol=1e-6)
     assert (whole[1, 2:] == 0).all()
+
+
+@torch.no_grad()
+def test_bilstm_is_torchs_own_over_a_packed_sequence():
+    torch.manual_seed(0)
+    ours, theirs = BiLSTM(4, 6), nn.LSTM(4, 3, batch_first=True, bidirectional=True)
+    for name, value in ours.ahead.named_parameters():
+        getattr(theirs, name).copy_(value)
+    for name, value in ours.back.named_parameters():
+        getattr(theirs, f"{name}_reverse").copy_(value)
+    text, lengths = torch.randn(4, 5, 4), torch.tensor([3, 5, 1, 2])
+    packed = pack_padded_sequence(text, lengths, batch_first=True, enforce_sorted=False)
+    wanted, _ = pad_packed_sequence(theirs(packed)[0], batch_first=True)
+    assert torch.allclose(ours(text, (torch.arange(5) < lengths[:, None]).long()), wanted, atol=1e-6)
+
+
+@torch.no_grad()
+def test_standardising_inside_the_mix_is_standardising_before_it():
+    torch.manual_seed(0)
+    mix, inputs, layers = WeightedLayers(3), Standardise(3, 1, 5), torch.randn(3, 2, 4, 5)
+    mix.weights.copy_(torch.tensor([0.0, 1.0, -1.0]))
+    inputs.fit(torch.randn(3, 1, 5), torch.rand(3, 1, 5) + 0.5)
+    assert torch.allclose(mix(layers, inputs), mix([inputs(layers.transpose(0, 1))[:, i] for i in range(3)]), atol=1e-5)
 
 
 @torch.no_grad()

@@ -60,7 +60,7 @@ def test_ablations_change_one_thing_and_share_the_full_model():
             assert ablation(config) == row
             full = rows["full"][config.seed]
             changed = {f.name for f in dataclasses.fields(config) if getattr(config, f.name) != getattr(full, f.name)}
-            assert changed - {"run"} == set(ABLATIONS[row])
+            assert changed - {"run", "curve"} == set(ABLATIONS[row])  # curve changes no result
     names = [config.run for configs in rows.values() for config in configs]
     assert len(names) == len(set(names))
 

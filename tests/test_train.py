@@ -14,13 +14,11 @@ from accelerate.data_loader import BatchSamplerShard
 
 from kit.backbones import find_backbones
 from kit.config import KitError, train_config
-from kit.datasets import LengthBatches, loader, make_products
-from kit.features import precompute
+from kit.datasets import LengthBatches, loader
 from kit.folds import holdout, subset
-from kit.items import read_items
 from kit.models import build_model
 from kit.runs import find_run, list_runs, prepare_run
-from kit.train import load, main, parameter_groups, predict, train
+from kit.train import load, main, parameter_groups, predict, prepare, train
 
 
 @pytest.fixture
@@ -66,13 +64,9 @@ def test_the_same_seed_gives_the_same_bytes(root, tiny_config):
 
 def prepared(config, accelerator):
     """The model of fold 0 as training would build it, and its validation items."""
-    codes, frames = read_items(config)
-    backbones = find_backbones(config)
-    products = make_products(config, codes, frames, backbones)
-    running = precompute(config, backbones, products, accelerator.device)
+    _, frames, products, build = prepare(config, accelerator)
     torch.manual_seed(0)
-    model = build_model(config, len(codes), backbones, running)
-    return model, products["train"].part(np.flatnonzero(frames["train"]["fold"] == 0))
+    return build(), products["train"].part(np.flatnonzero(frames["train"]["fold"] == 0))
 
 
 def test_the_saved_weights_are_the_kept_epochs(run):
@@ -92,7 +86,7 @@ def test_features_once_or_at_every_step_give_the_same_logits(root, tiny_config):
         model, oof = prepared(config, accelerator)
         assert (model.text is None) == (model.image is None) == (budget == 1)
         logits.append(predict(model, loader(oof, 3), len(oof), accelerator))
-    assert np.allclose(*logits, atol=5e-3)  # features are kept in half precision
+    assert np.allclose(*logits, atol=1e-5)
 
 
 def test_vectors_out_of_the_cache_or_computed_are_the_same(root, tiny_config):
@@ -103,7 +97,7 @@ def test_vectors_out_of_the_cache_or_computed_are_the_same(root, tiny_config):
         )
         model, oof = prepared(config, accelerator)
         logits.append(predict(model, loader(oof, 3), len(oof), accelerator))
-    assert np.allclose(*logits, atol=5e-3)
+    assert np.allclose(*logits, atol=1e-5)
 
 
 def test_frozen_features_are_computed_once_and_never_trusted_when_stale(root, tiny_config, tiny_data, monkeypatch):

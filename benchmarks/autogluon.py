@@ -1,0 +1,254 @@
+"""The kit beside AutoGluon 1.6's MultiModal predictor: user CPU seconds and macro-F1 on the shipped catalogue.
+
+`python benchmarks/autogluon.py` trains all sides on a part of the items, for `make bench`; `--full` on all of them with
+the demo's epochs. Both train the same training items in batches of 32 with the same pretrained backbones, see the same
+validation items, 64 tokens and 224 pixels, and predict the test items, whose answers are read to report, never to
+choose. On the CPU, with a GPU hidden. Each side is one process from its start to its predictions, and its seconds are
+those of that process and the ones that it started, in one round. Between two small runs on a busy machine they moved by
+a tenth: a ratio that misses or meets its goal by less is not decided.
+
+After the part's few steps AutoGluon's models have hardly learned: of macro-F1, `--full` alone tells.
+
+The kit's side is the demo's member, which the goals are for, and the same with both backbones fine-tuned, for those who
+ask what that alone costs; each starts with an empty cache.
+AutoGluon's is fusion_mlp and fusion_transformer with its defaults, which fine-tune all weights, change training images
+at random, validate twice an epoch, and of the three checkpoints of best accuracy average those that help. Other than by
+default it never stops early, and leaves training texts as they are: changing them needs a thesaurus from the network.
+It lives in an environment of its own, `cache/autogluon-env`, made on first use (2 GB; more where torch comes with
+CUDA).
+"""
+
+import argparse
+import dataclasses
+import json
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+from measure import report, row
+
+from kit.backbones import TEXT, TOKENIZER, load_image, load_text
+from kit.challenge import product_texts, read_challenge
+from kit.config import PROJECT, ROOT, KitError, TrainConfig, train_config
+from kit.items import read_items
+from kit.metrics import bootstrap_macro_f1, macro_f1
+from kit.report import read_answers
+from kit.runs import Run, write_json, write_text
+
+SIDE = Path(__file__).resolve().with_name("autogluon_side.py")
+HOME = ROOT / "cache" / "autogluon"  # backbones and logs
+ENVIRONMENT = ROOT / "cache" / "autogluon-env"
+PACKAGES = ("autogluon.multimodal==1.6.3", "torch==2.13.0")  # a torch that 1.6.3 admits
+PYTHONS = ((3, 10), (3, 13))  # that it admits
+
+QUESTION = "user CPU seconds ÷ AutoGluon's, and macro-F1 beside its, same backbones and items"
+KINDS = ("fusion_mlp", "fusion_transformer")
+DATA = {"data": "data/sample", "text": "e5_small", "image": "efficientnet_lite0", "recipe": "demo"}
+SAME = {"folds": 1, "split": "random", "val_share": 0.2, "batch_size": 32, "max_tokens": 64, "image_size": 224}
+OURS = {  # what each of the kit's sides changes of the demo's member
+    "frozen": {},
+    "fine-tuned": {"freeze_text": False, "freeze_image": False, "lr": 1e-2, "backbone_lr_scale": 0.006},
+}
+PART, FULL = {"limit": 320, "epochs": 2}, {"limit": 0, "epochs": 6}
+
+
+@dataclasses.dataclass(frozen=True)
+class Side:
+    """What one side took and said: user CPU seconds, how many of them went by before its work began, and the codes of
+    the test items `[N]`."""
+
+    seconds: float
+    imports: float
+    predicted: np.ndarray
+
+
+# ---------------------------------------------------------------- processes
+
+
+def user_seconds(command: list, log: Path, **environment: str) -> float:
+    """User CPU seconds of `command` and of all that it started. Raises KitError where it fails.
+
+    The environment is alike on both sides: no GPU, nothing from a hub, and waiting threads that sleep and don't count.
+    """
+    alike = {"OMP_NUM_THREADS": str(os.cpu_count()), "OMP_WAIT_POLICY": "PASSIVE", "TOKENIZERS_PARALLELISM": "false"}
+    alike |= os.environ | {"CUDA_VISIBLE_DEVICES": "", "ACCELERATE_USE_CPU": "true", "HF_HUB_OFFLINE": "1"}
+    log.parent.mkdir(parents=True, exist_ok=True)
+    with open(log, "w", encoding="utf-8") as file:
+        process = subprocess.Popen(
+            [str(part) for part in command], stdout=file, stderr=subprocess.STDOUT, cwd=PROJECT, env=alike | environment
+        )
+        _, status, usage = os.wait4(process.pid, 0)  # counts the children that it waited for, its readers of images
+    process.returncode = os.waitstatus_to_exitcode(status)
+    if process.returncode:
+        raise KitError(f"{log.stem} stopped with exit status {process.returncode}: {log} says why.")
+    return usage.ru_utime
+
+
+def interpreter() -> Path:
+    """The Python of AutoGluon's environment, which is made if it is not whole yet. Raises KitError."""
+    python, marker = ENVIRONMENT / "bin" / "python", ENVIRONMENT / ".ready"
+    wanted = "\n".join(PACKAGES) + "\n"
+    if marker.is_file() and marker.read_text(encoding="utf-8") == wanted:
+        return python
+    if not PYTHONS[0] <= sys.version_info[:2] <= PYTHONS[1]:
+        least, most = (".".join(map(str, version)) for version in PYTHONS)
+        raise KitError(f"{PACKAGES[0]} needs Python {least} to {most}: run this benchmark with one of them.")
+    print(f"Installing {' and '.join(PACKAGES)} in {ENVIRONMENT} …", flush=True)
+    shutil.rmtree(ENVIRONMENT, ignore_errors=True)
+    quiet = ("--quiet", "--disable-pip-version-check")
+    try:
+        subprocess.run([sys.executable, "-m", "venv", str(ENVIRONMENT)], check=True)
+        subprocess.run([str(python), "-m", "pip", "install", *quiet, *PACKAGES], check=True)
+    except subprocess.CalledProcessError as error:
+        raise KitError(
+            f"AutoGluon could not be installed (exit status {error.returncode}): see pip's own words above."
+        ) from error
+    write_text(marker, wanted)
+    return python
+
+
+# ---------------------------------------------------------------- AutoGluon's side
+
+
+def save_text(folder: Path) -> None:
+    """The text backbone as a Hugging Face directory."""
+    from transformers import PreTrainedTokenizerFast
+
+    load_text(DATA["text"]).model.save_pretrained(folder)
+    special = {"bos_token": "<s>", "cls_token": "<s>", "eos_token": "</s>", "sep_token": "</s>"}
+    special |= {"unk_token": "<unk>", "pad_token": "<pad>", "mask_token": "<mask>"}
+    PreTrainedTokenizerFast(tokenizer_file=str(TOKENIZER.locate()), **special).save_pretrained(folder)
+
+
+def save_image(folder: Path) -> None:
+    """The image backbone as a timm directory, without a classifier: AutoGluon brings its own."""
+    import torch
+
+    model = load_image(DATA["image"]).model
+    config = {"architecture": model.pretrained_cfg["architecture"], "num_features": model.num_features}
+    size = SAME["image_size"]
+    pixels = {"input_size": [3, size, size], "mean": [0.5] * 3, "std": [0.5] * 3}  # as these weights were trained
+    write_json(folder / "config.json", config | {"pretrained_cfg": pixels})
+    state = {name: value.contiguous() for name, value in model.state_dict().items()}
+    torch.save(state, folder / "pytorch_model.bin")
+
+
+def backbones() -> dict[str, str]:
+    """The directories of both backbones, written on first use; a whole one is never seen half written."""
+    found = {}
+    for side, save in (("text", save_text), ("image", save_image)):
+        folder = HOME / DATA[side]
+        if not folder.is_dir():
+            HOME.mkdir(parents=True, exist_ok=True)
+            with tempfile.TemporaryDirectory(dir=HOME) as made:
+                half = Path(made) / "half"
+                half.mkdir()
+                save(half)
+                half.rename(folder)
+        found[side] = str(folder)
+    return found
+
+
+def train_autogluon(kind: str, config: TrainConfig, frames: dict[str, pd.DataFrame], folder: Path) -> Side:
+    """Trains AutoGluon's model `kind` on what `config` trains on, in `folder`. Raises KitError."""
+    parts = {"train": frames["train"].query("fold != 0"), "validation": frames["train"].query("fold == 0")}
+    parts["test"] = frames["test"]
+    job = {"model": kind, "epochs": config.epochs, "batch": config.batch_size, "tokens": config.max_tokens}
+    job |= {"pixels": config.image_size, "seed": config.seed, **backbones()}
+    for part, frame in parts.items():
+        texts = [TEXT[config.text].prefix + text for text in product_texts(frame)]
+        table = pd.DataFrame({"text": texts, "image": frame["image_path"].to_numpy()})
+        if part != "test":
+            table["label"] = frame["label"].to_numpy()
+        job[part] = str(folder / f"{part}.parquet")
+        table.to_parquet(job[part])
+    job |= {"folder": str(folder / "predictor"), "output": str(folder / "output.json")}
+    write_json(folder / "job.json", job)
+    seconds = user_seconds([interpreter(), "-P", SIDE, folder / "job.json"], HOME / f"{kind}.log")
+    found = json.loads(Path(job["output"]).read_text(encoding="utf-8"))
+    return Side(seconds, found["import_seconds"], np.array(found["predicted"]))
+
+
+# ---------------------------------------------------------------- the kit's side
+
+
+def train_kit(name: str, config: TrainConfig, ids: pd.Series, folder: Path) -> Side:
+    """Trains `config` in `folder`, where nothing is cached, and gives its codes of the test items `ids`."""
+    run = Run(folder / "runs" / config.run)
+    write_json(run.folder / "config.json", dataclasses.asdict(config))
+    imports = user_seconds([sys.executable, "-c", "import kit.train"], HOME / "imports.log", KIT_ROOT=str(folder))
+    command = [sys.executable, "-m", "kit.train", run.folder / "config.json"]
+    seconds = user_seconds(command, HOME / f"{name}.log", KIT_ROOT=str(folder))
+    frame, codes, values = run.predictions("test")
+    predicted = pd.Series(np.array(codes)[values.argmax(1)], index=frame["id"])
+    return Side(seconds, imports, predicted.loc[ids].to_numpy())
+
+
+# ---------------------------------------------------------------- both
+
+
+def compare(name: str, limit: int, epochs: int) -> None:
+    """Trains each side on `limit` items (0: all) for `epochs`, and reports as `name`. Raises KitError."""
+    base = DATA | SAME | {"seed": 0, "limit": limit, "epochs": epochs}
+    configs = {ours: train_config(**base | changed | {"run": ours}) for ours, changed in OURS.items()}
+    config = next(iter(configs.values()))
+    _, frames = read_items(config)
+    ids = frames["test"]["id"]
+    answers = read_answers("data/sample_answers/Y_test.csv", read_challenge(config.data, images="ignore"))
+    true = answers.codes.loc[ids].to_numpy()
+    interpreter()  # before anything is timed
+    sides = {}
+    for side in (*OURS, *KINDS):
+        print(f"{side} …", flush=True)
+        HOME.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(dir=HOME) as folder:
+            if side in OURS:
+                sides[side] = train_kit(side, configs[side], ids, Path(folder))
+            else:
+                sides[side] = train_autogluon(side, config, frames, Path(folder))
+    validate = int((frames["train"]["fold"] == 0).sum())
+    items = f"{len(frames['train']) - validate} items trained, {validate} validated, {len(ids)} scored"
+    items += f", {epochs} epochs, one round"
+    rows = []
+    for kind in KINDS:
+        for ours in OURS:
+            goals = ("<= 0.5", "" if limit else ">= 0") if ours == "frozen" else ("", "")
+            rows += pair(ours, sides[ours], kind, sides[kind], true, items, goals)
+    report(name, QUESTION, rows)
+
+
+def pair(
+    ours: str, left: Side, kind: str, right: Side, true: np.ndarray, items: str, goals: tuple[str, str]
+) -> list[dict]:
+    """The rows of one of the kit's sides beside one of AutoGluon's; `goals` of the seconds and of macro-F1."""
+    case = f"kit {ours} beside {kind}"
+    spent = " and ".join(f"{side.seconds:.0f} s (imports {side.imports:.0f} s)" for side in (left, right))
+    gained = macro_f1(true, left.predicted) - macro_f1(true, right.predicted)
+    low, high = bootstrap_macro_f1(true, left.predicted, right.predicted)
+    reached = " and ".join(f"{100 * macro_f1(true, side.predicted):.1f}" for side in (left, right))
+    interval = f"gain [{100 * low:+.1f}, {100 * high:+.1f}]"
+    return [
+        row(f"{case}: CPU seconds, ratio", left.seconds / right.seconds, goals[0], f"{spent}; {items}"),
+        row(f"{case}: macro-F1, points gained", 100 * gained, goals[1], f"{reached}, {interval}; {items}"),
+    ]
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser.add_argument("--full", action="store_true", help="all items and 6 epochs, in place of a part and 2")
+    full = parser.parse_args().full
+    try:
+        compare("autogluon_full" if full else "autogluon", **(FULL if full else PART))
+    except KitError as error:
+        print(error, file=sys.stderr)
+        return 1
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,36 @@
+"""How much of the pace on batches in memory the whole training loop keeps: reading, padding, moving, progress bar.
+
+The same epochs of the same model twice, in turn: over the loader that training uses, on a warm cache, and over a list
+of the batches it gives.
+"""
+
+from measure import Workbench, ratio_row, report, synthetic
+
+from kit.config import train_config
+
+QUESTION = "training samples/s of the loop ÷ of the same model on batches in memory"
+ROUNDS = 5
+
+
+def main() -> None:
+    sample = {"data": "data/sample", "recipe": "demo", "text": "e5_small", "image": "efficientnet_lite0"}
+    tuned = sample | {"freeze_text": False, "freeze_image": False, "linear_start": False}
+    large = {"data": str(synthetic(1000, 100)), "pretrained": False, "batch_size": 2, "images_gb": 0}
+    cases = {
+        "demo: frozen backbones": (sample, ROUNDS, None),
+        "demo: fine-tuned, images cached": (tuned, 3, 96),
+        "demo: fine-tuned, images decoded each epoch": (tuned | {"images_gb": 0}, 3, 96),
+        "CamemBERT × ResNet152, 500 px, images decoded each epoch": (large, 2, 6),
+    }
+    rows = []
+    for case, (values, rounds, items) in cases.items():
+        bench = Workbench(train_config(**values), items)
+        seconds, memory = bench.loop_and_memory(rounds)
+        items = sum(len(batch["row"]) for batch in memory)
+        detail = f"{items / min(seconds['loop']):.3g} against {items / min(seconds['memory']):.3g} items/s"
+        rows.append(ratio_row(case, seconds["memory"], seconds["loop"], ">= 0.95", detail))
+    report("end_to_end", QUESTION, rows)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,37 @@
+"""How much of the pure forward pace prediction keeps, reading and ordering the results included.
+
+In turn: `kit.train.predict` over the loader that training uses, on a warm cache, and the model alone over a list of the
+batches it gives.
+"""
+
+from measure import Workbench, in_turn, ratio_row, report
+
+from kit.config import train_config
+from kit.train import PREDICT
+
+QUESTION = "prediction samples/s ÷ the pure forward rate"
+
+
+def main() -> None:
+    sample = {"data": "data/sample", "recipe": "demo", "text": "e5_small", "image": "efficientnet_lite0"}
+    running = {"freeze_text": False, "freeze_image": False, "linear_start": False}
+    cases = {
+        "demo: frozen backbones": sample,
+        "demo: backbones run, images cached": sample | running,
+        "demo: backbones run, images decoded": sample | running | {"images_gb": 0},
+    }
+    rows = []
+    for case, values in cases.items():
+        bench = Workbench(train_config(**values), None if values == sample else 96)
+        batches = bench.loader("test", PREDICT)
+        memory = list(batches)
+        bench.forward(memory[:2])
+        seconds = in_turn(3, whole=lambda: bench.predict(batches), forward=lambda: bench.forward(memory))  # noqa: B023
+        items = len(bench.parts["test"])
+        detail = f"{items / min(seconds['whole']):.3g} against {items / min(seconds['forward']):.3g} items/s"
+        rows.append(ratio_row(case, seconds["forward"], seconds["whole"], ">= 0.9", detail))
+    report("predict", QUESTION, rows)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,43 @@
+"""All benchmarks in turn, and their table with goals and verdicts: `python benchmarks/run.py [--full] [NAME …]`.
+
+Each writes results/<name>.json; the table of all that has been measured goes to results/TABLE.md.
+"""
+
+import argparse
+import subprocess
+import sys
+import time
+
+from measure import HERE, RESULTS, machine, table
+
+from kit.runs import write_text
+
+NAMES = ("end_to_end", "predict", "warm", "paper_pipeline", "hf_trainer", "autogluon", "scale")
+FULL = {"autogluon_full": ["autogluon", "--full"], "seeds": ["seeds"]}
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("names", nargs="*", metavar="NAME", help=f"of {', '.join((*NAMES, 'gpu'))}")
+    parser.add_argument("--full", action="store_true", help="the long ones alone: AutoGluon on all items, three seeds")
+    options = parser.parse_args()
+    failed = []
+    for name in options.names or (FULL if options.full else NAMES):
+        script, *arguments = FULL.get(name, [name])
+        print(f"── {name}", flush=True)
+        clock = time.perf_counter()
+        if subprocess.run([sys.executable, HERE / f"{script}.py", *arguments], check=False).returncode:
+            failed.append(name)
+        print(f"   {(time.perf_counter() - clock) / 60:.1f} min", flush=True)
+    names = [name for name in (*NAMES, "autogluon_full", "gpu") if (RESULTS / f"{name}.json").is_file()]
+    host = ", ".join(f"{key} {value}" for key, value in machine().items())
+    text = f"{table(names)}\n\nValues: median [smallest, largest] of the rounds. {host}.\n"
+    write_text(RESULTS / "TABLE.md", text)
+    print(f"\n{text}")
+    for name in failed:
+        print(f"FAILED {name}", file=sys.stderr)
+    return int(bool(failed))
+
+
+if __name__ == "__main__":
+    sys.exit(main())

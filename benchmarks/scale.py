@@ -1,0 +1,91 @@
+"""Seconds and memory of everything before the first step, at 1,000, 10,000 and 84,916 training rows.
+
+Each size twice, in processes of their own: on an empty cache, and again on what that left. Synthetic folders of the
+real catalogue's proportions, with as many test rows as the challenge has for each training row; they are made first,
+and that is not counted. Pictures are kept at the demo's 224 px, texts at up to 510 tokens, folds are grouped by twins.
+"""
+
+import argparse
+import json
+import resource
+import shutil
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+from measure import report, row, synthetic
+
+import kit.cache
+from kit.backbones import find_backbones
+from kit.challenge import read_challenge
+from kit.config import ROOT, train_config
+from kit.datasets import keep_pixels, loader, make_products
+from kit.folds import assign
+from kit.twins import twin_groups
+
+QUESTION = "seconds from the folder to the first batch"
+SIZES = {1000: 163, 10_000: 1627, 84_916: 13_812}
+
+
+def one(data: str, root: str) -> None:
+    """Prints the seconds of each stage and the peak memory, as JSON."""
+    kit.cache.ROOT = Path(root)
+    stages, clock = {}, time.perf_counter()
+
+    def done(stage: str) -> None:
+        nonlocal clock
+        stages[stage] = time.perf_counter() - clock
+        clock = time.perf_counter()
+
+    config = train_config(data=data, text="minilm", image="efficientnet_lite0", image_size=224, images_gb=32)
+    challenge = read_challenge(data)
+    done("read and clean")
+    train = challenge.train
+    train["fold"] = assign(train["label"], 5, groups=twin_groups(train))
+    done("fold by twins")
+    frames = {"train": train, "test": challenge.test["test"]}
+    products = make_products(config, challenge.classes, frames, find_backbones(config))
+    done("tokenise")
+    keep_pixels(config, products)
+    done("open images")
+    next(iter(loader(products["train"], 32, shuffle=True)))
+    done("first batch")
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
+    print(json.dumps({"stages": stages, "seconds": sum(stages.values()), "gb": peak}))
+
+
+def measured(rows: int, root: Path) -> dict:
+    command = [sys.executable, __file__, "--one", str(synthetic(rows, SIZES[rows])), str(root)]
+    done = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True)
+    return json.loads(done.stdout.splitlines()[-1])
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("--one", nargs=2, metavar=("DATA", "ROOT"), help="one size, in this process")
+    if options := parser.parse_args().one:
+        one(*options)
+        return
+    found, rows = {}, []
+    for size in SIZES:
+        root = ROOT / "cache" / "scale"
+        shutil.rmtree(root, ignore_errors=True)
+        for state in ("cold", "warm"):
+            found[size, state] = measured(size, root)
+            stages = ", ".join(f"{stage} {seconds:.2g}" for stage, seconds in found[size, state]["stages"].items())
+            rows.append(row(f"{size:,} rows, {state}: seconds", found[size, state]["seconds"], "", f"{stages} s"))
+        shutil.rmtree(root)
+    small, middle, large = SIZES
+    for state in ("cold", "warm"):
+        for a, b in ((small, middle), (middle, large)):
+            growth = (found[b, state]["seconds"] / found[a, state]["seconds"]) / (b / a) * 10
+            rows.append(row(f"{a:,} to {b:,}, {state}: times the seconds for 10 × the rows", growth, "<= 10.5"))
+    rows.append(row(f"{large:,} rows, warm: first batch after, s", found[large, "warm"]["seconds"], "<= 15"))
+    peak = max(found[large, state]["gb"] for state in ("cold", "warm"))
+    rows.append(row(f"{large:,} rows: peak memory, GB", peak, "<= 4"))
+    report("scale", QUESTION, rows)
+
+
+if __name__ == "__main__":
+    main()

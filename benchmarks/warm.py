@@ -1,0 +1,50 @@
+"""What a second run on frozen backbones costs, when another head reads what the first run's backbones gave.
+
+Whole processes, start and imports included: the first on an empty cache, the second after it. At the demo's size and
+with the paper's backbones at 500 px on random weights.
+"""
+
+import os
+import subprocess
+import sys
+import tempfile
+import time
+
+from measure import report, row, synthetic
+
+QUESTION = "seconds of a second frozen-backbone run ÷ the first"
+FROZEN = {"freeze_text": True, "freeze_image": True}
+
+
+def process(root: str, values: dict) -> float:
+    """Seconds of one training process with everything it writes under `root`."""
+    environment = os.environ | {"KIT_ROOT": root, "ACCELERATE_USE_CPU": "true"}
+    run = "from kit.config import train_config; from kit.runs import prepare_run; "
+    run += f"print(prepare_run(train_config(**{values!r})).folder / 'config.json')"
+    made = subprocess.run([sys.executable, "-c", run], env=environment, check=True, capture_output=True, text=True)
+    clock = time.perf_counter()
+    command = [sys.executable, "-m", "kit.train", made.stdout.strip()]
+    subprocess.run(command, env=environment, check=True, capture_output=True)
+    return time.perf_counter() - clock
+
+
+def main() -> None:
+    sample = {"data": "data/sample", "recipe": "demo", "text": "e5_small", "image": "efficientnet_lite2"} | FROZEN
+    large = {"data": str(synthetic(1000, 16)), "pretrained": False, "limit": 135} | FROZEN
+    member = sample | {"folds": 1, "epochs": 2}
+    cases = [
+        ("paper's backbones, 500 px: concat, then dot", large, {"system": "concat"}, {"system": "dot"}, "<= 0.1"),
+        ("demo: concat, then bilinear", sample, {"system": "concat"}, {"system": "bilinear"}, ""),
+        ("demo, one fold, 2 epochs: co-attention, then no-bilstm", member, {}, {"bilstm": False}, ""),
+    ]
+    rows = []
+    for case, shared, first, second, goal in cases:
+        with tempfile.TemporaryDirectory() as root:
+            cold = process(root, shared | first | {"run": "first"})
+            warm = process(root, shared | second | {"run": "second"})
+        rows.append(row(case, warm / cold, goal, f"{warm:.3g} s against {cold:.3g} s"))
+    report("warm", QUESTION, rows)
+
+
+if __name__ == "__main__":
+    main()

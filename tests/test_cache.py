@@ -1,0 +1,122 @@
+"""What is kept is computed once, comes back as it was, and is not believed when its inputs changed or it is damaged."""
+
+import os
+import shutil
+
+import numpy as np
+import pyarrow as pa
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from kit import cache
+from kit.cache import array, content_hashes, digest, recall
+from kit.config import KitError
+
+
+def lengths(keys, asked, **options):
+    """Values that tell which keys were computed."""
+
+    def compute(new):
+        asked.append([keys[i] for i in new])
+        return [[len(keys[i])] * 2 for i in new]
+
+    return recall("lengths", keys, pa.list_(pa.int32()), compute, **options).to_pylist()
+
+
+def test_values_are_computed_once(root):
+    asked = []
+    assert lengths(["a", "bcd", "a"], asked) == [[1, 1], [3, 3], [1, 1]]
+    assert lengths(["bcd", "ef", "a"], asked) == [[3, 3], [2, 2], [1, 1]]
+    assert lengths([], asked) == []
+    assert asked == [["a", "bcd"], ["ef"]]
+
+
+def test_what_need_not_be_kept_is_not(root):
+    asked = []
+    assert lengths(["a"], asked, keep=False) == lengths(["a"], asked, keep=False) == [[1, 1]]
+    assert asked == [["a"], ["a"]]
+    assert not (root / "cache").exists()
+
+
+@pytest.mark.parametrize("at", [0.3, 0.5, 0.9])
+def test_a_damaged_store_is_computed_again_and_never_believed(root, at):
+    keys, asked = [f"key {i}" for i in range(500)], []
+    expected = lengths(keys, asked)
+    path = root / "cache" / "lengths.parquet"
+    content = bytearray(path.read_bytes())
+    content[int(at * len(content))] ^= 0xFF
+    path.write_bytes(content)
+    assert lengths(keys, asked) == expected
+
+
+def test_a_folder_that_cannot_be_written_costs_time_alone(root):
+    (root / "cache").write_text("in the way")
+    asked = []
+    assert lengths(["a"], asked) == lengths(["a"], asked) == [[1, 1]]
+    assert asked == [["a"], ["a"]]
+
+
+def test_a_file_is_hashed_again_when_it_changes(root, tmp_path, monkeypatch):
+    read, hash_file = [], cache._hash_file
+    monkeypatch.setattr(cache, "_hash_file", lambda path: (read.append(os.path.basename(path)), hash_file(path))[1])
+    paths = [str(tmp_path / name) for name in "ab"]
+    for path in paths:
+        with open(path, "w") as file:
+            file.write("one")
+    first = content_hashes(paths)
+    assert first[0] == first[1] and content_hashes(paths) == first
+    assert sorted(read) == ["a", "b"]
+    before = os.stat(paths[0])
+    with open(paths[0], "w") as file:
+        file.write("two")
+    os.utime(paths[0], ns=(before.st_atime_ns, before.st_mtime_ns))  # same size, same time of change
+    assert content_hashes(paths)[0] != first[0]
+    assert read[2:] == ["a"]
+    shutil.copy2(paths[1], paths[0] + ".new")
+    os.replace(paths[0] + ".new", paths[0])
+    assert content_hashes(paths) == first
+    with pytest.raises(KitError, match=r"gone cannot be read \(No such file or directory\)"):
+        content_hashes([str(tmp_path / "gone")])
+
+
+def fill(values):
+    values[:] = 7
+
+
+def test_an_array_is_written_once_and_mapped(root):
+    first = array("sevens", (3, 2), np.dtype(np.float32), fill)
+    assert (first == 7).all() and isinstance(first, np.memmap)
+    again = array("sevens", (3, 2), np.dtype(np.float32), lambda values: pytest.fail("is there already"))
+    assert (again == 7).all()
+    with pytest.raises(ValueError, match="read-only"):
+        again[0, 0] = 1
+
+
+@pytest.mark.parametrize("damage", ["cut", "empty", "text", "other shape", "other type"])
+def test_a_half_written_or_foreign_array_is_written_again(root, damage):
+    path = root / "cache" / "sevens.npy"
+    array("sevens", (30, 2), np.dtype(np.float32), fill)
+    if damage == "cut":
+        path.write_bytes(path.read_bytes()[:-4])
+    elif damage in ("empty", "text"):
+        path.write_text("no array" * (damage == "text"))
+    else:
+        np.save(path, np.zeros((2, 30) if damage == "other shape" else (30, 2), np.float32 if "s" in damage else int))
+    assert (array("sevens", (30, 2), np.dtype(np.float32), fill) == 7).all()
+
+
+def test_a_writer_that_fails_leaves_nothing(root):
+    def stumble(values):
+        values[0] = 1
+        raise KitError("cannot go on")
+
+    with pytest.raises(KitError, match="cannot go on"):
+        array("sevens", (3, 2), np.dtype(np.float32), stumble)
+    assert not list((root / "cache").iterdir())
+
+
+@given(st.lists(st.text()), st.lists(st.text()))
+@settings(max_examples=200, deadline=None)
+def test_a_digest_tells_where_parts_end(a, b):
+    assert (digest(*a) == digest(*b)) == (a == b)

@@ -1,0 +1,147 @@
+"""Batches hold what they should, and every shorter way to the logits leads to the same ones as the plain way."""
+
+import dataclasses
+import shutil
+
+import numpy as np
+import pytest
+import torch
+from accelerate import Accelerator
+from PIL import Image
+
+import kit.datasets
+from kit.backbones import find_backbones, load_tokenizer
+from kit.challenge import product_texts
+from kit.config import KitError, train_config
+from kit.datasets import Pixels, Rows, loader, read_pixels, tokens
+from kit.items import read_items
+from kit.train import predict, prepare
+
+
+@torch.inference_mode()
+def plain_logits(config, model, frame) -> np.ndarray:
+    """Item by item, no cache, no padding, no batch: decoded and tokenised here."""
+    encode, logits = load_tokenizer(config.text), []
+    for text, path in zip(product_texts(frame), frame["image_path"], strict=True):
+        ids = torch.tensor(encode([text], config.max_tokens))
+        with Image.open(path) as image:
+            size = (config.image_size, config.image_size)
+            pixels = torch.from_numpy(np.array(image.convert("RGB").resize(size, Image.Resampling.BICUBIC)))
+        logits.append(model({"ids": ids, "mask": torch.ones_like(ids), "pixels": pixels[None]}))
+    return torch.cat(logits).numpy()
+
+
+WAYS = {
+    "decoded at every step": {"images_gb": 0, "features_gb": 0},
+    "pixels kept": {"images_gb": 1, "features_gb": 0},
+    "features kept": {"features_gb": 1},
+    "text features kept": {"freeze_image": False, "features_gb": 1},
+    "image features kept": {"freeze_text": False, "features_gb": 1},
+    "checkpointing": {"features_gb": 0, "checkpointing": True},
+}
+
+
+@pytest.mark.parametrize("way", WAYS)
+@pytest.mark.parametrize("switches", [{}, {"bilstm": False}, {"layer_weights": False}, {"linear_start": True}])
+def test_every_way_gives_the_plain_ways_logits(root, tiny_config, way, switches):
+    usual = {"freeze_text": True, "freeze_image": True} | switches
+    config = train_config(**tiny_config | usual | WAYS[way])
+    accelerator = Accelerator(cpu=True)
+    _, frames, products, build = prepare(config, accelerator)
+    torch.manual_seed(0)
+    head = build().head.state_dict()
+
+    def model_of(config, build):
+        model = build()
+        model.head.load_state_dict(head)
+        return model.eval()
+
+    for batch_size in (1, 5, 36):
+        batches = loader(products["train"], batch_size)
+        logits = predict(model_of(config, build), batches, len(products["train"]), accelerator)
+        *_, build_plain = prepare(dataclasses.replace(config, images_gb=0.0, features_gb=0.0), accelerator)
+        plain = plain_logits(config, model_of(config, build_plain), frames["train"])
+        assert np.allclose(logits, plain, atol=1e-5), batch_size
+
+
+def test_rows_are_padded_with_zeros():
+    rows = Rows("layers", np.arange(12, dtype=np.float32).reshape(6, 2), [1, 3, 2])
+    batch = rows.batch(np.array([2, 0, 1]))
+    assert batch.tolist() == [[[8, 9], [10, 11], [0, 0]], [[0, 1], [0, 0], [0, 0]], [[2, 3], [4, 5], [6, 7]]]
+
+
+def test_pixels_kept_are_those_that_would_be_decoded(root, tiny_config, monkeypatch):
+    config, decoded = train_config(**tiny_config), []
+    monkeypatch.setattr(kit.datasets, "read_pixels", lambda *a: (decoded.append(a[0]), read_pixels(*a))[1])
+    *_, products, _ = prepare(config, Accelerator(cpu=True))
+    assert len(decoded) == 36 + 7
+    kept, rows = products["train"].sides["image"], np.array([5, 0, 5])
+    assert torch.equal(kept.batch(rows), Pixels(kept.paths, config.image_size).batch(rows))
+    decoded.clear()
+    prepare(config, Accelerator(cpu=True))
+    assert not decoded
+    prepare(dataclasses.replace(config, image_size=96), Accelerator(cpu=True))
+    assert len(decoded) == 36 + 7
+
+
+def test_a_changed_picture_is_decoded_again(root, tiny_config, tiny_data):
+    data = root / "data"
+    shutil.copytree(tiny_data, data)
+    config = train_config(**tiny_config | {"data": str(data)})
+    (first,) = prepare(config, Accelerator(cpu=True))[2]["test"].sides["image"].batch(np.array([0]))
+    path = prepare(config, Accelerator(cpu=True))[1]["test"]["image_path"][0]
+    Image.new("RGB", (40, 40), (1, 2, 3)).save(path, "PNG")
+    (second,) = prepare(config, Accelerator(cpu=True))[2]["test"].sides["image"].batch(np.array([0]))
+    assert not torch.equal(first, second)
+    assert (second == torch.tensor([1, 2, 3])).all()
+
+
+def test_each_text_is_tokenised_once(root, tiny_config, monkeypatch):
+    config, asked = train_config(**tiny_config), []
+    source = find_backbones(config)["text"]
+
+    def counting(*arguments):
+        encode = load_tokenizer(*arguments)
+        return lambda texts, most: (asked.extend(texts), encode(texts, most))[1]
+
+    monkeypatch.setattr(kit.datasets, "load_tokenizer", counting)
+    first = tokens(config, source, ["le chat", "chien rouge", "le chat"])
+    assert asked == ["le chat", "chien rouge"]
+    wanted = load_tokenizer(config.text)(["le chat", "chien rouge", "le chat"], 24)
+    assert [first.batch(np.array([i]))[0].tolist() for i in range(3)] == wanted
+    tokens(config, source, ["chien rouge", "une table"])
+    assert asked == ["le chat", "chien rouge", "une table"]
+    tokens(dataclasses.replace(config, max_tokens=8), source, ["le chat"])  # another length
+    assert asked[3:] == ["le chat"]
+
+
+def test_another_tokenizer_reads_for_itself(root, tiny_config, tiny_texts):
+    found = []
+    for kind in ("bert", "camembert"):
+        config = train_config(**tiny_config | {"text": tiny_texts[kind]})
+        found.append(tokens(config, find_backbones(config)["text"], ["le chat rouge"]).values.tolist())
+    assert found[0] != found[1]
+
+
+def test_a_run_on_a_warm_cache_loads_no_frozen_backbone(root, tiny_config, monkeypatch):
+    import kit.backbones
+
+    frozen = train_config(**tiny_config, freeze_text=True, freeze_image=True)
+    prepare(frozen, Accelerator(cpu=True))
+    kit.backbones._source.cache_clear()
+    for name in ("load_text", "load_image"):
+        monkeypatch.setattr(kit.backbones, name, lambda *a: pytest.fail("was loaded"))
+    monkeypatch.setattr(kit.datasets, "load_tokenizer", lambda *a: pytest.fail("was loaded"))
+    *_, build = prepare(dataclasses.replace(frozen, bilstm=False, width=8), Accelerator(cpu=True))
+    assert build().text is None
+
+
+def test_a_broken_picture_is_named_before_training(root, tiny_config, tiny_data):
+    data = root / "data"
+    shutil.copytree(tiny_data, data)
+    config = train_config(**tiny_config | {"data": str(data)})
+    path = read_items(config)[1]["test"]["image_path"][3]
+    with open(path, "r+b") as file:
+        file.truncate(100)
+    with pytest.raises(KitError, match=f"{path} cannot be read as an image"):
+        prepare(config, Accelerator(cpu=True))
