@@ -10,6 +10,7 @@ IMAGES ?= resnet152,resnext101_32x8d
 RECIPE ?= paper
 STUDY ?= paper
 SEEDS ?= 3
+JOBS ?= 1
 OPTIONS ?=
 
 export OMP_NUM_THREADS ?= $(shell nproc 2>/dev/null || sysctl -n hw.ncpu)
@@ -30,11 +31,11 @@ $(READY): requirements.txt pyproject.toml
 
 demo: $(READY)  ## every step of the paper on the shipped catalogue: no download of weights, no GPU
 	$(BIN)/python -m kit.story --study demo --data data/sample --texts e5_small,minilm \
-	  --images efficientnet_lite0,efficientnet_lite2 --recipe demo --seeds 2 --answers data/sample_answers/Y_test.csv
+	  --images efficientnet_lite0,efficientnet_lite2 --recipe demo --seeds 2 --jobs 2 --answers data/sample_answers/Y_test.csv
 
 paper: $(READY)  ## the same on your data: make paper DATA=dir TEXTS=a,b IMAGES=c,d RECIPE=paper OPTIONS="-p folds 5"
 	$(BIN)/python -m kit.story --study "$(STUDY)" --data "$(DATA)" --texts "$(TEXTS)" --images "$(IMAGES)" \
-	  --recipe "$(RECIPE)" --seeds $(SEEDS) $(OPTIONS)
+	  --recipe "$(RECIPE)" --seeds $(SEEDS) --jobs $(JOBS) $(OPTIONS)
 
 report: $(READY)  ## a study's report again, from its run folders: make report STUDY=demo
 	$(BIN)/python -m kit.report "$(STUDY)"

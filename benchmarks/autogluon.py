@@ -54,7 +54,7 @@ OURS = {  # what each of the kit's sides changes of the demo's member
     "frozen": {},
     "fine-tuned": {"freeze_text": False, "freeze_image": False, "lr": 1e-2, "backbone_lr_scale": 0.006},
 }
-PART, FULL = {"limit": 320, "epochs": 2}, {"limit": 0, "epochs": 6}
+PART, FULL = {"limit": 216, "epochs": 2}, {"limit": 0, "epochs": 6}
 
 
 @dataclasses.dataclass(frozen=True)

@@ -1,10 +1,12 @@
 """How much of the pace on batches in memory the whole training loop keeps: reading, padding, moving, progress bar.
 
 The same epochs of the same model twice, in turn: over the loader that training uses, on a warm cache, and over a list
-of the batches it gives.
+of the batches it gives. Beside it, the floor: how much of the pace of a large matrix product the loop's floating-point
+operations reach.
 """
 
-from measure import Workbench, ratio_row, report, synthetic
+import torch
+from measure import Workbench, peak, ratio_row, report, row, synthetic
 
 from kit.config import train_config
 
@@ -22,13 +24,15 @@ def main() -> None:
         "demo: fine-tuned, images decoded each epoch": (tuned | {"images_gb": 0}, 3, 96),
         "CamemBERT × ResNet152, 500 px, images decoded each epoch": (large, 2, 6),
     }
-    rows = []
+    rows, top = [], peak(1024, torch.device("cpu"), torch.float32)
     for case, (values, rounds, items) in cases.items():
         bench = Workbench(train_config(**values), items)
         seconds, memory = bench.loop_and_memory(rounds)
         items = sum(len(batch["row"]) for batch in memory)
         detail = f"{items / min(seconds['loop']):.3g} against {items / min(seconds['memory']):.3g} items/s"
         rows.append(ratio_row(case, seconds["memory"], seconds["loop"], ">= 0.95", detail))
+        share = bench.operations(memory) / min(seconds["loop"]) / top
+        rows.append(row(f"{case}: share of the peak", share, "", f"of {top / 1e9:.0f} GFLOP/s, a matrix product's"))
     report("end_to_end", QUESTION, rows)
 
 

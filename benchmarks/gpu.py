@@ -10,45 +10,15 @@ beside those in fp32, with the spread between seeds.
 import argparse
 import dataclasses
 import sys
-import time
 
 import numpy as np
 import torch
-from measure import Workbench, ratio_row, report, row, synthetic
+from measure import Workbench, peak, ratio_row, report, row, synthetic
 from torch.nn.functional import cross_entropy
-from torch.utils.flop_counter import FlopCounterMode
 
 from kit.config import TrainConfig, train_config
 
 QUESTION = "paper recipe on one GPU"
-
-
-def peak(size: int, device: torch.device) -> float:
-    """Floating-point operations a second of a square bf16 matrix product, the best of ten."""
-    a = torch.randn(size, size, device=device, dtype=torch.bfloat16)
-    best = float("inf")
-    for _ in range(10):
-        clock = time.perf_counter()
-        for _ in range(10):
-            a @ a
-        if device.type == "cuda":
-            torch.cuda.synchronize()
-        best = min(best, time.perf_counter() - clock)
-    return 20 * size**3 / best
-
-
-def operations(bench: Workbench, batches: list) -> float:
-    """Floating-point operations of forward and backward over `batches`; the counter does not know LSTMs."""
-    model, total = bench.accelerator.unwrap_model(bench.model), 0.0
-    hidden, width = model.head.text.ahead.hidden_size, model.head.text.ahead.input_size
-    for batch in batches:
-        with FlopCounterMode(display=False) as counter:
-            loss = cross_entropy(model(batch), batch["label"])
-            loss.backward()
-        model.zero_grad()
-        lstm = 2 * 2 * 4 * hidden * (width + hidden) * batch["mask"].numel()  # two directions, 2 a multiplication
-        total += counter.get_total_flops() + 3 * lstm
-    return total
 
 
 def losses(config: TrainConfig, steps: int) -> np.ndarray:
@@ -87,7 +57,7 @@ def main() -> None:
             torch.cuda.empty_cache()
             torch.cuda.reset_peak_memory_stats()
         bench = Workbench(config)
-        top = top or peak(256 if options.tiny else 8192, bench.accelerator.device)
+        top = top or peak(256 if options.tiny else 8192, bench.accelerator.device, torch.bfloat16)
         seconds, memory = bench.loop_and_memory(3)
         items = sum(len(batch["row"]) for batch in memory)
         case = f"batch {size}, {'fp32' if precision == 'no' else precision}{', compiled' if compiled else ''}"
@@ -97,7 +67,7 @@ def main() -> None:
         detail = f"{pace:.4g} items/s, {gigabytes:.1f} GB"
         rows.append(ratio_row(f"{case}: loop ÷ in memory", seconds["memory"], seconds["loop"], ">= 0.95", detail))
         if not compiled:  # a counter sees through no compiled graph
-            share = operations(bench, memory) / min(seconds["loop"]) / top
+            share = bench.operations(memory) / min(seconds["loop"]) / top
             goal = ">= 0.4" if precision == "bf16" else ""
             rows.append(row(f"{case}: share of the peak", share, goal, f"of {top / 1e12:.0f} bf16 TFLOP/s measured"))
         del bench, memory

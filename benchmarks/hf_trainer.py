@@ -101,7 +101,7 @@ def ours(config: TrainConfig) -> float:
 def main() -> None:
     logging.getLogger("transformers").setLevel(logging.ERROR)
     shared = {"data": str(synthetic(1000, 100)), "recipe": "demo", "text": "minilm", "image": "efficientnet_lite0"}
-    shared |= {"limit": 160, "folds": 1, "split": "random", "max_tokens": 510, "epochs": 3, "linear_start": False}
+    shared |= {"limit": 160, "folds": 1, "split": "random", "max_tokens": 510, "epochs": 2, "linear_start": False}
     frozen = {"freeze_text": True, "freeze_image": True}
     tuned = {"freeze_text": False, "freeze_image": False, "lr": 1e-3}
     rows = []

@@ -16,11 +16,14 @@ import numpy as np
 import pandas as pd
 import psutil
 import torch
+from torch.nn.functional import cross_entropy
+from torch.utils.flop_counter import FlopCounterMode
 
 import kit.cache
 from kit.config import ROOT, TrainConfig
 from kit.datasets import loader
 from kit.features import fit_inputs
+from kit.layers import BiLSTM
 from kit.runs import write_json
 from kit.train import make_accelerator, parameter_groups, predict, prepare, train_epoch
 
@@ -114,9 +117,36 @@ class Workbench:
         self.train(memory)  # kernels chosen, graphs compiled
         return in_turn(rounds, loop=lambda: self.train(batches), memory=lambda: self.train(memory)), memory
 
+    def operations(self, batches: list) -> float:
+        """Floating-point operations of forward and backward over `batches`."""
+        model, total = self.accelerator.unwrap_model(self.model), 0.0
+        for batch in batches:
+            with FlopCounterMode(display=False) as counter:
+                cross_entropy(model(batch), batch["label"]).backward()
+            model.zero_grad()
+            total += counter.get_total_flops()
+            if isinstance(lstm := getattr(model.head, "text", None), BiLSTM):  # the counter knows none
+                hidden, inputs = lstm.ahead.hidden_size, lstm.ahead.input_size
+                once = 2 * 2 * 4 * hidden * (inputs + hidden)  # two directions, two operations a weight
+                total += 3 * once * batch["mask"].numel()  # the gradient takes twice as many
+        return total
+
     def wait(self) -> None:
         if self.accelerator.device.type == "cuda":
             torch.cuda.synchronize()
+
+
+def peak(size: int, device: torch.device, kind: torch.dtype) -> float:
+    """Floating-point operations a second of a square matrix product, the best of ten."""
+    a, best = torch.randn(size, size, device=device, dtype=kind), float("inf")
+    for _ in range(10):
+        clock = time.perf_counter()
+        for _ in range(10):
+            a @ a
+        if device.type == "cuda":
+            torch.cuda.synchronize()
+        best = min(best, time.perf_counter() - clock)
+    return 20 * size**3 / best
 
 
 @contextmanager

@@ -7,13 +7,14 @@ and nothing else.
 
 import hashlib
 import os
-from collections.abc import Callable, Sequence
-from contextlib import suppress
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
+from filelock import FileLock
 from tqdm.contrib.concurrent import thread_map
 
 from kit.config import ROOT, KitError
@@ -59,11 +60,27 @@ def array(name: str, size: tuple[int, ...], dtype: np.dtype, write: Callable[[np
     Raises KitError where it can't be written.
     """
     path = ROOT / "cache" / f"{name}.npy"
-    values = _map(path, size, dtype)
-    if values is None:
-        write_atomically(path, lambda temporary: _write_array(temporary, size, dtype, write))
-        values = _map(path, size, dtype)
+    if (values := _map(path, size, dtype)) is None:
+        with _alone(path):
+            if (values := _map(path, size, dtype)) is None:  # still, and no other process has written it meanwhile
+                write_atomically(path, lambda temporary: _write_array(temporary, size, dtype, write))
+                values = _map(path, size, dtype)
     return values
+
+
+@contextmanager
+def _alone(path: Path) -> Iterator[None]:
+    """Makes other processes wait that would write the same file; a dead one keeps nobody waiting. Raises KitError."""
+    lock = FileLock(path.with_suffix(".lock"))
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        lock.acquire()
+    except OSError as error:
+        raise KitError(f"{path} cannot be written ({error}): free space or fix permissions.") from error
+    try:
+        yield
+    finally:
+        lock.release()
 
 
 def _map(path: Path, size: tuple[int, ...], dtype: np.dtype) -> np.ndarray | None:

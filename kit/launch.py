@@ -6,6 +6,7 @@ import re
 import subprocess
 import sys
 import threading
+from concurrent.futures import ThreadPoolExecutor
 
 import psutil
 from IPython import get_ipython
@@ -18,13 +19,13 @@ BAR = re.compile(r"\d+%\|")  # a refresh of tqdm's bar
 ERROR = re.compile(r"[\w.]*Error: ")  # the last line of a traceback, or a sentence of ours
 
 
-def launch(runs: list[Run], processes: int = 0) -> None:
-    """Trains the unfinished of `runs` in turn, shows their lines and progress bar, and keeps all they say in train.log.
+def launch(runs: list[Run], processes: int = 0, jobs: int = 1) -> None:
+    """Trains the unfinished of `runs`, shows their lines and progress bar, and keeps all they say in train.log.
 
-    Several processes start through `accelerate launch`; one needs no launcher.
-
-    `processes`: how many, one a GPU; 0 means every GPU of this machine, or one process where there is none. For several
-    machines, start `accelerate launch -m kit.train runs/<name>/config.json` from a shell with your own configuration.
+    `processes`: how many for each run, one a GPU; 0 means every GPU of this machine, or one process where there is
+    none. Several start through `accelerate launch`; one needs no launcher. For several machines, start `accelerate
+    launch -m kit.train runs/<name>/config.json` from a shell with your own configuration. `jobs`: how many runs train
+    at once; they share the cores, which they use better than one run with all of them, and each needs its memory.
     A run that fails does not keep the others from training; then raises KitError with the first one's own sentence, or
     with where to look.
     """
@@ -32,60 +33,86 @@ def launch(runs: list[Run], processes: int = 0) -> None:
     count = processes or max(1, gpus)
     if count < 1 or 0 < gpus < count:
         raise KitError(f"processes={processes} can't be: this machine has {gpus} GPUs, and each process takes one.")
+    if jobs < 1:
+        raise KitError(f"jobs={jobs} is too small: it must be at least 1.")
     waiting, failed = [run for run in runs if not run.finished], {}
-    while waiting:
-        reached, reason = _train(waiting, count)
-        tried, waiting = waiting[: reached + 1], waiting[reached + 1 :]  # one that died took the others with it
-        failed |= {run.name: reason.get(run.name, "") for run in tried if not run.finished}
+    shares = [waiting[i::jobs] for i in range(min(jobs, len(waiting)))]
+    crew = _Crew(count, threads() // (count * max(1, len(shares))), loud=len(runs) == 1)
+    with ThreadPoolExecutor(max(1, len(shares))) as pool:
+        try:
+            for found in pool.map(crew.train, shares):
+                failed |= found
+        except BaseException:
+            crew.stop()  # the notebook was interrupted: training must not go on alone
+            raise
     if failed:
         sentence = next(iter(failed.values()))
         others = f" ({len(failed)} of {len(runs)} runs failed: {', '.join(failed)})" if len(runs) > 1 else ""
         raise KitError(sentence + others)
 
 
-def _train(runs: list[Run], count: int) -> tuple[int, dict[str, str]]:
-    """One command for `runs`: the position of the last that it came to, and why runs failed, by name."""
-    command = [sys.executable, "-m", "kit.train"]
-    if count > 1:  # with a configuration of its own, so that one left in the user's home does not steer it
-        settings = {"compute_environment": "LOCAL_MACHINE", "distributed_type": "MULTI_GPU", "num_processes": count}
-        settings |= {"num_machines": 1, "machine_rank": 0, "mixed_precision": "no"}
-        file = runs[0].folder / "accelerate.json"
-        write_json(file, settings | {"main_process_port": 0, "use_cpu": False})
-        command = [sys.executable, "-m", "accelerate.commands.launch", "--config_file", str(file), "-m", "kit.train"]
-    command += [str(run.folder / "config.json") for run in runs]
-    threads = str(max(1, (os.cpu_count() or 1) // count))  # Accelerate would take 1
-    # waiting threads sleep: spinning ones slow training several times over where others use the cores too
-    environment = {"OMP_NUM_THREADS": threads, "OMP_WAIT_POLICY": "PASSIVE", "TOKENIZERS_PARALLELISM": "false"}
-    environment |= os.environ | {"PYTHONUNBUFFERED": "1"}
-    if not _gpus():
-        environment["ACCELERATE_USE_CPU"] = "true"  # else several processes would each train alone
-    logs = _Logs(runs)
-    with (
-        contextlib.closing(logs),
-        subprocess.Popen(
-            command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, errors="replace", env=environment
-        ) as process,
-    ):
-        reader = threading.Thread(target=_follow, args=(process.stderr, logs), daemon=True)
-        reader.start()
-        try:
+class _Crew:
+    """Training processes: `count` a run, of so many `threads`; `loud`: every epoch is shown."""
+
+    def __init__(self, count: int, threads: int, loud: bool):
+        self.count, self.loud, self.stopped, self.running = count, loud, False, []
+        # waiting threads sleep: spinning ones slow training several times over where others use the cores too
+        self.environment = {"OMP_WAIT_POLICY": "PASSIVE", "TOKENIZERS_PARALLELISM": "false"} | os.environ
+        self.environment |= {"OMP_NUM_THREADS": str(max(1, threads)), "PYTHONUNBUFFERED": "1"}
+        if not _gpus():
+            self.environment["ACCELERATE_USE_CPU"] = "true"  # else several processes would each train alone
+
+    def train(self, waiting: list[Run]) -> dict[str, str]:
+        """Trains the runs in turn; gives why some failed, by name."""
+        failed = {}
+        while waiting and not self.stopped:
+            reached, reason = self._start(waiting)
+            tried, waiting = waiting[: reached + 1], waiting[reached + 1 :]  # one that died took the others with it
+            failed |= {run.name: reason.get(run.name, "") for run in tried if not run.finished}
+        return failed
+
+    def stop(self) -> None:
+        """Ends the launchers and what they started."""
+        self.stopped = True
+        for process in self.running:
+            with contextlib.suppress(psutil.NoSuchProcess):
+                for member in [*psutil.Process(process.pid).children(recursive=True), process]:
+                    with contextlib.suppress(psutil.NoSuchProcess):
+                        member.terminate()
+
+    def _start(self, runs: list[Run]) -> tuple[int, dict[str, str]]:
+        """One command for `runs`: the position of the last that it came to, and why runs failed, by name."""
+        command = [sys.executable, "-m", "kit.train"]
+        if self.count > 1:  # with a configuration of its own, so that one left in the user's home does not steer it
+            settings = {"compute_environment": "LOCAL_MACHINE", "distributed_type": "MULTI_GPU"}
+            settings |= {"num_processes": self.count, "num_machines": 1, "machine_rank": 0, "mixed_precision": "no"}
+            file = runs[0].folder / "accelerate.json"
+            write_json(file, settings | {"main_process_port": 0, "use_cpu": False})
+            command = [sys.executable, "-m", "accelerate.commands.launch", "--config_file", str(file)]
+            command += ["-m", "kit.train"]
+        command += [str(run.folder / "config.json") for run in runs]
+        pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True, "errors": "replace"}
+        logs = _Logs(runs)
+        with (
+            contextlib.closing(logs),
+            subprocess.Popen(command, env=self.environment, **pipes) as process,
+        ):
+            self.running.append(process)
+            reader = threading.Thread(target=_follow, args=(process.stderr, logs), daemon=True)
+            reader.start()
             for line in process.stdout:
                 logs.write(line)
-                if len(runs) == 1 or not line.lstrip().startswith(("epoch", "fold")):  # of several, not every epoch
+                if self.loud or not line.lstrip().startswith(("epoch", "fold")):
                     print(line, end="", flush=True)
-        except BaseException:
-            _stop(process)  # the notebook was interrupted: training must not go on alone
-            raise
-        finally:
             reader.join()
-    for run in runs[: logs.at + 1]:
-        if not run.finished and run.name not in logs.sentences:
-            last = f" ({logs.last[:200]})" if logs.last and run is runs[logs.at] else ""
-            log = run.folder / "train.log"
-            logs.sentences[run.name] = (
-                f"Training stopped with exit status {process.returncode}{last}: {log} has the rest."
-            )
-    return logs.at, logs.sentences
+        for run in runs[: logs.at + 1]:
+            if not run.finished and run.name not in logs.sentences:
+                last = f" ({logs.last[:200]})" if logs.last and run is runs[logs.at] else ""
+                log = run.folder / "train.log"
+                logs.sentences[run.name] = (
+                    f"Training stopped with exit status {process.returncode}{last}: {log} has the rest."
+                )
+        return logs.at, logs.sentences
 
 
 class _Logs:
@@ -120,14 +147,6 @@ class _Logs:
         self.file.close()
 
 
-def _stop(process: subprocess.Popen) -> None:
-    """Ends the launcher and what it started."""
-    family = [*psutil.Process(process.pid).children(recursive=True), process]
-    for member in family:
-        with contextlib.suppress(psutil.NoSuchProcess):
-            member.terminate()
-
-
 def _follow(stream, logs: _Logs) -> None:
     """Training's error output: refreshes of the bar are shown, one over the other, and the rest is kept in the log."""
     handle = display({"text/plain": ""}, raw=True, display_id=True) if get_ipython() else None
@@ -149,3 +168,9 @@ def _gpus() -> int:
     import torch
 
     return torch.cuda.device_count()
+
+
+def threads() -> int:
+    """That this machine has for computing, or that its user allows."""
+    allowed = os.environ.get("OMP_NUM_THREADS", "")
+    return int(allowed) if allowed.isdecimal() else os.cpu_count() or 1

@@ -7,19 +7,25 @@ others from being trained, and is named at the end.
 """
 
 import argparse
+import contextlib
 import io
 import logging
+import os
 import re
 import sys
 import time
+from concurrent.futures import ThreadPoolExecutor
+from itertools import groupby
 
 import papermill
+import psutil
 from papermill.exceptions import PapermillExecutionError
 
 from kit.backbones import check_backbones
 from kit.challenge import read_challenge
 from kit.config import PROJECT, ROOT, EnsembleConfig, KitError, TrainConfig, check_type, parameter_types
 from kit.items import read_items
+from kit.launch import threads
 from kit.report import chosen, read_answers, write_report
 from kit.runs import BEGINS, open_run, write_json
 from kit.study import ablations, baselines, member_runs, members, study_runs
@@ -32,7 +38,7 @@ PACE = re.compile(r"([\d.e+-]+) s a step over the first")  # what kit.train says
 class Plan:
     """The runs of a study, what each still has to do, and how long that may take."""
 
-    def __init__(self, values: dict, texts: list[str], images: list[str], seeds: int):
+    def __init__(self, values: dict, texts: list[str], images: list[str], seeds: int, jobs: int):
         self.members = members(values, texts, images)
         rows = ablations(values, seeds)
         self.groups = {
@@ -40,7 +46,7 @@ class Plan:
             "03_train": self.members,
             "04_ablations": [config for row in rows.values() for config in row if config != self.members[0]],
         }
-        self.paces, self.training = {}, None  # seconds a step by kind of run; the run at work
+        self.paces, self.jobs = {}, jobs  # seconds a step by kind of run, each run's share of the time
         sides, missing = {(side, getattr(c, side)): c for c in self.configs for side in c.sides}, {}
         for (side, name), config in sides.items():
             try:
@@ -74,14 +80,15 @@ class Plan:
                 print(f"  {notebook:<13} {config.run:<48} {f'{steps:,} steps' if steps else '':>14}  {state}")
         print("Then 05_ensemble, 06_error_analysis, 07_submission and the report. Time: told after the first steps.")
 
-    def learn(self, text: str) -> None:
-        """Notes the pace of the run that `text`, a line of its training, tells of."""
+    def learn(self, text: str, training: TrainConfig | None) -> TrainConfig | None:
+        """Notes the pace of the run `training` where `text`, a line of it, tells; gives the run that is at work now."""
         named = {config.run: config for config in self.configs}
         if text.startswith(BEGINS) and text[len(BEGINS) :].strip() in named:
-            self.training = named[text[len(BEGINS) :].strip()]
-        if (found := PACE.search(text)) and self.training:
-            self.paces[self._kind(self.training)] = float(found[1])
+            training = named[text[len(BEGINS) :].strip()]
+        if (found := PACE.search(text)) and training:
+            self.paces[self._kind(training)] = float(found[1]) / self.jobs
             print(self.estimate(), flush=True)
+        return training
 
     def estimate(self) -> str:
         """How long the training that is left will take, from the paces seen so far."""
@@ -107,40 +114,42 @@ def is_done(config: TrainConfig) -> bool:
 
 
 class Listener(io.TextIOBase):
-    """Standard output that the plan hears too."""
+    """Standard output that the plan hears too; `training`: the run at work, as far as is known."""
 
-    def __init__(self, plan: Plan):
-        self.plan = plan
+    def __init__(self, plan: Plan, training: TrainConfig | None):
+        self.plan, self.training = plan, training
 
     def write(self, text: str) -> int:
         sys.stdout.write(text)
         for line in text.splitlines():
-            self.plan.learn(line)
+            self.training = self.plan.learn(line, self.training)
         return len(text)
 
     def flush(self) -> None:
         sys.stdout.flush()
 
 
-def tell(study: str, plan: Plan, base: dict, seeds: int, again: bool) -> dict[str, str]:
+def tell(study: str, plan: Plan, base: dict, seeds: int, again: bool, jobs: int) -> dict[str, str]:
     """Executes the notebooks; gives what failed and why."""
     failed = dict(plan.cannot)
     shared = {"study": study, "again": again}
     steps = [("01_eda", study, {"data": base["data"]}, [])]
-    steps += [("02_baselines", study, base | shared, plan.groups["02_baselines"])]
+    steps += [("02_baselines", study, base | shared | {"jobs": jobs}, plan.groups["02_baselines"])]
     for config in plan.members:
         if config.run not in plan.cannot:
             values = {"text": config.text, "image": config.image, "run": config.run}
             steps.append(("03_train", config.run, base | shared | values, [config]))
     rows = [plan.members[0], *plan.groups["04_ablations"]]
-    steps += [("04_ablations", study, base | shared | {"seeds": seeds}, rows)]
-    for notebook, folder, values, configs in steps:
-        left = [config for config in configs if not is_done(config)]
-        if not left and not again and (ROOT / "runs" / folder / f"{notebook}.ipynb").is_file():
-            print(f"── {notebook} ({folder}): finished already", flush=True)
-            continue
-        plan.training = next(iter(configs if again else left), None)
-        _execute(notebook, folder, values, plan, failed)
+    steps += [("04_ablations", study, base | shared | {"seeds": seeds, "jobs": jobs}, rows)]
+    for notebook, alike in groupby(steps, key=lambda step: step[0]):
+        todo = []
+        for _, folder, values, configs in alike:
+            left = [config for config in configs if not is_done(config)]
+            if not left and not again and (ROOT / "runs" / folder / f"{notebook}.ipynb").is_file():
+                print(f"── {notebook} ({folder}): finished already", flush=True)
+            else:
+                todo.append((folder, values, next(iter(configs if again else left), None)))
+        _execute_all(notebook, todo, plan, failed, jobs)
     try:
         if len(member_runs(study)) > 1:
             _execute("05_ensemble", study, {"study": study}, plan, failed)
@@ -152,8 +161,32 @@ def tell(study: str, plan: Plan, base: dict, seeds: int, again: bool) -> dict[st
     return failed
 
 
-def _execute(notebook: str, folder: str, values: dict, plan: Plan, failed: dict[str, str]) -> None:
-    """One notebook into runs/<folder>/; a failing cell's sentence goes to `failed`."""
+def _execute_all(notebook: str, todo: list[tuple], plan: Plan, failed: dict[str, str], jobs: int) -> None:
+    """The notebook once for each (folder, parameters, first run) of `todo`, `jobs` at a time, which share the cores."""
+    if min(jobs, len(todo)) < 2:
+        for folder, values, first in todo:
+            _execute(notebook, folder, values, plan, failed, first)
+        return
+    usual = os.environ.get("OMP_NUM_THREADS")
+    os.environ["OMP_NUM_THREADS"] = str(max(1, threads() // jobs))  # of the kernels and what they start
+    with ThreadPoolExecutor(jobs) as pool:
+        try:
+            list(pool.map(lambda one: _execute(notebook, *one[:2], plan, failed, one[2]), todo))
+        except BaseException:
+            pool.shutdown(wait=False, cancel_futures=True)
+            for process in psutil.Process().children(recursive=True):  # kernels, and their training
+                with contextlib.suppress(psutil.NoSuchProcess):
+                    process.terminate()
+            raise
+        finally:
+            os.environ.pop("OMP_NUM_THREADS")
+            os.environ |= {} if usual is None else {"OMP_NUM_THREADS": usual}
+
+
+def _execute(
+    notebook: str, folder: str, values: dict, plan: Plan, failed: dict[str, str], first: TrainConfig | None = None
+) -> None:
+    """One notebook into runs/<folder>/, where `first` is trained first; a failing cell's sentence goes to `failed`."""
     out = ROOT / "runs" / folder / f"{notebook}.ipynb"
     print(f"\n── {notebook} → {out}", flush=True)
     started, partial = time.perf_counter(), out.with_suffix(".partial.ipynb")
@@ -162,7 +195,7 @@ def _execute(notebook: str, folder: str, values: dict, plan: Plan, failed: dict[
         source = PROJECT / "notebooks" / f"{notebook}.ipynb"
         quiet = ["--IPKernelApp.log_level=CRITICAL"]  # the kernel warns of local sockets, and of its own shutdown
         papermill.execute_notebook(
-            source, partial, values, progress_bar=False, stdout_file=Listener(plan), extra_arguments=quiet
+            source, partial, values, progress_bar=False, stdout_file=Listener(plan, first), extra_arguments=quiet
         )
         partial.replace(out)  # under its own name only when it is whole
         print(f"   {notebook} took {time.perf_counter() - started:.0f} s", flush=True)
@@ -195,6 +228,7 @@ def main() -> int:
     parser.add_argument("--images", default="resnet152,resnext101_32x8d", help="image backbones, comma between")
     parser.add_argument("--recipe", default=TrainConfig.recipe, help="paper or demo")
     parser.add_argument("--seeds", type=int, default=1, help="how many of each ablation")
+    parser.add_argument("--jobs", type=int, default=1, help="trainings at once; each needs its memory")
     parser.add_argument("--answers", default="", help="the test items' codes: scored in the report, never chosen on")
     parser.add_argument("--again", action="store_true", help="train again what is finished")
     parser.add_argument("-p", nargs=2, action="append", default=[], metavar=("FIELD", "VALUE"), help="of every run")
@@ -203,6 +237,8 @@ def main() -> int:
     started = time.perf_counter()
     logging.getLogger("papermill").setLevel(logging.ERROR)  # else it warns of fields that a notebook does not list
     try:
+        if options.jobs < 1:
+            raise KitError(f"jobs={options.jobs} is too small: it must be at least 1.")
         if not texts or not images:
             raise KitError("texts and images must name one backbone or more each.")
         types, values = parameter_types(TrainConfig), {name: _value(value) for name, value in options.p}
@@ -212,10 +248,10 @@ def main() -> int:
             raise KitError(f"-p {min(taken)} is not for a whole study, which varies it, or has an option of its own.")
         values = {name: check_type(name, value, types[name]) for name, value in values.items()}
         values |= {"data": options.data, "recipe": options.recipe, "text": texts[0], "image": images[0]}
-        plan = Plan(values | {"study": options.study}, texts, images, options.seeds)
+        plan = Plan(values | {"study": options.study}, texts, images, options.seeds, options.jobs)
         read_answers(options.answers, read_challenge(options.data, images="ignore"))
         plan.tell()
-        failed = tell(options.study, plan, values, options.seeds, options.again)
+        failed = tell(options.study, plan, values, options.seeds, options.again, options.jobs)
         settings = {"data": options.data, "answers": options.answers, "failed": failed}
         write_json(ROOT / "runs" / options.study / "study.json", settings)
         print("\n── report", flush=True)

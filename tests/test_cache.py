@@ -2,6 +2,8 @@
 
 import os
 import shutil
+import subprocess
+import sys
 
 import numpy as np
 import pyarrow as pa
@@ -113,7 +115,32 @@ def test_a_writer_that_fails_leaves_nothing(root):
 
     with pytest.raises(KitError, match="cannot go on"):
         array("sevens", (3, 2), np.dtype(np.float32), stumble)
-    assert not list((root / "cache").iterdir())
+    assert [path.name for path in (root / "cache").iterdir()] == ["sevens.lock"]
+
+
+def test_an_array_that_cannot_be_written_is_named(root):
+    (root / "cache").write_text("in the way")
+    with pytest.raises(KitError, match=r"sevens.npy cannot be written .* free space or fix permissions"):
+        array("sevens", (3, 2), np.dtype(np.float32), fill)
+
+
+def test_processes_that_want_the_same_array_write_it_once(root):
+    """Both start at once; the one that comes second waits, and reads."""
+    code = (
+        "import os, sys, numpy as np\nfrom kit.cache import array\nprint('ready', flush=True)\nsys.stdin.readline()\n"
+        "def write(values):\n    values[:] = os.getpid()\n    print('wrote', flush=True)\n"
+        "print(int(array('pids', (200, 50_000), np.dtype(np.int64), write)[0, 0]), flush=True)"
+    )
+    command, pipes = [sys.executable, "-c", code], {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True}
+    processes = [subprocess.Popen(command, env=os.environ | {"KIT_ROOT": str(root)}, **pipes) for _ in range(3)]
+    for process in processes:
+        assert process.stdout.readline() == "ready\n"
+    for process in processes:
+        process.stdin.write("\n")
+        process.stdin.flush()
+    outputs = [process.communicate()[0].split() for process in processes]
+    assert sum("wrote" in output for output in outputs) == 1
+    assert len({output[-1] for output in outputs}) == 1
 
 
 @given(st.lists(st.text()), st.lists(st.text()))

@@ -182,6 +182,23 @@ def test_a_failing_run_does_not_keep_the_others_from_training(root, tiny_config,
     assert "epoch  1/1" in logs[0] and "nowhere" in logs[1] and "epoch  1/1" in logs[2]
 
 
+def test_several_runs_train_at_once_and_share_the_cores(root, tiny_config, tmp_path, monkeypatch, capsys):
+    from kit.launch import launch
+
+    monkeypatch.setenv("OMP_NUM_THREADS", "2")
+    changes = {"a": {}, "b": {"text": str(tmp_path / "nowhere")}, "c": {"seed": 1}, "d": {"seed": 2}}
+    runs = [prepare_run(train_config(**tiny_config | {"epochs": 1} | c, run=n)) for n, c in changes.items()]
+    with pytest.raises(KitError, match=r"There is no directory .*nowhere.* \(1 of 4 runs failed: b\)"):
+        launch(runs, jobs=2)
+    assert [run.finished for run in runs] == [True, False, True, True]
+    alone = prepare_run(train_config(**tiny_config | {"epochs": 1, "run": "alone"}))
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
+    launch([alone])
+    assert (alone.folder / "oof.parquet").read_bytes() == (runs[0].folder / "oof.parquet").read_bytes()
+    with pytest.raises(KitError, match="jobs=0 is too small"):
+        launch(runs, jobs=0)
+
+
 @pytest.mark.parametrize(
     "changes", [{"freeze_text": True, "freeze_image": True, "linear_start": True}, {"accumulate": 2}]
 )
