@@ -20,9 +20,9 @@ def main() -> None:
     large = {"data": str(synthetic(1000, 100)), "pretrained": False, "batch_size": 2, "images_gb": 0}
     cases = {
         "demo: frozen backbones": (sample, ROUNDS, None),
-        "demo: fine-tuned, images cached": (tuned, 3, 96),
-        "demo: fine-tuned, images decoded each epoch": (tuned | {"images_gb": 0}, 3, 96),
-        "CamemBERT × ResNet152, 500 px, images decoded each epoch": (large, 2, 6),
+        "demo: fine-tuned, images cached": (tuned, 2, 64),
+        "demo: fine-tuned, images decoded each epoch": (tuned | {"images_gb": 0}, 2, 64),
+        "CamemBERT × ResNet152, 500 px, images decoded each epoch": (large, 2, 4),
     }
     rows, top = [], peak(1024, torch.device("cpu"), torch.float32)
     for case, (values, rounds, items) in cases.items():
@@ -31,6 +31,8 @@ def main() -> None:
         items = sum(len(batch["row"]) for batch in memory)
         detail = f"{items / min(seconds['loop']):.3g} against {items / min(seconds['memory']):.3g} items/s"
         rows.append(ratio_row(case, seconds["memory"], seconds["loop"], ">= 0.95", detail))
+        if values != sample:
+            continue  # counting takes as long as an epoch
         share = bench.operations(memory) / min(seconds["loop"]) / top
         rows.append(row(f"{case}: share of the peak", share, "", f"of {top / 1e9:.0f} GFLOP/s, a matrix product's"))
     report("end_to_end", QUESTION, rows)

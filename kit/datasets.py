@@ -3,7 +3,10 @@
 B batch · T tokens · R regions · L layers · d backbone width · N items
 """
 
+import functools
+import os
 from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pandas as pd
@@ -20,6 +23,8 @@ from kit.cache import array, content_hashes, digest, recall
 from kit.challenge import on_white, product_texts
 from kit.config import KitError, TrainConfig
 
+COPIERS = 2
+
 
 class Rows:
     """Rows of unlike length, one after the other in `values` `[Σ lengths, …]`; item i has `lengths[i]` of them.
@@ -35,10 +40,23 @@ class Rows:
         """The rows of these items, padded with zeros to the longest."""
         starts, ends = self.offsets[places], self.offsets[places + 1]
         padded = np.empty((len(places), (ends - starts).max(), *self.values.shape[1:]), self.values.dtype)
-        for item, start, end in zip(padded, starts, ends, strict=True):
-            item[: end - start] = self.values[start:end]
-            item[end - start :] = 0
+
+        def copy(items: slice) -> None:
+            for item, start, end in zip(padded[items], starts[items], ends[items], strict=True):
+                item[: end - start] = self.values[start:end]
+                item[end - start :] = 0
+
+        if padded.nbytes < 2**20:
+            copy(slice(None))
+        else:  # one thread alone does not fill the memory's bandwidth
+            list(_copiers(os.getpid()).map(copy, (slice(i, None, COPIERS) for i in range(COPIERS))))
         return torch.from_numpy(padded)
+
+
+@functools.cache
+def _copiers(process: int) -> ThreadPoolExecutor:
+    """Threads of this process: a fork has none of its parent's."""
+    return ThreadPoolExecutor(COPIERS)
 
 
 class Pixels:

@@ -38,7 +38,7 @@ from kit.metrics import scores, softmax
 from kit.models import Classifier, build_model
 from kit.runs import BEGINS, Run, write_atomically
 
-PREDICT = 4  # times a training batch: without a gradient there is room
+PREDICT = 4 if torch.cuda.is_available() else 1  # times a training batch: without a gradient there is room
 
 
 def train(run: Run) -> None:
