@@ -80,7 +80,7 @@ def told(tmp_path_factory, tiny_data, tiny_texts, tiny_image):
     answers = pd.DataFrame({"prdtypecode": [CODES[i % 3] for i in range(36, 43)]}, index=range(36, 43))
     answers.to_csv(root / "answers.csv")
     texts = f"{tiny_texts['bert']},{root / 'nowhere'},{tiny_texts['camembert']}"
-    return root, story(root, tiny_data, texts, tiny_image, "--answers", str(root / "answers.csv"))
+    return root, story(root, tiny_data, texts, tiny_image, "--answers", str(root / "answers.csv"), "--jobs", "2")
 
 
 def outputs(path: Path) -> list:
