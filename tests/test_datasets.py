@@ -127,6 +127,7 @@ def test_a_run_on_a_warm_cache_loads_no_frozen_backbone(root, tiny_config, monke
     import kit.backbones
 
     frozen = train_config(**tiny_config, freeze_text=True, freeze_image=True)
+    kit.backbones._source.cache_clear()  # of other tests, whose outlines are kept elsewhere
     prepare(frozen, Accelerator(cpu=True))
     kit.backbones._source.cache_clear()
     for name in ("load_text", "load_image"):
