@@ -44,12 +44,12 @@ def main() -> None:
     values = {"data": str(synthetic(1000, 100) if options.tiny else synthetic(4000, 100)), "pretrained": False}
     values |= {"workers": 8, "val_share": 0.2, "images_gb": 8}
     if options.tiny:
-        values |= {"text": "minilm", "image": "efficientnet_lite0", "image_size": 64, "max_tokens": 16, "limit": 60}
+        values |= {"text": "minilm", "image": "efficientnet_lite0", "image_size": 64, "max_tokens": 16, "limit": 135}
     sizes = (4, 8) if options.tiny else (16, 32, 64)
     cases = [(size, "bf16", False) for size in sizes] + [(sizes[0], "no", False), (sizes[0], "bf16", True)]
     rows, top = [], None
     for size, precision, compiled in cases if not options.tiny else cases[:-1]:
-        limit = 60 if options.tiny else max(54, round(size * options.steps / 0.8))
+        limit = 135 if options.tiny else max(135, round(size * options.steps / 0.8))
         config = train_config(
             **values | {"batch_size": size, "precision": precision, "compile": compiled, "limit": limit}
         )
