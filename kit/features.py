@@ -122,17 +122,11 @@ class _Frozen:
 
     def key(self, part: Products) -> str:
         """A hash of all that the outputs depend on: weights, what is read of them, and the contents of the items."""
-        config, source = self.config, part.sides[self.side]
+        source = part.sides[self.side]
+        how = (self.source.identity, str(self.pooled), self.precision)
         if self.side == "text":
-            return digest(
-                self.source.identity,
-                str(self.layers),
-                str(self.pooled),
-                source.values.tobytes(),
-                source.offsets.tobytes(),
-            )
-        read = f"{config.image_size} {self.pooled} {self.precision} {PIL.__version__}"
-        return digest(self.source.identity, read, *content_hashes(source.paths))
+            return digest(*how, str(self.layers), source.values.tobytes(), source.offsets.tobytes())
+        return digest(*how, f"{self.config.image_size} {PIL.__version__}", *content_hashes(source.paths))
 
 
 @torch.inference_mode()

@@ -13,7 +13,8 @@ import kit.datasets
 from kit.backbones import find_backbones, load_tokenizer
 from kit.challenge import product_texts
 from kit.config import KitError, train_config
-from kit.datasets import Pixels, Rows, loader, read_pixels, tokens
+from kit.datasets import Pixels, Rows, loader, make_products, read_pixels, tokens
+from kit.features import precompute
 from kit.items import read_items
 from kit.train import predict, prepare
 
@@ -127,7 +128,6 @@ def test_a_run_on_a_warm_cache_loads_no_frozen_backbone(root, tiny_config, monke
     import kit.backbones
 
     frozen = train_config(**tiny_config, freeze_text=True, freeze_image=True)
-    kit.backbones._source.cache_clear()  # of other tests, whose outlines are kept elsewhere
     prepare(frozen, Accelerator(cpu=True))
     kit.backbones._source.cache_clear()
     for name in ("load_text", "load_image"):
@@ -135,6 +135,16 @@ def test_a_run_on_a_warm_cache_loads_no_frozen_backbone(root, tiny_config, monke
     monkeypatch.setattr(kit.datasets, "load_tokenizer", lambda *a: pytest.fail("was loaded"))
     *_, build = prepare(dataclasses.replace(frozen, bilstm=False, width=8), Accelerator(cpu=True))
     assert build().text is None
+
+
+def test_features_of_another_precision_are_kept_apart(root, tiny_config):
+    config = train_config(**tiny_config, freeze_text=True, freeze_image=True)
+    for precision in ("no", "bf16", "fp16"):
+        backbones, (_, frames) = find_backbones(config), read_items(config)
+        products = make_products(config, [10, 40, 2705], frames, backbones)
+        precompute(config, backbones, products, torch.device("cpu"), precision)
+    for side in ("text", "image"):
+        assert len(list((root / "cache").glob(f"{side}-*.npy"))) == 2 * 3  # training and test items
 
 
 def test_a_broken_picture_is_named_before_training(root, tiny_config, tiny_data):
