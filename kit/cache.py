@@ -21,13 +21,11 @@ from kit.config import ROOT, KitError
 from kit.runs import write_atomically
 
 
-def recall(
-    store: str, keys: Sequence[str], kind: pa.DataType, compute: Callable[[list[int]], Sequence], keep: bool = True
-) -> pa.Array:
+def recall(store: str, keys: Sequence[str], kind: pa.DataType, compute: Callable[[list[int]], Sequence]) -> pa.Array:
     """The value, of type `kind`, of each of `keys`, from cache/<store>.parquet.
 
     `compute` gives the values that are not there, for their positions among `keys` (of equal keys the first); they are
-    added to the store, or with `keep=False` not.
+    added to the store.
     """
     path = ROOT / "cache" / f"{store}.parquet"
     known, values = _read_store(path, kind)
@@ -39,10 +37,9 @@ def recall(
     if new:
         values = pa.concat_arrays([values, pa.array(compute(list(new.values())), kind)])
         places |= {key: place for place, key in enumerate(new, len(known))}
-        if keep:
-            table = pa.table({"key": pa.array([*known, *new], pa.string()), "value": values})
-            with suppress(KitError):  # not ours to write to, or full: computed again next time
-                write_atomically(path, lambda temporary: pq.write_table(table, temporary, write_page_checksum=True))
+        table = pa.table({"key": pa.array([*known, *new], pa.string()), "value": values})
+        with suppress(KitError):  # not ours to write to, or full: computed again next time
+            write_atomically(path, lambda temporary: pq.write_table(table, temporary, write_page_checksum=True))
     return values.take(pa.array([places[key] for key in keys], pa.int64()))
 
 

@@ -16,14 +16,14 @@ from kit.cache import array, content_hashes, digest, recall
 from kit.config import KitError
 
 
-def lengths(keys, asked, **options):
+def lengths(keys, asked):
     """Values that tell which keys were computed."""
 
     def compute(new):
         asked.append([keys[i] for i in new])
         return [[len(keys[i])] * 2 for i in new]
 
-    return recall("lengths", keys, pa.list_(pa.int32()), compute, **options).to_pylist()
+    return recall("lengths", keys, pa.list_(pa.int32()), compute).to_pylist()
 
 
 def test_values_are_computed_once(root):
@@ -32,13 +32,6 @@ def test_values_are_computed_once(root):
     assert lengths(["bcd", "ef", "a"], asked) == [[3, 3], [2, 2], [1, 1]]
     assert lengths([], asked) == []
     assert asked == [["a", "bcd"], ["ef"]]
-
-
-def test_what_need_not_be_kept_is_not(root):
-    asked = []
-    assert lengths(["a"], asked, keep=False) == lengths(["a"], asked, keep=False) == [[1, 1]]
-    assert asked == [["a"], ["a"]]
-    assert not (root / "cache").exists()
 
 
 @pytest.mark.parametrize("at", [0.3, 0.5, 0.9])
