@@ -18,7 +18,7 @@ export OMP_WAIT_POLICY ?= PASSIVE
 export TOKENIZERS_PARALLELISM ?= false
 
 .DEFAULT_GOAL := help
-.PHONY: help demo paper report test bench bench-full lint format notebooks clean
+.PHONY: help demo paper report test test-slow bench bench-full lint format notebooks clean
 
 help:  ## list the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-10s %s\n", $$1, $$2}'
@@ -42,6 +42,9 @@ report: $(READY)  ## a study's report again, from its run folders: make report S
 
 test: $(READY)  ## the tests: no network, no GPU
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest
+
+test-slow: $(READY)  ## the long ones: twenty kills in a row, several processes and machines, full disks
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m slow
 
 bench: $(READY)  ## how fast the kit is, beside what one would use instead: a table with goals and verdicts
 	$(BIN)/python benchmarks/run.py

@@ -24,6 +24,7 @@ from kit.config import ROOT, TrainConfig
 from kit.datasets import loader
 from kit.features import fit_inputs
 from kit.layers import BiLSTM
+from kit.resume import Progress, Watch
 from kit.runs import write_json
 from kit.train import make_accelerator, parameter_groups, predict, prepare, train_epoch
 
@@ -88,7 +89,10 @@ class Workbench:
         """Seconds of one epoch over `batches`."""
         self.wait()
         clock = time.perf_counter()
-        train_epoch(self.config, self.model, batches, self.optimizer, self.accelerator)
+        progress, items = Progress(torch.empty(0)), len(self.parts["train"])
+        train_epoch(
+            self.config, self.model, batches, self.optimizer, self.accelerator, items, progress, Watch(), lambda: None
+        )
         self.wait()
         return time.perf_counter() - clock
 

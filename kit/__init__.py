@@ -1,13 +1,14 @@
 """Reusable parts of the notebook kit for the SIGIR eCom Rakuten challenge.
 
 Floors, lowest first (a module imports only from lower ones; a test holds this):
-0 config, metrics, layers, plots, words, outputs
+0 config, metrics, layers, words, outputs
 1 challenge, folds, runs
-2 cache, submission, launch, stacking, errors, study
-3 backbones, twins
-4 models, items, tables
-5 datasets, report
-6 features, story
-7 linear
-8 train
+2 cache, resume, submission, launch, stacking, study
+3 backbones, pictures
+4 models, twins, plots, errors
+5 items, tables
+6 datasets, report
+7 features, story
+8 linear
+9 train
 """

@@ -7,6 +7,7 @@ and nothing else.
 
 import hashlib
 import os
+import stat
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -19,6 +20,8 @@ from tqdm.contrib.concurrent import thread_map
 
 from kit.config import ROOT, KitError
 from kit.runs import write_atomically
+
+UNREADABLE = "!"  # before the reason why a file can't be read, in the place of what it would give
 
 
 def recall(store: str, keys: Sequence[str], kind: pa.DataType, compute: Callable[[list[int]], Sequence]) -> pa.Array:
@@ -106,25 +109,35 @@ def digest(*parts: bytes | str) -> str:
     return total.hexdigest()
 
 
-def content_hashes(paths: Sequence[str]) -> list[str]:
-    """A hash of each file's contents. Raises KitError, naming the file, where one cannot be read.
+def content_hashes(paths: Sequence[str | None], strict: bool = True) -> list[str]:
+    """A hash of each file's contents; "" where the path is None.
 
-    A file is read again when its size, its time of change, of contents or of status, or its inode is another.
+    A file is read again when its size, its time of change, of contents or of status, or its inode is another. One that
+    can't be read raises KitError, naming it, or with `strict=False` gives UNREADABLE and the reason.
     """
+    hashes = ["" if path is None else _stamp(path) for path in paths]
+    there = [place for place, stamp in enumerate(hashes) if stamp and not stamp.startswith(UNREADABLE)]
 
     def compute(new: list[int]) -> list[str]:
-        return thread_map(_hash_file, [paths[i] for i in new], desc="file hashes", leave=False)
+        return thread_map(_hash_file, [paths[there[i]] for i in new], desc="file hashes", leave=False)
 
-    return recall(
-        "files", [digest(os.path.abspath(path), _stamp(path)) for path in paths], pa.string(), compute
-    ).to_pylist()
+    keys = [digest(os.path.abspath(paths[place]), hashes[place]) for place in there]
+    for place, found in zip(there, recall("files", keys, pa.string(), compute).to_pylist(), strict=True):
+        hashes[place] = found
+    for path, found in zip(paths, hashes, strict=True):
+        if strict and found.startswith(UNREADABLE):
+            raise KitError(f"{path} cannot be read ({found[1:]}): replace the file.")
+    return hashes
 
 
 def _stamp(path: str) -> str:
     try:
         status = os.stat(path)
+        if not stat.S_ISREG(status.st_mode):
+            return f"{UNREADABLE}no file"
+        os.close(os.open(path, os.O_RDONLY))  # asked anew each time: permissions change without another trace
     except OSError as error:
-        raise KitError(f"{path} cannot be read ({error.strerror}): replace the file.") from error
+        return f"{UNREADABLE}{error.strerror}"
     return f"{status.st_size} {status.st_mtime_ns} {status.st_ctime_ns} {status.st_ino}"
 
 

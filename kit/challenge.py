@@ -12,7 +12,6 @@ from typing import NamedTuple
 
 import ftfy
 import pandas as pd
-from PIL import Image
 
 from kit.config import KitError, resolve
 
@@ -121,13 +120,6 @@ def clean_text(text: str, light: bool = False) -> str:
 def product_texts(frame: pd.DataFrame) -> list[str]:
     """Title and description as one text (paper section 4.2); the title alone where there is no description."""
     return (frame["title"] + (" " + frame["description"]).fillna("")).tolist()
-
-
-def on_white(image: Image.Image) -> Image.Image:
-    """The image, transparent parts on white; one without any as it is."""
-    if "A" not in image.getbands() and "transparency" not in image.info:
-        return image
-    return Image.alpha_composite(Image.new("RGBA", image.size, "white"), image.convert("RGBA"))
 
 
 def few(items, shown: int = 5) -> str:
@@ -275,11 +267,11 @@ def _add_images(frame: pd.DataFrame, split: str, path: Path, images: str, found:
     paths = [min(found[key], key=fits) if key in found else None for key in keys]
     frame["image_path"] = pd.Series(paths, dtype=object)
     missing = ["image_{}_product_{}.jpg".format(*key) for key in keys if key not in found]
-    if missing and images != "ignore":
+    if missing and images in ("require", "warn"):
         hint = f" (not followed: {few(links)}, a link that leaves the folder)" if links else ""
         sentence = (
             f"{len(missing)} of the {len(keys)} images of {path.name} are missing under {path.parent}{hint}: "
-            f"{few(missing, 3)}; put them anywhere in it, or pass images='warn' or images='ignore'."
+            f"{few(missing, 3)}; put them anywhere in it, or do without them: -p missing blank."
         )
         if images == "require":
             raise KitError(sentence)
@@ -299,11 +291,12 @@ def read_names(folder) -> dict[int | str, str]:
 def read_challenge(folder, clean_titles=True, clean_descriptions=True, images="require") -> Challenge:
     """Read and check a challenge folder; its edition shows in its file names, whatever their case. Raises KitError.
 
-    Titles are cleaned lightly, descriptions fully (`clean_text`). A missing image raises (`images="require"`), or warns
-    and leaves None ("warn"), or none is looked for ("ignore"). Rows keep the order of X; labels are joined by id.
+    Titles are cleaned lightly, descriptions fully (`clean_text`). A missing image raises (`images="require"`), warns
+    and leaves None ("warn"), leaves None ("leave"), or none is looked for ("ignore"). Rows keep the order of X; labels
+    are joined by id.
     """
-    if images not in ("require", "warn", "ignore"):
-        raise KitError(f"images is {images!r}; choose 'require', 'warn' or 'ignore'.")
+    if images not in (known := ("require", "warn", "leave", "ignore")):
+        raise KitError(f"images is {images!r}; choose one of {', '.join(known)}.")
     folder = resolve(folder)
     files = [entry.name for entry in _list(folder) if entry.is_file()]
     patterns = {name: [e.train, e.labels, *e.tests.values()] for name, e in EDITIONS.items()}

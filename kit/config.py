@@ -13,6 +13,7 @@ PROJECT = Path(__file__).resolve().parents[1]  # where relative paths start
 ROOT = Path(os.environ.get("KIT_ROOT") or PROJECT).resolve()  # where runs/ and submissions/ are
 
 
+LAUNCHER = "KIT_LAUNCHER"  # environment variable: the process that asked for a training and reads its output
 SYSTEMS = {  # and the backbones that each reads
     "coattention": ("text", "image"),
     "concat": ("text", "image"),
@@ -23,8 +24,21 @@ SYSTEMS = {  # and the backbones that each reads
     "tfidf": (),
     "logistic": ("text", "image"),
 }
-# fields that change how fast a run goes, and not what it learns
-SAME_RESULT = ("workers", "features_gb", "images_gb", "compile", "checkpointing", "curve")
+# fields that change how fast a run goes, where it fits and what it puts up with, and not what it learns
+SAME_RESULT = (
+    "accumulate",
+    "workers",
+    "features_gb",
+    "images_gb",
+    "compile",
+    "checkpointing",
+    "curve",
+    "missing",
+    "corrupt",
+    "nonfinite",
+    "save_steps",
+    "max_minutes",
+)
 LINEAR = ("tfidf", "logistic")  # of these, those that are fitted at once and not trained step by step
 
 
@@ -99,12 +113,20 @@ class TrainConfig:
     clean_descriptions: bool = True  # tags, entities, mojibake, white space
     workers: int = 2  # processes that read images
 
+    # --- when something goes wrong
+    missing: str = "error"  # images that are not there: error, or blank: train on white ones, which blank.csv lists
+    corrupt: str = "few"  # files that are no images: error, blank, or few: blank while they are one in a hundred
+    nonfinite: str = "error"  # a loss that is no number: error, or skip: leave the step out and count it
+    save_steps: int = 1000  # steps between saved states, from which an interrupted run goes on; 0: after epochs alone
+    max_minutes: float = 0.0  # stop, to go on later, so long after the start; 0: never
+
     def __post_init__(self):
         for field in dataclasses.fields(self):
             object.__setattr__(self, field.name, check_type(field.name, getattr(self, field.name), field.type))
         choices = {"recipe": list(RECIPES), "attention": ["both", "text", "image"]}
         choices |= {"precision": ["auto", "no", "bf16", "fp16"], "split": ["random", "grouped"]}
-        choices |= {"keep": ["best", "last"], "system": list(SYSTEMS)}
+        choices |= {"keep": ["best", "last"], "system": list(SYSTEMS), "nonfinite": ["error", "skip"]}
+        choices |= {"missing": ["error", "blank"], "corrupt": ["error", "few", "blank"]}
         for name, known in choices.items():
             if getattr(self, name) not in known:
                 raise KitError(f"{name}={getattr(self, name)!r} is not one of {', '.join(known)}.")
@@ -114,6 +136,7 @@ class TrainConfig:
             ("lr", "backbone_lr_scale", "weight_decay", "dropout", "label_smoothing", "clip_norm"), 0
         )
         least |= {"folds": 1, "lr_decay": 0, "val_share": 0.01, "features_gb": 0, "images_gb": 0}
+        least |= {"save_steps": 0, "max_minutes": 0}
         for name, bound in least.items():
             if not getattr(self, name) >= bound:  # also refuses nan
                 raise KitError(f"{name}={getattr(self, name)} is too small: it must be at least {bound}.")

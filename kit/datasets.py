@@ -5,6 +5,7 @@ B batch · T tokens · R regions · L layers · d backbone width · N items
 
 import functools
 import os
+import signal
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 
@@ -13,15 +14,15 @@ import pandas as pd
 import PIL
 import pyarrow as pa
 import torch
-from PIL import Image
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 from tqdm.contrib.concurrent import thread_map
 
 from kit.backbones import Source, load_tokenizer
 from kit.cache import array, content_hashes, digest, recall
-from kit.challenge import on_white, product_texts
+from kit.challenge import product_texts
 from kit.config import KitError, TrainConfig
+from kit.pictures import read_pixels
 
 COPIERS = 2
 
@@ -60,31 +61,20 @@ def _copiers(process: int) -> ThreadPoolExecutor:
 
 
 class Pixels:
-    """Images of the items, `[size, size, 3]` each, 0 to 255: out of `cached` `[N, size, size, 3]`, or else decoded."""
+    """Images of the items, `[size, size, 3]` each, 0 to 255: out of `cached` `[N, size, size, 3]`, or else decoded.
+
+    An item whose path is None has a white one.
+    """
 
     key = "pixels"
 
-    def __init__(self, paths: list[str], size: int, cached: np.ndarray | None = None):
+    def __init__(self, paths: list[str | None], size: int, cached: np.ndarray | None = None):
         self.paths, self.size, self.cached = paths, size, cached
 
     def batch(self, places: np.ndarray) -> Tensor:
         if self.cached is not None:
             return torch.from_numpy(self.cached[places])
         return torch.from_numpy(np.stack([read_pixels(self.paths[place], self.size) for place in places]))
-
-
-def read_pixels(path: str, size: int) -> np.ndarray:
-    """The image at `path` as `[size, size, 3]`, transparent parts on white.
-
-    Raises KitError, naming the file, where it is not a readable image.
-    """
-    try:
-        with Image.open(path) as image:
-            image.draft("RGB", (size, size))  # JPEG only: decode at the nearest larger scale
-            image = on_white(image).convert("RGB")
-            return np.asarray(image.resize((size, size), Image.Resampling.BICUBIC))
-    except (OSError, ValueError, Image.DecompressionBombError) as error:
-        raise KitError(f"{path} cannot be read as an image ({error}): replace the file.") from error
 
 
 class Products(Dataset):
@@ -160,7 +150,7 @@ def keep_pixels(config: TrainConfig, parts: dict[str, Products]) -> None:
     for part in filled:
         source = part.sides["image"]
 
-        def write(values: np.ndarray, paths: list[str] = source.paths) -> None:
+        def write(values: np.ndarray, paths: list[str | None] = source.paths) -> None:
             def fill(i: int) -> None:
                 values[i] = read_pixels(paths[i], config.image_size)
 
@@ -173,51 +163,69 @@ def keep_pixels(config: TrainConfig, parts: dict[str, Products]) -> None:
 class LengthBatches:
     """Batch sampler: items of like length together, shuffled anew each epoch (paper section 4.3).
 
-    Shuffled items are sorted by length within pools of `pool` batches, and the batches are shuffled again. With
+    Shuffled items are sorted by length within pools of `pool` steps, and the steps are shuffled again; each is cut into
+    `accumulate` batches of `batch_size` items, so that what a step learns from does not depend on how it is cut. With
     `shuffle=False` the longest come first, so that memory runs out at once or never.
+
+    `start`: how many steps of the epoch are done already · `full`: the last batch, where it is short, is filled up with
+    its own items.
     """
 
     drop_last = False
 
-    def __init__(self, lengths: list[int], batch_size: int, shuffle: bool, seed: int = 0, pool: int = 50):
+    def __init__(
+        self, lengths: list[int], batch_size: int, shuffle: bool, seed: int = 0, pool: int = 50, accumulate: int = 1
+    ):
         self.lengths, self.batch_size, self.shuffle = np.asarray(lengths), batch_size, shuffle
-        self.seed, self.pool, self.epoch = seed, pool, 0
+        self.seed, self.pool, self.accumulate = seed, pool, accumulate
+        self.epoch, self.start, self.full = 0, 0, False
 
     def __len__(self) -> int:
-        return -(-len(self.lengths) // self.batch_size)
+        return -(-len(self.lengths) // self.batch_size) - self.start * self.accumulate
 
     def set_epoch(self, epoch: int) -> None:
         self.epoch = epoch
 
     def __iter__(self) -> Iterator[list[int]]:
+        order = self._order()[self.start * self.accumulate * self.batch_size :]
+        for i in range(0, len(order), self.batch_size):
+            batch = order[i : i + self.batch_size]
+            yield (np.resize(batch, self.batch_size) if self.full else batch).tolist()
+
+    def _order(self) -> np.ndarray:
         if not self.shuffle:
-            order = np.argsort(-self.lengths, kind="stable")
-            yield from (order[i : i + self.batch_size].tolist() for i in range(0, len(order), self.batch_size))
-            return
-        random = np.random.default_rng((self.seed, self.epoch))
+            return np.argsort(-self.lengths, kind="stable")
+        random, step = np.random.default_rng((self.seed, self.epoch)), self.batch_size * self.accumulate
         order = random.permutation(len(self.lengths))
-        size = self.batch_size * self.pool
-        pools = [order[i : i + size] for i in range(0, len(order), size)]
+        pools = [order[i : i + step * self.pool] for i in range(0, len(order), step * self.pool)]
         order = np.concatenate([pool[np.argsort(self.lengths[pool], kind="stable")] for pool in pools])
-        batches = [order[i : i + self.batch_size].tolist() for i in range(0, len(order), self.batch_size)]
-        whole = len(order) // self.batch_size
-        for i in (*random.permutation(whole), *range(whole, len(batches))):  # Accelerate wants a short one last
-            yield batches[i]
+        whole = len(order) // step
+        shuffled = order[: whole * step].reshape(whole, step)[random.permutation(whole)]
+        return np.concatenate([shuffled.ravel(), order[whole * step :]])  # Accelerate wants a short batch last
 
 
-def loader(products: Products, batch_size: int, shuffle: bool = False, seed: int = 0, workers: int = 0) -> DataLoader:
+def loader(
+    products: Products, batch_size: int, shuffle: bool = False, seed: int = 0, workers: int = 0, accumulate: int = 1
+) -> DataLoader:
     """Length-bucketed batches of `products`; worker processes where images are decoded, or where a GPU waits."""
     image = products.sides.get("image")
     decodes = isinstance(image, Pixels) and image.cached is None
     workers = workers if decodes or torch.cuda.is_available() else 0
     return DataLoader(
         products,
-        batch_sampler=LengthBatches(products.lengths, batch_size, shuffle, seed),
+        batch_sampler=LengthBatches(products.lengths, batch_size, shuffle, seed, accumulate=accumulate),
         collate_fn=_as_it_is,
         num_workers=workers,
+        worker_init_fn=_leave_signals,
         persistent_workers=workers > 0,
         pin_memory=torch.cuda.is_available(),
     )
+
+
+def _leave_signals(worker: int) -> None:
+    """An interruption is for the process that trains, which ends its readers itself."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
 
 
 def _as_it_is(batch: dict[str, Tensor]) -> dict[str, Tensor]:

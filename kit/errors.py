@@ -5,18 +5,17 @@ N items · K classes
 
 import base64
 import html
-import io
 import warnings
 from dataclasses import dataclass
 
 import numpy as np
 import pandas as pd
-from PIL import Image
 from scipy.stats import ttest_ind
 
 from kit.challenge import Challenge, few, read_challenge
 from kit.config import KitError
 from kit.metrics import confusion, f1_per_class
+from kit.pictures import thumbnail
 from kit.runs import Run
 
 PAPER = {"t": 6.809, "p": 1.4e-9}  # table 4, misclassified items; the sign is turned to ours
@@ -207,10 +206,7 @@ def _picture(path: str | None, size: int = 128) -> str:
     if not isinstance(path, str):
         return box.format("no picture")
     try:
-        with Image.open(path) as image:
-            image.thumbnail((size, size))
-            image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image.convert("RGBA"))
-        image.convert("RGB").save(buffer := io.BytesIO(), "JPEG", quality=85)
-    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError):
+        data = base64.b64encode(thumbnail(path, size)).decode()
+    except KitError:
         return box.format("picture unreadable")
-    return f'<img alt="" style="{PICTURE}" src="data:image/jpeg;base64,{base64.b64encode(buffer.getvalue()).decode()}">'
+    return f'<img alt="" style="{PICTURE}" src="data:image/jpeg;base64,{data}">'

@@ -4,9 +4,11 @@ import hashlib
 
 import pandas as pd
 
-from kit.challenge import read_challenge
-from kit.config import TrainConfig
+from kit.cache import content_hashes, digest
+from kit.challenge import few, read_challenge
+from kit.config import KitError, TrainConfig
 from kit.folds import assign, subset
+from kit.pictures import look_at
 from kit.twins import twin_groups
 
 
@@ -14,12 +16,18 @@ def read_items(config: TrainConfig) -> tuple[list[int], dict[str, pd.DataFrame]]
     """The class codes in the order of the model's outputs, and the frames `train` and `test`.
 
     `train` has the column `fold`, in which each item validates (-1: it always trains), and with a grouped split
-    `group`, alike for twins. `test` has the rows of every test file, told apart by `split`. Raises KitError.
+    `group`, alike for twins. `test` has the rows of every test file, told apart by `split`. Where images are read, the
+    column `blank` says why an item has none: "missing", "corrupt: …", or "" where it has. Raises KitError.
     """
-    images = "require" if "image" in config.sides or config.split == "grouped" else "ignore"
+    looks = "image" in config.sides or config.split == "grouped"
+    images = "ignore" if not looks else "require" if config.missing == "error" else "leave"
     challenge = read_challenge(config.data, config.clean_titles, config.clean_descriptions, images)
     items = challenge.train.iloc[subset(challenge.train["label"], config.limit, config.split_seed)]
     items = items.reset_index(drop=True)
+    tests = [frame.assign(split=split) for split, frame in challenge.test.items()]
+    test = pd.concat(tests, ignore_index=True) if tests else items[:0].assign(split="")
+    if looks:
+        check_images([items, test], config.corrupt)
     if config.split == "grouped":
         items["group"] = twin_groups(items)
     groups = items.get("group")
@@ -30,9 +38,41 @@ def read_items(config: TrainConfig) -> tuple[list[int], dict[str, pd.DataFrame]]
         config.split_seed,
         None if groups is None else groups.to_numpy(),
     )
-    tests = [frame.assign(split=split) for split, frame in challenge.test.items()]
-    test = pd.concat(tests) if tests else items[:0].assign(split="")
-    return challenge.classes, {"train": items, "test": test.reset_index(drop=True)}
+    return challenge.classes, {"train": items, "test": test}
+
+
+def check_images(frames: list[pd.DataFrame], corrupt: str) -> None:
+    """Adds the column `blank` to frames with an `image_path`, which is set to None where the file is no image.
+
+    `corrupt`: "blank" allows that, "error" does not, "few" does for one in a hundred. Raises KitError.
+    """
+    looks = look_at([path for frame in frames for path in frame["image_path"].dropna()])["unreadable"]
+    bad, start = [], 0
+    for frame in frames:
+        shown = frame["image_path"].notna()
+        why = pd.Series("missing", frame.index, object)
+        why[shown] = looks.iloc[start : (start := start + shown.sum())].to_numpy()
+        bad += [f"{path} ({reason})" for path, reason in zip(frame["image_path"], why, strict=True) if path and reason]
+        frame["blank"] = why.where(~shown | (why == ""), "corrupt: " + why)
+        frame.loc[why != "", "image_path"] = None
+    allowed = {"error": 0, "few": len(looks) // 100, "blank": len(looks)}[corrupt]
+    if len(bad) > allowed:
+        raise KitError(
+            f"{len(bad)} of the {len(looks)} images can't be read: {few(bad, 3)}; replace the files, or "
+            f"train with white pictures in their place: -p corrupt blank."
+        )
+
+
+def outline(frames: dict[str, pd.DataFrame]) -> dict[str, str]:
+    """A hash of each thing that a training sees of its data, by name."""
+    train, found = frames["train"], {}
+    for name, columns in {"ids": ["id"], "texts": ["title", "description"], "labels": ["label"]}.items():
+        parts = [frame[column] for frame in frames.values() for column in columns if column in frame]
+        found[name] = digest(*(part.to_json() for part in parts))
+    found["folds"] = digest(train["fold"].to_json())
+    if "blank" in train:
+        found["images"] = digest(*(found for f in frames.values() for found in content_hashes(list(f["image_path"]))))
+    return found
 
 
 def fingerprint(frames: dict[str, pd.DataFrame]) -> str:

@@ -7,12 +7,13 @@ import subprocess
 import sys
 import threading
 from concurrent.futures import ThreadPoolExecutor
+from typing import TextIO
 
 import psutil
 from IPython import get_ipython
 from IPython.display import display
 
-from kit.config import KitError
+from kit.config import LAUNCHER, KitError
 from kit.runs import BEGINS, Run, write_json
 
 BAR = re.compile(r"\d+%\|")  # a refresh of tqdm's bar
@@ -59,6 +60,7 @@ class _Crew:
         # waiting threads sleep: spinning ones slow training several times over where others use the cores too
         self.environment = {"OMP_WAIT_POLICY": "PASSIVE", "TOKENIZERS_PARALLELISM": "false"} | os.environ
         self.environment |= {"OMP_NUM_THREADS": str(max(1, threads)), "PYTHONUNBUFFERED": "1"}
+        self.environment[LAUNCHER] = str(os.getpid())
         if not _gpus():
             self.environment["ACCELERATE_USE_CPU"] = "true"  # else several processes would each train alone
 
@@ -66,8 +68,11 @@ class _Crew:
         """Trains the runs in turn; gives why some failed, by name."""
         failed = {}
         while waiting and not self.stopped:
+            before = [_accumulate(run) for run in waiting]
             reached, reason = self._start(waiting)
             tried, waiting = waiting[: reached + 1], waiting[reached + 1 :]  # one that died took the others with it
+            if not tried[-1].finished and _accumulate(tried[-1]) > before[reached]:  # memory ran out: once more
+                waiting.insert(0, tried.pop())
             failed |= {run.name: reason.get(run.name, "") for run in tried if not run.finished}
         return failed
 
@@ -124,17 +129,21 @@ class _Logs:
 
     def __init__(self, runs: list[Run]):
         self.runs, self.at, self.sentences, self.last = runs, 0, {}, ""
-        self.file = open(runs[0].folder / "train.log", "w", encoding="utf-8")  # noqa: SIM115
+        self.file = self._open()
 
     def write(self, line: str) -> None:
         names = [run.name for run in self.runs]
         if line.startswith(BEGINS) and line[len(BEGINS) :].strip() in names:
             self.at = names.index(line[len(BEGINS) :].strip())
             self.file.close()
-            self.file = open(self.runs[self.at].folder / "train.log", "w", encoding="utf-8")  # noqa: SIM115
+            self.file = self._open()
         with contextlib.suppress(OSError, ValueError):  # a full disk, say: training must not wait for its reader
             self.file.write(line)
             self.file.flush()
+
+    def _open(self) -> TextIO:
+        run = self.runs[self.at]
+        return open(run.folder / "train.log", "a" if run.begun else "w", encoding="utf-8")
 
     def error(self, line: str) -> None:
         self.last = line.strip()
@@ -162,6 +171,13 @@ def _follow(stream, logs: _Logs) -> None:
         logs.write(line)
     if handle:
         handle.update({"text/plain": ""}, raw=True)  # no bar stays in the executed notebook
+
+
+def _accumulate(run: Run) -> int:
+    try:
+        return run.config.accumulate
+    except KitError:  # training itself says what is wrong with config.json
+        return 0
 
 
 def _gpus() -> int:

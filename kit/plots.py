@@ -5,8 +5,11 @@ import textwrap
 import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from PIL import Image
+
+from kit.config import KitError
+from kit.pictures import read_picture
 
 BLUE, ORANGE, GREY = "#2a6f97", "#e07a3f", "#8d99ae"
 
@@ -27,11 +30,7 @@ def sample_rows(frame: pd.DataFrame, names: dict, rows: int = 6, seed: int = 0) 
     for (picture, text), item in zip(axes, chosen.itertuples(), strict=True):
         picture.axis("off")
         text.axis("off")
-        if item.image_path is None:
-            picture.text(0.5, 0.5, "no picture", ha="center", va="center")
-        else:
-            with Image.open(item.image_path) as image:
-                picture.imshow(image.convert("RGB"))
+        _show(picture, item.image_path)
         description = item.description if isinstance(item.description, str) else "(no description)"
         text.text(0, 0.85, _plain(textwrap.shorten(item.title, 90)), fontsize=12, weight="bold", va="center")
         body = textwrap.fill(textwrap.shorten(description, 220), 110)
@@ -39,6 +38,16 @@ def sample_rows(frame: pd.DataFrame, names: dict, rows: int = 6, seed: int = 0) 
         text.text(0, 0.12, f"{item.label}  {names.get(item.label, '')}", fontsize=10, va="center", color=BLUE)
         text.set(xlim=(0, 1), ylim=(0, 1))
     return figure
+
+
+def _show(axis: Axes, path: str | None) -> None:
+    try:
+        if isinstance(path, str):
+            axis.imshow(read_picture(path, size=(400, 400)))
+    except KitError:
+        path = "unreadable"
+    if not axis.images:
+        axis.text(0.5, 0.5, "picture unreadable" if path else "no picture", ha="center", va="center")
 
 
 def _plain(text: str) -> str:
@@ -91,8 +100,7 @@ def twin_rows(frame: pd.DataFrame, groups: np.ndarray, names: dict, rows: int = 
     for row, group in zip(axes, sizes.index, strict=False):
         items = frame[groups == group]
         for axis, item in zip(row, items.itertuples(), strict=False):
-            with Image.open(item.image_path) as image:
-                axis.imshow(image.convert("RGB"))
+            _show(axis, item.image_path)
             title = textwrap.fill(textwrap.shorten(item.title, 64), 34)
             label = textwrap.fill(f"{item.label}  {names.get(item.label, '')}".strip(), 34)
             color = "black" if items["label"].nunique() == 1 else ORANGE

@@ -3,7 +3,9 @@
 runs/<name>/ has config.json, metrics.csv (a row an epoch and fold), summary.json (last: its presence says that the run
 is finished), oof.parquet (each validation item as a model that did not see it predicts it: `id`, `label`, `fold`, with
 a grouped split `group`, one `p_<code>` a class), test.parquet (each test item once a fold: `id`, `split`, `fold`, one
-`p_<code>` a class), model-<fold>.safetensors, train.log and the executed notebooks. Files appear whole or not at all.
+`p_<code>` a class), model-<fold>.safetensors, blank.csv (items without a readable image), train.log and the executed
+notebooks; until it is finished state.pt, from which an interrupted training goes on (`kit.resume`). Files appear whole
+or not at all, and one process at a time writes them.
 
 N items · K classes · F folds
 """
@@ -11,19 +13,21 @@ N items · K classes · F folds
 import dataclasses
 import json
 import os
-from collections.abc import Callable
-from contextlib import suppress
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import psutil
+from filelock import FileLock, Timeout
 from safetensors import SafetensorError
 
 from kit.config import ROOT, SAME_RESULT, EnsembleConfig, KitError, TrainConfig
 from kit.metrics import bootstrap_macro_f1, scores
 
+PATIENCE = 10  # seconds that a process gets to let go of a run folder: one that was killed may have readers left
 BEGINS = "── "  # before the name of the run that a training of several comes to
 
 
@@ -36,6 +40,8 @@ def write_atomically(path: Path, write: Callable[[Path], None]) -> None:
             if left.suffix[1:].isdecimal() and not psutil.pid_exists(int(left.suffix[1:])):
                 left.unlink(missing_ok=True)
         write(temporary)
+        with open(temporary, "rb+") as file:
+            os.fsync(file.fileno())  # else a machine that stops may leave an empty file under the new name
         os.replace(temporary, path)
     except (OSError, SafetensorError) as error:
         raise KitError(f"{path} cannot be written ({error}): free space or fix permissions.") from error
@@ -122,10 +128,34 @@ class Run:
         old, new = dataclasses.asdict(self.config), dataclasses.asdict(config)
         return [f"{k} ({old.get(k)} → {new[k]})" for k in new if old.get(k) != new[k] and k not in SAME_RESULT]
 
+    @property
+    def begun(self) -> bool:
+        """True where an interrupted training can go on."""
+        return not self.finished and (self.folder / "state.pt").is_file()
+
+    @contextmanager
+    def alone(self) -> Iterator[None]:
+        """Holds the folder for this process. Raises KitError where another one has it; a dead one keeps nothing."""
+        lock = FileLock(self.folder / ".lock", timeout=PATIENCE)
+        try:
+            self.folder.mkdir(parents=True, exist_ok=True)
+            lock.acquire()
+        except Timeout:
+            raise KitError(
+                f"The run {self.name!r} is at work in another process: wait for it, stop it, or choose another name "
+                f"with -p run."
+            ) from None
+        except OSError as error:
+            raise KitError(f"{self.folder} cannot be written ({error}): free space or fix permissions.") from error
+        try:
+            yield
+        finally:
+            lock.release()
+
     def clear(self) -> None:
         """Removes what an earlier training left, its summary first: a run half replaced must not look finished."""
         (self.folder / "summary.json").unlink(missing_ok=True)
-        for pattern in ("metrics.csv", "*.parquet", "model*.safetensors"):
+        for pattern in ("state.pt", "metrics.csv", "blank.csv", "*.parquet", "model*.safetensors"):
             for path in self.folder.glob(pattern):
                 path.unlink()
 
@@ -188,18 +218,23 @@ def list_runs() -> list[Run]:
 
 
 def prepare_run(config: TrainConfig | EnsembleConfig, again: bool = False) -> Run:
-    """The folder for `config`, with its config.json. A finished run of the same configuration is left as it is.
+    """The folder for `config`, with its config.json. What a finished or an interrupted run of the same configuration
+    has left stays as it is.
 
-    Raises KitError where the folder holds a run of another configuration, naming the fields; `again` starts over.
+    Raises KitError where the folder holds a run of another configuration, naming the fields, or one that is at work;
+    `again` starts over.
     """
     run = open_run(config.run)
-    if run.finished and not again:
-        if changed := run.changes(config):
-            raise KitError(
-                f"The run {run.name!r} exists with other settings: {', '.join(changed)}. "
-                f"Choose another name with -p run, or pass -p again True to replace it."
-            )
-        return run
-    run.clear()
-    write_json(run.folder / "config.json", dataclasses.asdict(config))
+    with run.alone():
+        if (run.finished or run.begun) and not again:
+            if changed := run.changes(config):
+                raise KitError(
+                    f"The run {run.name!r} {'exists' if run.finished else 'was begun'} with other settings: "
+                    f"{', '.join(changed)}. Choose another name with -p run, or pass -p again True to replace it."
+                )
+            if run.finished:
+                return run
+        else:
+            run.clear()
+        write_json(run.folder / "config.json", dataclasses.asdict(config))
     return run

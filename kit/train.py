@@ -3,12 +3,15 @@
 N items · K classes · F folds
 """
 
+import dataclasses
 import functools
+import math
 import platform
 import resource
 import sys
 import time
 from collections.abc import Callable, Iterable
+from contextlib import nullcontext
 from datetime import timedelta
 from importlib.metadata import version
 from pathlib import Path
@@ -23,34 +26,74 @@ from accelerate import (
     DistributedDataParallelKwargs,
     PartialState,
 )
-from accelerate.utils import parse_flag_from_env, set_seed
+from accelerate.utils import gather_object, parse_flag_from_env, set_seed
+from accelerate.utils.memory import clear_device_cache, should_reduce_batch_size
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 from tqdm.auto import tqdm
 
 from kit import linear
 from kit.backbones import IMAGE, TEXT, find_backbones
+from kit.challenge import few
 from kit.config import LINEAR, KitError, TrainConfig
 from kit.datasets import Products, keep_pixels, loader, make_products
 from kit.features import fit_inputs, precompute
-from kit.items import fingerprint, read_items
+from kit.items import fingerprint, outline, read_items
 from kit.metrics import scores, softmax
 from kit.models import Classifier, build_model
-from kit.runs import BEGINS, Run, write_atomically
+from kit.resume import Interrupted, Progress, States, Watch
+from kit.runs import BEGINS, Run, write_atomically, write_json
 
 PREDICT = 4 if torch.cuda.is_available() else 1  # times a training batch: without a gradient there is room
 
 
-def train(run: Run) -> None:
-    """Trains the run's configuration, one model a fold, and writes its results (see `kit.runs`). Raises KitError."""
+def train(run: Run, watch: Watch | None = None) -> None:
+    """Trains the run's configuration, one model a fold, and writes its results (see `kit.runs`); where it was begun
+    already, goes on. Memory that runs out makes the batches smaller and more of them make a step.
+
+    Raises KitError, and Interrupted where `watch` says so.
+    """
+    while True:
+        try:
+            return _train(run, watch or Watch())
+        except RuntimeError as error:
+            if not should_reduce_batch_size(error):
+                raise
+        shrink(run)
+        clear_device_cache(garbage_collection=True)
+
+
+def shrink(run: Run) -> None:
+    """Has the run's steps cut into twice as many batches, or the next number that divides them. Raises KitError where
+    one item is too many, or several processes have to start anew."""
+    config, processes = run.config, PartialState().num_processes
+    able = [n for n in range(2 * config.accumulate, config.batch_size // processes + 1)]
+    able = [n for n in able if config.batch_size % (n * processes) == 0]
+    if not able:
+        raise KitError(
+            "There is too little memory for a batch of one item a process: lower max_tokens or image_size, freeze a "
+            "backbone, or pass -p checkpointing True."
+        )
+    write_json(run.folder / "config.json", dataclasses.asdict(config) | {"accumulate": able[0]})
+    sentence = f"Memory ran out: a step's {config.batch_size} items are now cut into {able[0]} batches"
+    if processes > 1:
+        raise KitError(f"{sentence}. Start the run again with -p accumulate {able[0]}.")
+    print(f"{sentence} (accumulate={able[0]}).", flush=True)
+
+
+def _train(run: Run, watch: Watch) -> None:
     started, config = time.perf_counter(), run.config
     accelerator = make_accelerator(config)
-    if accelerator.is_main_process:
+    watch.join(accelerator, config.max_minutes)
+    if accelerator.is_main_process and not run.begun:
         run.clear()
     codes, frames, products, build = prepare(config, accelerator)
-    folds, history, test = frames["train"]["fold"].to_numpy(), [], []
-    oof = np.full((len(folds), len(codes)), np.nan, np.float32)
-    for fold in range(config.folds):
+    if accelerator.is_main_process:
+        tell_blanks(run, frames)
+    states = States(run, accelerator, outline(frames))
+    folds = frames["train"]["fold"].to_numpy()
+    progress = states.read(Progress(torch.full((len(folds), len(codes)), torch.nan)))
+    for fold in range(progress.fold, config.folds):
         set_seed(config.seed + 1000 * fold)
         parts = {
             "train": products["train"].part(np.flatnonzero(folds != fold)),
@@ -58,21 +101,56 @@ def train(run: Run) -> None:
             "test": products["test"],
         }
         model = build().to(accelerator.device)
-        if config.linear_start:
+        if config.linear_start and not states.training:
             fit_inputs(model, loader(parts["train"], 32, shuffle=True, workers=config.workers), accelerator.device)
-        oof[folds == fold], logits = fit(run, config, fold, model, parts, accelerator, history)
-        test.append(softmax(logits))
-        parameters = sum(parameter.numel() for parameter in model.parameters())
+        try:
+            oof, test = fit(run, config, model, parts, accelerator, watch, progress, states)
+        except NotFinite as error:
+            ids = frames["train"]["id"].to_numpy()[parts["train"].places[error.rows]]
+            items = f" The items of the batch: id {few(ids, 16)}." if len(ids) else ""
+            raise KitError(
+                f"{error}{items} Start over with a lower lr or a clip_norm, or with those items mended; or go on from "
+                f"the last saved state with -p nonfinite skip."
+            ) from error
+        progress.oof[torch.from_numpy(folds == fold)] = torch.from_numpy(oof)
+        progress.test.append(torch.from_numpy(softmax(test)))
+        progress.parameters = sum(parameter.numel() for parameter in model.parameters())
+        progress.next_fold()
+        progress.seconds += time.perf_counter() - started
+        started = time.perf_counter()
+        states.write(progress)
         del model
         accelerator.free_memory()
     if accelerator.is_main_process:
         scored = folds >= 0
-        summary = describe(config, history, accelerator) | {"data": fingerprint(frames)}
+        summary = describe(config, progress, accelerator) | {"data": fingerprint(frames)}
         summary |= {"trained": {str(fold): int((folds != fold).sum()) for fold in range(config.folds)}}
-        summary |= {"parameters": parameters, "seconds": round(time.perf_counter() - started, 1)}
-        run.write(codes, (frames["train"][scored], softmax(oof[scored])), (frames["test"], np.stack(test)), summary)
+        blank = [why.partition(":")[0] for frame in frames.values() for why in frame.get("blank", ()) if why]
+        summary |= {"blank": {why: blank.count(why) for why in ("missing", "corrupt")}}
+        oof, test = softmax(progress.oof[torch.from_numpy(scored)].numpy()), torch.stack(progress.test).numpy()
+        run.write(codes, (frames["train"][scored], oof), (frames["test"], test), summary)
+        states.remove()
         print(run, flush=True)
     accelerator.wait_for_everyone()
+
+
+class NotFinite(KitError):
+    """A loss that is no number; `rows`: the items of its batch, as positions among those trained on."""
+
+    def __init__(self, sentence: str, rows: list[int]):
+        super().__init__(sentence)
+        self.rows = rows
+
+
+def tell_blanks(run: Run, frames: dict[str, pd.DataFrame]) -> None:
+    """Lists the items that have no readable image in the run's blank.csv, and prints how many there are."""
+    tables = [frame.assign(part=part) for part, frame in frames.items() if "blank" in frame]
+    if not tables or (found := pd.concat(tables).query("blank != ''")).empty:
+        return
+    path = run.folder / "blank.csv"
+    table = found[["part", "id", "blank"]].rename(columns={"blank": "why"})
+    write_atomically(path, functools.partial(table.to_csv, index=False))
+    print(f"{len(table)} items have a white picture, for want of a readable one: {path} lists them", flush=True)
 
 
 def make_accelerator(config: TrainConfig) -> Accelerator:
@@ -112,57 +190,74 @@ def prepare(
 def fit(
     run: Run,
     config: TrainConfig,
-    fold: int,
     model: Classifier,
     parts: dict[str, Products],
     accelerator: Accelerator,
-    history: list[dict],
+    watch: Watch,
+    progress: Progress,
+    states: States,
 ) -> tuple[np.ndarray, np.ndarray]:
     """Trains `model` on `train`, keeps the epoch that `keep` says, and gives its logits `[N, K]` of `oof` and `test`.
 
-    Adds a row an epoch to `history`, which becomes metrics.csv; the weights go to model-<fold>.safetensors.
+    Goes on where `progress` is. Adds a row an epoch to its history, which becomes metrics.csv; the weights go to
+    model-<fold>.safetensors.
     """
-    main, micro = accelerator.is_main_process, config.batch_size // config.accumulate
-    batches = loader(parts["train"], micro, shuffle=True, seed=config.seed, workers=config.workers)
-    sampler = batches.batch_sampler
-    optimizer = torch.optim.AdamW(parameter_groups(model, config), fused=True)
+    main, micro, fold = accelerator.is_main_process, config.batch_size // config.accumulate, progress.fold
+    batches = loader(parts["train"], micro, True, config.seed, config.workers, config.accumulate)
+    sampler, optimizer = batches.batch_sampler, torch.optim.AdamW(parameter_groups(model, config), fused=True)
+    sampler.full = accelerator.num_processes > 1
     schedule = torch.optim.lr_scheduler.ExponentialLR(optimizer, config.lr_decay)
     model, optimizer, batches = accelerator.prepare(model, optimizer, batches)
     validation = accelerator.prepare(loader(parts["oof"], PREDICT * micro, workers=config.workers))
+    if states.training:
+        states.restore(model, optimizer, schedule)
 
-    weights, best, items = run.folder / f"model-{fold}.safetensors", -1.0, len(parts["train"])
+    def save() -> None:
+        if watch.agree(not all(value.isfinite().all() for value in model.parameters() if value.requires_grad))[1]:
+            raise NotFinite(f"The weights are no numbers any more in epoch {progress.epoch + 1}.", [])
+        states.write(progress, model, optimizer, schedule)
+
+    weights, items = run.folder / f"model-{fold}.safetensors", len(parts["train"])
     title = f"fold {fold + 1}/{config.folds} " if config.folds > 1 else ""
-    for epoch in range(config.epochs):
-        clock = time.perf_counter()
-        sampler.set_epoch(epoch)
-        bar = tqdm(batches, desc=f"{title}epoch {epoch + 1}/{config.epochs}", leave=False, disable=not main)
-        loss = train_epoch(config, model, bar, optimizer, accelerator, config.steps(items) if not history else 0)
+    steps, history = -(-items // config.batch_size), progress.history
+    for epoch in range(progress.epoch, config.epochs):
+        batches.set_epoch(epoch)
+        sampler.epoch, sampler.start = epoch, progress.step
+        if progress.step < steps:
+            bar = tqdm(states.batches(batches), f"{title}epoch {epoch + 1}/{config.epochs}", len(batches), False)
+            bar.disable |= not main
+            whole = 0 if history else config.steps(items)
+            train_epoch(config, model, bar, optimizer, accelerator, items, progress, watch, save, whole)
+            save()  # an interruption from here on costs a validation
+        states.restore_random()
         schedule.step()
-        seconds = time.perf_counter() - clock
-        row, last = {"fold": fold, "epoch": epoch + 1, "train_loss": loss}, epoch + 1 == config.epochs
+        sums = torch.tensor([progress.loss, progress.items], device=accelerator.device)
+        summed, seen = accelerator.reduce(sums).tolist()
+        row, last = {"fold": fold, "epoch": epoch + 1, "train_loss": summed / seen}, epoch + 1 == config.epochs
         if config.curve or config.keep == "best" or last:
-            logits = predict(model, validation, len(parts["oof"]), accelerator)
+            logits = predict(model, validation, len(parts["oof"]), accelerator, watch)
             row |= scores(softmax(logits), parts["oof"].labels)
         if not np.isfinite(list(row.values())).all():
-            raise KitError(f"The loss is no longer finite in epoch {epoch + 1}: lower lr, or set clip_norm.")
-        row |= {"seconds": seconds, "samples_per_second": items / seconds}
-        row |= {"step_seconds": seconds / -(-items // config.batch_size)}
-        kept = row["macro_f1"] > best if config.keep == "best" else last
+            raise KitError(f"The validation loss is no number in epoch {epoch + 1}: lower lr, or set clip_norm.")
+        seconds = progress.epoch_seconds
+        row |= {"seconds": seconds, "samples_per_second": items / seconds, "step_seconds": seconds / steps}
+        kept = row["macro_f1"] > progress.best if config.keep == "best" else last
         history[:] = [past | {"kept": past["kept"] and not (kept and past["fold"] == fold)} for past in history]
         history.append(row | {"kept": kept})
         if main:
-            print(title + progress(row, config.epochs) + ("  *" if kept else ""), flush=True)
+            print(title + describe_epoch(row, config.epochs) + ("  *" if kept else ""), flush=True)
             table = pd.DataFrame(history)
             write_atomically(run.folder / "metrics.csv", functools.partial(table.to_csv, index=False))
         if kept:
-            best, oof = row["macro_f1"], logits
+            progress.best, progress.kept = row["macro_f1"], torch.from_numpy(logits)
             if main:
-                save(accelerator.unwrap_model(model), weights)
+                save_weights(accelerator.unwrap_model(model), weights)
+        progress.next_epoch()
     accelerator.wait_for_everyone()
     load(accelerator.unwrap_model(model), weights)
     test = loader(parts["test"], PREDICT * micro, workers=config.workers)
     test = accelerator.prepare(test) if len(parts["test"]) else []
-    return oof, predict(model, test, len(parts["test"]), accelerator)
+    return progress.kept.numpy(), predict(model, test, len(parts["test"]), accelerator, watch)
 
 
 def train_epoch(
@@ -171,30 +266,59 @@ def train_epoch(
     batches: Iterable[dict[str, Tensor]],
     optimizer: torch.optim.Optimizer,
     accelerator: Accelerator,
+    items: int,
+    progress: Progress,
+    watch: Watch,
+    save: Callable[[], None],
     whole: int = 0,
-) -> float:
-    """One pass over `batches`; gives the mean loss over the items of all processes.
+) -> None:
+    """The rest of an epoch of `items` items: `batches`, this process's shares, from `progress.step` on.
 
-    `whole`: how many steps the run has; where that is given, the pace of the first ten is told.
+    A step's loss is the mean over its items, however many processes and batches share them. `save` is called every
+    `save_steps`, and before Interrupted is raised. `whole`: how many steps the run has; where that is given, the pace
+    of the first ten is told. Raises NotFinite.
     """
-    clock, steps, items, summed = time.perf_counter(), 0, 0, torch.zeros((), device=accelerator.device)
-    told = min(10, -(-len(batches) // config.accumulate)) if whole and accelerator.is_main_process else 0
+    processes, rank = accelerator.num_processes, accelerator.process_index
+    micro = config.batch_size // config.accumulate
+    clock, first, spoilt = time.perf_counter(), progress.step, False
+    told = first + min(10, -(-len(batches) // config.accumulate)) if whole and accelerator.is_main_process else 0
+    seen = first * config.batch_size  # by all processes
     model.train()
-    for batch in batches:
-        with accelerator.accumulate(model):
-            loss = cross_entropy(model(batch), batch["label"], label_smoothing=config.label_smoothing)
-            accelerator.backward(loss)
-            if config.clip_norm and accelerator.sync_gradients:
-                accelerator.clip_grad_norm_(model.parameters(), config.clip_norm)
-            optimizer.step()
-            optimizer.zero_grad()
-        items += len(batch["label"])
-        summed += loss.detach().float() * len(batch["label"])
-        steps += accelerator.sync_gradients
-        if accelerator.sync_gradients and steps == told:
-            print(pace((time.perf_counter() - clock) / steps, steps, whole), flush=True)
-    summed, items = accelerator.reduce(torch.stack([summed, summed.new_tensor(items)])).tolist()
-    return summed / items
+    with watch:
+        for batch in batches:
+            in_step = min(config.batch_size, items - progress.step * config.batch_size)
+            whole_batch = min(micro, items - seen)
+            own = min(max(whole_batch - rank * len(batch["label"]), 0), len(batch["label"]))  # what follows fills it up
+            with accelerator.accumulate(model):
+                logits, smoothing = model(batch), config.label_smoothing
+                loss = cross_entropy(logits[:own], batch["label"][:own], label_smoothing=smoothing, reduction="sum")
+                summed = loss.item()
+                stop, bad = watch.agree(not math.isfinite(summed))
+                if bad and config.nonfinite == "error":
+                    rows = gather_object([] if math.isfinite(summed) else batch["row"][:own].tolist())
+                    where = f"epoch {progress.epoch + 1}, step {progress.step + 1}"
+                    raise NotFinite(f"The loss is no number in {where}.", rows)
+                spoilt |= bad
+                if not bad:
+                    accelerator.backward(loss * (processes * config.accumulate / in_step))
+                    progress.loss, progress.items = progress.loss + summed, progress.items + own
+                if accelerator.sync_gradients and not spoilt:
+                    if config.clip_norm:
+                        accelerator.clip_grad_norm_(model.parameters(), config.clip_norm)
+                    optimizer.step()
+                if accelerator.sync_gradients:
+                    optimizer.zero_grad()
+            seen += whole_batch
+            if accelerator.sync_gradients:
+                progress.step, progress.skipped, spoilt = progress.step + 1, progress.skipped + spoilt, False
+                progress.epoch_seconds += time.perf_counter() - clock
+                clock = time.perf_counter()
+                if progress.step == told:
+                    print(pace(progress.epoch_seconds / told, told, whole), flush=True)
+                if stop or (config.save_steps and progress.step % config.save_steps == 0 and seen < items):
+                    save()
+                if stop:
+                    raise Interrupted(watch.heard)
 
 
 def pace(seconds: float, steps: int, whole: int) -> str:
@@ -217,19 +341,27 @@ def parameter_groups(model: Classifier, config: TrainConfig) -> list[dict]:
 
 
 @torch.inference_mode()
-def predict(model: nn.Module, batches: Iterable[dict[str, Tensor]], items: int, accelerator: Accelerator) -> np.ndarray:
-    """Logits `[N, K]` of all `items`, in their order, on every process."""
+def predict(
+    model: nn.Module,
+    batches: Iterable[dict[str, Tensor]],
+    items: int,
+    accelerator: Accelerator,
+    watch: Watch | None = None,
+) -> np.ndarray:
+    """Logits `[N, K]` of all `items`, in their order, on every process. Raises Interrupted where `watch` says so."""
     model.eval()
     found = [(torch.empty(0, accelerator.unwrap_model(model).classes), torch.empty(0, dtype=torch.long))]
     for batch in tqdm(batches, desc="predict", leave=False, disable=not accelerator.is_main_process):
         found.append(accelerator.gather_for_metrics((model(batch).float(), batch["row"])))
+        if watch and watch.agree()[0]:
+            raise Interrupted(watch.heard)
     values, rows = (torch.cat([part.cpu() for part in parts]).numpy() for parts in zip(*found, strict=True))
     logits = np.full((items, values.shape[1]), np.nan, np.float32)
     logits[rows] = values
     return logits
 
 
-def progress(row: dict, epochs: int) -> str:
+def describe_epoch(row: dict, epochs: int) -> str:
     """A row of metrics.csv as a line to read."""
     pace, validated = row["samples_per_second"], ""
     if "loss" in row:
@@ -241,7 +373,7 @@ def progress(row: dict, epochs: int) -> str:
     )
 
 
-def save(model: Classifier, path: Path) -> None:
+def save_weights(model: Classifier, path: Path) -> None:
     """The weights, but for those of frozen backbones: their name in config.json stands for them."""
     state = model.state_dict()
     kept = {name: value.contiguous() for name, value in state.items() if not name.startswith(model.frozen_prefixes)}
@@ -249,14 +381,15 @@ def save(model: Classifier, path: Path) -> None:
 
 
 def load(model: Classifier, path: Path) -> None:
-    """Weights that `save` wrote. Raises KitError where they are of another model."""
+    """Weights that `save_weights` wrote. Raises KitError where they are of another model."""
     missing, unexpected = model.load_state_dict(safetensors.torch.load_file(path), strict=False)
     if unexpected or any(not name.startswith(model.frozen_prefixes) for name in missing):
         raise KitError(f"{path} holds the weights of another model: train the run again.")
 
 
-def describe(config: TrainConfig, history: list[dict], accelerator: Accelerator) -> dict:
+def describe(config: TrainConfig, progress: Progress, accelerator: Accelerator) -> dict:
     """What summary.json says of how the run went, but for its scores."""
+    history = progress.history
     kilobytes = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / (1024 if sys.platform == "darwin" else 1)
     cuda = accelerator.device.type == "cuda"
     packages = ("torch", "transformers", "timm", "accelerate", "numpy", "pandas")
@@ -267,6 +400,10 @@ def describe(config: TrainConfig, history: list[dict], accelerator: Accelerator)
         "system": config.system,
         "kept_epochs": [row["epoch"] for row in history if row["kept"]],
         "epochs": config.epochs,
+        "accumulate": config.accumulate,
+        "skipped_steps": progress.skipped,
+        "parameters": progress.parameters,
+        "seconds": round(progress.seconds, 1),
         "step_seconds": float(np.median([row["step_seconds"] for row in history])),
         "samples_per_second": float(np.median([row["samples_per_second"] for row in history])),
         "device": torch.cuda.get_device_name() if cuda else platform.processor() or platform.machine(),
@@ -293,28 +430,43 @@ def main(arguments: list[str]) -> int:
     if not arguments:
         print("usage: accelerate launch -m kit.train runs/<name>/config.json …", file=sys.stderr)
         return 2
-    failed = False
     cpu = parse_flag_from_env("ACCELERATE_USE_CPU")
     state = PartialState(cpu, timeout=timedelta(hours=6))  # the others wait while the first computes frozen features
+    watch = Watch()
+    with watch.listening():
+        failed = _train_all(arguments, state, watch)
+    if torch.distributed.is_initialized():
+        torch.distributed.destroy_process_group()
+    return failed
+
+
+def _train_all(arguments: list[str], state: PartialState, watch: Watch) -> int:
+    """The exit status: 1 where a run failed, 130 after an interruption."""
+    failed = 0
     for argument in arguments:
         run = Run(Path(argument).resolve().parent)
         if len(arguments) > 1 and state.is_main_process:
             print(f"{BEGINS}{run.name}", flush=True)
         try:
-            if run.config.system in LINEAR:
-                linear.fit(run)
-            else:
-                train(run)
+            with run.alone() if state.is_main_process else nullcontext():
+                if run.config.system in LINEAR:
+                    linear.fit(run)
+                else:
+                    train(run, watch)
+        except Interrupted as reason:
+            if state.is_main_process:
+                saved = "goes on from its saved state" if run.begun else "begins anew: nothing was saved yet"
+                sentence = f"The training was {reason or 'stopped'}; the same command {saved}."
+                print(f"\n{KitError.__name__}: {run.name}: {sentence}", file=sys.stderr, flush=True)
+            return 130
         except KitError as error:
             # one raised in a process that reads images arrives with that process's traceback around it
             sentence = str(error).rsplit(f"{KitError.__name__}: ", 1)[-1].strip()
             print(f"\n{KitError.__name__}: {run.name}: {sentence}", file=sys.stderr, flush=True)
-            failed = True
+            failed = 1
             if state.num_processes > 1:  # the other processes may be elsewhere: all start anew with the next run
                 return 1
-    if torch.distributed.is_initialized():
-        torch.distributed.destroy_process_group()
-    return int(failed)
+    return failed
 
 
 if __name__ == "__main__":

@@ -6,51 +6,24 @@ N items
 import re
 import unicodedata
 
-import imagehash
 import numpy as np
 import pandas as pd
-import pyarrow as pa
-from PIL import Image
 from scipy.sparse import coo_matrix
 from scipy.sparse.csgraph import connected_components
 from tqdm.auto import tqdm
-from tqdm.contrib.concurrent import thread_map
 
-from kit.cache import content_hashes, recall
-from kit.challenge import on_white, product_texts
+from kit.challenge import product_texts
 from kit.config import KitError
 from kit.folds import holdout, subset
 from kit.metrics import bootstrap_macro_f1, macro_f1
+from kit.pictures import look_at
 from kit.words import word_model
 
-# 16 × 16 = 256 bits. Of the sample's pictures, saved again at another size or quality, 95 % stay within 4 bits (a third
-# or more within none); of its different pictures one pair comes that close, a face with another mouth. The usual 8 × 8
-# hash loses a sixth of the copies, and takes flags of the same stripes in other colours for one picture. Copies of
-# pictures without detail, whose fine bits are noise, are found less often.
-HASH_SIZE, RADIUS = 16, 4
-
-
-def image_hashes(paths: list[str]) -> pd.DataFrame:
-    """`bytes` (of the file's contents) and `perceptual` (ImageHash's phash, 64 hexadecimal digits) of each path `[N]`.
-
-    Raises KitError, naming the file, where one is not a readable image.
-    """
-    contents = content_hashes(paths)
-
-    def compute(new: list[int]) -> list[str]:
-        return thread_map(_perceptual, [paths[i] for i in new], desc="image hashes", leave=False)
-
-    hashes = recall(f"image_hashes_{HASH_SIZE}", contents, pa.string(), compute)
-    return pd.DataFrame({"bytes": contents, "perceptual": hashes.to_pylist()})
-
-
-def _perceptual(path: str) -> str:
-    try:
-        with Image.open(path) as image:
-            image.draft("L", (128, 128))  # JPEG only: decode no more than twice what the hash looks at
-            return str(imagehash.phash(on_white(image), HASH_SIZE))
-    except (OSError, ValueError, Image.DecompressionBombError) as error:
-        raise KitError(f"{path} cannot be read as an image ({error}): replace the file.") from error
+# Of 256 bits. Of the sample's pictures, saved again at another size or quality, 95 % stay within 4 bits (a third or
+# more within none); of its different pictures one pair comes that close, a face with another mouth. The usual hash of
+# 64 bits takes flags of the same stripes in other colours for one picture. Copies of pictures without detail, whose
+# fine bits are noise, are found less often.
+RADIUS = 4
 
 
 def twin_kinds(frame: pd.DataFrame) -> pd.DataFrame:
@@ -58,10 +31,10 @@ def twin_kinds(frame: pd.DataFrame) -> pd.DataFrame:
 
     `same file`: byte-identical images · `same picture`: perceptual hashes at most RADIUS bits apart · `same text`:
     title and description but for case, punctuation and white space. Groups are numbered by first appearance; an item
-    without an image shares none. Raises KitError where an image cannot be read.
+    without an image, or with an unreadable one, shares none.
     """
     shown = frame["image_path"].notna().to_numpy()
-    hashes = image_hashes(frame["image_path"][shown].tolist()).set_axis(np.flatnonzero(shown))
+    hashes = look_at(frame["image_path"][shown].tolist()).set_axis(np.flatnonzero(shown))
     hashes = hashes.reindex(range(len(frame)))
     texts = pd.Series(map(_plain, product_texts(frame)))
     keys = {"same file": hashes["bytes"], "same picture": _pictures(hashes["perceptual"])}

@@ -127,7 +127,7 @@ def test_refusals(tmp_path, change, words):
 
 def test_more_refusals(tmp_path):
     assert "no/such" in refusal(tmp_path / "no/such") and "give the folder" in refusal(tmp_path / "no/such")
-    assert "choose 'require'" in refusal(tmp_path, images="maybe")
+    assert "choose one of require" in refusal(tmp_path, images="maybe")
     fill(tmp_path, {**TSV, "Y_train.tsv": TSV["Y_train.tsv"].replace("22\t12", "22\t99")})
     assert "disagree on product_id in 1 rows (id 1)" in refusal(tmp_path)
 
@@ -140,7 +140,7 @@ def test_images(tmp_path):
     (tmp_path / "a" / "loop").symlink_to(tmp_path)
     (tmp_path / "a" / "image_23_product_13.jpg").symlink_to(tmp_path / "gone.jpg")
     sentence = refusal(tmp_path, images="require")
-    for word in ("1 of the 3 images", X, "image_23_product_13.jpg", "images='warn'"):
+    for word in ("1 of the 3 images", X, "image_23_product_13.jpg", "-p missing blank"):
         assert word in sentence
     with pytest.warns(UserWarning, match="1 of the 3"):
         train = read_challenge(tmp_path, images="warn").train

@@ -12,10 +12,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from kit import plots, twins
+from kit import pictures, plots, twins
 from kit.config import KitError
 from kit.folds import assign
-from kit.twins import count_twins, image_hashes, overstatement, twin_groups, twin_kinds
+from kit.pictures import look_at
+from kit.twins import count_twins, overstatement, twin_groups, twin_kinds
 
 
 def picture(path: Path, seed: int, size: int = 300, quality: int = 95) -> str:
@@ -34,8 +35,8 @@ def items(titles: list, descriptions: list | None = None, paths: list | None = N
 @pytest.fixture
 def hashed(root, monkeypatch) -> list[str]:
     """The names of the files that are hashed, as it happens."""
-    names, look = [], twins._perceptual
-    monkeypatch.setattr(twins, "_perceptual", lambda path: names.append(Path(path).name) or look(path))
+    names, look = [], pictures._look
+    monkeypatch.setattr(pictures, "_look", lambda path: names.append(Path(path).name) or look(path))
     return names
 
 
@@ -82,7 +83,7 @@ def test_pictures_are_alike_within_a_few_bits_and_in_chains(root, monkeypatch):
     hashes = [f"{base ^ flip:064x}" for flip in flips]
     frame = items(list("abcdef"), paths=[*"vwxyz", None])
     files = pd.DataFrame({"bytes": list("vwxyz"), "perceptual": hashes})
-    monkeypatch.setattr(twins, "image_hashes", lambda paths: files)
+    monkeypatch.setattr(twins, "look_at", lambda paths: files)
     assert twin_groups(frame).tolist() == [0, 0, 0, 1, 0, 2]
 
 
@@ -98,7 +99,7 @@ def test_groups_are_what_is_linked_and_twins_never_straddle_folds(keys, folds, s
     looks = [hashlib.sha256(str(look).encode()).hexdigest() for _, look, _ in keys]
     files = pd.DataFrame({"bytes": [str(file) for file, *_ in keys], "perceptual": looks})
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(twins, "image_hashes", lambda paths: files)
+        patch.setattr(twins, "look_at", lambda paths: files)
         groups = twin_groups(frame)
     expected = np.full(len(keys), -1)
     for start in range(len(keys)):
@@ -116,28 +117,28 @@ def test_groups_are_what_is_linked_and_twins_never_straddle_folds(keys, folds, s
 
 def test_hashes_are_kept_until_a_file_changes(hashed, tmp_path):
     paths = [picture(tmp_path / f"{name}.jpg", i) for i, name in enumerate("abc")]
-    first = image_hashes([*paths, paths[0]])
+    first = look_at([*paths, paths[0]])
     assert sorted(hashed) == ["a.jpg", "b.jpg", "c.jpg"]
     assert first.iloc[3].equals(first.iloc[0].rename(3))
     hashed.clear()
-    assert image_hashes(paths[::-1]).equals(first[:3][::-1].reset_index(drop=True))
+    assert look_at(paths[::-1]).equals(first[:3][::-1].reset_index(drop=True))
     assert not hashed
 
     picture(tmp_path / "b.jpg", 9)
-    again = image_hashes(paths)
+    again = look_at(paths)
     assert hashed == ["b.jpg"]
-    assert (again.iloc[1] != first.iloc[1]).all()
+    assert (again.iloc[1] != first.iloc[1])[["bytes", "perceptual"]].all()
     assert again.iloc[[0, 2]].equals(first.iloc[[0, 2]])
     shutil.copytree(tmp_path, tmp_path / "moved", ignore=shutil.ignore_patterns("cache"))
-    assert image_hashes([str(tmp_path / "moved" / Path(path).name) for path in paths]).equals(again)
+    assert look_at([str(tmp_path / "moved" / Path(path).name) for path in paths]).equals(again)
     assert hashed == ["b.jpg"]
 
 
 @pytest.mark.parametrize("damage", ["text", "columns", "cut", "folder", "unwritable"])
 def test_a_damaged_cache_is_ignored(hashed, root, tmp_path, damage):
     paths = [picture(tmp_path / "a.jpg", 1)]
-    expected = image_hashes(paths)
-    (cache,) = (root / "cache").glob("image_hashes*")
+    expected = look_at(paths)
+    (cache,) = (root / "cache").glob("images_*")
     if damage == "text":
         cache.write_text("not a table")
     elif damage == "columns":
@@ -151,19 +152,20 @@ def test_a_damaged_cache_is_ignored(hashed, root, tmp_path, damage):
         else:
             shutil.rmtree(cache.parent)
             cache.parent.write_text("a file where the folder should be")
-    assert image_hashes(paths).equals(expected)
+    assert look_at(paths).equals(expected)
     assert hashed == ["a.jpg", "a.jpg"]
-    image_hashes(paths)
+    look_at(paths)
     assert len(hashed) == (2 if damage in ("text", "columns", "cut") else 3)  # mended where it can be
 
 
 def test_an_unreadable_image_is_named(root, tmp_path):
     good, bad = picture(tmp_path / "good.jpg", 1), tmp_path / "bad.jpg"
     bad.write_bytes(Path(good).read_bytes()[:200])
-    with pytest.raises(KitError, match=r"bad\.jpg cannot be read as an image .*: replace the file"):
-        image_hashes([good, str(bad)])
-    with pytest.raises(KitError, match=r"gone\.jpg cannot be read \(No such file"):
-        image_hashes([str(tmp_path / "gone.jpg")])
+    found = look_at([good, str(bad), str(tmp_path / "gone.jpg"), str(tmp_path)])
+    assert [reason.split()[0] if reason else "" for reason in found["unreadable"]] == ["", "Truncated", "No", "no"]
+    assert found["perceptual"].isna().tolist() == found["bytes"].isna().tolist() == [False, True, True, True]
+    groups = twin_kinds(items(list("abcd"), paths=[str(bad), str(bad), good, str(tmp_path / "gone.jpg")]))
+    assert groups["any"].tolist() == [0, 1, 2, 3]  # what can't be read is nobody's twin
 
 
 def test_counts_say_what_a_split_leaks():

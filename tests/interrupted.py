@@ -1,0 +1,33 @@
+"""A training that gets a signal in its middle: `work`, or as a script `interrupted.py CONFIG ASKED NUMBER RANK`."""
+
+import os
+import sys
+from pathlib import Path
+
+import torch
+
+import kit.train
+
+
+def work(root: str, config: str, asked: int, number: int) -> None:
+    """Trains the run at `config`. Once it has asked `asked` times whether to stop, the process gets the signal
+    `number`."""
+    os.environ["KIT_ROOT"] = root
+    for name in [name for name in sys.modules if name.startswith("kit.") and hasattr(sys.modules[name], "ROOT")]:
+        sys.modules[name].ROOT = Path(root)
+    torch.set_num_threads(1)
+    agree, times = kit.train.Watch.agree, iter(range(10**9))
+
+    def counted(watch, bad=False):
+        if next(times) == asked:
+            os.kill(os.getpid(), number)
+        return agree(watch, bad)
+
+    kit.train.Watch.agree = counted
+    sys.exit(kit.train.main([config]))
+
+
+if __name__ == "__main__":
+    config, asked, number, rank = sys.argv[1:]
+    mine = os.environ["RANK"] == rank
+    work(os.environ["KIT_ROOT"], config, int(asked) if mine else -1, int(number))

@@ -1,0 +1,275 @@
+"""Interrupted trainings go on as if nothing had happened: killed, told to end, out of time, memory, disk or numbers."""
+
+import json
+import multiprocessing
+import os
+import random
+import re
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from interrupted import work
+
+import kit.models
+from kit.config import KitError, train_config
+from kit.runs import Run, prepare_run
+from kit.train import main, train
+
+# a process that has imported all and does nothing else: from it a training starts in no time, and without our threads
+FORKS = multiprocessing.get_context("forkserver")
+FORKS.set_forkserver_preload(["interrupted"])
+
+
+def trained(run: Run, root: Path, asked: int = -1, number: int = signal.SIGKILL) -> int:
+    """The exit status of a training in a process of its own."""
+    process = FORKS.Process(target=work, args=(str(root), str(run.folder / "config.json"), asked, number))
+    process.start()
+    process.join(300)
+    return process.exitcode
+
+
+@pytest.fixture
+def crash_config(tiny_config) -> dict:
+    """36 items in two folds, each of 2 epochs of 5 steps; a state after every second step."""
+    changes = {"folds": 2, "batch_size": 4, "save_steps": 2, "freeze_image": False, "checkpointing": False}
+    return tiny_config | changes
+
+
+def results(run: Run) -> dict[str, bytes]:
+    return {name: (run.folder / name).read_bytes() for name in ("oof.parquet", "test.parquet")} | {
+        path.name: path.read_bytes() for path in run.folder.glob("model-*")
+    }
+
+
+def begun(config: dict, name: str) -> Run:
+    return prepare_run(train_config(**config, run=name))
+
+
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM, signal.SIGINT])
+@pytest.mark.parametrize("kills", [2, pytest.param(20, marks=pytest.mark.slow)])
+def test_a_killed_training_goes_on_to_the_same_bytes(root, crash_config, number, kills):
+    """At random steps; the states before them are what is gone on from."""
+    whole, torn = begun(crash_config, "whole"), begun(crash_config, "torn")
+    assert trained(whole, root) == 0
+    chance, killed = random.Random(0), 0
+    while killed < kills:
+        status = trained(torn, root, chance.randrange(0, 12), number)
+        if torn.finished:
+            killed = killed if status == 0 else killed + 1
+            assert results(torn) == results(whole)
+            prepare_run(torn.config, again=True)
+            continue
+        assert status == (-number if number == signal.SIGKILL else 130)
+        killed += 1
+        assert not list(torn.folder.glob("summary.json"))
+        torn = begun(crash_config, "torn")
+    assert trained(torn, root) == 0
+    assert results(torn) == results(whole)
+    assert torn.metrics.drop(columns=["seconds", "samples_per_second", "step_seconds"]).equals(
+        whole.metrics.drop(columns=["seconds", "samples_per_second", "step_seconds"])
+    )
+    assert not (torn.folder / "state.pt").exists()
+
+
+def test_a_state_is_refused_with_other_settings_or_data(root, crash_config, tiny_data):
+    data = root / "data"
+    shutil.copytree(tiny_data, data)
+    run = begun(crash_config | {"data": str(data)}, "run")
+    assert trained(run, root, 7) == -signal.SIGKILL
+    with pytest.raises(KitError, match=r"'run' was begun with other settings: lr \(0.01 → 0.1\)\. .*-p again True"):
+        begun(crash_config | {"data": str(data), "lr": 0.1}, "run")
+    labels = (data / "Y_train_CVw08PX.csv").read_text()
+    (data / "Y_train_CVw08PX.csv").write_text(labels.replace("40", "41"))
+    with pytest.raises(KitError, match=r"The data of the run 'run' changed since it was begun \(labels\): put back"):
+        train(run)
+    (data / "Y_train_CVw08PX.csv").write_text(labels)
+    image = min((data / "images" / "image_train").iterdir())
+    pixels = image.read_bytes()
+    shutil.copy(max((data / "images" / "image_train").iterdir()), image)
+    with pytest.raises(KitError, match=r"changed since it was begun \(images\)"):
+        train(run)
+    image.write_bytes(pixels)
+    (run.folder / "state.pt").write_bytes((run.folder / "state.pt").read_bytes()[:1000])
+    with pytest.raises(KitError, match=r"state\.pt cannot be read .*: pass -p again True to start over"):
+        train(run)
+    assert not prepare_run(run.config, again=True).begun
+
+
+def test_settings_that_change_no_result_may_change_in_between(root, crash_config):
+    run = begun(crash_config, "run")
+    assert trained(run, root, 7) == -signal.SIGKILL
+    run = begun(crash_config | {"accumulate": 2, "save_steps": 0, "nonfinite": "skip"}, "run")
+    train(run)
+    assert run.summary["accumulate"] == 2
+
+
+def test_max_minutes_stops_with_a_state(root, crash_config, capsys):
+    run = begun(crash_config | {"max_minutes": 1e-9}, "run")
+    assert main([str(run.folder / "config.json")]) == 130
+    assert re.search(
+        r"KitError: run: The training was stopped after 1e-09 minutes, as max_minutes says,; the same command goes on",
+        capsys.readouterr().err,
+    )
+    assert run.begun
+    assert main([str(begun(crash_config | {"max_minutes": 0}, "run").folder / "config.json")]) == 0
+    assert "goes on after epoch 1, step 1" in capsys.readouterr().out
+
+
+def test_a_training_ends_with_the_notebook_that_started_it(root, crash_config, monkeypatch, capsys):
+    gone = subprocess.Popen([sys.executable, "-c", ""])
+    gone.wait()
+    monkeypatch.setenv("KIT_LAUNCHER", str(gone.pid))
+    run = begun(crash_config, "run")
+    assert main([str(run.folder / "config.json")]) == 130
+    assert "left alone by the notebook that started it; the same command goes on" in capsys.readouterr().err
+
+
+def test_a_run_has_one_writer(root, crash_config, monkeypatch, capsys):
+    monkeypatch.setattr("kit.runs.PATIENCE", 0)
+    run = begun(crash_config, "run")
+    with run.alone():
+        with pytest.raises(KitError, match="'run' is at work in another process: wait for it, stop it, or choose"):
+            prepare_run(run.config)
+        assert main([str(run.folder / "config.json")]) == 1
+    assert "is at work in another process" in capsys.readouterr().err
+    holder = FORKS.Process(target=hold, args=(str(run.folder), ready := FORKS.Event()))
+    holder.start()
+    ready.wait(60)
+    with pytest.raises(KitError, match="at work"):
+        prepare_run(run.config)
+    holder.kill()
+    holder.join()
+    assert not prepare_run(run.config).finished  # a dead one keeps nobody out
+
+
+def hold(folder: str, ready) -> None:
+    with Run(Path(folder)).alone():
+        ready.set()
+        signal.pause()
+
+
+def test_memory_that_runs_out_makes_smaller_batches(root, crash_config, monkeypatch, capsys):
+    """The step stays: its items are cut into more batches."""
+    forward = kit.models.CoAttentionHead.forward
+
+    def leaky(head, layers, mask, regions):
+        if len(mask) > 2:
+            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB.")
+        return forward(head, layers, mask, regions)
+
+    monkeypatch.setattr(kit.models.CoAttentionHead, "forward", leaky)
+    run = begun(crash_config | {"batch_size": 8, "freeze_image": True}, "run")
+    train(run)
+    assert run.summary["accumulate"] == 4
+    assert "Memory ran out: a step's 8 items are now cut into 4 batches (accumulate=4)" in capsys.readouterr().out
+    monkeypatch.setattr(kit.models.CoAttentionHead, "forward", forward)
+    cut = begun(crash_config | {"batch_size": 8, "freeze_image": True, "accumulate": 4}, "cut")
+    train(cut)
+    assert results(cut)["oof.parquet"] == results(run)["oof.parquet"]
+
+
+def test_memory_too_small_for_one_item_says_what_to_lower(root, crash_config, monkeypatch):
+    def full(*_):
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB.")
+
+    monkeypatch.setattr(kit.models.CoAttentionHead, "forward", full)
+    with pytest.raises(KitError, match="too little memory for a batch of one item a process: lower max_tokens"):
+        train(begun(crash_config, "run"))
+
+
+def spoil(monkeypatch, at: int) -> None:
+    """The model's output at its `at`-th training batch is no number."""
+    forward, count = kit.models.CoAttentionHead.forward, iter(range(10**9))
+
+    def spoilt(head, *inputs):
+        logits = forward(head, *inputs)
+        return logits * torch.nan if head.training and next(count) == at else logits
+
+    monkeypatch.setattr(kit.models.CoAttentionHead, "forward", spoilt)
+
+
+def test_a_loss_that_is_no_number_stops_with_the_items(root, crash_config, monkeypatch, tiny_data):
+    spoil(monkeypatch, 3)
+    run = begun(crash_config, "run")
+    with pytest.raises(KitError, match=r"The loss is no number in epoch 1, step 4\. .*: id \d+, \d+, \d+, \d+\. Start"):
+        train(run)
+    state = torch.load(run.folder / "state.pt", weights_only=True)
+    assert state["progress"]["step"] == 2  # the last good one
+    assert all(value.isfinite().all() for value in state["model"].values() if value.is_floating_point())
+    monkeypatch.undo()
+
+
+def test_a_loss_that_is_no_number_can_be_skipped(root, crash_config, monkeypatch):
+    monkeypatch.setenv("KIT_ROOT", str(root))
+    spoil(monkeypatch, 3)
+    run = begun(crash_config | {"nonfinite": "skip"}, "run")
+    train(run)
+    assert run.summary["skipped_steps"] == 1
+    assert np.isfinite(run.predictions("oof")[2]).all()
+
+
+def launched(run: Run, asked: int = -1, number: int = signal.SIGKILL, machines: int = 1) -> list[int]:
+    """The exit statuses of the launchers of two processes, on one machine or on two that are this one; the second
+    process gets the signal."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    settings = {"compute_environment": "LOCAL_MACHINE", "distributed_type": "MULTI_GPU", "num_processes": 2}
+    settings |= {"num_machines": machines, "mixed_precision": "no", "use_cpu": False, "main_process_port": port}
+    settings |= {"main_process_ip": "127.0.0.1"} if machines > 1 else {}
+    script, environment = Path(__file__).with_name("interrupted.py"), os.environ | {"ACCELERATE_USE_CPU": "true"}
+    started = []
+    for rank in range(machines):
+        file = run.folder / f"accelerate-{rank}.json"
+        file.write_text(json.dumps(settings | {"machine_rank": rank}))
+        command = [sys.executable, "-m", "accelerate.commands.launch", "--config_file", str(file), str(script)]
+        command += [str(run.folder / "config.json"), str(asked), str(int(number)), "1"]
+        started.append(subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT))
+    outputs = [process.communicate(timeout=300)[0].decode(errors="replace") for process in started]
+    print(*outputs, sep="\n")
+    return [process.returncode for process in started]
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, pytest.param(signal.SIGKILL, marks=pytest.mark.slow)])
+def test_two_processes_stop_and_go_on_together(root, crash_config, monkeypatch, number):
+    """The signal goes to one of them; the result is that of two which nobody disturbs."""
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
+    config = crash_config | {"epochs": 1}
+    whole, torn = begun(config, "whole"), begun(config, "torn")
+    assert launched(whole) == [0]
+    assert launched(torn, 5, number) == [1]
+    assert torn.begun
+    assert launched(torn) == [0]
+    assert results(torn) == results(whole)
+
+
+@pytest.mark.slow
+def test_two_machines_do_what_one_does(root, crash_config, monkeypatch):
+    """Two launchers that meet on this machine's own address, each with one process."""
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
+    one, two = begun(crash_config, "one"), begun(crash_config, "two")
+    assert launched(one) == [0]
+    assert launched(two, machines=2) == [0, 0]
+    assert results(two) == results(one)
+    assert two.summary["processes"] == 2
+
+
+@pytest.mark.slow
+def test_twenty_kills_of_two_processes(root, crash_config, monkeypatch):
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
+    whole, torn, chance = begun(crash_config, "whole"), begun(crash_config, "torn"), random.Random(1)
+    assert launched(whole) == [0]
+    for _ in range(20):
+        launched(torn, chance.randrange(12), chance.choice([signal.SIGKILL, signal.SIGTERM, signal.SIGINT]))
+        if torn.finished:
+            assert results(torn) == results(whole)
+            prepare_run(torn.config, again=True)
+    assert launched(torn) == [0]
+    assert results(torn) == results(whole)
