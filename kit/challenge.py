@@ -84,7 +84,8 @@ NAME = (
     r"|[a-z]\w*:\w+)"
 )
 TAG = re.compile(
-    r"<(script|style)\b[^>]*>.*?(?:</\1\s*>|\Z)|<!--.*?-->|<!(?:doctype|\[)[^>]*>|<\?xml[^>]*>"  # with their bodies
+    # with their bodies; what is never closed goes on to the end, as in a browser
+    r"<(script|style)\b[^<>]*>.*?(?:</\1\s*>|\Z)|<!--.*?(?:-->|\Z)|<!(?:doctype|\[)[^<>]*>|<\?xml[^<>]*>"
     rf"""|</?{NAME}(?:[\s/](?:"[^"<]*"|'[^'<]*'|[^<>"'])*)?>"""  # a quoted attribute may hold `>` ...
     rf"|</?{NAME}[\s/][^<>]*>",
     re.IGNORECASE | re.DOTALL,
@@ -93,6 +94,7 @@ TAG = re.compile(
 TRAIL = "".join(bytes([b]).decode("cp1252", "ignore") for b in range(0x80, 0xC0))
 SUSPECT = re.compile(rf"[Â-ô][{TRAIL}\x80-\x9f]|Ã |[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f]")
 INVISIBLE = re.compile("[\u00ad\u200b-\u200f\u2060\ufeff]")
+SURROGATE = re.compile("[\ud800-\udfff]")  # half a character: no tokenizer takes it
 FTFY = ftfy.TextFixerConfig(unescape_html=False, uncurl_quotes=False, fix_character_width=False, explain=False)
 
 
@@ -114,6 +116,8 @@ def clean_text(text: str, light: bool = False) -> str:
             text = ftfy.fix_text(text.replace("\x0b", " "), FTFY)  # a vertical tab parts words
         if not text.isascii():
             text = INVISIBLE.sub("", text)
+    if not text.isascii():
+        text = SURROGATE.sub("\ufffd", text)
     return " ".join(text.split())
 
 
@@ -161,7 +165,7 @@ def _read_table(path: Path, sep: str, columns: dict[str, str]) -> pd.DataFrame:
         raise KitError(f"{name} is not a whole table ({reason}); mend that line or download it again.") from None
     if not isinstance(frame.index, pd.RangeIndex):  # pandas took the surplus field for an index
         raise KitError(f"{name}, row 1 below the header: more fields than the header has; download it again.")
-    found = ["" if column == "Unnamed: 0" else column.strip() for column in frame.columns]
+    found = ["" if column == "Unnamed: 0" else " ".join(column.split()) for column in frame.columns]
     frame.columns = [column.lower() for column in found]
     if missing := [column for column in columns if column not in frame]:
         wanted, got = (few([column or "(unnamed index)" for column in some], 9) for some in (missing, found))
@@ -264,7 +268,8 @@ def _add_images(frame: pd.DataFrame, split: str, path: Path, images: str, found:
         return -sum(word in where for word in words), name
 
     keys = list(zip(frame["image_id"], frame["product_id"], strict=True))
-    paths = [min(found[key], key=fits) if key in found else None for key in keys]
+    here = [found.get(key, [None]) for key in keys]
+    paths = [paths[0] if len(paths) == 1 else min(paths, key=fits) for paths in here]
     frame["image_path"] = pd.Series(paths, dtype=object)
     missing = ["image_{}_product_{}.jpg".format(*key) for key in keys if key not in found]
     if missing and images in ("require", "warn"):
