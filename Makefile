@@ -18,7 +18,7 @@ export OMP_WAIT_POLICY ?= PASSIVE
 export TOKENIZERS_PARALLELISM ?= false
 
 .DEFAULT_GOAL := help
-.PHONY: help demo paper report test test-slow bench bench-full lint format notebooks clean
+.PHONY: help demo paper report test test-slow bench bench-full lint audit format notebooks clean
 
 help:  ## list the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-10s %s\n", $$1, $$2}'
@@ -41,10 +41,10 @@ report: $(READY)  ## a study's report again, from its run folders: make report S
 	$(BIN)/python -m kit.report "$(STUDY)"
 
 test: $(READY)  ## the tests: no network, no GPU
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --dist worksteal
 
 test-slow: $(READY)  ## the long ones: twenty kills in a row, several processes and machines, full disks
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m slow
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m slow -n auto
 
 bench: $(READY)  ## how fast the kit is, beside what one would use instead: a table with goals and verdicts
 	$(BIN)/python benchmarks/run.py
@@ -56,6 +56,11 @@ lint: $(READY)  ## ruff, and notebooks committed without outputs
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/nbstripout --verify --keep-id notebooks/*.ipynb
+
+audit:  ## known vulnerabilities of the pinned requirements, asked of the network
+	test -x cache/audit/bin/pip-audit || { $(PYTHON) -m venv cache/audit && cache/audit/bin/pip install --quiet pip-audit; }
+	grep -v '^-e' requirements.txt > cache/audit/requirements.txt
+	cache/audit/bin/pip-audit --requirement cache/audit/requirements.txt --no-deps --disable-pip
 
 format: $(READY)  ## rewrite code and strip notebooks as lint wants them
 	$(BIN)/ruff check --fix .

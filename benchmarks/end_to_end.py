@@ -11,7 +11,7 @@ from measure import Workbench, peak, ratio_row, report, row, synthetic
 from kit.config import train_config
 
 QUESTION = "training samples/s of the loop ÷ of the same model on batches in memory"
-ROUNDS = 5
+ROUNDS = 7
 
 
 def main() -> None:

@@ -4,6 +4,8 @@ In turn: `kit.train.predict` over the loader that training uses, on a warm cache
 batches it gives.
 """
 
+from functools import partial
+
 from measure import Workbench, in_turn, ratio_row, report
 
 from kit.config import train_config
@@ -26,7 +28,8 @@ def main() -> None:
         batches = bench.loader("test", PREDICT)
         memory = list(batches)
         bench.forward(memory[:2])
-        seconds = in_turn(3, whole=lambda: bench.predict(batches), forward=lambda: bench.forward(memory))  # noqa: B023
+        sides = {"whole": partial(bench.predict, batches), "forward": partial(bench.forward, memory)}
+        seconds = in_turn(15 if values == sample else 5, **sides)
         items = len(bench.parts["test"])
         detail = f"{items / min(seconds['whole']):.3g} against {items / min(seconds['forward']):.3g} items/s"
         rows.append(ratio_row(case, seconds["forward"], seconds["whole"], ">= 0.9", detail))

@@ -18,11 +18,9 @@ from measure import report, row, synthetic
 
 import kit.cache
 from kit.backbones import find_backbones
-from kit.challenge import read_challenge
 from kit.config import ROOT, train_config
 from kit.datasets import keep_pixels, loader, make_products
-from kit.folds import assign
-from kit.twins import twin_groups
+from kit.items import read_items
 
 QUESTION = "seconds from the folder to the first batch"
 SIZES = {1000: 163, 10_000: 1627, 84_916: 13_812}
@@ -38,14 +36,11 @@ def one(data: str, root: str) -> None:
         stages[stage] = time.perf_counter() - clock
         clock = time.perf_counter()
 
-    config = train_config(data=data, text="minilm", image="efficientnet_lite0", image_size=224, images_gb=32)
-    challenge = read_challenge(data)
-    done("read and clean")
-    train = challenge.train
-    train["fold"] = assign(train["label"], 5, groups=twin_groups(train))
-    done("fold by twins")
-    frames = {"train": train, "test": challenge.test["test"]}
-    products = make_products(config, challenge.classes, frames, find_backbones(config))
+    settings = {"folds": 5, "split": "grouped", "image_size": 224, "images_gb": 32}
+    config = train_config(data=data, text="minilm", image="efficientnet_lite0", **settings)
+    codes, frames = read_items(config)
+    done("read, clean, look at images, fold by twins")
+    products = make_products(config, codes, frames, find_backbones(config))
     done("tokenise")
     keep_pixels(config, products)
     done("open images")

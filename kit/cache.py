@@ -6,6 +6,7 @@ and nothing else.
 """
 
 import hashlib
+import mmap
 import os
 import stat
 from collections.abc import Callable, Iterator, Sequence
@@ -81,6 +82,12 @@ def _alone(path: Path) -> Iterator[None]:
         yield
     finally:
         lock.release()
+
+
+def release(values: np.ndarray) -> None:
+    """Lets go of a mapped array's pages, which stay in its file; else all that was written counts as our memory."""
+    if isinstance(values, np.memmap) and hasattr(mmap, "MADV_DONTNEED"):
+        values._mmap.madvise(mmap.MADV_DONTNEED)
 
 
 def _map(path: Path, size: tuple[int, ...], dtype: np.dtype) -> np.ndarray | None:

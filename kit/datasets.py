@@ -19,7 +19,7 @@ from torch.utils.data import DataLoader, Dataset
 from tqdm.contrib.concurrent import thread_map
 
 from kit.backbones import Source, load_tokenizer
-from kit.cache import array, content_hashes, digest, recall
+from kit.cache import array, content_hashes, digest, recall, release
 from kit.challenge import product_texts
 from kit.config import KitError, TrainConfig
 from kit.pictures import read_pixels
@@ -154,6 +154,8 @@ def keep_pixels(config: TrainConfig, parts: dict[str, Products]) -> None:
         def write(values: np.ndarray, paths: list[str | None] = source.paths) -> None:
             def fill(i: int) -> None:
                 values[i] = read_pixels(paths[i], config.image_size)
+                if i % 4096 == 0:
+                    release(values)
 
             thread_map(fill, range(len(paths)), desc="images", leave=False)
 

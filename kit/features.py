@@ -13,7 +13,7 @@ from torch import Tensor
 from tqdm.auto import tqdm
 
 from kit.backbones import Source
-from kit.cache import array, content_hashes, digest
+from kit.cache import array, content_hashes, digest, release
 from kit.config import TrainConfig
 from kit.datasets import Products, Rows, loader
 from kit.models import Classifier, text_layers
@@ -113,11 +113,13 @@ class _Frozen:
         only = Products(part.lengths, {self.side: part.sides[self.side]}, places=part.places)
         batches = loader(only, BATCH, workers=self.config.workers)
         kind = torch.bfloat16 if self.precision == "bf16" else torch.float16
-        for batch in tqdm(batches, desc=f"frozen {self.side}", leave=False):
+        for count, batch in enumerate(tqdm(batches, desc=f"frozen {self.side}", leave=False)):
             with torch.autocast(self.device.type, kind, enabled=self.precision != "no"):
                 outputs = self.forward(batch).float().cpu().numpy()
             for row, value in zip(batch["row"].tolist(), outputs, strict=True):
                 values[ends[row] - rows[row] : ends[row]] = value[: rows[row]]  # without the padding
+            if count % 100 == 0:
+                release(values)
         self.source.frozen.cpu()
 
     def key(self, part: Products) -> str:

@@ -2,9 +2,12 @@
 
 import hashlib
 
+import numpy as np
 import pandas as pd
+import pyarrow as pa
+import sklearn
 
-from kit.cache import content_hashes, digest
+from kit.cache import content_hashes, digest, recall
 from kit.challenge import few, read_challenge
 from kit.config import KitError, TrainConfig
 from kit.folds import assign, subset
@@ -19,48 +22,56 @@ def read_items(config: TrainConfig) -> tuple[list[int], dict[str, pd.DataFrame]]
     `group`, alike for twins. `test` has the rows of every test file, told apart by `split`. Where images are read, the
     column `blank` says why an item has none: "missing", "corrupt: …", or "" where it has. Raises KitError.
     """
-    looks = "image" in config.sides or config.split == "grouped"
-    images = "ignore" if not looks else "require" if config.missing == "error" else "leave"
+    shown = "image" in config.sides or config.split == "grouped"
+    images = "ignore" if not shown else "require" if config.missing == "error" else "leave"
     challenge = read_challenge(config.data, config.clean_titles, config.clean_descriptions, images)
     items = challenge.train.iloc[subset(challenge.train["label"], config.limit, config.split_seed)]
     items = items.reset_index(drop=True)
     tests = [frame.assign(split=split) for split, frame in challenge.test.items()]
     test = pd.concat(tests, ignore_index=True) if tests else items[:0].assign(split="")
-    if looks:
-        check_images([items, test], config.corrupt)
+    if shown:
+        looks = check_images([items, test], config.corrupt)
+    how = (config.folds, config.val_share, config.split_seed)
     if config.split == "grouped":
-        items["group"] = twin_groups(items)
-    groups = items.get("group")
-    items["fold"] = assign(
-        items["label"],
-        config.folds,
-        config.val_share,
-        config.split_seed,
-        None if groups is None else groups.to_numpy(),
-    )
+        items["group"] = twin_groups(items, looks[0])
+        items["fold"] = _assign_groups(items["label"], items["group"].to_numpy(), how)
+    else:
+        items["fold"] = assign(items["label"], *how)
     return challenge.classes, {"train": items, "test": test}
 
 
-def check_images(frames: list[pd.DataFrame], corrupt: str) -> None:
-    """Adds the column `blank` to frames with an `image_path`, which is set to None where the file is no image.
+def _assign_groups(labels: pd.Series, groups: np.ndarray, how: tuple[int, float, int]) -> np.ndarray:
+    """`assign` with groups, kept: on the challenge's items it takes half a minute."""
+    key = digest(labels.to_numpy().tobytes(), groups.tobytes(), repr((how, sklearn.__version__)))
+    kept = recall("folds", [key], pa.list_(pa.int32()), lambda _: [assign(labels, *how, groups)])
+    return kept[0].values.to_numpy().astype(int)
+
+
+def check_images(frames: list[pd.DataFrame], corrupt: str) -> list[pd.DataFrame]:
+    """Adds the column `blank` to frames with an `image_path`, which is set to None where the file is no image; gives
+    what `look_at` found of each.
 
     `corrupt`: "blank" allows that, "error" does not, "few" does for one in a hundred. Raises KitError.
     """
-    looks = look_at([path for frame in frames for path in frame["image_path"].dropna()])["unreadable"]
-    bad, start = [], 0
-    for frame in frames:
-        shown = frame["image_path"].notna()
-        why = pd.Series("missing", frame.index, object)
-        why[shown] = looks.iloc[start : (start := start + shown.sum())].to_numpy()
-        bad += [f"{path} ({reason})" for path, reason in zip(frame["image_path"], why, strict=True) if path and reason]
-        frame["blank"] = why.where(~shown | (why == ""), "corrupt: " + why)
-        frame.loc[why != "", "image_path"] = None
-    allowed = {"error": 0, "few": len(looks) // 100, "blank": len(looks)}[corrupt]
-    if len(bad) > allowed:
+    ends = np.cumsum([len(frame) for frame in frames])[:-1]
+    paths = [path for frame in frames for path in frame["image_path"]]
+    looks = look_at(paths)
+    bad = [
+        f"{path} ({why.removeprefix('corrupt: ')})"
+        for path, why in zip(paths, looks["blank"], strict=True)
+        if path and why
+    ]
+    there = sum(path is not None for path in paths)
+    parts = [looks.iloc[rows].reset_index(drop=True) for rows in np.split(np.arange(len(looks)), ends)]
+    for frame, part in zip(frames, parts, strict=True):
+        frame["blank"] = part["blank"]
+        frame.loc[frame["blank"] != "", "image_path"] = None
+    if len(bad) > {"error": 0, "few": there // 100, "blank": there}[corrupt]:
         raise KitError(
-            f"{len(bad)} of the {len(looks)} images can't be read: {few(bad, 3)}; replace the files, or "
+            f"{len(bad)} of the {there} images can't be read: {few(bad, 3)}; replace the files, or "
             f"train with white pictures in their place: -p corrupt blank."
         )
+    return parts
 
 
 def outline(frames: dict[str, pd.DataFrame]) -> dict[str, str]:

@@ -70,24 +70,25 @@ def thumbnail(path: str, size: int) -> bytes:
     return buffer.getvalue()
 
 
-def look_at(paths: list[str]) -> pd.DataFrame:
-    """`bytes` (a hash of the file's contents), `perceptual` (ImageHash's phash, 64 hexadecimal digits) and `unreadable`
-    (why it is no readable image, without the two others; else "") of each path `[N]`.
+def look_at(paths: list[str | None]) -> pd.DataFrame:
+    """`bytes` (a hash of the file's contents), `perceptual` (ImageHash's phash, 64 hexadecimal digits) and `blank` (why
+    there is no readable image, without the two others: "missing" where the path is None, or "corrupt: …"; else "") of
+    each path `[N]`.
 
     Each file is decoded once, and what was found is kept by its contents.
     """
     contents = content_hashes(paths, strict=False)
-    readable = [place for place, found in enumerate(contents) if not found.startswith(UNREADABLE)]
-    keys = [digest(contents[place], PIL.__version__) for place in readable]
+    there = [place for place, found in enumerate(contents) if found and not found.startswith(UNREADABLE)]
+    keys = [digest(contents[place], PIL.__version__) for place in there]
 
     def compute(new: list[int]) -> list[str]:
-        return thread_map(_look, [paths[readable[i]] for i in new], desc="looking at images", leave=False)
+        return thread_map(_look, [paths[there[i]] for i in new], desc="looking at images", leave=False)
 
     seen = pd.Series(contents, dtype=object)
-    seen.iloc[readable] = recall(f"images_{HASH_SIZE}", keys, pa.string(), compute).to_pylist()
+    seen.iloc[there] = recall(f"images_{HASH_SIZE}", keys, pa.string(), compute).to_pylist()
     bad = seen.str.startswith(UNREADABLE).astype(bool)
-    table = {"bytes": pd.Series(contents, dtype=object).mask(bad), "perceptual": seen.mask(bad)}
-    return pd.DataFrame(table | {"unreadable": seen.str[1:].where(bad, "")})
+    blank = ("corrupt: " + seen.str[1:]).where(bad, "").mask(seen == "", "missing")
+    return pd.DataFrame({"bytes": contents, "perceptual": seen}).where(blank == "", None).assign(blank=blank)
 
 
 def _look(path: str) -> str:

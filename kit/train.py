@@ -29,6 +29,7 @@ from accelerate import (
 from accelerate.utils import gather_object, parse_flag_from_env, set_seed
 from accelerate.utils.memory import clear_device_cache, should_reduce_batch_size
 from torch import Tensor, nn
+from torch.distributed.checkpoint.state_dict import StateDictOptions, get_model_state_dict, set_model_state_dict
 from torch.nn.functional import cross_entropy
 from tqdm.auto import tqdm
 
@@ -250,11 +251,10 @@ def fit(
             write_atomically(run.folder / "metrics.csv", functools.partial(table.to_csv, index=False))
         if kept:
             progress.best, progress.kept = row["macro_f1"], torch.from_numpy(logits)
-            if main:
-                save_weights(accelerator.unwrap_model(model), weights)
+            save_weights(model, weights, accelerator)
         progress.next_epoch()
     accelerator.wait_for_everyone()
-    load(accelerator.unwrap_model(model), weights)
+    load(model, weights, accelerator.unwrap_model(model).frozen_prefixes)
     test = loader(parts["test"], PREDICT * micro, workers=config.workers)
     test = accelerator.prepare(test) if len(parts["test"]) else []
     return progress.kept.numpy(), predict(model, test, len(parts["test"]), accelerator, watch)
@@ -373,17 +373,21 @@ def describe_epoch(row: dict, epochs: int) -> str:
     )
 
 
-def save_weights(model: Classifier, path: Path) -> None:
-    """The weights, but for those of frozen backbones: their name in config.json stands for them."""
-    state = model.state_dict()
-    kept = {name: value.contiguous() for name, value in state.items() if not name.startswith(model.frozen_prefixes)}
-    write_atomically(path, functools.partial(safetensors.torch.save_file, kept))
+def save_weights(model: nn.Module, path: Path, accelerator: Accelerator) -> None:
+    """The weights, but for those of frozen backbones: their name in config.json stands for them. Every process must
+    call it: each may have a part of them."""
+    frozen = accelerator.unwrap_model(model).frozen_prefixes
+    state = get_model_state_dict(model, options=StateDictOptions(full_state_dict=True, cpu_offload=True))
+    if accelerator.is_main_process:
+        kept = {name: value.contiguous() for name, value in state.items() if not name.startswith(frozen)}
+        write_atomically(path, functools.partial(safetensors.torch.save_file, kept))
 
 
-def load(model: Classifier, path: Path) -> None:
+def load(model: nn.Module, path: Path, frozen: tuple[str, ...]) -> None:
     """Weights that `save_weights` wrote. Raises KitError where they are of another model."""
-    missing, unexpected = model.load_state_dict(safetensors.torch.load_file(path), strict=False)
-    if unexpected or any(not name.startswith(model.frozen_prefixes) for name in missing):
+    options = StateDictOptions(full_state_dict=True, strict=False)
+    found = set_model_state_dict(model, safetensors.torch.load_file(path), options=options)
+    if found.unexpected_keys or any(not name.startswith(frozen) for name in found.missing_keys):
         raise KitError(f"{path} holds the weights of another model: train the run again.")
 
 

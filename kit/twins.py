@@ -26,25 +26,23 @@ from kit.words import word_model
 RADIUS = 4
 
 
-def twin_kinds(frame: pd.DataFrame) -> pd.DataFrame:
+def twin_kinds(frame: pd.DataFrame, looks: pd.DataFrame | None = None) -> pd.DataFrame:
     """Group numbers `[N]` by kind of twin; the column `any` joins items that are linked by several kinds in turn.
 
     `same file`: byte-identical images · `same picture`: perceptual hashes at most RADIUS bits apart · `same text`:
     title and description but for case, punctuation and white space. Groups are numbered by first appearance; an item
-    without an image, or with an unreadable one, shares none.
+    without an image, or with an unreadable one, shares none. `looks`: what `look_at` gave, where it was asked already.
     """
-    shown = frame["image_path"].notna().to_numpy()
-    hashes = look_at(frame["image_path"][shown].tolist()).set_axis(np.flatnonzero(shown))
-    hashes = hashes.reindex(range(len(frame)))
+    looks = look_at(frame["image_path"].tolist()) if looks is None else looks
     texts = pd.Series(map(_plain, product_texts(frame)))
-    keys = {"same file": hashes["bytes"], "same picture": _pictures(hashes["perceptual"])}
+    keys = {"same file": looks["bytes"], "same picture": _pictures(looks["perceptual"])}
     kinds = {kind: _number(values) for kind, values in (keys | {"same text": texts}).items()}
     return pd.DataFrame(kinds | {"any": _join(*kinds.values())}, index=frame.index)
 
 
-def twin_groups(frame: pd.DataFrame) -> np.ndarray:
+def twin_groups(frame: pd.DataFrame, looks: pd.DataFrame | None = None) -> np.ndarray:
     """Group number `[N]` of each item: alike for twins of any kind, and for twins of twins (`twin_kinds`)."""
-    return twin_kinds(frame)["any"].to_numpy()
+    return twin_kinds(frame, looks)["any"].to_numpy()
 
 
 def _plain(text: str) -> str:

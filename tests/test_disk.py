@@ -124,9 +124,7 @@ def test_a_folder_that_may_not_be_written(tmp_path, root, tiny_config):
     try:
         if os.getuid() == 0:
             os.seteuid(65534)
-        with pytest.raises(
-            KitError, match=r"runs/run cannot be written \(.*Permission denied.*\): free"
-        ):
+        with pytest.raises(KitError, match=r"runs/run cannot be written \(.*Permission denied.*\): free"):
             prepare_run(data)
     finally:
         os.seteuid(os.getuid())

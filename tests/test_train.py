@@ -76,7 +76,7 @@ def test_the_saved_weights_are_the_kept_epochs(run):
     """A new model with model-0.safetensors gives the predictions of oof.parquet."""
     accelerator = Accelerator(cpu=True)
     model, oof = prepared(run.config, accelerator)
-    load(model, run.folder / "model-0.safetensors")
+    load(model, run.folder / "model-0.safetensors", model.frozen_prefixes)
     logits = predict(model, accelerator.prepare(loader(oof, 3)), len(oof), accelerator)
     _, _, values = run.predictions("oof")
     assert np.allclose(torch.from_numpy(logits).softmax(1), values, atol=1e-5)

@@ -82,7 +82,7 @@ def test_pictures_are_alike_within_a_few_bits_and_in_chains(root, monkeypatch):
     flips = [0, 0b1111, 0b1111_1111, 0b11111 << 60, 0b1 << 250 | 0b111 << 100]
     hashes = [f"{base ^ flip:064x}" for flip in flips]
     frame = items(list("abcdef"), paths=[*"vwxyz", None])
-    files = pd.DataFrame({"bytes": list("vwxyz"), "perceptual": hashes})
+    files = pd.DataFrame({"bytes": [*"vwxyz", None], "perceptual": [*hashes, None]})
     monkeypatch.setattr(twins, "look_at", lambda paths: files)
     assert twin_groups(frame).tolist() == [0, 0, 0, 1, 0, 2]
 
@@ -162,7 +162,7 @@ def test_an_unreadable_image_is_named(root, tmp_path):
     good, bad = picture(tmp_path / "good.jpg", 1), tmp_path / "bad.jpg"
     bad.write_bytes(Path(good).read_bytes()[:200])
     found = look_at([good, str(bad), str(tmp_path / "gone.jpg"), str(tmp_path)])
-    assert [reason.split()[0] if reason else "" for reason in found["unreadable"]] == ["", "Truncated", "No", "no"]
+    assert [reason[:13] for reason in found["blank"]] == ["", "corrupt: Trun", "corrupt: No s", "corrupt: no f"]
     assert found["perceptual"].isna().tolist() == found["bytes"].isna().tolist() == [False, True, True, True]
     groups = twin_kinds(items(list("abcd"), paths=[str(bad), str(bad), good, str(tmp_path / "gone.jpg")]))
     assert groups["any"].tolist() == [0, 1, 2, 3]  # what can't be read is nobody's twin
