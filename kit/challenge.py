@@ -183,6 +183,9 @@ def _read_table(path: Path, sep: str, columns: dict[str, str]) -> pd.DataFrame:
 
 
 def _integers(values: pd.Series, name: str, column: str) -> pd.Series:
+    plain = values.str.fullmatch("[0-9]{1,18}")
+    if plain.all():
+        return values.astype("int64")
     matches = [WHOLE.fullmatch(value) for value in values]
     if None in matches:
         row = matches.index(None)

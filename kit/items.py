@@ -8,11 +8,11 @@ import pyarrow as pa
 import sklearn
 
 from kit.cache import content_hashes, digest, recall
-from kit.challenge import few, read_challenge
+from kit.challenge import few, product_texts, read_challenge
 from kit.config import KitError, TrainConfig
 from kit.folds import assign, subset
 from kit.pictures import look_at
-from kit.twins import twin_groups
+from kit.twins import RADIUS, twin_groups
 
 
 def read_items(config: TrainConfig) -> tuple[list[int], dict[str, pd.DataFrame]]:
@@ -33,18 +33,22 @@ def read_items(config: TrainConfig) -> tuple[list[int], dict[str, pd.DataFrame]]
         looks = check_images([items, test], config.corrupt)
     how = (config.folds, config.val_share, config.split_seed)
     if config.split == "grouped":
-        items["group"] = twin_groups(items, looks[0])
-        items["fold"] = _assign_groups(items["label"], items["group"].to_numpy(), how)
+        items["group"], items["fold"] = _split_grouped(items, looks[0], how)
     else:
         items["fold"] = assign(items["label"], *how)
     return challenge.classes, {"train": items, "test": test}
 
 
-def _assign_groups(labels: pd.Series, groups: np.ndarray, how: tuple[int, float, int]) -> np.ndarray:
-    """`assign` with groups, kept: on the challenge's items it takes half a minute."""
-    key = digest(labels.to_numpy().tobytes(), groups.tobytes(), repr((how, sklearn.__version__)))
-    kept = recall("folds", [key], pa.list_(pa.int32()), lambda _: [assign(labels, *how, groups)])
-    return kept[0].values.to_numpy().astype(int)
+def _split_grouped(items: pd.DataFrame, looks: pd.DataFrame, how: tuple[int, float, int]) -> np.ndarray:
+    """Group and fold of each item, `[2, N]`; kept, for on the challenge's items they take half a minute."""
+
+    def compute(_) -> list[np.ndarray]:
+        groups = twin_groups(items, looks)
+        return [np.concatenate([groups, assign(items["label"], *how, groups)])]
+
+    seen = (product_texts(items), looks["bytes"].tolist(), looks["perceptual"].tolist(), items["label"].tolist())
+    key = digest(repr((how, RADIUS, sklearn.__version__)), *(digest(*map(str, column)) for column in seen))
+    return recall("folds", [key], pa.list_(pa.int32()), compute)[0].values.to_numpy().astype(int).reshape(2, -1)
 
 
 def check_images(frames: list[pd.DataFrame], corrupt: str) -> list[pd.DataFrame]:
