@@ -16,6 +16,7 @@ import pyarrow as pa
 import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
+from tqdm.auto import tqdm
 from tqdm.contrib.concurrent import thread_map
 
 from kit.backbones import Source, load_tokenizer
@@ -25,6 +26,7 @@ from kit.config import KitError, TrainConfig
 from kit.pictures import read_pixels
 
 COPIERS = 2
+TEXTS = 4096  # tokenised at once: what a tokenizer makes of a text takes a hundred times the memory of its ids
 
 
 class Rows:
@@ -129,9 +131,13 @@ def tokens(config: TrainConfig, backbone: Source, texts: list[str]) -> Rows:
     """Token ids of the texts; each text is tokenised once and kept. Raises KitError."""
     most = min(config.max_tokens, backbone.outline.max_tokens)
 
-    def compute(new: list[int]) -> list[list[int]]:
-        # no token that counts comes later; tokenizers in Python take minutes for megabytes
-        return load_tokenizer(config.text, config.pretrained)([texts[i][: 100 * most] for i in new], most)
+    def compute(new: list[int]) -> list[np.ndarray]:
+        tokenizer, found = load_tokenizer(config.text, config.pretrained), []
+        for start in tqdm(range(0, len(new), TEXTS), desc="tokens", leave=False):
+            # no token that counts comes later; tokenizers in Python take minutes for megabytes
+            part = [texts[i][: 100 * most] for i in new[start : start + TEXTS]]
+            found += [np.array(ids, np.int32) for ids in tokenizer(part, most)]
+        return found
 
     store = f"tokens-{digest(backbone.identity, str(most))}"
     ids = recall(store, [digest(text) for text in texts], pa.list_(pa.int32()), compute)
