@@ -18,7 +18,7 @@ class WeightedLayers(nn.Module):
     def __init__(self, layers: int):
         super().__init__()
         self.weights = nn.Parameter(torch.zeros(layers))
-        self.gamma = nn.Parameter(torch.ones(()))
+        self.gamma = nn.Parameter(torch.ones(1))
 
     @torch.no_grad()
     def start_top(self) -> None:

@@ -24,6 +24,7 @@ from accelerate import (
     Accelerator,
     DataLoaderConfiguration,
     DistributedDataParallelKwargs,
+    DistributedType,
     PartialState,
 )
 from accelerate.utils import gather_object, parse_flag_from_env, set_seed
@@ -204,6 +205,8 @@ def fit(
     model-<fold>.safetensors.
     """
     main, micro, fold = accelerator.is_main_process, config.batch_size // config.accumulate, progress.fold
+    if accelerator.distributed_type == DistributedType.FSDP:  # it shards no weights in channels_last
+        model.to(memory_format=torch.contiguous_format)
     batches = loader(parts["train"], micro, True, config.seed, config.workers, config.accumulate)
     sampler, optimizer = batches.batch_sampler, torch.optim.AdamW(parameter_groups(model, config), fused=True)
     sampler.full = accelerator.num_processes > 1

@@ -17,7 +17,7 @@ accelerator = Accelerator(cpu=True)
 
 def trainer():
     torch.manual_seed(0)
-    model = build()
+    model = build().to(memory_format=torch.contiguous_format)
     fully_shard(model)
     optimizer = accelerator.prepare(torch.optim.AdamW(parameter_groups(model, run.config)))
     return model, optimizer, torch.optim.lr_scheduler.ExponentialLR(optimizer.optimizer, 0.9)

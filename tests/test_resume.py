@@ -215,26 +215,37 @@ def test_a_loss_that_is_no_number_can_be_skipped(root, crash_config, monkeypatch
     assert np.isfinite(run.predictions("oof")[2]).all()
 
 
-def launched(run: Run, asked: int = -1, number: int = signal.SIGKILL, machines: int = 1) -> list[int]:
-    """The exit statuses of the launchers of two processes, on one machine or on two that are this one; the second
-    process gets the signal."""
+def launched(run: Run, *arguments, script: str = "interrupted.py", machines: int = 1) -> list[int]:
+    """The exit statuses of the launchers of two processes that execute the script, on one machine or on two that are
+    this one."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
     settings = {"compute_environment": "LOCAL_MACHINE", "distributed_type": "MULTI_GPU", "num_processes": 2}
     settings |= {"num_machines": machines, "mixed_precision": "no", "use_cpu": False, "main_process_port": port}
     settings |= {"main_process_ip": "127.0.0.1"} if machines > 1 else {}
-    script, environment = Path(__file__).with_name("interrupted.py"), os.environ | {"ACCELERATE_USE_CPU": "true"}
-    started = []
+    environment, started = os.environ | {"ACCELERATE_USE_CPU": "true"}, []
     for rank in range(machines):
         file = run.folder / f"accelerate-{rank}.json"
         file.write_text(json.dumps(settings | {"machine_rank": rank}))
-        command = [sys.executable, "-m", "accelerate.commands.launch", "--config_file", str(file), str(script)]
-        command += [str(run.folder / "config.json"), str(asked), str(int(number)), "1"]
+        command = [sys.executable, "-m", "accelerate.commands.launch", "--config_file", file]
+        command += [Path(__file__).with_name(script), run.folder / "config.json", *map(str, arguments)]
         started.append(subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT))
     outputs = [process.communicate(timeout=300)[0].decode(errors="replace") for process in started]
     print(*outputs, sep="\n")
     return [process.returncode for process in started]
+
+
+def disturbed(run: Run, asked: int = -1, number: int = signal.SIGKILL, machines: int = 1) -> list[int]:
+    """`launched`, where the second process gets a signal when it asks for the `asked`th time whether to stop."""
+    return launched(run, asked, int(number), 1, machines=machines)
+
+
+@pytest.mark.slow
+def test_sharded_weights_are_saved_whole(root, crash_config, monkeypatch):
+    """Weights, state and results of a model of which each process has a part."""
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
+    assert launched(begun(crash_config, "run"), script="sharded.py") == [0]
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, pytest.param(signal.SIGKILL, marks=pytest.mark.slow)])
@@ -243,10 +254,10 @@ def test_two_processes_stop_and_go_on_together(root, crash_config, monkeypatch, 
     monkeypatch.setenv("OMP_NUM_THREADS", "1")
     config = crash_config | {"epochs": 1}
     whole, torn = begun(config, "whole"), begun(config, "torn")
-    assert launched(whole) == [0]
-    assert launched(torn, 5, number) == [1]
+    assert disturbed(whole) == [0]
+    assert disturbed(torn, 5, number) == [1]
     assert torn.begun
-    assert launched(torn) == [0]
+    assert disturbed(torn) == [0]
     assert results(torn) == results(whole)
 
 
@@ -255,8 +266,8 @@ def test_two_machines_do_what_one_does(root, crash_config, monkeypatch):
     """Two launchers that meet on this machine's own address, each with one process."""
     monkeypatch.setenv("OMP_NUM_THREADS", "1")
     one, two = begun(crash_config, "one"), begun(crash_config, "two")
-    assert launched(one) == [0]
-    assert launched(two, machines=2) == [0, 0]
+    assert disturbed(one) == [0]
+    assert disturbed(two, machines=2) == [0, 0]
     assert results(two) == results(one)
     assert two.summary["processes"] == 2
 
@@ -265,11 +276,11 @@ def test_two_machines_do_what_one_does(root, crash_config, monkeypatch):
 def test_twenty_kills_of_two_processes(root, crash_config, monkeypatch):
     monkeypatch.setenv("OMP_NUM_THREADS", "1")
     whole, torn, chance = begun(crash_config, "whole"), begun(crash_config, "torn"), random.Random(1)
-    assert launched(whole) == [0]
+    assert disturbed(whole) == [0]
     for _ in range(20):
-        launched(torn, chance.randrange(12), chance.choice([signal.SIGKILL, signal.SIGTERM, signal.SIGINT]))
+        disturbed(torn, chance.randrange(12), chance.choice([signal.SIGKILL, signal.SIGTERM, signal.SIGINT]))
         if torn.finished:
             assert results(torn) == results(whole)
             prepare_run(torn.config, again=True)
-    assert launched(torn) == [0]
+    assert disturbed(torn) == [0]
     assert results(torn) == results(whole)
