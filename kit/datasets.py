@@ -232,7 +232,9 @@ def loader(
 
 
 def _leave_signals(worker: int) -> None:
-    """An interruption is for the process that trains, which ends its readers itself."""
+    """An interruption is for the process that trains, which ends its readers itself; also one of a whole group."""
+    if hasattr(os, "setpgrp"):
+        os.setpgrp()
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
 

@@ -9,12 +9,11 @@ import threading
 from concurrent.futures import ThreadPoolExecutor
 from typing import TextIO
 
-import psutil
 from IPython import get_ipython
 from IPython.display import display
 
 from kit.config import LAUNCHER, KitError
-from kit.runs import BEGINS, Run, write_json
+from kit.runs import BEGINS, NO_MEMORY, STOPPED, Run, write_json
 
 BAR = re.compile(r"\d+%\|")  # a refresh of tqdm's bar
 ERROR = re.compile(r"[\w.]*Error: ")  # the last line of a traceback, or a sentence of ours
@@ -71,19 +70,19 @@ class _Crew:
             before = [_accumulate(run) for run in waiting]
             reached, reason = self._start(waiting)
             tried, waiting = waiting[: reached + 1], waiting[reached + 1 :]  # one that died took the others with it
-            if not tried[-1].finished and _accumulate(tried[-1]) > before[reached]:  # memory ran out: once more
-                waiting.insert(0, tried.pop())
+            sentence = reason.get(tried[-1].name, "")
+            if sentence.startswith(NO_MEMORY) and _accumulate(tried[-1]) > before[reached]:
+                waiting.insert(0, tried.pop())  # once more, in smaller batches
+            self.stopped |= sentence.startswith(STOPPED)  # a signal, or max_minutes: not for this run alone
             failed |= {run.name: reason.get(run.name, "") for run in tried if not run.finished}
         return failed
 
     def stop(self) -> None:
-        """Ends the launchers and what they started."""
+        """Tells the trainings to save and end. Each hears it once, and passes it on itself: a training whose readers of
+        images are ended under its hands could not save."""
         self.stopped = True
         for process in self.running:
-            with contextlib.suppress(psutil.NoSuchProcess):
-                for member in [*psutil.Process(process.pid).children(recursive=True), process]:
-                    with contextlib.suppress(psutil.NoSuchProcess):
-                        member.terminate()
+            process.terminate()
 
     def _start(self, runs: list[Run]) -> tuple[int, dict[str, str]]:
         """One command for `runs`: the position of the last that it came to, and why runs failed, by name."""
@@ -100,7 +99,8 @@ class _Crew:
         logs = _Logs(runs)
         with (
             contextlib.closing(logs),
-            subprocess.Popen(command, env=self.environment, **pipes) as process,
+            # a session of its own: whoever ends the notebook's processes leaves it the time to save
+            subprocess.Popen(command, env=self.environment, start_new_session=True, **pipes) as process,
         ):
             self.running.append(process)
             reader = threading.Thread(target=_follow, args=(process.stderr, logs), daemon=True)

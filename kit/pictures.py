@@ -94,5 +94,9 @@ def look_at(paths: list[str | None]) -> pd.DataFrame:
 def _look(path: str) -> str:
     try:  # no more is decoded than twice what the hash looks at
         return str(imagehash.phash(_decode(path, "L", (128, 128)), HASH_SIZE))
+    except MemoryError:
+        raise
     except Exception as error:
+        if isinstance(error, OSError) and error.errno:  # the disk's fault and not the file's: it must not be remembered
+            raise KitError(f"{path} cannot be read ({error.strerror}): try again, or replace the file.") from error
         return f"{UNREADABLE}{_reason(error, path)}"

@@ -5,13 +5,15 @@ N items · K classes · F folds
 
 import dataclasses
 import functools
+import io
 import os
 import signal
 import time
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import TextIO
 
 import torch
 from accelerate import Accelerator
@@ -32,12 +34,13 @@ class Watch:
     gone. All processes agree on it, in `agree`.
 
     At work on a step or a batch (`with watch:`) a signal waits until `agree` is asked; anywhere else, where there is
-    nothing to save, it raises Interrupted at once. A second one ends the process.
+    nothing to save, it raises Interrupted at once. A later one ends the process; not what follows on its heels, which
+    launchers pass on to those who heard it themselves.
     """
 
     def __init__(self):
         self.began, self.minutes, self.heard, self.patient = time.monotonic(), 0.0, "", False
-        self.launcher, self.group = int(os.environ.get(LAUNCHER) or 0), None
+        self.launcher, self.group, self.since = int(os.environ.get(LAUNCHER) or 0), None, 0.0
 
     @contextmanager
     def listening(self) -> Iterator[None]:
@@ -56,7 +59,11 @@ class Watch:
             self.group = torch.distributed.new_group(backend="gloo")
 
     def _hear(self, number: int, frame) -> None:
-        signal.signal(number, signal.SIG_DFL)
+        if self.since and time.monotonic() - self.since < 5:
+            return
+        if self.since:
+            os._exit(128 + number)
+        self.since = time.monotonic()
         self.heard = {signal.SIGINT: "interrupted", signal.SIGTERM: "told to end"}[number]
         if not self.patient:
             raise Interrupted(self.heard)
@@ -71,7 +78,7 @@ class Watch:
     def agree(self, bad: bool = False) -> tuple[bool, bool]:
         """Whether any process has to stop, and whether any says `bad`; the same answer on all of them."""
         if not self.heard and self.minutes and time.monotonic() - self.began > 60 * self.minutes:
-            self.heard = f"stopped after {self.minutes:g} minutes, as max_minutes says,"
+            self.heard = f"stopped after {self.minutes:g} minutes, as max_minutes says"
         if not self.heard and self.launcher and not _lives(self.launcher):
             self.heard = "left alone by the notebook that started it"
         flags = torch.tensor([bool(self.heard), bad], dtype=torch.int32)
@@ -95,6 +102,22 @@ def _save(content: dict, path: Path) -> None:
         torch.save(content, path)
     except RuntimeError as error:  # the writer's way to say that the disk is full
         raise OSError(str(error).partition("\n")[0]) from error
+
+
+class Unheard(io.TextIOBase):
+    """A stream whose reader may go away: the notebook that shows what a training says."""
+
+    def __init__(self, stream: TextIO):
+        self.stream = stream
+
+    def write(self, text: str) -> int:
+        with suppress(BrokenPipeError):
+            self.stream.write(text)
+        return len(text)
+
+    def flush(self) -> None:
+        with suppress(BrokenPipeError):
+            self.stream.flush()
 
 
 @dataclass
@@ -139,7 +162,7 @@ class States:
     def __init__(self, run: Run, accelerator: Accelerator, data: dict[str, str]):
         self.path, self.name, self.accelerator, self.data = run.folder / "state.pt", run.name, accelerator, data
         self.content: dict = {}
-        self.warned = False
+        self.clock, self.warned = time.perf_counter(), False
 
     def read(self, fresh: Progress) -> Progress:
         """The saved progress, or `fresh` where there is none. Raises KitError where it is damaged or of other data."""
@@ -147,8 +170,8 @@ class States:
             return fresh
         again = "pass -p again True to start over."
         try:
-            self.content = torch.load(self.path, map_location="cpu", weights_only=True, mmap=True)
-            progress, local = self.content["progress"], self.content["local"]
+            self.content = torch.load(self.path, map_location="cpu", weights_only=True)
+            progress, local = Progress(**self.content["progress"]), self.content["local"]
         except Exception as error:  # a damaged archive raises what it likes
             reason = str(error).partition("\n")[0]
             raise KitError(f"{self.path} cannot be read ({reason}): {again}") from error
@@ -163,7 +186,7 @@ class States:
             sums = {name: main * sum(part[name] for part in local) for name in sums}
             if main:
                 print(f"begun with {len(local)} processes, now {now}: the result will not be the very same", flush=True)
-        progress = Progress(**progress | sums)
+        progress = dataclasses.replace(progress, **sums)
         if "model" not in self.content:  # between two folds: the next begins with a seed of its own
             self.content = {}
         if main:
@@ -210,6 +233,7 @@ class States:
 
     def write(self, progress: Progress, model: nn.Module | None = None, optimizer=None, schedule=None) -> None:
         """Saves the state, atomically, in the place of the last one; every process must call it."""
+        progress.seconds, self.clock = progress.seconds + time.perf_counter() - self.clock, time.perf_counter()
         local = {"loss": progress.loss, "items": progress.items, "random": torch.get_rng_state()}
         local["gpu_random"] = torch.cuda.get_rng_state() if torch.cuda.is_available() else None
         content = {"data": self.data, "local": gather_object([local])}

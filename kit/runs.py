@@ -13,6 +13,7 @@ N items · K classes · F folds
 import dataclasses
 import json
 import os
+import platform
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
@@ -28,16 +29,19 @@ from kit.config import ROOT, SAME_RESULT, EnsembleConfig, KitError, TrainConfig
 from kit.metrics import bootstrap_macro_f1, scores
 
 PATIENCE = 10  # seconds that a process gets to let go of a run folder: one that was killed may have readers left
+STOPPED, NO_MEMORY = "The training was ", "Memory ran out"  # how the sentences begin that launch acts upon
 BEGINS = "── "  # before the name of the run that a training of several comes to
 
 
 def write_atomically(path: Path, write: Callable[[Path], None]) -> None:
     """`write(temporary path)` beside `path`, then a rename: a reader sees the old file or the whole new one."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    here = "@" + platform.node().replace(".", "_")
+    temporary = path.with_name(f".{path.name}.{os.getpid()}{here}")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         for left in path.parent.glob(f".{path.name}.*"):  # by a process that was killed
-            if left.suffix[1:].isdecimal() and not psutil.pid_exists(int(left.suffix[1:])):
+            process = left.suffix[1:].removesuffix(here)
+            if process.isdecimal() and not psutil.pid_exists(int(process)):
                 left.unlink(missing_ok=True)
         write(temporary)
         with open(temporary, "rb+") as file:

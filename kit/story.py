@@ -174,7 +174,7 @@ def _execute_all(notebook: str, todo: list[tuple], plan: Plan, failed: dict[str,
             list(pool.map(lambda one: _execute(notebook, *one[:2], plan, failed, one[2]), todo))
         except BaseException:
             pool.shutdown(wait=False, cancel_futures=True)
-            for process in psutil.Process().children(recursive=True):  # kernels, and their training
+            for process in psutil.Process().children():  # kernels; their training saves and ends when they are gone
                 with contextlib.suppress(psutil.NoSuchProcess):
                     process.terminate()
             raise

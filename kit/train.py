@@ -6,6 +6,7 @@ N items · K classes · F folds
 import dataclasses
 import functools
 import math
+import os
 import platform
 import resource
 import sys
@@ -36,15 +37,16 @@ from tqdm.auto import tqdm
 
 from kit import linear
 from kit.backbones import IMAGE, TEXT, find_backbones
+from kit.cache import digest
 from kit.challenge import few
-from kit.config import LINEAR, KitError, TrainConfig
+from kit.config import LAUNCHER, LINEAR, KitError, TrainConfig
 from kit.datasets import Products, keep_pixels, loader, make_products
 from kit.features import fit_inputs, precompute
 from kit.items import fingerprint, outline, read_items
 from kit.metrics import scores, softmax
 from kit.models import Classifier, build_model
-from kit.resume import Interrupted, Progress, States, Watch
-from kit.runs import BEGINS, Run, write_atomically, write_json
+from kit.resume import Interrupted, Progress, States, Unheard, Watch
+from kit.runs import BEGINS, NO_MEMORY, STOPPED, Run, write_atomically, write_json
 
 PREDICT = 4 if torch.cuda.is_available() else 1  # times a training batch: without a gradient there is room
 
@@ -56,19 +58,20 @@ def train(run: Run, watch: Watch | None = None) -> None:
     Raises KitError, and Interrupted where `watch` says so.
     """
     while True:
+        config = run.config
         try:
-            return _train(run, watch or Watch())
+            return _train(run, config, watch or Watch())
         except RuntimeError as error:
             if not should_reduce_batch_size(error):
                 raise
-        shrink(run)
+        shrink(run, config)
         clear_device_cache(garbage_collection=True)
 
 
-def shrink(run: Run) -> None:
-    """Has the run's steps cut into twice as many batches, or the next number that divides them. Raises KitError where
-    one item is too many, or several processes have to start anew."""
-    config, processes = run.config, PartialState().num_processes
+def shrink(run: Run, config: TrainConfig) -> None:
+    """Has the steps of a run that was trained as `config` cut into twice as many batches, or the next number that
+    divides them. Raises KitError where one item is too many, or several processes have to start anew."""
+    processes = PartialState().num_processes
     able = [n for n in range(2 * config.accumulate, config.batch_size // processes + 1)]
     able = [n for n in able if config.batch_size % (n * processes) == 0]
     if not able:
@@ -77,14 +80,14 @@ def shrink(run: Run) -> None:
             "backbone, or pass -p checkpointing True."
         )
     write_json(run.folder / "config.json", dataclasses.asdict(config) | {"accumulate": able[0]})
-    sentence = f"Memory ran out: a step's {config.batch_size} items are now cut into {able[0]} batches"
+    sentence = f"{NO_MEMORY}: a step's {config.batch_size} items are now cut into {able[0]} batches"
     if processes > 1:
         raise KitError(f"{sentence}. Start the run again with -p accumulate {able[0]}.")
     print(f"{sentence} (accumulate={able[0]}).", flush=True)
 
 
-def _train(run: Run, watch: Watch) -> None:
-    started, config = time.perf_counter(), run.config
+def _train(run: Run, config: TrainConfig, watch: Watch) -> None:
+    started = time.perf_counter()
     accelerator = make_accelerator(config)
     watch.join(accelerator, config.max_minutes)
     if accelerator.is_main_process and not run.begun:
@@ -92,7 +95,9 @@ def _train(run: Run, watch: Watch) -> None:
     codes, frames, products, build = prepare(config, accelerator)
     if accelerator.is_main_process:
         tell_blanks(run, frames)
-    states = States(run, accelerator, outline(frames))
+    weights = {f"{side} backbone": digest(source.identity) for side, source in find_backbones(config).items()}
+    states = States(run, accelerator, outline(frames) | weights)
+    states.clock = started
     folds = frames["train"]["fold"].to_numpy()
     progress = states.read(Progress(torch.full((len(folds), len(codes)), torch.nan)))
     for fold in range(progress.fold, config.folds):
@@ -118,8 +123,6 @@ def _train(run: Run, watch: Watch) -> None:
         progress.test.append(torch.from_numpy(softmax(test)))
         progress.parameters = sum(parameter.numel() for parameter in model.parameters())
         progress.next_fold()
-        progress.seconds += time.perf_counter() - started
-        started = time.perf_counter()
         states.write(progress)
         del model
         accelerator.free_memory()
@@ -180,9 +183,9 @@ def prepare(
     config: TrainConfig, accelerator: Accelerator
 ) -> tuple[list[int], dict[str, pd.DataFrame], dict[str, Products], Callable[[], Classifier]]:
     """The class codes, the frames `train` and `test`, their products, and what builds the model. Raises KitError."""
-    codes, frames = read_items(config)
-    backbones = find_backbones(config)
     with accelerator.main_process_first():  # the others find in the cache what it computes
+        codes, frames = read_items(config)
+        backbones = find_backbones(config)
         products = make_products(config, codes, frames, backbones)
         running = precompute(config, backbones, products, accelerator.device, accelerator.mixed_precision)
         keep_pixels(config, products)
@@ -232,17 +235,19 @@ def fit(
             bar.disable |= not main
             whole = 0 if history else config.steps(items)
             train_epoch(config, model, bar, optimizer, accelerator, items, progress, watch, save, whole)
-            save()  # an interruption from here on costs a validation
+            with watch:
+                save()  # an interruption from here on costs a validation
         states.restore_random()
         schedule.step()
         sums = torch.tensor([progress.loss, progress.items], device=accelerator.device)
         summed, seen = accelerator.reduce(sums).tolist()
-        row, last = {"fold": fold, "epoch": epoch + 1, "train_loss": summed / seen}, epoch + 1 == config.epochs
+        row = {"fold": fold, "epoch": epoch + 1, "train_loss": summed / seen if seen else math.nan}
+        last = epoch + 1 == config.epochs
         if config.curve or config.keep == "best" or last:
             logits = predict(model, validation, len(parts["oof"]), accelerator, watch)
             row |= scores(softmax(logits), parts["oof"].labels)
         if not np.isfinite(list(row.values())).all():
-            raise KitError(f"The validation loss is no number in epoch {epoch + 1}: lower lr, or set clip_norm.")
+            raise KitError(f"The loss is no number in epoch {epoch + 1}: start over with a lower lr or a clip_norm.")
         seconds = progress.epoch_seconds
         row |= {"seconds": seconds, "samples_per_second": items / seconds, "step_seconds": seconds / steps}
         kept = row["macro_f1"] > progress.best if config.keep == "best" else last
@@ -343,7 +348,6 @@ def parameter_groups(model: Classifier, config: TrainConfig) -> list[dict]:
     return [group | {"weight_decay": config.weight_decay} for group in groups if group["params"]]
 
 
-@torch.inference_mode()
 def predict(
     model: nn.Module,
     batches: Iterable[dict[str, Tensor]],
@@ -354,10 +358,12 @@ def predict(
     """Logits `[N, K]` of all `items`, in their order, on every process. Raises Interrupted where `watch` says so."""
     model.eval()
     found = [(torch.empty(0, accelerator.unwrap_model(model).classes), torch.empty(0, dtype=torch.long))]
-    for batch in tqdm(batches, desc="predict", leave=False, disable=not accelerator.is_main_process):
-        found.append(accelerator.gather_for_metrics((model(batch).float(), batch["row"])))
-        if watch and watch.agree()[0]:
-            raise Interrupted(watch.heard)
+    sharded = accelerator.distributed_type == DistributedType.FSDP  # gathers weights that training goes on with
+    with torch.no_grad() if sharded else torch.inference_mode():
+        for batch in tqdm(batches, desc="predict", leave=False, disable=not accelerator.is_main_process):
+            found.append(accelerator.gather_for_metrics((model(batch).float(), batch["row"])))
+            if watch and watch.agree()[0]:
+                raise Interrupted(watch.heard)
     values, rows = (torch.cat([part.cpu() for part in parts]).numpy() for parts in zip(*found, strict=True))
     logits = np.full((items, values.shape[1]), np.nan, np.float32)
     logits[rows] = values
@@ -437,6 +443,8 @@ def main(arguments: list[str]) -> int:
     if not arguments:
         print("usage: accelerate launch -m kit.train runs/<name>/config.json …", file=sys.stderr)
         return 2
+    if os.environ.get(LAUNCHER):
+        sys.stdout, sys.stderr = Unheard(sys.stdout), Unheard(sys.stderr)
     cpu = parse_flag_from_env("ACCELERATE_USE_CPU")
     state = PartialState(cpu, timeout=timedelta(hours=6))  # the others wait while the first computes frozen features
     watch = Watch()
@@ -454,6 +462,10 @@ def _train_all(arguments: list[str], state: PartialState, watch: Watch) -> int:
         run = Run(Path(argument).resolve().parent)
         if len(arguments) > 1 and state.is_main_process:
             print(f"{BEGINS}{run.name}", flush=True)
+        if run.finished:
+            if state.is_main_process:
+                print(f"{run.name} is finished already", flush=True)
+            continue
         try:
             with run.alone() if state.is_main_process else nullcontext():
                 if run.config.system in LINEAR:
@@ -463,7 +475,7 @@ def _train_all(arguments: list[str], state: PartialState, watch: Watch) -> int:
         except Interrupted as reason:
             if state.is_main_process:
                 saved = "goes on from its saved state" if run.begun else "begins anew: nothing was saved yet"
-                sentence = f"The training was {reason or 'stopped'}; the same command {saved}."
+                sentence = f"{STOPPED}{reason or 'stopped'}; the same command {saved}."
                 print(f"\n{KitError.__name__}: {run.name}: {sentence}", file=sys.stderr, flush=True)
             return 130
         except KitError as error:

@@ -13,12 +13,14 @@ import sys
 from pathlib import Path
 
 import numpy as np
+import psutil
 import pytest
 import torch
 from interrupted import work
 
 import kit.models
 from kit.config import KitError, train_config
+from kit.launch import launch
 from kit.runs import Run, prepare_run
 from kit.train import main, train
 
@@ -114,7 +116,7 @@ def test_max_minutes_stops_with_a_state(root, crash_config, capsys):
     run = begun(crash_config | {"max_minutes": 1e-9}, "run")
     assert main([str(run.folder / "config.json")]) == 130
     assert re.search(
-        r"KitError: run: The training was stopped after 1e-09 minutes, as max_minutes says,; the same command goes on",
+        r"KitError: run: The training was stopped after 1e-09 minutes, as max_minutes says; the same command goes on",
         capsys.readouterr().err,
     )
     assert run.begun
@@ -283,4 +285,41 @@ def test_twenty_kills_of_two_processes(root, crash_config, monkeypatch):
             assert results(torn) == results(whole)
             prepare_run(torn.config, again=True)
     assert disturbed(torn) == [0]
+    assert results(torn) == results(whole)
+
+
+NOTEBOOK = """
+import sys
+from kit.launch import launch
+from kit.runs import open_run
+launch([open_run("torn")], processes=int(sys.argv[1]))
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGKILL])
+@pytest.mark.parametrize("processes", [1, 2])
+def test_a_notebook_that_is_stopped_leaves_a_state(root, crash_config, monkeypatch, number, processes):
+    """In the middle of an epoch, while processes of their own read the images; the notebook dies too, or lives on."""
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
+    config = crash_config | {"workers": 1, "images_gb": 0.0, "epochs": 40, "folds": 1, "save_steps": 0}
+    torn, whole = begun(config, "torn"), begun(config, "whole")
+    command = [sys.executable, "-c", NOTEBOOK, str(processes)]
+    notebook = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    for line in notebook.stdout:
+        if line.startswith("epoch  3"):
+            break
+    trainers = [
+        p for p in psutil.Process(notebook.pid).children(recursive=True) if "kit.train" in " ".join(p.cmdline())
+    ]
+    assert trainers
+    notebook.send_signal(number)
+    output = notebook.communicate(timeout=120)[0]
+    psutil.wait_procs(trainers, timeout=120)
+    assert not any(process.is_running() and process.status() != psutil.STATUS_ZOMBIE for process in trainers)
+    assert torn.begun, output
+    state = torch.load(torn.folder / "state.pt", weights_only=True)["progress"]
+    assert 3 <= state["epoch"] < 39
+    launch([begun(config, "torn")], processes)
+    launch([whole], processes)
     assert results(torn) == results(whole)

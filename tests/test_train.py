@@ -200,6 +200,46 @@ def test_several_runs_train_at_once_and_share_the_cores(root, tiny_config, tmp_p
         launch(runs, jobs=0)
 
 
+def test_a_run_out_of_memory_on_several_processes_starts_anew(root, tiny_config, monkeypatch):
+    """One of them can't make the others' batches smaller: it says so in config.json, and ends."""
+    from kit import launch
+
+    run, asked = prepare_run(train_config(**tiny_config, run="run")), []
+
+    def start(crew, runs):
+        asked.append(runs[0].config.accumulate)
+        if asked[-1] < 4:
+            write_json(run.folder / "config.json", dataclasses.asdict(run.config) | {"accumulate": 2 * asked[-1]})
+        return 0, {"run": "Memory ran out"}
+
+    monkeypatch.setattr(launch._Crew, "_start", start)
+    with pytest.raises(KitError, match="Memory ran out"):
+        launch.launch([run], processes=2)
+    assert asked == [1, 2, 4]
+
+
+def test_a_stopped_run_keeps_the_others_from_starting(root, tiny_config, monkeypatch):
+    from kit import launch
+
+    runs, asked = [prepare_run(train_config(**tiny_config, run=name)) for name in "abc"], []
+
+    def start(crew, runs):
+        asked.append([run.name for run in runs])
+        return 0, {"a": "The training was stopped after 5 minutes, as max_minutes says; the same command goes on."}
+
+    monkeypatch.setattr(launch._Crew, "_start", start)
+    with pytest.raises(KitError, match="stopped after 5 minutes"):
+        launch.launch(runs)
+    assert asked == [["a", "b", "c"]]
+
+
+def test_a_finished_run_is_left_alone_by_the_shell_too(run, capsys):
+    before = {path.name: path.stat().st_mtime_ns for path in run.folder.iterdir()}
+    assert main([str(run.folder / "config.json")]) == 0
+    assert "tiny is finished already" in capsys.readouterr().out
+    assert {path.name: path.stat().st_mtime_ns for path in run.folder.iterdir()} == before
+
+
 @pytest.mark.parametrize(
     "changes", [{"freeze_text": True, "freeze_image": True, "linear_start": True}, {"accumulate": 2}]
 )
