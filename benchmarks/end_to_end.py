@@ -22,7 +22,7 @@ def main() -> None:
         "demo: frozen backbones": (sample, ROUNDS, None),
         "demo: fine-tuned, images cached": (tuned, 2, 64),
         "demo: fine-tuned, images decoded each epoch": (tuned | {"images_gb": 0}, 2, 64),
-        "CamemBERT × ResNet152, 500 px, images decoded each epoch": (large, 2, 4),
+        "CamemBERT × ResNet152, 500 px, images decoded each epoch": (large, 2, 8),
     }
     rows, top = [], peak(1024, torch.device("cpu"), torch.float32)
     for case, (values, rounds, items) in cases.items():

@@ -226,6 +226,7 @@ def loader(
         collate_fn=_as_it_is,
         num_workers=workers,
         worker_init_fn=_leave_signals,
+        generator=torch.Generator().manual_seed(seed),  # an epoch's start draws from it, not from dropout's
         persistent_workers=workers > 0,
         pin_memory=torch.cuda.is_available(),
     )

@@ -303,6 +303,7 @@ def test_the_command_line(root, tiny_config):
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     assert result.finished
+    result.clear()
     (result.folder / "config.json").write_text(json.dumps({"colour": 1}))
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.returncode == 1
