@@ -54,7 +54,14 @@ def main() -> None:
     shared = {"data": str(synthetic(1000, 16)), "recipe": "demo", "text": "minilm", "image": "efficientnet_lite0"}
     shared |= {"limit": 135, "folds": 1, "split": "random", "max_tokens": TOKENS}
     frozen = {"freeze_text": True, "freeze_image": True}
-    tuned = {"freeze_text": False, "freeze_image": False, "linear_start": False, "lr": 1e-3, "limit": 81}
+    tuned = {
+        "freeze_text": False,
+        "freeze_image": False,
+        "linear_start": False,
+        "lr": 1e-3,
+        "limit": 90,
+        "val_share": 0.3,
+    }
     rows = []
     for case, changes in {"demo: frozen backbones": frozen, "demo: fine-tuned": tuned}.items():
         config = train_config(**shared | changes)

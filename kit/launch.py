@@ -149,8 +149,12 @@ class _Logs:
         self.last = line.strip()
         kind, _, rest = self.last.partition(": ")
         name, _, sentence = rest.partition(": ")
-        if kind == KitError.__name__ and name in [run.name for run in self.runs]:
+        names = [run.name for run in self.runs]
+        if kind == KitError.__name__ and name in names:
             self.sentences.setdefault(name, sentence)
+            if names.index(name) != self.at:  # the other stream is ahead, at the next run already
+                with open(self.runs[names.index(name)].folder / "train.log", "a", encoding="utf-8") as file:
+                    file.write(line)
 
     def close(self) -> None:
         self.file.close()
