@@ -195,10 +195,8 @@ def train_kit(name: str, config: TrainConfig, ids: pd.Series, folder: Path) -> S
 def compare(name: str, limit: int, epochs: int) -> None:
     """Trains each side on `limit` items (0: all) for `epochs`, and reports as `name`. Raises KitError."""
     base = DATA | SAME | {"seed": 0, "limit": limit, "epochs": epochs}
-    ours_of = {
-        ours: changed for ours, changed in OURS.items() if not (limit and changed)
-    }  # of the part, the demo's alone
-    configs = {ours: train_config(**base | changed | {"run": ours}) for ours, changed in ours_of.items()}
+    sides_of = {"frozen": OURS["frozen"]} if limit else OURS  # on a part, the demo's alone
+    configs = {ours: train_config(**base | changed | {"run": ours}) for ours, changed in sides_of.items()}
     config = next(iter(configs.values()))
     _, frames = read_items(config)
     ids = frames["test"]["id"]

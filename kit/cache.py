@@ -9,18 +9,17 @@ import hashlib
 import mmap
 import os
 import stat
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Callable, Sequence
+from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
-from filelock import FileLock
 from tqdm.contrib.concurrent import thread_map
 
 from kit.config import ROOT, KitError
-from kit.runs import write_atomically
+from kit.runs import locked, write_atomically
 
 UNREADABLE = "!"  # before the reason why a file can't be read, in the place of what it would give
 
@@ -62,26 +61,11 @@ def array(name: str, size: tuple[int, ...], dtype: np.dtype, write: Callable[[np
     """
     path = ROOT / "cache" / f"{name}.npy"
     if (values := _map(path, size, dtype)) is None:
-        with _alone(path):
+        with locked(path.with_suffix(".lock"), path):
             if (values := _map(path, size, dtype)) is None:  # still, and no other process has written it meanwhile
                 write_atomically(path, lambda temporary: _write_array(temporary, size, dtype, write))
                 values = _map(path, size, dtype)
     return values
-
-
-@contextmanager
-def _alone(path: Path) -> Iterator[None]:
-    """Makes other processes wait that would write the same file; a dead one keeps nobody waiting. Raises KitError."""
-    lock = FileLock(path.with_suffix(".lock"))
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        lock.acquire()
-    except OSError as error:
-        raise KitError(f"{path} cannot be written ({error}): free space or fix permissions.") from error
-    try:
-        yield
-    finally:
-        lock.release()
 
 
 def release(values: np.ndarray) -> None:

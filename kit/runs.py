@@ -54,6 +54,26 @@ def write_atomically(path: Path, write: Callable[[Path], None]) -> None:
             temporary.unlink()
 
 
+@contextmanager
+def locked(lock: Path, what: Path, patience: float = -1, busy: str = "") -> Iterator[None]:
+    """Holds the lock of `what`; others wait for it, a dead process keeps nobody waiting.
+
+    Raises KitError where it can't be written, and after `patience` seconds (below 0: never) with the sentence `busy`.
+    """
+    held = FileLock(lock, timeout=patience)
+    try:
+        lock.parent.mkdir(parents=True, exist_ok=True)
+        held.acquire()
+    except Timeout:
+        raise KitError(busy) from None
+    except OSError as error:
+        raise KitError(f"{what} cannot be written ({error}): free space or fix permissions.") from error
+    try:
+        yield
+    finally:
+        held.release()
+
+
 def write_text(path: Path, text: str) -> None:
     write_atomically(path, lambda temporary: temporary.write_text(text, encoding="utf-8"))
 
@@ -140,21 +160,9 @@ class Run:
     @contextmanager
     def alone(self) -> Iterator[None]:
         """Holds the folder for this process. Raises KitError where another one has it; a dead one keeps nothing."""
-        lock = FileLock(self.folder / ".lock", timeout=PATIENCE)
-        try:
-            self.folder.mkdir(parents=True, exist_ok=True)
-            lock.acquire()
-        except Timeout:
-            raise KitError(
-                f"The run {self.name!r} is at work in another process: wait for it, stop it, or choose another name "
-                f"with -p run."
-            ) from None
-        except OSError as error:
-            raise KitError(f"{self.folder} cannot be written ({error}): free space or fix permissions.") from error
-        try:
+        busy = f"The run {self.name!r} is at work in another process: wait for it, stop it, or choose another name "
+        with locked(self.folder / ".lock", self.folder, PATIENCE, f"{busy}with -p run."):
             yield
-        finally:
-            lock.release()
 
     def clear(self) -> None:
         """Removes what an earlier training left, its summary first: a run half replaced must not look finished."""

@@ -72,8 +72,8 @@ def shrink(run: Run, config: TrainConfig) -> None:
     """Has the steps of a run that was trained as `config` cut into twice as many batches, or the next number that
     divides them. Raises KitError where one item is too many, or several processes have to start anew."""
     processes = PartialState().num_processes
-    able = [n for n in range(2 * config.accumulate, config.batch_size // processes + 1)]
-    able = [n for n in able if config.batch_size % (n * processes) == 0]
+    cuts = range(2 * config.accumulate, config.batch_size // processes + 1)
+    able = [n for n in cuts if config.batch_size % (n * processes) == 0]
     if not able:
         raise KitError(
             "There is too little memory for a batch of one item a process: lower max_tokens or image_size, freeze a "
