@@ -6,7 +6,9 @@ B batch · T tokens · R regions · L layers · d backbone width · N items
 import functools
 import os
 import signal
-from collections.abc import Iterator, Sequence
+import sys
+import threading
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
@@ -15,7 +17,7 @@ import PIL
 import pyarrow as pa
 import torch
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import DataLoader, Dataset, get_worker_info
 from tqdm.auto import tqdm
 from tqdm.contrib.concurrent import thread_map
 
@@ -25,7 +27,7 @@ from kit.challenge import product_texts
 from kit.config import KitError, TrainConfig
 from kit.pictures import read_pixels
 
-COPIERS = 2
+NICE = 10  # of the thread that reads ahead, on Linux: at 19 it starves beside other programs
 TEXTS = 4096  # tokenised at once: what a tokenizer makes of a text takes a hundred times the memory of its ids
 
 
@@ -43,23 +45,10 @@ class Rows:
         """The rows of these items, padded with zeros to the longest."""
         starts, ends = self.offsets[places], self.offsets[places + 1]
         padded = np.empty((len(places), (ends - starts).max(), *self.values.shape[1:]), self.values.dtype)
-
-        def copy(items: slice) -> None:
-            for item, start, end in zip(padded[items], starts[items], ends[items], strict=True):
-                item[: end - start] = self.values[start:end]
-                item[end - start :] = 0
-
-        if padded.nbytes < 2**20:
-            copy(slice(None))
-        else:  # one thread alone does not fill the memory's bandwidth
-            list(_copiers(os.getpid()).map(copy, (slice(i, None, COPIERS) for i in range(COPIERS))))
+        for item, start, end in zip(padded, starts, ends, strict=True):
+            item[: end - start] = self.values[start:end]
+            item[end - start :] = 0
         return torch.from_numpy(padded)
-
-
-@functools.cache
-def _copiers(process: int) -> ThreadPoolExecutor:
-    """Threads of this process: a fork has none of its parent's."""
-    return ThreadPoolExecutor(COPIERS)
 
 
 class Pixels:
@@ -98,7 +87,13 @@ class Products(Dataset):
     def __len__(self) -> int:
         return len(self.lengths)
 
-    def __getitems__(self, rows: list[int]) -> dict[str, Tensor]:
+    def __getitems__(self, rows: list[int]) -> Mapping[str, Tensor]:
+        """What `read` gives, at once in a process that only reads, or else while the step before is computed."""
+        if get_worker_info() or torch.cuda.is_available():
+            return self.read(rows)
+        return Coming(functools.partial(self.read, rows))
+
+    def read(self, rows: list[int]) -> dict[str, Tensor]:
         """ids, mask `[B, T]` · layers `[B, T, L, d]` · pixels `[B, H, W, 3]` · regions `[B, R, d]` · row, label `[B]`.
 
         What is shorter than the batch's longest is padded with zeros.
@@ -108,6 +103,40 @@ class Products(Dataset):
         if self.labels is not None:
             batch["label"] = torch.from_numpy(self.labels[rows])
         return batch | {side.key: side.batch(self.places[rows]) for side in self.sides.values()}
+
+
+class Coming(Mapping):
+    """A batch that `read` gives, in a thread meanwhile: who asks for it waits, or reads it where that has not begun."""
+
+    def __init__(self, read: Callable[[], dict[str, Tensor]]):
+        self.read, self.future = read, _reader(os.getpid()).submit(read)
+
+    @functools.cached_property
+    def batch(self) -> dict[str, Tensor]:
+        return self.read() if self.future.cancel() else self.future.result()
+
+    def to(self, device: torch.device, non_blocking: bool = False) -> dict[str, Tensor]:
+        return {key: value.to(device, non_blocking=non_blocking) for key, value in self.batch.items()}
+
+    def __getitem__(self, key: str) -> Tensor:
+        return self.batch[key]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self.batch)
+
+    def __len__(self) -> int:
+        return len(self.batch)
+
+
+@functools.cache
+def _reader(process: int) -> ThreadPoolExecutor:
+    """A thread of this process (a fork has none of its parent's) that leaves the cores to those that compute."""
+
+    def yielding() -> None:
+        if sys.platform == "linux":  # elsewhere a thread has no priority of its own
+            os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), NICE)
+
+    return ThreadPoolExecutor(1, initializer=yielding)
 
 
 def make_products(

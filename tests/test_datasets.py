@@ -65,6 +65,23 @@ def test_every_way_gives_the_plain_ways_logits(root, tiny_config, way, switches)
         assert np.allclose(logits, plain, atol=1e-5), batch_size
 
 
+def test_a_batch_read_ahead_is_the_one_asked_for(root, tiny_config):
+    *_, products, _ = prepare(train_config(**tiny_config), Accelerator(cpu=True))
+    for batch in Accelerator(cpu=True).prepare(loader(products["train"], 5, shuffle=True)):
+        plain = products["train"].read(batch["row"].tolist())
+        assert batch.keys() == plain.keys() >= {"ids", "mask", "pixels", "label"}
+        assert all(torch.equal(batch[key], plain[key]) for key in plain)
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_a_picture_that_goes_bad_meanwhile_is_told_to_who_trains(root, tiny_config, workers):
+    config = train_config(**tiny_config | {"images_gb": 0})
+    *_, products, _ = prepare(config, Accelerator(cpu=True))
+    products["test"].sides["image"].paths[3] = str(root / "gone.jpg")
+    with pytest.raises(KitError, match=r"gone\.jpg"):
+        list(Accelerator(cpu=True).prepare(loader(products["test"], 2, workers=workers)))
+
+
 def test_rows_are_padded_with_zeros():
     rows = Rows("layers", np.arange(12, dtype=np.float32).reshape(6, 2), [1, 3, 2])
     batch = rows.batch(np.array([2, 0, 1]))
