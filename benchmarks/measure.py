@@ -119,7 +119,12 @@ class Workbench:
         batches = self.loader()
         memory = list(batches)
         self.train(memory)  # kernels chosen, graphs compiled
-        return in_turn(rounds, loop=lambda: self.train(batches), memory=lambda: self.train(memory)), memory
+
+        def loop() -> float:
+            batches.set_epoch(0)  # the very batches of the list: others are padded to other lengths
+            return self.train(batches)
+
+        return in_turn(rounds, loop=loop, memory=lambda: self.train(memory)), memory
 
     def operations(self, batches: list) -> float:
         """Floating-point operations of forward and backward over `batches`."""
