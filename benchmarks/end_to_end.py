@@ -20,8 +20,8 @@ def main() -> None:
     large = {"data": str(synthetic(1000, 100)), "pretrained": False, "batch_size": 2, "images_gb": 0}
     cases = {
         "demo: frozen backbones": (sample, ROUNDS, None),
-        "demo: fine-tuned, images cached": (tuned, 2, 64),
-        "demo: fine-tuned, images decoded each epoch": (tuned | {"images_gb": 0}, 2, 64),
+        "demo: fine-tuned, images cached": (tuned, 4, 64),
+        "demo: fine-tuned, images decoded each epoch": (tuned | {"images_gb": 0}, 4, 64),
         "CamemBERT × ResNet152, 500 px, images decoded each epoch": (large, 2, 8),
     }
     rows, top = [], peak(1024, torch.device("cpu"), torch.float32)

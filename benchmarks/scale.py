@@ -44,7 +44,7 @@ def one(data: str, root: str) -> None:
     done("tokenise")
     keep_pixels(config, products)
     done("open images")
-    next(iter(loader(products["train"], 32, shuffle=True)))
+    dict(next(iter(loader(products["train"], 32, shuffle=True))))  # waits until it is read
     done("first batch")
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
     print(json.dumps({"stages": stages, "seconds": sum(stages.values()), "gb": peak}))

@@ -358,8 +358,10 @@ def predict(
     """Logits `[N, K]` of all `items`, in their order, on every process. Raises Interrupted where `watch` says so."""
     model.eval()
     found = [(torch.empty(0, accelerator.unwrap_model(model).classes), torch.empty(0, dtype=torch.long))]
-    sharded = accelerator.distributed_type == DistributedType.FSDP  # gathers weights that training goes on with
-    with torch.no_grad() if sharded else torch.inference_mode():
+    sharded = accelerator.distributed_type == DistributedType.FSDP
+    for buffer in model.buffers() if sharded else ():  # BatchNorm's statistics; otherwise torch sees to that
+        torch.distributed.broadcast(buffer, 0)
+    with torch.no_grad() if sharded else torch.inference_mode():  # training goes on with the weights gathered here
         for batch in tqdm(batches, desc="predict", leave=False, disable=not accelerator.is_main_process):
             found.append(accelerator.gather_for_metrics((model(batch).float(), batch["row"])))
             if watch and watch.agree()[0]:
@@ -475,7 +477,7 @@ def _train_all(arguments: list[str], state: PartialState, watch: Watch) -> int:
         except Interrupted as reason:
             if state.is_main_process:
                 saved = "goes on from its saved state" if run.begun else "begins anew: nothing was saved yet"
-                sentence = f"{STOPPED}{reason or 'stopped'}; the same command {saved}."
+                sentence = f"{STOPPED}{str(reason) or 'stopped in another process'}; the same command {saved}."
                 print(f"\n{KitError.__name__}: {run.name}: {sentence}", file=sys.stderr, flush=True)
             return 130
         except KitError as error:

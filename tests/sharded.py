@@ -1,56 +1,32 @@
-"""Two processes, each with half of every weight (FSDP2, gloo): `sharded.py CONFIG`. Saves, goes on, and compares."""
+"""`interrupted.py`, where each process has a part of every weight: Accelerate's FSDP2, which it offers for GPUs only."""
 
+import os
 import sys
-from pathlib import Path
 
-import torch
-from accelerate import Accelerator
-from torch.distributed.fsdp import fully_shard
+from accelerate import DistributedType, FullyShardedDataParallelPlugin, PartialState
+from interrupted import work
+from torch.distributed.fsdp import FSDPModule
 
-from kit.resume import Progress, States
-from kit.runs import Run
-from kit.train import load, parameter_groups, prepare, save_weights
+import kit.train
 
-run = Run(Path(sys.argv[1]).parent)
-accelerator = Accelerator(cpu=True)
+make_accelerator, save_weights = kit.train.make_accelerator, kit.train.save_weights
 
 
-def trainer():
-    torch.manual_seed(0)
-    model = build().to(memory_format=torch.contiguous_format)
-    fully_shard(model)
-    optimizer = accelerator.prepare(torch.optim.AdamW(parameter_groups(model, run.config)))
-    return model, optimizer, torch.optim.lr_scheduler.ExponentialLR(optimizer.optimizer, 0.9)
+def sharding(config):
+    accelerator = make_accelerator(config)
+    accelerator.state.distributed_type = PartialState().distributed_type = DistributedType.FSDP
+    accelerator.state.fsdp_plugin = FullyShardedDataParallelPlugin(fsdp_version=2, auto_wrap_policy="no_wrap")
+    return accelerator
 
 
-def step(model, optimizer) -> float:
-    loss = model(batch).square().mean()
-    loss.backward()
-    optimizer.step()
-    optimizer.zero_grad()
-    return loss.item()
+def checking(model, *arguments):
+    assert isinstance(model, FSDPModule)
+    save_weights(model, *arguments)
 
 
-_, _, products, build = prepare(run.config, accelerator)
-batch = products["train"].__getitems__([0, 1, 2, 3])
-model, optimizer, schedule = trainer()
-model.eval()
-states = States(run, accelerator, {})
-step(model, optimizer)
-states.write(Progress(torch.zeros(0)), model, optimizer, schedule)
-save_weights(model, run.folder / "weights.safetensors", accelerator)
-accelerator.wait_for_everyone()
-expected = step(model, optimizer), step(model, optimizer)
+kit.train.make_accelerator, kit.train.save_weights = sharding, checking
 
-again = trainer()
-again[0].eval()
-assert states.read(Progress(torch.zeros(0))).step == 0 and states.training
-states.restore(*again)
-found = step(*again[:2]), step(*again[:2])
-assert found == expected, (found, expected)
-
-third, _, _ = trainer()
-third.eval()
-load(third, run.folder / "weights.safetensors", third.frozen_prefixes)
-assert third(batch).square().mean().item() == expected[0]
-print("as it should be")
+if __name__ == "__main__":
+    config, asked, number, rank = sys.argv[1:]
+    mine = os.environ["RANK"] == rank
+    work(os.environ["KIT_ROOT"], config, int(asked) if mine else -1, int(number))

@@ -17,6 +17,7 @@ import psutil
 import pytest
 import torch
 from interrupted import work
+from safetensors.torch import load_file
 
 import kit.models
 from kit.config import KitError, train_config
@@ -237,16 +238,26 @@ def launched(run: Run, *arguments, script: str = "interrupted.py", machines: int
     return [process.returncode for process in started]
 
 
-def disturbed(run: Run, asked: int = -1, number: int = signal.SIGKILL, machines: int = 1) -> list[int]:
+def disturbed(run: Run, asked: int = -1, number: int = signal.SIGKILL, **how) -> list[int]:
     """`launched`, where the second process gets a signal when it asks for the `asked`th time whether to stop."""
-    return launched(run, asked, int(number), 1, machines=machines)
+    return launched(run, asked, int(number), 1, **how)
 
 
 @pytest.mark.slow
-def test_sharded_weights_are_saved_whole(root, crash_config, monkeypatch):
-    """Weights, state and results of a model of which each process has a part."""
+def test_sharded_weights_train_stop_and_go_on_like_whole_ones(root, crash_config, monkeypatch):
+    """Weights, states and results of a model of which each process has a part."""
     monkeypatch.setenv("OMP_NUM_THREADS", "1")
-    assert launched(begun(crash_config, "run"), script="sharded.py") == [0]
+    plain, whole, torn = (begun(crash_config, name) for name in ("plain", "whole", "torn"))
+    assert disturbed(plain) == [0]
+    assert disturbed(whole, script="sharded.py") == [0]
+    assert disturbed(torn, 5, signal.SIGTERM, script="sharded.py") == [1]
+    assert torn.begun
+    assert disturbed(torn, script="sharded.py") == [0]
+    assert results(torn) == results(whole)
+    for part in ("oof", "test"):
+        assert np.allclose(whole.predictions(part)[2], plain.predictions(part)[2], atol=1e-5)
+    weights = [load_file(run.folder / "model-0.safetensors") for run in (plain, whole)]
+    assert {k: v.shape for k, v in weights[0].items()} == {k: v.shape for k, v in weights[1].items()}
 
 
 @pytest.mark.slow
@@ -305,13 +316,15 @@ def test_a_notebook_that_is_stopped_leaves_a_state(root, crash_config, monkeypat
     torn, whole = begun(config, "torn"), begun(config, "whole")
     command = [sys.executable, "-c", NOTEBOOK, str(processes)]
     notebook = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    said = []
     for line in notebook.stdout:
+        said.append(line)
         if line.startswith("epoch  3"):
             break
     trainers = [
         p for p in psutil.Process(notebook.pid).children(recursive=True) if "kit.train" in " ".join(p.cmdline())
     ]
-    assert trainers
+    assert trainers, "".join(said)
     notebook.send_signal(number)
     output = notebook.communicate(timeout=120)[0]
     psutil.wait_procs(trainers, timeout=120)
