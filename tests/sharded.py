@@ -1,4 +1,4 @@
-"""`interrupted.py`, where each process has a part of every weight: Accelerate's FSDP2, which it offers for GPUs only."""
+"""`interrupted.py`, where each process has a part of every weight: Accelerate offers its FSDP2 for GPUs only."""
 
 import os
 import sys
