@@ -1,5 +1,6 @@
 """The challenge folder, in either edition, read into checked frames; and the cleaning of its text."""
 
+import filecmp
 import html
 import io
 import os
@@ -166,7 +167,9 @@ def _read_table(path: Path, sep: str, columns: dict[str, str]) -> pd.DataFrame:
     if not isinstance(frame.index, pd.RangeIndex):  # pandas took the surplus field for an index
         raise KitError(f"{name}, row 1 below the header: more fields than the header has; download it again.")
     found = ["" if column == "Unnamed: 0" else " ".join(column.split()) for column in frame.columns]
-    frame.columns = [column.lower() for column in found]
+    frame.columns = lower = [column.lower() for column in found]
+    if twice := [column for column in columns if lower.count(column) > 1]:
+        raise KitError(f"{name} has the column {few(twice)} more than once, but for case and spaces; keep one of each.")
     if missing := [column for column in columns if column not in frame]:
         wanted, got = (few([column or "(unnamed index)" for column in some], 9) for some in (missing, found))
         raise KitError(f"{name} lacks the column {wanted}; it has {got}: rename the column or download it again.")
@@ -270,9 +273,16 @@ def _add_images(frame: pd.DataFrame, split: str, path: Path, images: str, found:
         where = os.path.relpath(os.path.dirname(name), path.parent).lower()
         return -sum(word in where for word in words), name
 
+    def best(names):
+        first, second = sorted(names, key=fits)[:2]
+        if fits(first)[0] == fits(second)[0] and not filecmp.cmp(first, second, shallow=False):
+            both = " and ".join(os.path.relpath(name, path.parent) for name in (first, second))
+            raise KitError(f"{path.name} has an item with two pictures that differ, {both}; remove the wrong one.")
+        return first
+
     keys = list(zip(frame["image_id"], frame["product_id"], strict=True))
     here = [found.get(key, [None]) for key in keys]
-    paths = [paths[0] if len(paths) == 1 else min(paths, key=fits) for paths in here]
+    paths = [paths[0] if len(paths) == 1 else best(paths) for paths in here]
     frame["image_path"] = pd.Series(paths, dtype=object)
     missing = ["image_{}_product_{}.jpg".format(*key) for key in keys if key not in found]
     if missing and images in ("require", "warn"):

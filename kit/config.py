@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 PROJECT = Path(__file__).resolve().parents[1]  # where relative paths start
-ROOT = Path(os.environ.get("KIT_ROOT") or PROJECT).resolve()  # where runs/ and submissions/ are
+ROOT = Path(os.environ.get("KIT_ROOT") or PROJECT).expanduser().resolve()  # where runs/ and submissions/ are
 
 
 LAUNCHER = "KIT_LAUNCHER"  # environment variable: the process that asked for a training and reads its output
@@ -50,8 +50,14 @@ class KitError(Exception):
 
 
 def resolve(path) -> Path:
-    """An absolute path; a relative one starts at the project's root, wherever the notebook kernel was started."""
-    return (PROJECT / Path(path).expanduser()).resolve()
+    """An absolute path; a relative one starts at the project's root, wherever the notebook kernel was started.
+
+    Raises KitError.
+    """
+    try:
+        return (PROJECT / Path(path).expanduser()).resolve()
+    except (RuntimeError, ValueError) as error:  # nobody of that name, a null byte
+        raise KitError(f"{str(path)!r} is no path ({error}): give a folder or a file.") from None
 
 
 @dataclass(frozen=True)
@@ -196,14 +202,14 @@ class TrainConfig:
 
 
 def short_name(name: str) -> str:
-    """The last part of a hub name or path, as a folder name."""
-    return re.sub(r"[^A-Za-z0-9_]+", "_", Path(name).name)
+    """The last part of a hub name or path, as a folder name of at most 60 characters."""
+    return re.sub(r"[^A-Za-z0-9_]+", "_", Path(name).name)[:60] or "root"
 
 
 def check_name(run: str) -> None:
     """Raises KitError where `run` is no plain folder name."""
-    if not re.fullmatch(r"[A-Za-z0-9_][A-Za-z0-9_.+-]*", run):
-        raise KitError(f"run={run!r} must be a folder name of letters, digits, '_', '-', '+' and '.'.")
+    if not re.fullmatch(r"[A-Za-z0-9_][A-Za-z0-9_.+-]{,249}", run):
+        raise KitError(f"run={run!r} must be a folder name of up to 250 letters, digits, '_', '-', '+' and '.'.")
 
 
 @dataclass(frozen=True)

@@ -160,7 +160,7 @@ class States:
     """
 
     def __init__(self, run: Run, accelerator: Accelerator, data: dict[str, str]):
-        self.path, self.name, self.accelerator, self.data = run.folder / "state.pt", run.name, accelerator, data
+        self.run, self.path, self.accelerator, self.data = run, run.folder / "state.pt", accelerator, data
         self.content: dict = {}
         self.clock, self.warned = time.perf_counter(), False
 
@@ -175,11 +175,7 @@ class States:
         except Exception as error:  # a damaged archive raises what it likes
             reason = str(error).partition("\n")[0]
             raise KitError(f"{self.path} cannot be read ({reason}): {again}") from error
-        if changed := [name for name, found in self.content["data"].items() if self.data.get(name) != found]:
-            raise KitError(
-                f"The data of the run {self.name!r} changed since it was begun ({', '.join(changed)}): put back the "
-                f"old data, or {again}"
-            )
+        self.require(self.content["data"])
         own, main = local[self.accelerator.process_index % len(local)], self.accelerator.is_main_process
         sums = {name: own[name] for name in ("loss", "items")}
         if (now := self.accelerator.num_processes) != len(local):
@@ -193,6 +189,14 @@ class States:
             where = f"fold {progress.fold + 1}, " if progress.fold else ""
             print(f"goes on after {where}epoch {progress.epoch + 1}, step {progress.step}", flush=True)
         return progress
+
+    def require(self, data: dict[str, str]) -> None:
+        """Raises KitError where `data` is of other data than this run sees."""
+        if changed := [name for name, found in data.items() if self.data.get(name) != found]:
+            raise KitError(
+                f"The data of the run {self.run.name!r} changed since it was begun ({', '.join(changed)}): put back "
+                f"the old data, or pass -p again True to start over."
+            )
 
     @property
     def training(self) -> bool:
@@ -232,7 +236,8 @@ class States:
         self.path.unlink(missing_ok=True)
 
     def write(self, progress: Progress, model: nn.Module | None = None, optimizer=None, schedule=None) -> None:
-        """Saves the state, atomically, in the place of the last one; every process must call it."""
+        """Saves the state, atomically, in the place of the last one; every process must call it. Raises KitError where
+        the run's folder is gone."""
         progress.seconds, self.clock = progress.seconds + time.perf_counter() - self.clock, time.perf_counter()
         local = {"loss": progress.loss, "items": progress.items, "random": torch.get_rng_state()}
         local["gpu_random"] = torch.cuda.get_rng_state() if torch.cuda.is_available() else None
@@ -244,6 +249,7 @@ class States:
             content["schedule"] = schedule.state_dict()
             content["scaler"] = self.accelerator.scaler.state_dict() if self.accelerator.scaler else None
         if self.accelerator.is_main_process:
+            self.run.still_there()
             try:
                 write_atomically(self.path, functools.partial(_save, content))
             except KitError as error:  # hours of training are worth more than the chance to go on with them

@@ -11,9 +11,11 @@ N items · K classes · F folds
 """
 
 import dataclasses
+import functools
 import json
 import os
 import platform
+import re
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
@@ -25,11 +27,12 @@ import psutil
 from filelock import FileLock, Timeout
 from safetensors import SafetensorError
 
-from kit.config import ROOT, SAME_RESULT, EnsembleConfig, KitError, TrainConfig
+from kit.config import ROOT, SAME_RESULT, EnsembleConfig, KitError, TrainConfig, check_name
 from kit.metrics import bootstrap_macro_f1, scores
 
 PATIENCE = 10  # seconds that a process gets to let go of a run folder: one that was killed may have readers left
 STOPPED, NO_MEMORY = "The training was ", "Memory ran out"  # how the sentences begin that launch acts upon
+PROBABILITY = re.compile(r"p_(-?[0-9]+)")  # the column of a class
 BEGINS = "── "  # before the name of the run that a training of several comes to
 
 
@@ -89,7 +92,7 @@ def read_json(path: Path) -> dict:
             raise ValueError("no JSON object")
         return content
     except (OSError, ValueError) as error:
-        raise KitError(f"{path} cannot be read ({error}): train the run again.") from error
+        raise KitError(f"{path} cannot be read ({error}): train the run again, with -p again True.") from error
 
 
 def probabilities(codes: list[int], values: np.ndarray) -> pd.DataFrame:
@@ -122,30 +125,47 @@ class Run:
             raise KitError(
                 f"{path} has the unknown field {', '.join(sorted(unknown))}: another version of the kit wrote it."
             )
-        return kind(**content)
+        try:
+            return kind(**content)
+        except TypeError as error:
+            raise KitError(f"{path} is not whole ({error}): train the run again, with -p again True.") from None
 
     @property
     def summary(self) -> dict:
+        """Raises KitError where the run is not finished, or the file not whole."""
         self.require()
-        return read_json(self.folder / "summary.json")
+        content = read_json(path := self.folder / "summary.json")
+        if lacking := {"run", "macro_f1", "macro_f1_low", "macro_f1_high"} - content.keys():
+            raise KitError(f"{path} lacks {', '.join(sorted(lacking))}: train the run again, with -p again True.")
+        return content
 
     @property
     def metrics(self) -> pd.DataFrame:
         """A row an epoch and fold; no rows where nothing was trained step by step."""
         self.require()
         path = self.folder / "metrics.csv"
-        return pd.read_csv(path) if path.is_file() else pd.DataFrame(columns=["fold", "epoch"])
+        try:
+            return pd.read_csv(path) if path.is_file() else pd.DataFrame(columns=["fold", "epoch"])
+        except (OSError, ValueError) as error:  # pandas' errors are ValueErrors
+            raise KitError(f"{path} cannot be read ({error}): train the run again, with -p again True.") from error
 
     def predictions(self, part: str) -> tuple[pd.DataFrame, list[int], np.ndarray]:
-        """The frame of `oof` or `test` without its probabilities, the class codes, and the probabilities `[N, K]`."""
+        """The frame of `oof` or `test` without its probabilities, the class codes, and the probabilities `[N, K]`.
+
+        Raises KitError.
+        """
         self.require()
-        path = self.folder / f"{part}.parquet"
+        path, again = self.folder / f"{part}.parquet", "train the run again, with -p again True"
         try:
-            frame = pd.read_parquet(path)
-        except (OSError, ValueError) as error:  # pyarrow's errors are ValueErrors
-            raise KitError(f"{path} cannot be read ({error}): train the run again.") from error
-        columns = [name for name in frame if name.startswith("p_")]
-        return frame.drop(columns=columns), [int(name[2:]) for name in columns], frame[columns].to_numpy()
+            frame = pd.read_parquet(path, page_checksum_verification=True)
+            columns = [name for name in frame if PROBABILITY.fullmatch(name)]
+            values = frame[columns].to_numpy(np.float32)
+        except (OSError, ValueError, TypeError) as error:  # pyarrow's errors are ValueErrors
+            raise KitError(f"{path} cannot be read ({error}): {again}.") from error
+        wanted = ("id", "label", "fold") if part == "oof" else ("id", "split", "fold")
+        if not columns or any(name not in frame for name in wanted):
+            raise KitError(f"{path} lacks one of {', '.join(wanted)} and p_<code>: {again}.")
+        return frame.drop(columns=columns), [int(name[2:]) for name in columns], values
 
     def changes(self, config: TrainConfig | EnsembleConfig) -> list[str]:
         """The fields in which `config` is not what the run was made with, but for those that change no result."""
@@ -164,6 +184,11 @@ class Run:
         with locked(self.folder / ".lock", self.folder, PATIENCE, f"{busy}with -p run."):
             yield
 
+    def still_there(self) -> None:
+        """Raises KitError where the folder was removed while it was at work: a new one would be nobody's."""
+        if not (self.folder / "config.json").is_file():
+            raise KitError(f"{self.folder} was removed or emptied meanwhile: start the run again.")
+
     def clear(self) -> None:
         """Removes what an earlier training left, its summary first: a run half replaced must not look finished."""
         (self.folder / "summary.json").unlink(missing_ok=True)
@@ -179,7 +204,8 @@ class Run:
         summary: dict,
     ) -> None:
         """The results: of `oof` its items and their probabilities `[N, K]`, of `test` likewise `[F, N, K]`; and the
-        summary, to which the scores are added, last."""
+        summary, to which the scores are added, last. Raises KitError."""
+        self.still_there()
         frame, values = oof
         known = [name for name in ("id", "label", "fold", "group") if name in frame]
         self._write("oof", frame[known].reset_index(drop=True), values, codes)
@@ -199,7 +225,8 @@ class Run:
 
     def _write(self, part: str, frame: pd.DataFrame, values: np.ndarray, codes: list[int]) -> None:
         table = pd.concat([frame, probabilities(codes, values)], axis=1)
-        write_atomically(self.folder / f"{part}.parquet", table.to_parquet)
+        write = functools.partial(table.to_parquet, write_page_checksum=True)
+        write_atomically(self.folder / f"{part}.parquet", write)
 
     def require(self) -> None:
         """Raises KitError where the run is missing or not finished."""
@@ -211,6 +238,8 @@ class Run:
 
 
 def open_run(name: str) -> Run:
+    """Raises KitError where that is no name."""
+    check_name(name)
     return Run(ROOT / "runs" / name)
 
 

@@ -107,7 +107,8 @@ def _file_hash(path: Path, changed: int) -> bytes:
 def is_current(run: Run) -> bool:
     """False of an ensemble whose members were trained again, or are gone."""
     names = run.config.members
-    there = all(open_run(name).finished for name in names)
+    files = [open_run(name).folder / file for name in names for file in ("summary.json", "oof.parquet", "test.parquet")]
+    there = all(file.is_file() for file in files)
     return there and run.summary.get("members_identity") == identity(names)
 
 
@@ -410,7 +411,7 @@ def ensemble_config(members: Iterable[str], label: str, study: str = "", **value
     `values`: method, evaluation, folds, seed. A study has one ensemble of a label and method; outside of one the run's
     name ends in a short hash of the configuration. Raises KitError.
     """
-    members = tuple(members)
+    members = (members,) if isinstance(members, str) else tuple(members)
     config = EnsembleConfig("unnamed", members, study=study, **_of_members(members), **values)
     words = [study, "ensemble", re.sub(r"[^A-Za-z0-9_.+]+", "_", label.replace(" + ", "+")), config.method]
     words.append(config.evaluation if config.evaluation != "nested" else "")

@@ -14,6 +14,7 @@ import pandas as pd
 
 from kit.challenge import Challenge, check_separator, few, read_challenge, read_text
 from kit.config import ROOT, KitError, resolve
+from kit.runs import PROBABILITY
 
 # header in the file → our column
 COLUMNS = {
@@ -36,19 +37,27 @@ def read_predictions(path) -> pd.DataFrame:
     path = resolve(path)
     path = path / "test.parquet" if path.is_dir() else path
     try:
-        frame = pd.read_parquet(path)
+        frame = pd.read_parquet(path, page_checksum_verification=True)
     except (OSError, ValueError) as error:  # pyarrow's errors are ValueErrors
         raise KitError(f"{path} cannot be read as parquet ({error}); predict the test split again.") from None
-    columns = [name for name in frame if str(name).startswith("p_") and str(name)[2:].isdecimal()]
+    columns = [name for name in frame if PROBABILITY.fullmatch(str(name))]
     if "id" not in frame or not columns:
         raise KitError(f"{path} lacks 'id' or a 'p_<code>' column among {few(frame.columns)}; predict again.")
     if "split" not in frame:
         frame["split"] = None
-    bad = ~np.isfinite(frame[columns].to_numpy(dtype=float)).all(axis=1)
+    try:
+        values = frame[columns].to_numpy(dtype=float)
+    except (TypeError, ValueError):
+        raise KitError(f"{path} has probabilities that are no numbers; predict again.") from None
+    bad = ~(np.isfinite(values).all(1) & (values >= 0).all(1) & (values.sum(1) > 0))
     if bad.any():
-        raise KitError(f"{path} has probabilities that are not finite (id {few(frame['id'][bad])}); predict again.")
+        ids = few(frame["id"][bad])
+        raise KitError(f"{path} has probabilities that are not finite, below 0 or all 0 (id {ids}); predict again.")
     if "fold" in frame and not frame.duplicated(["split", "id", "fold"]).any():
-        frame = frame.groupby(["split", "id"], sort=False, dropna=False)[columns].mean().reset_index()
+        folds = frame.groupby(["split", "id"], sort=False, dropna=False)[columns]
+        if folds.size().nunique() > 1:
+            raise KitError(f"{path} has some items in more folds than others; predict again.")
+        frame = folds.mean().reset_index()
     codes = np.array([int(name[2:]) for name in columns])
     return frame[["id", "split"]].assign(label=codes[frame[columns].to_numpy().argmax(axis=1)])
 

@@ -76,8 +76,8 @@ def shrink(run: Run, config: TrainConfig) -> None:
     able = [n for n in cuts if config.batch_size % (n * processes) == 0]
     if not able:
         raise KitError(
-            "There is too little memory for a batch of one item a process: lower max_tokens or image_size, freeze a "
-            "backbone, or pass -p checkpointing True."
+            "There is too little memory for a batch of one item a process: lower max_tokens, image_size or width, "
+            "freeze a backbone, or pass -p checkpointing True."
         )
     write_json(run.folder / "config.json", dataclasses.asdict(config) | {"accumulate": able[0]})
     sentence = f"{NO_MEMORY}: a step's {config.batch_size} items are now cut into {able[0]} batches"
@@ -127,6 +127,7 @@ def _train(run: Run, config: TrainConfig, watch: Watch) -> None:
         del model
         accelerator.free_memory()
     if accelerator.is_main_process:
+        states.require(outline(frames))  # pictures are read all the while
         scored = folds >= 0
         summary = describe(config, progress, accelerator) | {"data": fingerprint(frames)}
         summary |= {"trained": {str(fold): int((folds != fold).sum()) for fold in range(config.folds)}}

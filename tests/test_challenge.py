@@ -1,6 +1,5 @@
 """Both editions read, every refusal a sentence, and the cleaning of real traps."""
 
-import time
 import warnings
 
 import pandas as pd
@@ -116,6 +115,7 @@ def test_raw_text_case_of_names_mark_and_whole_floats(tmp_path):
         ({Y: CSV[Y].replace("1,10", "1,nan")}, [Y, "row 2", "prdtypecode is 'nan'"]),
         ({X: CSV[X].replace("NaN", " ")}, [X, "empty title", "id 1"]),
         ({X: CSV[X].replace("NaN", "&nbsp;")}, [X, "empty title", "id 1", "fill"]),
+        ({X: CSV[X].replace("imageid", "Designation ")}, [X, "column designation more than once", "keep one"]),
         ({"classes.csv": "code,label\n10,x\n"}, ["classes.csv", "name", "code, label"]),
     ],
 )
@@ -167,18 +167,28 @@ def test_same_image_name_in_two_phases(tmp_path):
         assert f"image_test_task1_{phase}" in challenge.test[f"task1_{phase}"]["image_path"][0]
 
 
-def test_three_thousand_rows_read_fast(tmp_path):
+def test_two_pictures_of_one_item_must_be_the_same(tmp_path):
+    fill(tmp_path, CSV)
+    for folder in ("image_train", "backup/image_train"):
+        put_images(tmp_path / folder, (21, 11), (22, 12), (23, 13))
+    put_images(tmp_path / "image_test", (24, 14))
+    assert read_challenge(tmp_path).train["image_path"].notna().all()
+    (tmp_path / "backup" / "image_train" / "image_22_product_12.jpg").write_bytes(b"another")
+    sentence = refusal(tmp_path, images="require")
+    for word in (X, "two pictures that differ", "backup/image_train/image_22_product_12.jpg", "remove"):
+        assert word in sentence
+
+
+def test_three_thousand_rows(tmp_path):
     rows = range(3000)
     text = "<p>Canap&eacute; d'angle &amp; pouf</p> très confortable, " * 20
     lines = [f"{i},Titre {i},{text.replace(',', ';') + 'Ã©tÃ©' * (i % 30 == 1) if i % 3 else ''},{i},{i}" for i in rows]
     head = CSV[X].splitlines()[0]
     fill(tmp_path, {X: "\n".join([head, *lines]), Y: "\n".join([",prdtypecode", *(f"{i},{i % 27}" for i in rows)])})
     put_images(tmp_path / "images", *((i, i) for i in rows))
-    start = time.perf_counter()
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         train = read_challenge(tmp_path).train
-    assert time.perf_counter() - start < 10
     assert train["description"].isna().sum() == 1000 and len(pd.unique(train["image_path"])) == 3000
     assert train["description"][1].startswith("Canapé d'angle & pouf très confortable; Canapé")
     assert train["description"][1].endswith("; été")
@@ -230,8 +240,7 @@ def test_light_cleaning_leaves_titles_alone(text, clean):
     assert clean_text(text, light=True) == clean
 
 
-def test_pathological_markup_is_fast():
-    start = time.perf_counter()
-    for text in ("<a " * 3000, '<p "' * 3000, "<script>" * 3000, "<!--" * 3000, "<b" + " '\"" * 3000, "&lt;" * 9000):
-        clean_text(text)
-    assert time.perf_counter() - start < 5
+@pytest.mark.parametrize("piece", ["<a ", '<p "', "<script>", "<!--", " '\"", "&lt;"])
+def test_pathological_markup_comes_to_an_end(piece):
+    """Where the work grew with the square of the length, this would take hours."""
+    assert len(clean_text("<b" + piece * 100_000)) <= 100_000 * len(piece) + 2

@@ -5,7 +5,7 @@ import types
 
 import pytest
 
-from kit.config import RECIPES, KitError, TrainConfig, parameter_types, read_parameters, train_config
+from kit.config import RECIPES, KitError, TrainConfig, parameter_types, read_parameters, resolve, train_config
 
 
 def test_the_papers_recipe():
@@ -58,6 +58,7 @@ REFUSALS = [
     ({"batch_size": 10, "accumulate": 4}, "batch_size=10 must be a multiple of accumulate=4"),
     ({"run": "../../etc"}, "must be a folder name"),
     ({"run": "a b"}, "must be a folder name"),
+    ({"run": "a" * 300}, "must be a folder name of up to 250"),
     ({"val_share": 1.0}, "val_share=1.0 is too large"),
 ]
 
@@ -66,6 +67,12 @@ REFUSALS = [
 def test_refusals(values, sentence):
     with pytest.raises(KitError, match=sentence):
         train_config(**values)
+
+
+@pytest.mark.parametrize("path", ["~nobody-of-that-name/x", "a\0b"])
+def test_what_is_no_path_is_refused(path):
+    with pytest.raises(KitError, match=r"is no path .* give a folder"):
+        resolve(path)
 
 
 def test_notebook_parameters_are_checked():

@@ -163,16 +163,16 @@ def test_windows_line_ends_pass(csv, tmp_path):
 
 
 def test_predictions_of_a_run(sigir, tmp_path):
-    probabilities = {"p_40": [0.9, 0.2, 0.4, 0.6], "p_2583": [0.1, 0.8, 0.6, 0.4], "label": [40, 40, 40, 40]}
-    splits = ["task1_phase1", "task1_phase2", "task1_phase2", "task1_phase2"]
-    table = pd.DataFrame({"id": [5, 6, 7, 7], "split": splits, "fold": [0, 0, 0, 1], **probabilities})
+    values = {"p_40": [0.9, 0.2, 0.4, 0.7, 0.2, 0.6], "p_2583": [0.1, 0.8, 0.6, 0.3, 0.8, 0.4], "label": [40] * 6}
+    splits = ["task1_phase1", "task1_phase2", "task1_phase2"]
+    table = pd.DataFrame({"id": [5, 6, 7] * 2, "split": splits * 2, "fold": [0, 0, 0, 1, 1, 1], **values})
     table.to_parquet(tmp_path / "test.parquet")
     predictions = read_predictions(tmp_path)
     assert predictions.to_numpy().tolist() == [[5, splits[0], 40], [6, splits[1], 2583], [7, splits[1], 40]]
     assert len(write_submission(predictions, sigir, tmp_path)) == 2
-    table.drop(columns=["split", "fold"])[:1].to_parquet(tmp_path / "plain.parquet")
+    table.drop(columns=["split", "fold"])[1:2].rename(columns={"p_2583": "p_-2"}).to_parquet(tmp_path / "plain.parquet")
     plain = read_predictions(tmp_path / "plain.parquet")
-    assert plain["split"].isna().all() and plain["label"].tolist() == [40]
+    assert plain["split"].isna().all() and plain["label"].tolist() == [-2]
 
 
 @pytest.mark.parametrize(
@@ -180,6 +180,10 @@ def test_predictions_of_a_run(sigir, tmp_path):
     [
         ({"id": [1], "label": [10]}, ["'p_<code>'", "id, label"]),
         ({"id": [1, 2], "p_10": [0.5, None]}, ["not finite", "id 2"]),
+        ({"id": [1, 2], "p_10": [0.5, 0.0], "p_20": [0.5, 0.0]}, ["all 0", "id 2"]),
+        ({"id": [1, 2], "p_10": [-0.5, 1.0]}, ["below 0", "id 1"]),
+        ({"id": [1], "p_10": ["a"]}, ["no numbers", "predict again"]),
+        ({"id": [1, 2, 2], "fold": [0, 0, 1], "p_10": [1.0, 1.0, 1.0]}, ["more folds than others"]),
         (None, ["cannot be read", "predict"]),
     ],
 )

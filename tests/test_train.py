@@ -15,6 +15,7 @@ import torch
 from accelerate import Accelerator
 from accelerate.data_loader import BatchSamplerShard
 
+import kit.train
 from kit.backbones import find_backbones
 from kit.config import KitError, train_config
 from kit.datasets import LengthBatches, loader
@@ -271,11 +272,71 @@ def test_a_finished_run_is_kept_and_another_configuration_refused(run, tiny_conf
         find_run("tiny")
 
 
+@pytest.mark.parametrize(
+    ("name", "content", "read"),
+    [
+        ("summary.json", b"{}", lambda run: str(run)),
+        ("config.json", b'{"members": ["a", "b"]}', lambda run: run.config),
+        ("metrics.csv", b"", lambda run: run.metrics),
+        ("metrics.csv", b"\xff\xfe", lambda run: run.metrics),
+        ("test.parquet", b"PAR1", lambda run: run.predictions("test")),
+    ],
+)
+def test_a_damaged_file_is_named(run, name, content, read):
+    (run.folder / name).write_bytes(content)
+    with pytest.raises(KitError, match=rf"{name} .*: train the run again, with -p again True\.$"):
+        read(run)
+
+
+@pytest.mark.parametrize("change", [{"p_x": 1.0}, {"p_10": "much"}, {"drop": "id"}, {"drop": "label"}])
+def test_predictions_of_another_form_are_refused(run, change):
+    path = run.folder / "oof.parquet"
+    frame = pd.read_parquet(path)
+    frame = frame.drop(columns=change["drop"]) if "drop" in change else frame.assign(**change)
+    frame.to_parquet(path)
+    if "p_x" in change:
+        assert run.predictions("oof")[1] == [10, 40, 2705]  # no class, and no harm
+        return
+    with pytest.raises(KitError, match=r"oof\.parquet"):
+        run.predictions("oof")
+
+
+def test_a_bit_that_flips_in_the_predictions_is_noticed(run):
+    path = run.folder / "oof.parquet"
+    content, values = path.read_bytes(), run.predictions("oof")[2]
+    place = content.index(values[:4, -1].tobytes())
+    path.write_bytes(content[:place] + bytes([content[place] ^ 4]) + content[place + 1 :])
+    with pytest.raises(KitError, match=r"oof.parquet cannot be read \("):
+        run.predictions("oof")
+
+
+def test_a_folder_removed_meanwhile_is_not_made_again(root, tiny_config, monkeypatch):
+    run = prepare_run(train_config(**tiny_config, run="gone"))
+    predict = kit.train.predict
+    monkeypatch.setattr(kit.train, "predict", lambda *a: (shutil.rmtree(run.folder, True), predict(*a))[1])
+    with pytest.raises(KitError, match="gone was removed or emptied meanwhile"):
+        train(run)
+    assert not run.finished
+
+
+def test_pictures_that_change_meanwhile_are_noticed(root, tiny_config, tiny_data, tmp_path, monkeypatch):
+    shutil.copytree(tiny_data, folder := tmp_path / "data")
+    first, second, *_ = sorted((folder / "images" / "image_train").iterdir())
+    run = prepare_run(train_config(**tiny_config | {"data": str(folder), "images_gb": 0.0}, run="run"))
+    predict = kit.train.predict
+    monkeypatch.setattr(kit.train, "predict", lambda *a: (shutil.copyfile(second, first), predict(*a))[1])
+    with pytest.raises(KitError, match=r"changed since it was begun \(images\)"):
+        train(run)
+    assert not run.finished
+
+
 def test_runs_are_found(root, run):
     assert [found.name for found in list_runs()] == ["tiny"]
     assert find_run().name == "tiny"
     with pytest.raises(KitError, match=r"no run 'other' .* finished runs: tiny"):
         find_run("other")
+    with pytest.raises(KitError, match="must be a folder name"):
+        find_run("a" * 300)
 
 
 def test_no_run_yet(root):
