@@ -4,11 +4,12 @@ Each writes results/<name>.json; the table of all that has been measured goes to
 """
 
 import argparse
+import json
 import subprocess
 import sys
 import time
 
-from measure import HERE, RESULTS, machine, table
+from measure import HERE, RESULTS, table
 
 from kit.runs import write_text
 
@@ -29,14 +30,24 @@ def main() -> int:
         if subprocess.run([sys.executable, HERE / f"{script}.py", *arguments], check=False).returncode:
             failed.append(name)
         print(f"   {(time.perf_counter() - clock) / 60:.1f} min", flush=True)
-    names = [name for name in (*NAMES, "autogluon_full", "gpu") if (RESULTS / f"{name}.json").is_file()]
-    host = ", ".join(f"{key} {value}" for key, value in machine().items())
-    text = f"{table(names)}\n\nValues: median [smallest, largest] of the rounds. {host}.\n"
+    text = whole_table()
     write_text(RESULTS / "TABLE.md", text)
     print(f"\n{text}")
     for name in failed:
         print(f"FAILED {name}", file=sys.stderr)
     return int(bool(failed))
+
+
+def whole_table() -> str:
+    """All that has been measured, and on which machines."""
+    names = [name for name in (*NAMES, "autogluon_full", "gpu") if (RESULTS / f"{name}.json").is_file()]
+    hosts = {}
+    for name in names:
+        host = json.loads((RESULTS / f"{name}.json").read_text(encoding="utf-8"))["machine"]
+        hosts.setdefault(", ".join(f"{key} {value}" for key, value in host.items()), []).append(name)
+    where = "\n".join(f"- {', '.join(found)}: {host}" for host, found in hosts.items())
+    values = "Values: median [smallest, largest] of the rounds; items/s and seconds: of each side's best round."
+    return f"{table(names)}\n\n{values}\n\n{where}\n"
 
 
 if __name__ == "__main__":

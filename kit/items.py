@@ -1,5 +1,6 @@
 """The items of a run: which train, which validate in which fold, which are predicted."""
 
+import functools
 import hashlib
 
 import numpy as np
@@ -12,6 +13,7 @@ from kit.challenge import few, product_texts, read_challenge
 from kit.config import KitError, TrainConfig
 from kit.folds import assign, subset
 from kit.pictures import look_at
+from kit.runs import Run, write_atomically
 from kit.twins import RADIUS, twin_groups
 
 
@@ -97,3 +99,20 @@ def fingerprint(frames: dict[str, pd.DataFrame]) -> str:
         columns = frame[[name for name in ("id", "title", "description", "label") if name in frame]]
         digest.update(pd.util.hash_pandas_object(columns.astype(str), index=False).to_numpy().tobytes())
     return digest.hexdigest()[:16]
+
+
+def tell_blanks(run: Run, frames: dict[str, pd.DataFrame]) -> None:
+    """Lists the items that have no readable image in the run's blank.csv, and prints how many there are."""
+    tables = [frame.assign(part=part) for part, frame in frames.items() if "blank" in frame]
+    if not tables or (found := pd.concat(tables).query("blank != ''")).empty:
+        return
+    path = run.folder / "blank.csv"
+    table = found[["part", "id", "blank"]].rename(columns={"blank": "why"})
+    write_atomically(path, functools.partial(table.to_csv, index=False))
+    print(f"{len(table)} items have a white picture, for want of a readable one: {path} lists them", flush=True)
+
+
+def count_blanks(frames: dict[str, pd.DataFrame]) -> dict[str, dict[str, int]]:
+    """Of those items, how many for each reason, as summary.json says it."""
+    blank = [why.partition(":")[0] for frame in frames.values() for why in frame.get("blank", ()) if why]
+    return {"blank": {why: blank.count(why) for why in ("missing", "corrupt")}}

@@ -42,7 +42,7 @@ from kit.challenge import few
 from kit.config import LAUNCHER, LINEAR, KitError, TrainConfig
 from kit.datasets import Products, keep_pixels, loader, make_products
 from kit.features import fit_inputs, precompute
-from kit.items import fingerprint, outline, read_items
+from kit.items import count_blanks, fingerprint, outline, read_items, tell_blanks
 from kit.metrics import scores, softmax
 from kit.models import Classifier, build_model
 from kit.resume import Interrupted, Progress, States, Unheard, Watch
@@ -131,8 +131,7 @@ def _train(run: Run, config: TrainConfig, watch: Watch) -> None:
         scored = folds >= 0
         summary = describe(config, progress, accelerator) | {"data": fingerprint(frames)}
         summary |= {"trained": {str(fold): int((folds != fold).sum()) for fold in range(config.folds)}}
-        blank = [why.partition(":")[0] for frame in frames.values() for why in frame.get("blank", ()) if why]
-        summary |= {"blank": {why: blank.count(why) for why in ("missing", "corrupt")}}
+        summary |= count_blanks(frames)
         oof, test = softmax(progress.oof[torch.from_numpy(scored)].numpy()), torch.stack(progress.test).numpy()
         run.write(codes, (frames["train"][scored], oof), (frames["test"], test), summary)
         states.remove()
@@ -146,17 +145,6 @@ class NotFinite(KitError):
     def __init__(self, sentence: str, rows: list[int]):
         super().__init__(sentence)
         self.rows = rows
-
-
-def tell_blanks(run: Run, frames: dict[str, pd.DataFrame]) -> None:
-    """Lists the items that have no readable image in the run's blank.csv, and prints how many there are."""
-    tables = [frame.assign(part=part) for part, frame in frames.items() if "blank" in frame]
-    if not tables or (found := pd.concat(tables).query("blank != ''")).empty:
-        return
-    path = run.folder / "blank.csv"
-    table = found[["part", "id", "blank"]].rename(columns={"blank": "why"})
-    write_atomically(path, functools.partial(table.to_csv, index=False))
-    print(f"{len(table)} items have a white picture, for want of a readable one: {path} lists them", flush=True)
 
 
 def make_accelerator(config: TrainConfig) -> Accelerator:

@@ -24,7 +24,7 @@ from kit.pictures import read_pixels
 from kit.runs import prepare_run
 from kit.stacking import METHODS
 from kit.submission import check_submission, write_submission
-from kit.train import train
+from kit.train import main
 
 # ---------------------------------------------------------------- pictures
 
@@ -146,14 +146,15 @@ def test_links_to_folders_elsewhere_are_not_followed(tmp_path, tiny_data):
         read_challenge(data)
 
 
-def test_a_run_lists_what_it_leaves_white(root, tmp_path, tiny_data, tiny_config, capsys):
+@pytest.mark.parametrize("system", ["coattention", "logistic"])
+def test_a_run_lists_what_it_leaves_white(root, tmp_path, tiny_data, tiny_config, capsys, system):
     data = tmp_path / "data"
     shutil.copytree(tiny_data, data)
     put(data / "images" / "image_train" / "image_502_product_902.jpg", b"", tmp_path)
     (data / "images" / "image_test" / "image_540_product_940.jpg").unlink()
     config = tiny_config | {"data": str(data), "missing": "blank", "corrupt": "blank", "epochs": 1}
-    run = prepare_run(train_config(**config, run="run"))
-    train(run)
+    run = prepare_run(train_config(**config, run="run", system=system))
+    assert main([str(run.folder / "config.json")]) == 0
     assert "2 items have a white picture, for want of a readable one" in capsys.readouterr().out
     listed = pd.read_csv(run.folder / "blank.csv")
     assert listed[["part", "id"]].to_numpy().tolist() == [["train", 2], ["test", 40]]
