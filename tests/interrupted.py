@@ -27,7 +27,12 @@ def work(root: str, config: str, asked: int, number: int) -> None:
     sys.exit(kit.train.main([config]))
 
 
-if __name__ == "__main__":
+def main() -> None:
+    """The process RANK of several, as its arguments say."""
     config, asked, number, rank = sys.argv[1:]
     mine = os.environ["RANK"] == rank
     work(os.environ["KIT_ROOT"], config, int(asked) if mine else -1, int(number))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,10 +1,7 @@
 """`interrupted.py`, where each process has a part of every weight: Accelerate offers its FSDP2 for GPUs only."""
 
-import os
-import sys
-
 from accelerate import DistributedType, FullyShardedDataParallelPlugin, PartialState
-from interrupted import work
+from interrupted import main
 from torch.distributed.fsdp import FSDPModule
 
 import kit.train
@@ -27,6 +24,4 @@ def checking(model, *arguments):
 kit.train.make_accelerator, kit.train.save_weights = sharding, checking
 
 if __name__ == "__main__":
-    config, asked, number, rank = sys.argv[1:]
-    mine = os.environ["RANK"] == rank
-    work(os.environ["KIT_ROOT"], config, int(asked) if mine else -1, int(number))
+    main()
