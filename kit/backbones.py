@@ -145,6 +145,7 @@ IMAGE = {  # the weights of the paper's time: torchvision's first ImageNet-1k tr
 }
 
 FEW = 4 * 224 * 224 * 3  # numbers in the pictures of one pass on a CPU: 1.9 times as fast as with 32 pictures of 224 px
+WEIGHTS = ("model.safetensors", "pytorch_model.bin")  # their names on the hub
 FORMAT = 2  # of what backbones give: raise it where normalising pixels or reading weights changes
 
 # what the libraries raise on weights that are broken or of another model
@@ -234,10 +235,10 @@ def check_backbones(config: TrainConfig, *sides: str) -> None:
         {"text": check_text, "image": check_image}[side](getattr(config, side))
 
 
-def _identity(name: str, side: str, pretrained: bool) -> str | None:
+def _identity(name: str, side: str, pretrained: bool, here: bool = False) -> str | None:
     """Tells weights apart, for caches: a pinned hash, the files of a directory, or the hub's commit.
 
-    None where they come from the hub and are not here yet.
+    None where they come from the hub and are not here yet, as far as their usual names tell; `here`: they are.
     """
     spec = (TEXT if side == "text" else IMAGE).get(name)
     if directory := (None if spec else _directory(name)):
@@ -247,7 +248,7 @@ def _identity(name: str, side: str, pretrained: bool) -> str | None:
     if not pretrained or (spec and (isinstance(getattr(spec, "source", None), PipFile) or getattr(spec, "file", None))):
         return repr((pretrained, name, spec))
     repo = _timm_hub(name) if side == "image" else spec.source if spec else name
-    files = ("model.safetensors", "pytorch_model.bin")
+    files = [*WEIGHTS, *(f"{file}.index.json" for file in WEIGHTS), *(["config.json"] if here else [])]
     found = [path for file in files if isinstance(path := try_to_load_from_cache(repo, file), str)]
     return repr((name, repo, found)) if found else None  # a path has the commit
 
@@ -490,7 +491,7 @@ def load_image(name: str, pretrained: bool = True) -> ImageBackbone:
 def _timm_directory(directory: Path) -> tuple[str, dict, Path]:
     """Architecture, pretrained configuration and weights of a local directory in timm's hub format."""
     config = directory / "config.json"
-    weights = [p for n in ("model.safetensors", "pytorch_model.bin") if (p := directory / n).is_file()]
+    weights = [path for name in WEIGHTS if (path := directory / name).is_file()]
     if not config.is_file() or not weights:
         raise KitError(
             f"{directory} is not an image backbone: it needs timm's config.json (with 'architecture') and "
@@ -552,7 +553,9 @@ class Source:
 
     def load(self) -> nn.Module:
         """The backbone, a new one at each call. Raises KitError."""
-        with torch.random.fork_rng(devices=[]):
+        gpu = [torch.cuda.current_device()] if torch.cuda.is_available() else []
+        # also called where nothing is to be trained, of what trains later
+        with torch.random.fork_rng(devices=gpu), torch.inference_mode(False):
             torch.manual_seed(self.seed)
             backbone = (load_text if self.side == "text" else load_image)(self.name, self.pretrained)
         if self.side == "image":
@@ -573,7 +576,12 @@ class Source:
         weights = _identity(self.name, self.side, self.pretrained)
         if weights is None:
             self.frozen  # noqa: B018 (brings them from the hub)
-            weights = _identity(self.name, self.side, self.pretrained)
+            weights = _identity(self.name, self.side, self.pretrained, here=True)
+        if weights is None:
+            raise KitError(
+                f"What is kept of {self.name!r} could not be told from another model's: download its repository (hf "
+                f"download {self.name} --local-dir DIR) and pass -p {self.side} DIR."
+            )
         return repr((weights, seed, FORMAT, version(library)))
 
     @functools.cached_property

@@ -14,7 +14,7 @@ from typing import NamedTuple
 import ftfy
 import pandas as pd
 
-from kit.config import KitError, resolve
+from kit.config import KitError, few, resolve
 
 
 class Edition(NamedTuple):
@@ -125,12 +125,6 @@ def clean_text(text: str, light: bool = False) -> str:
 def product_texts(frame: pd.DataFrame) -> list[str]:
     """Title and description as one text (paper section 4.2); the title alone where there is no description."""
     return (frame["title"] + (" " + frame["description"]).fillna("")).tolist()
-
-
-def few(items, shown: int = 5) -> str:
-    """The first few items, and how many more there are."""
-    items = list(items)
-    return ", ".join(map(str, items[:shown])) + (f" and {len(items) - shown} more" if len(items) > shown else "")
 
 
 def read_text(path: Path) -> str:

@@ -49,6 +49,12 @@ class KitError(Exception):
         return [f"{type(self).__name__}: {self}"]
 
 
+def few(items, shown: int = 5) -> str:
+    """The first few items, and how many more there are."""
+    items = list(items)
+    return ", ".join(map(str, items[:shown])) + (f" and {len(items) - shown} more" if len(items) > shown else "")
+
+
 def resolve(path) -> Path:
     """An absolute path; a relative one starts at the project's root, wherever the notebook kernel was started.
 
@@ -239,7 +245,9 @@ class EnsembleConfig:
         if not 0 <= self.seed < 2**32:
             raise KitError(f"seed={self.seed} must be between 0 and {2**32 - 1}.")
         if len(set(self.members)) != len(self.members) or len(self.members) < 2:
-            raise KitError(f"members={', '.join(self.members)} must name two runs or more, each once.")
+            raise KitError(
+                f"members={', '.join(self.members)} must name two runs or more, each once: train others with 03_train."
+            )
         if self.folds < 2:
             raise KitError(f"folds={self.folds} is too small: the evaluation needs two or more.")
         check_name(self.run)

@@ -12,8 +12,8 @@ import numpy as np
 import pandas as pd
 from scipy.stats import ttest_ind
 
-from kit.challenge import Challenge, few, read_challenge
-from kit.config import KitError
+from kit.challenge import Challenge, read_challenge
+from kit.config import KitError, few
 from kit.metrics import confusion, f1_per_class
 from kit.pictures import thumbnail
 from kit.runs import Run
@@ -48,17 +48,22 @@ class Errors:
         return self.names.get(code, str(code))
 
 
+def challenge_of(run: Run, data: str = "", images: str = "warn") -> Challenge:
+    """The challenge folder that a run was trained on, cleaned as it was; `data`: where it is now, if it has moved.
+    Raises KitError."""
+    config = run.config
+    return read_challenge(data or config.data, config.clean_titles, config.clean_descriptions, images)
+
+
 def read_errors(run: Run, challenge: Challenge | None = None) -> Errors:
     """Joins a run's out-of-fold predictions to the items of its challenge folder. A missing image warns.
 
-    `challenge`: the folder, where it has been read already, cleaned as the run's configuration says.
+    `challenge`: the folder, where it has been read already.
 
     Raises KitError where ids or labels are no longer those that the run was trained on.
     """
-    config = run.config
     frame, codes, probabilities = run.predictions("oof")
-    if challenge is None:
-        challenge = read_challenge(config.data, config.clean_titles, config.clean_descriptions, images="warn")
+    challenge = challenge or challenge_of(run)
     items = challenge.train.set_index("id").reindex(frame["id"])
     changed = (items["label"].to_numpy() != frame["label"].to_numpy()) | ~frame["label"].isin(codes).to_numpy()
     if changed.any():

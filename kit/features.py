@@ -111,7 +111,8 @@ class _Frozen:
         self.source.frozen.to(self.device)
         ends = np.cumsum(rows)
         only = Products(part.lengths, {self.side: part.sides[self.side]}, places=part.places)
-        batches = loader(only, BATCH, workers=self.config.workers)
+        size = min(BATCH, self.config.batch_size // self.config.accumulate)  # smaller where memory ran out
+        batches = loader(only, size, workers=self.config.workers)
         kind = torch.bfloat16 if self.precision == "bf16" else torch.float16
         for count, batch in enumerate(tqdm(batches, desc=f"frozen {self.side}", leave=False)):
             with torch.autocast(self.device.type, kind, enabled=self.precision != "no"):

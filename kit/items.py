@@ -1,7 +1,6 @@
 """The items of a run: which train, which validate in which fold, which are predicted."""
 
 import functools
-import hashlib
 
 import numpy as np
 import pandas as pd
@@ -9,8 +8,8 @@ import pyarrow as pa
 import sklearn
 
 from kit.cache import content_hashes, digest, recall
-from kit.challenge import few, product_texts, read_challenge
-from kit.config import KitError, TrainConfig
+from kit.challenge import product_texts, read_challenge
+from kit.config import KitError, TrainConfig, few
 from kit.folds import assign, subset
 from kit.pictures import look_at
 from kit.runs import Run, write_atomically
@@ -92,15 +91,6 @@ def outline(frames: dict[str, pd.DataFrame]) -> dict[str, str]:
     return found
 
 
-def fingerprint(frames: dict[str, pd.DataFrame]) -> str:
-    """A hash of what a run sees of the tables: ids, texts, labels and their order."""
-    digest = hashlib.sha256()
-    for frame in frames.values():
-        columns = frame[[name for name in ("id", "title", "description", "label") if name in frame]]
-        digest.update(pd.util.hash_pandas_object(columns.astype(str), index=False).to_numpy().tobytes())
-    return digest.hexdigest()[:16]
-
-
 def tell_blanks(run: Run, frames: dict[str, pd.DataFrame]) -> None:
     """Lists the items that have no readable image in the run's blank.csv, and prints how many there are."""
     tables = [frame.assign(part=part) for part, frame in frames.items() if "blank" in frame]
@@ -112,7 +102,12 @@ def tell_blanks(run: Run, frames: dict[str, pd.DataFrame]) -> None:
     print(f"{len(table)} items have a white picture, for want of a readable one: {path} lists them", flush=True)
 
 
-def count_blanks(frames: dict[str, pd.DataFrame]) -> dict[str, dict[str, int]]:
-    """Of those items, how many for each reason, as summary.json says it."""
+def describe_items(frames: dict[str, pd.DataFrame], outlined: dict[str, str]) -> dict:
+    """What summary.json says of them: their outline; `data`, a hash of ids, texts and labels; and how many have no
+    readable image, for each reason."""
     blank = [why.partition(":")[0] for frame in frames.values() for why in frame.get("blank", ()) if why]
-    return {"blank": {why: blank.count(why) for why in ("missing", "corrupt")}}
+    return {
+        "data": digest(*(outlined[name] for name in ("ids", "texts", "labels"))),
+        "outline": outlined,
+        "blank": {why: blank.count(why) for why in ("missing", "corrupt")},
+    }

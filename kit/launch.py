@@ -22,20 +22,20 @@ ERROR = re.compile(r"[\w.]*Error: ")  # the last line of a traceback, or a sente
 def launch(runs: list[Run], processes: int = 0, jobs: int = 1) -> None:
     """Trains the unfinished of `runs`, shows their lines and progress bar, and keeps all they say in train.log.
 
-    `processes`: how many for each run, one a GPU; 0 means every GPU of this machine, or one process where there is
-    none. Several start through `accelerate launch`; one needs no launcher. For several machines, start `accelerate
-    launch -m kit.train runs/<name>/config.json` from a shell with your own configuration. `jobs`: how many runs train
-    at once; they share the cores, which they use better than one run with all of them, and each needs its memory.
+    `processes`: how many for each run, one a GPU; 0 means every GPU of this machine, or as many as can share the runs'
+    batches, or one process where there is none. Several start through `accelerate launch`; one needs no launcher. For
+    several machines, start `accelerate launch -m kit.train runs/<name>/config.json` from a shell with your own
+    configuration. `jobs`: how many runs train at once; they share the cores, which they use better than one run with
+    all of them, and each needs its memory.
     A run that fails does not keep the others from training; then raises KitError with the first one's own sentence, or
     with where to look.
     """
-    gpus = _gpus()
-    count = processes or max(1, gpus)
+    gpus, waiting, failed = _gpus(), [run for run in runs if not run.finished], {}
+    count = processes or _able(waiting, gpus)
     if count < 1 or 0 < gpus < count:
         raise KitError(f"processes={processes} can't be: this machine has {gpus} GPUs, and each process takes one.")
     if jobs < 1:
         raise KitError(f"jobs={jobs} is too small: it must be at least 1.")
-    waiting, failed = [run for run in runs if not run.finished], {}
     shares = [waiting[i::jobs] for i in range(min(jobs, len(waiting)))]
     crew = _Crew(count, threads() // (count * max(1, len(shares))), loud=len(runs) == 1)
     with ThreadPoolExecutor(max(1, len(shares))) as pool:
@@ -103,6 +103,8 @@ class _Crew:
             subprocess.Popen(command, env=self.environment, start_new_session=True, **pipes) as process,
         ):
             self.running.append(process)
+            if self.stopped:  # meanwhile
+                process.terminate()
             reader = threading.Thread(target=_follow, args=(process.stderr, logs), daemon=True)
             reader.start()
             for line in process.stdout:
@@ -184,6 +186,18 @@ def _accumulate(run: Run) -> int:
         return 0
 
 
+def _able(runs: list[Run], gpus: int) -> int:
+    """As many processes as there are GPUs, or the most that can share every run's batches; at least one."""
+    sizes = []
+    for run in runs:
+        with contextlib.suppress(KitError):  # training itself says what is wrong with config.json
+            sizes.append(run.config.batch_size // run.config.accumulate)
+    count = max((n for n in range(1, gpus + 1) if not any(size % n for size in sizes)), default=1)
+    if count < gpus:
+        print(f"{count} of the {gpus} GPUs train: more can't share batches of {sorted(set(sizes))} items", flush=True)
+    return count
+
+
 def _gpus() -> int:
     import torch
 
@@ -193,4 +207,5 @@ def _gpus() -> int:
 def threads() -> int:
     """That this machine has for computing, or that its user allows."""
     allowed = os.environ.get("OMP_NUM_THREADS", "")
-    return int(allowed) if allowed.isdecimal() else os.cpu_count() or 1
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return int(allowed) if allowed.isdecimal() else cores

@@ -17,7 +17,7 @@ from kit.challenge import product_texts
 from kit.config import TrainConfig
 from kit.datasets import make_products
 from kit.features import precompute
-from kit.items import count_blanks, fingerprint, read_items, tell_blanks
+from kit.items import describe_items, outline, read_items, tell_blanks
 from kit.metrics import softmax
 from kit.runs import Run
 from kit.words import word_model
@@ -59,8 +59,7 @@ def fit(run: Run) -> None:
             if len(frames["test"]):
                 test[fold] = _probabilities(model, scaled["test"])
         summary = {"system": config.system, "text": config.text, "image": config.image, "recipe": config.recipe}
-        summary |= {"data": fingerprint(frames), "seconds": round(time.perf_counter() - started, 1)}
-        summary |= count_blanks(frames)
+        summary |= describe_items(frames, outline(frames)) | {"seconds": round(time.perf_counter() - started, 1)}
         run.write(codes, (frames["train"][folds >= 0], oof[folds >= 0]), (frames["test"], test), summary)
         print(run, flush=True)
     state.wait_for_everyone()

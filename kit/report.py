@@ -17,10 +17,10 @@ import mistune
 import pandas as pd
 
 from kit import plots, tables
-from kit.challenge import Challenge, read_challenge
+from kit.challenge import Challenge
 from kit.config import ROOT, EnsembleConfig, KitError, TrainConfig, resolve
-from kit.errors import confusions, gallery, read_errors, worst
-from kit.runs import Run, open_run, read_json, write_atomically, write_text
+from kit.errors import challenge_of, confusions, gallery, read_errors, worst
+from kit.runs import Run, find_run, open_run, read_json, write_atomically, write_text
 from kit.stacking import is_current
 from kit.study import member_runs, study_runs
 
@@ -54,8 +54,7 @@ def write_report(study: str) -> Path:
     settings = read_json(folder / "study.json") if (folder / "study.json").is_file() else {}
     runs = study_runs(study)
     final = chosen(study)
-    config = final.config
-    challenge = read_challenge(config.data, config.clean_titles, config.clean_descriptions, images="warn")
+    challenge = challenge_of(final)
     answers = read_answers(settings.get("answers", ""), challenge)
     errors = read_errors(final, challenge)
     pictures = {
@@ -130,6 +129,13 @@ def chosen(study: str) -> Run:
     if stacked:
         return max(stacked, key=lambda run: (len(run.config.members), run.config.method == "network", run.name))
     return max(members, key=lambda run: run.summary["macro_f1"])
+
+
+def find_result(name: str = "") -> Run:
+    """The finished run of that name; without one, what is submitted of the newest run's study, or the newest run itself
+    where it belongs to none. Raises KitError."""
+    run = find_run(name)
+    return run if name or not run.config.study or not member_runs(run.config.study) else chosen(run.config.study)
 
 
 def _members(study: str) -> list[Run]:

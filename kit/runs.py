@@ -16,7 +16,7 @@ import json
 import os
 import platform
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -27,11 +27,12 @@ import psutil
 from filelock import FileLock, Timeout
 from safetensors import SafetensorError
 
-from kit.config import ROOT, SAME_RESULT, EnsembleConfig, KitError, TrainConfig, check_name
+from kit.config import ROOT, SAME_RESULT, EnsembleConfig, KitError, TrainConfig, check_name, few
 from kit.metrics import bootstrap_macro_f1, scores
 
 PATIENCE = 10  # seconds that a process gets to let go of a run folder: one that was killed may have readers left
 STOPPED, NO_MEMORY = "The training was ", "Memory ran out"  # how the sentences begin that launch acts upon
+AGAIN = "train the run again, with -p again True"
 PROBABILITY = re.compile(r"p_(-?[0-9]+)")  # the column of a class
 BEGINS = "── "  # before the name of the run that a training of several comes to
 
@@ -92,12 +93,51 @@ def read_json(path: Path) -> dict:
             raise ValueError("no JSON object")
         return content
     except (OSError, ValueError) as error:
-        raise KitError(f"{path} cannot be read ({error}): train the run again, with -p again True.") from error
+        raise KitError(f"{path} cannot be read ({error}): {AGAIN}.") from error
 
 
 def probabilities(codes: list[int], values: np.ndarray) -> pd.DataFrame:
     """values `[N, K]` as columns `p_<code>`."""
     return pd.DataFrame(values.astype(np.float32), columns=[f"p_{code}" for code in codes])
+
+
+def read_probabilities(path: Path, wanted: Iterable[str]) -> tuple[pd.DataFrame, list[int], np.ndarray]:
+    """Of a file of predictions the items without their probabilities, the class codes, and the probabilities `[N, K]`.
+
+    Raises KitError where it is damaged, lacks one of the columns `wanted` or all classes, or holds no probabilities.
+    """
+    try:
+        frame = pd.read_parquet(path, page_checksum_verification=True)
+        columns = [name for name in frame if PROBABILITY.fullmatch(str(name))]
+        values = frame[columns].to_numpy(np.float32)
+    except (OSError, ValueError, TypeError) as error:  # pyarrow's errors are ValueErrors
+        raise KitError(f"{path} cannot be read ({error}): {AGAIN}.") from error
+    if not columns or any(name not in frame for name in wanted):
+        raise KitError(f"{path} lacks one of {', '.join(wanted)} and p_<code>: {AGAIN}.")
+    wrong = ~(np.isfinite(values).all(1) & (values >= 0).all(1) & (np.abs(values.sum(1) - 1) < 1e-3))
+    if wrong.any():
+        what = f"{wrong.sum()} rows that are not finite probabilities with sum 1 (id {few(frame['id'][wrong])})"
+        raise KitError(f"{path} has {what}: {AGAIN}.")
+    items = frame.drop(columns=columns).reset_index(drop=True)  # a frame that was shuffled keeps its index in the file
+    return items, [int(name[2:]) for name in columns], values
+
+
+def read_test(path: Path) -> pd.DataFrame:
+    """The mean over folds of each test item's probabilities, indexed by `split` and `id`, with the codes as columns.
+
+    `split` is None, and there is one fold, where the file does not say. Raises KitError.
+    """
+    items, codes, values = read_probabilities(path, ["id"])
+    items = {"split": None, "fold": 0} | dict(items.items())
+    keys = pd.DataFrame(items, columns=["split", "id", "fold"])
+    if (again := keys.duplicated()).any():
+        raise KitError(f"{path} repeats id {few(keys['id'][again].unique())}: {AGAIN}.")
+    folds = pd.DataFrame(values, columns=codes, dtype=float).groupby(
+        [keys["split"], keys["id"]], sort=False, dropna=False
+    )
+    if folds.size().nunique() > 1:
+        raise KitError(f"{path} has some items in more folds than others: {AGAIN}.")
+    return folds.mean()
 
 
 @dataclass(frozen=True)
@@ -128,7 +168,7 @@ class Run:
         try:
             return kind(**content)
         except TypeError as error:
-            raise KitError(f"{path} is not whole ({error}): train the run again, with -p again True.") from None
+            raise KitError(f"{path} is not whole ({error}): {AGAIN}.") from None
 
     @property
     def summary(self) -> dict:
@@ -136,7 +176,7 @@ class Run:
         self.require()
         content = read_json(path := self.folder / "summary.json")
         if lacking := {"run", "macro_f1", "macro_f1_low", "macro_f1_high"} - content.keys():
-            raise KitError(f"{path} lacks {', '.join(sorted(lacking))}: train the run again, with -p again True.")
+            raise KitError(f"{path} lacks {', '.join(sorted(lacking))}: {AGAIN}.")
         return content
 
     @property
@@ -147,7 +187,7 @@ class Run:
         try:
             return pd.read_csv(path) if path.is_file() else pd.DataFrame(columns=["fold", "epoch"])
         except (OSError, ValueError) as error:  # pandas' errors are ValueErrors
-            raise KitError(f"{path} cannot be read ({error}): train the run again, with -p again True.") from error
+            raise KitError(f"{path} cannot be read ({error}): {AGAIN}.") from error
 
     def predictions(self, part: str) -> tuple[pd.DataFrame, list[int], np.ndarray]:
         """The frame of `oof` or `test` without its probabilities, the class codes, and the probabilities `[N, K]`.
@@ -155,17 +195,8 @@ class Run:
         Raises KitError.
         """
         self.require()
-        path, again = self.folder / f"{part}.parquet", "train the run again, with -p again True"
-        try:
-            frame = pd.read_parquet(path, page_checksum_verification=True)
-            columns = [name for name in frame if PROBABILITY.fullmatch(name)]
-            values = frame[columns].to_numpy(np.float32)
-        except (OSError, ValueError, TypeError) as error:  # pyarrow's errors are ValueErrors
-            raise KitError(f"{path} cannot be read ({error}): {again}.") from error
-        wanted = ("id", "label", "fold") if part == "oof" else ("id", "split", "fold")
-        if not columns or any(name not in frame for name in wanted):
-            raise KitError(f"{path} lacks one of {', '.join(wanted)} and p_<code>: {again}.")
-        return frame.drop(columns=columns), [int(name[2:]) for name in columns], values
+        wanted = ["id", "label", "fold"] if part == "oof" else ["id", "split", "fold"]
+        return read_probabilities(self.folder / f"{part}.parquet", wanted)
 
     def changes(self, config: TrainConfig | EnsembleConfig) -> list[str]:
         """The fields in which `config` is not what the run was made with, but for those that change no result."""

@@ -26,9 +26,9 @@ from sklearn.model_selection import GroupKFold, KFold, StratifiedGroupKFold, Str
 from sklearn.neural_network import MLPClassifier
 from tqdm.auto import tqdm
 
-from kit.config import EnsembleConfig, KitError, TrainConfig
+from kit.config import EnsembleConfig, KitError, TrainConfig, few
 from kit.metrics import bootstrap_macro_f1, macro_f1
-from kit.runs import Run, open_run, prepare_run
+from kit.runs import AGAIN, Run, open_run, prepare_run, read_test
 
 SAME_DATA = "train both on the same data, cleaned alike (see config.json in both folders)"
 SAME_SPLIT = "train both with the same limit, folds, split, val_share and split_seed (see config.json in both folders)"
@@ -65,9 +65,8 @@ class Members:
 def read_members(names: Iterable[str]) -> Members:
     """The runs' predictions, aligned by id. Raises KitError, naming the run, where they do not belong together."""
     runs = [open_run(name) for name in _train_configs(names)]
-    items = [_read_items(run) for run in runs]
-    oof = [_read_probabilities(run, "oof", ["id"]) for run in runs]
-    test = [_read_probabilities(run, "test", ["split", "id"]) for run in runs]
+    items, oof = zip(*(_read_oof(run) for run in runs), strict=True)
+    test = [read_test(run.folder / "test.parquet") for run in runs]
     for i in range(1, len(runs)):
         two = f"The run {runs[i].name!r} does not fit {runs[0].name!r}: "
         _same_set(two + "it has other classes", oof[i].columns, oof[0].columns, SAME_DATA)
@@ -129,34 +128,20 @@ def _train_configs(names: Iterable[str]) -> dict[str, TrainConfig]:
     return found
 
 
-def _read_items(run: Run) -> pd.DataFrame:
-    """label, fold, maybe group of the out-of-fold items, indexed by id."""
-    items = run.predictions("oof")[0].set_index("id")
+def _read_oof(run: Run) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """label, fold, maybe group of the out-of-fold items, and their probabilities with the codes as columns; both
+    indexed by id."""
+    items, codes, values = run.predictions("oof")
+    items = items.set_index("id")
     again = items.index[items.index.duplicated()]
     if len(again):
-        raise KitError(f"{run.name!r}: oof.parquet repeats id {_few(again)}: train the run again.")
-    return items
-
-
-def _read_probabilities(run: Run, part: str, keys: list[str]) -> pd.DataFrame:
-    """The mean over folds, indexed by `keys`, with the codes as columns."""
-    items, codes, values = run.predictions(part)
-    items = items.reset_index(drop=True)  # a frame that was shuffled keeps its index in the file
-    wrong = ~(np.isfinite(values).all(1) & (values >= 0).all(1) & (np.abs(values.sum(1) - 1) < 1e-3))
-    if wrong.any():
-        raise KitError(
-            f"{run.name!r}: {part}.parquet has {wrong.sum()} rows that are not finite probabilities with sum 1 "
-            f"(id {_few(items['id'][wrong])}): train the run again."
-        )
-    folds = pd.DataFrame(values, columns=codes, dtype=float).groupby([items[key] for key in keys], sort=False)
-    if folds.size().nunique() > 1:
-        raise KitError(f"{run.name!r}: {part}.parquet has some items in more folds than others: train the run again.")
-    return folds.mean()
+        raise KitError(f"{run.folder / 'oof.parquet'} repeats id {few(again)}: {AGAIN}.")
+    return items, pd.DataFrame(values, items.index, codes, dtype=float)
 
 
 def _same_set(what: str, theirs: pd.Index, ours: pd.Index, advice: str) -> None:
     sides = {"more": theirs.difference(ours), "missing": ours.difference(theirs)}
-    found = [f"{len(values)} {side} ({_few(values)})" for side, values in sides.items() if len(values)]
+    found = [f"{len(values)} {side} ({few(values)})" for side, values in sides.items() if len(values)]
     if found:
         raise KitError(f"{what}, {' and '.join(found)}: {advice}.")
 
@@ -166,12 +151,7 @@ def _same_values(what: str, theirs: pd.DataFrame, ours: pd.DataFrame) -> None:
         wrong = ours.index[theirs[column] != ours[column]]
         if len(wrong):
             values = f"{theirs[column][wrong[0]]} and {ours[column][wrong[0]]}"
-            raise KitError(f"{what}the {column} of id {_few(wrong)} differs ({values} for the first): {advice}.")
-
-
-def _few(values: Iterable) -> str:
-    values = list(values)
-    return ", ".join(map(str, values[:3])) + (", …" if len(values) > 3 else "")
+            raise KitError(f"{what}the {column} of id {few(wrong)} differs ({values} for the first): {advice}.")
 
 
 # --- stackers: fit(X [N, M, K], y [N] class positions), predict_proba(X) → [N, K]

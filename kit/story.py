@@ -24,7 +24,7 @@ from papermill.exceptions import PapermillExecutionError
 from kit.backbones import check_backbones
 from kit.challenge import read_challenge
 from kit.config import PROJECT, ROOT, EnsembleConfig, KitError, TrainConfig, check_type, parameter_types
-from kit.items import read_items
+from kit.items import outline, read_items
 from kit.launch import threads
 from kit.report import chosen, read_answers, write_report
 from kit.runs import BEGINS, open_run, write_json
@@ -38,7 +38,7 @@ PACE = re.compile(r"([\d.e+-]+) s a step over the first")  # what kit.train says
 class Plan:
     """The runs of a study, what each still has to do, and how long that may take."""
 
-    def __init__(self, values: dict, texts: list[str], images: list[str], seeds: int, jobs: int):
+    def __init__(self, values: dict, texts: list[str], images: list[str], seeds: int, jobs: int, again: bool):
         self.members = members(values, texts, images)
         rows = ablations(values, seeds)
         self.groups = {
@@ -61,12 +61,24 @@ class Plan:
         }
         if all(config.run in self.cannot for config in self.members):
             raise KitError(next(iter(self.cannot.values())))
-        folds = read_items(self.members[0])[1]["train"]["fold"]
-        self.items = int((folds != 0).sum())  # that a model trains on
+        frames = read_items(self.members[0])[1]
+        self.items = int((frames["train"]["fold"] != 0).sum())  # that a model trains on
+        if not again:
+            self._require(outline(frames))
 
     @property
     def configs(self) -> list[TrainConfig]:
         return [config for group in self.groups.values() for config in group]
+
+    def _require(self, seen: dict[str, str]) -> None:
+        """Raises KitError where a finished run saw other data."""
+        for config in self.configs:
+            found = open_run(config.run).summary.get("outline", {}) if is_done(config) else {}
+            if changed := [name for name in found if name in seen and found[name] != seen[name]]:
+                raise KitError(
+                    f"The data changed since the run {config.run!r} was trained ({', '.join(changed)}): put back the "
+                    f"old data, give the study another name, or pass -p again True to train everything again."
+                )
 
     def left(self) -> list[TrainConfig]:
         return [config for config in self.configs if config.run not in self.cannot and not is_done(config)]
@@ -91,13 +103,18 @@ class Plan:
         return training
 
     def estimate(self) -> str:
-        """How long the training that is left will take, from the paces seen so far."""
-        seconds = 0.0
+        """How long the training steps that are left will take, of the kinds of runs whose pace is known."""
+        seconds, timed, untimed = 0.0, 0, 0
         for config in self.left():
-            same = self.paces.get(self._kind(config))
             alike = [pace for kind, pace in self.paces.items() if kind[0] == self._kind(config)[0]]
-            seconds += config.steps(self.items) * (same or (sum(alike) / len(alike) if alike else 0))
-        return f"   (training left, at the pace seen so far: about {seconds / 60:.0f} min in {len(self.left())} runs)"
+            if alike:
+                timed += 1
+                pace = self.paces.get(self._kind(config), sum(alike) / len(alike))
+                seconds += config.steps(self.items) * pace
+            else:
+                untimed += 1
+        later = f", and {untimed} of another kind, not timed yet" if untimed else ""
+        return f"   (training steps left, at this pace: about {seconds / 60:.0f} min in {timed} runs{later})"
 
     @staticmethod
     def _kind(config: TrainConfig) -> tuple:
@@ -129,10 +146,10 @@ class Listener(io.TextIOBase):
         sys.stdout.flush()
 
 
-def tell(study: str, plan: Plan, base: dict, seeds: int, again: bool, jobs: int) -> dict[str, str]:
+def tell(study: str, plan: Plan, base: dict, seeds: int, jobs: int, processes: int, again: bool) -> dict[str, str]:
     """Executes the notebooks; gives what failed and why."""
     failed = dict(plan.cannot)
-    shared = {"study": study, "again": again}
+    shared = {"study": study, "processes": processes, "again": again}
     steps = [("01_eda", study, {"data": base["data"]}, [])]
     steps += [("02_baselines", study, base | shared | {"jobs": jobs}, plan.groups["02_baselines"])]
     for config in plan.members:
@@ -230,8 +247,14 @@ def main() -> int:
     parser.add_argument("--seeds", type=int, default=1, help="how many of each ablation")
     parser.add_argument("--jobs", type=int, default=1, help="trainings at once; each needs its memory")
     parser.add_argument("--answers", default="", help="the test items' codes: scored in the report, never chosen on")
-    parser.add_argument("--again", action="store_true", help="train again what is finished")
-    parser.add_argument("-p", nargs=2, action="append", default=[], metavar=("FIELD", "VALUE"), help="of every run")
+    parser.add_argument(
+        "-p",
+        nargs=2,
+        action="append",
+        default=[],
+        metavar=("FIELD", "VALUE"),
+        help="of every run, or processes, or again",
+    )
     options = parser.parse_args()
     texts, images = ([name for name in names.split(",") if name] for names in (options.texts, options.images))
     started = time.perf_counter()
@@ -241,17 +264,19 @@ def main() -> int:
             raise KitError(f"jobs={options.jobs} is too small: it must be at least 1.")
         if not texts or not images:
             raise KitError("texts and images must name one backbone or more each.")
-        types, values = parameter_types(TrainConfig), {name: _value(value) for name, value in options.p}
+        types = parameter_types(TrainConfig, processes=int, again=bool)
+        values = {name: _value(value) for name, value in options.p}
         if unknown := set(values) - set(types):
             raise KitError(f"-p {min(unknown)} is no field of a run; the fields are: {', '.join(types)}.")
         if taken := set(values) & TAKEN:
             raise KitError(f"-p {min(taken)} is not for a whole study, which varies it, or has an option of its own.")
         values = {name: check_type(name, value, types[name]) for name, value in values.items()}
+        how = {"processes": values.pop("processes", 0), "again": values.pop("again", False)}
         values |= {"data": options.data, "recipe": options.recipe, "text": texts[0], "image": images[0]}
-        plan = Plan(values | {"study": options.study}, texts, images, options.seeds, options.jobs)
+        plan = Plan(values | {"study": options.study}, texts, images, options.seeds, options.jobs, how["again"])
         read_answers(options.answers, read_challenge(options.data, images="ignore"))
         plan.tell()
-        failed = tell(options.study, plan, values, options.seeds, options.again, options.jobs)
+        failed = tell(options.study, plan, values, options.seeds, options.jobs, **how)
         settings = {"data": options.data, "answers": options.answers, "failed": failed}
         write_json(ROOT / "runs" / options.study / "study.json", settings)
         print("\n── report", flush=True)
@@ -261,7 +286,7 @@ def main() -> int:
         print(f"\n{error}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
-        print("\nInterrupted: the same command goes on with what is not finished.", file=sys.stderr)
+        print("\nInterrupted: the same command goes on (-p again True would start over).", file=sys.stderr)
         return 130
     print(report.read_text(encoding="utf-8").partition("## Table 1")[0])
     peak = max(run.summary.get("peak_memory_gb", 0) for run in study_runs(options.study))

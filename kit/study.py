@@ -33,6 +33,14 @@ def members(values: dict, texts: list[str], images: list[str]) -> list[TrainConf
     return configs
 
 
+def one_run(values: dict) -> TrainConfig:
+    """The run of `values`; the full model of a study that has no name of its own gets the one that it has there."""
+    config = train_config(**values)
+    if config.study and not values.get("run") and ablation(config) == "full":
+        return members(values, [config.text], [config.image])[0]
+    return config
+
+
 def baselines(values: dict) -> list[TrainConfig]:
     """The paper's three fusions of what frozen backbones give (section 3.1), each side alone, and two references."""
     frozen = {"freeze_text": True, "freeze_image": True}

@@ -9,12 +9,11 @@ import io
 import os
 from pathlib import Path
 
-import numpy as np
 import pandas as pd
 
-from kit.challenge import Challenge, check_separator, few, read_challenge, read_text
-from kit.config import ROOT, KitError, resolve
-from kit.runs import PROBABILITY
+from kit.challenge import Challenge, check_separator, read_challenge, read_text
+from kit.config import ROOT, KitError, few, resolve
+from kit.runs import read_test
 
 # header in the file → our column
 COLUMNS = {
@@ -35,31 +34,9 @@ def read_predictions(path) -> pd.DataFrame:
     of one id are averaged. Its own `label`, if any, is the truth and is not read. Raises KitError.
     """
     path = resolve(path)
-    path = path / "test.parquet" if path.is_dir() else path
-    try:
-        frame = pd.read_parquet(path, page_checksum_verification=True)
-    except (OSError, ValueError) as error:  # pyarrow's errors are ValueErrors
-        raise KitError(f"{path} cannot be read as parquet ({error}); predict the test split again.") from None
-    columns = [name for name in frame if PROBABILITY.fullmatch(str(name))]
-    if "id" not in frame or not columns:
-        raise KitError(f"{path} lacks 'id' or a 'p_<code>' column among {few(frame.columns)}; predict again.")
-    if "split" not in frame:
-        frame["split"] = None
-    try:
-        values = frame[columns].to_numpy(dtype=float)
-    except (TypeError, ValueError):
-        raise KitError(f"{path} has probabilities that are no numbers; predict again.") from None
-    bad = ~(np.isfinite(values).all(1) & (values >= 0).all(1) & (values.sum(1) > 0))
-    if bad.any():
-        ids = few(frame["id"][bad])
-        raise KitError(f"{path} has probabilities that are not finite, below 0 or all 0 (id {ids}); predict again.")
-    if "fold" in frame and not frame.duplicated(["split", "id", "fold"]).any():
-        folds = frame.groupby(["split", "id"], sort=False, dropna=False)[columns]
-        if folds.size().nunique() > 1:
-            raise KitError(f"{path} has some items in more folds than others; predict again.")
-        frame = folds.mean().reset_index()
-    codes = np.array([int(name[2:]) for name in columns])
-    return frame[["id", "split"]].assign(label=codes[frame[columns].to_numpy().argmax(axis=1)])
+    means = read_test(path / "test.parquet" if path.is_dir() else path)
+    labels = means.columns.to_numpy()[means.to_numpy().argmax(axis=1)]
+    return means.index.to_frame(index=False)[["id", "split"]].assign(label=labels)
 
 
 def write_submission(predictions: pd.DataFrame, challenge: Challenge, out_dir, split: str | None = None) -> list[Path]:

@@ -38,11 +38,10 @@ from tqdm.auto import tqdm
 from kit import linear
 from kit.backbones import IMAGE, TEXT, find_backbones
 from kit.cache import digest
-from kit.challenge import few
-from kit.config import LAUNCHER, LINEAR, KitError, TrainConfig
+from kit.config import LAUNCHER, LINEAR, KitError, TrainConfig, few
 from kit.datasets import Products, keep_pixels, loader, make_products
 from kit.features import fit_inputs, precompute
-from kit.items import count_blanks, fingerprint, outline, read_items, tell_blanks
+from kit.items import describe_items, outline, read_items, tell_blanks
 from kit.metrics import scores, softmax
 from kit.models import Classifier, build_model
 from kit.resume import Interrupted, Progress, States, Unheard, Watch
@@ -108,8 +107,12 @@ def _train(run: Run, config: TrainConfig, watch: Watch) -> None:
             "test": products["test"],
         }
         model = build().to(accelerator.device)
+        if accelerator.process_index:  # the same weights, but a dropout of its own
+            set_seed(config.seed + 1000 * fold + accelerator.process_index)
         if config.linear_start and not states.training:
-            fit_inputs(model, loader(parts["train"], 32, shuffle=True, workers=config.workers), accelerator.device)
+            cut = config.accumulate
+            batches = loader(parts["train"], config.batch_size // cut, True, workers=config.workers, accumulate=cut)
+            fit_inputs(model, batches, accelerator.device)
         try:
             oof, test = fit(run, config, model, parts, accelerator, watch, progress, states)
         except NotFinite as error:
@@ -127,11 +130,10 @@ def _train(run: Run, config: TrainConfig, watch: Watch) -> None:
         del model
         accelerator.free_memory()
     if accelerator.is_main_process:
-        states.require(outline(frames))  # pictures are read all the while
+        states.require(seen := outline(frames))  # pictures are read all the while
         scored = folds >= 0
-        summary = describe(config, progress, accelerator) | {"data": fingerprint(frames)}
+        summary = describe(config, progress, accelerator) | describe_items(frames, seen)
         summary |= {"trained": {str(fold): int((folds != fold).sum()) for fold in range(config.folds)}}
-        summary |= count_blanks(frames)
         oof, test = softmax(progress.oof[torch.from_numpy(scored)].numpy()), torch.stack(progress.test).numpy()
         run.write(codes, (frames["train"][scored], oof), (frames["test"], test), summary)
         states.remove()
@@ -151,12 +153,15 @@ def make_accelerator(config: TrainConfig) -> Accelerator:
     """Raises KitError where the processes can't share a batch."""
     torch.set_float32_matmul_precision("high")  # TF32
     torch.set_flush_denormal(True)  # a shut LSTM gate makes numbers that slow a CPU down
-    accelerator = Accelerator(
-        mixed_precision=_precision(config),
-        gradient_accumulation_steps=config.accumulate,
-        dataloader_config=DataLoaderConfiguration(split_batches=True, non_blocking=True),
-        kwargs_handlers=[DistributedDataParallelKwargs(find_unused_parameters=_any_backbone(config))],
-    )
+    try:
+        accelerator = Accelerator(
+            mixed_precision=_precision(config),
+            gradient_accumulation_steps=config.accumulate,
+            dataloader_config=DataLoaderConfiguration(split_batches=True, non_blocking=True),
+            kwargs_handlers=[DistributedDataParallelKwargs(find_unused_parameters=_any_backbone(config))],
+        )
+    except ValueError as error:  # of what this device can't do, or of two runs of one command that differ in it
+        raise KitError(f"precision={config.precision!r} can't be had here: {error}") from error
     micro = config.batch_size // config.accumulate
     if micro % accelerator.num_processes:
         raise KitError(
@@ -209,7 +214,8 @@ def fit(
         states.restore(model, optimizer, schedule)
 
     def save() -> None:
-        if watch.agree(not all(value.isfinite().all() for value in model.parameters() if value.requires_grad))[1]:
+        kept = [*(value for value in model.parameters() if value.requires_grad), *model.buffers()]
+        if watch.agree(not all(value.isfinite().all() for value in kept))[1]:
             raise NotFinite(f"The weights are no numbers any more in epoch {progress.epoch + 1}.", [])
         states.write(progress, model, optimizer, schedule)
 
@@ -289,7 +295,8 @@ def train_epoch(
             with accelerator.accumulate(model):
                 logits, smoothing = model(batch), config.label_smoothing
                 loss = cross_entropy(logits[:own], batch["label"][:own], label_smoothing=smoothing, reduction="sum")
-                summed = loss.item()
+                accelerator.backward(loss * (processes * config.accumulate / in_step))
+                summed = loss.item()  # a GPU has the whole step before it, and does not run dry
                 stop, bad = watch.agree(not math.isfinite(summed))
                 if bad and config.nonfinite == "error":
                     rows = gather_object([] if math.isfinite(summed) else batch["row"][:own].tolist())
@@ -297,7 +304,6 @@ def train_epoch(
                     raise NotFinite(f"The loss is no number in {where}.", rows)
                 spoilt |= bad
                 if not bad:
-                    accelerator.backward(loss * (processes * config.accumulate / in_step))
                     progress.loss, progress.items = progress.loss + summed, progress.items + own
                 if accelerator.sync_gradients and not spoilt:
                     if config.clip_norm:
@@ -458,15 +464,17 @@ def _train_all(arguments: list[str], state: PartialState, watch: Watch) -> int:
                 print(f"{run.name} is finished already", flush=True)
             continue
         try:
+            system = run.config.system  # before the lock, which would make a folder that is not there
             with run.alone() if state.is_main_process else nullcontext():
-                if run.config.system in LINEAR:
+                if system in LINEAR:
                     linear.fit(run)
                 else:
                     train(run, watch)
         except Interrupted as reason:
             if state.is_main_process:
                 saved = "goes on from its saved state" if run.begun else "begins anew: nothing was saved yet"
-                sentence = f"{STOPPED}{str(reason) or 'stopped in another process'}; the same command {saved}."
+                why = str(reason) or "stopped in another process"
+                sentence = f"{STOPPED}{why}; the same command {saved} (-p again True would start over)."
                 print(f"\n{KitError.__name__}: {run.name}: {sentence}", file=sys.stderr, flush=True)
             return 130
         except KitError as error:

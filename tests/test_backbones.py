@@ -9,7 +9,8 @@ from PIL import Image
 from safetensors.torch import load_file, save_file
 from sklearn.datasets import load_sample_image
 
-from kit.backbones import IMAGE, TEXT, check_image, check_text, load_image, load_text, load_tokenizer
+from kit import backbones
+from kit.backbones import IMAGE, TEXT, Source, check_image, check_text, load_image, load_text, load_tokenizer
 from kit.config import ROOT, KitError
 from kit.datasets import read_pixels
 
@@ -149,6 +150,26 @@ def test_a_backbone_of_one_image_size_says_so():
     backbone.check_size(size)
     with pytest.raises(KitError, match=f"-p image_size {size}"):
         backbone.check_size(500)
+
+
+def test_a_backbone_that_was_looked_at_can_still_be_trained(root, tiny_image):
+    source = Source("image", tiny_image, True, 0, 64, True)
+    assert source.outline.regions == 4
+    assert not any(value.is_inference() for value in source.frozen.state_dict().values())
+
+
+def test_hub_models_in_several_files_are_told_apart(root, monkeypatch):
+    files = {"model.safetensors.index.json"}
+    monkeypatch.setattr(
+        backbones, "try_to_load_from_cache", lambda repo, file: f"/{repo}/{file}" if file in files else None
+    )
+    one, other = (Source("text", name, True, 0, 64, True).identity for name in ("me/one", "me/other"))
+    assert one != other and "me/one" in one
+    files.clear()
+    unknown = Source("text", "me/one", True, 0, 64, True)
+    unknown.__dict__["frozen"] = None  # as if loaded
+    with pytest.raises(KitError, match="could not be told from another model's"):
+        unknown.identity  # noqa: B018
 
 
 def test_pip_weights_that_changed_are_refused(tmp_path, monkeypatch):

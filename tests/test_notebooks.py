@@ -1,6 +1,7 @@
 """Notebooks are clean, thin, agree with the configuration, and run on a tiny catalogue from anywhere."""
 
 import ast
+import json
 import os
 import subprocess
 import sys
@@ -105,6 +106,8 @@ def test_the_story_goes_on_past_a_member_that_fails_and_says_so(told, tiny_data)
     assert done.returncode == 1
     assert "FAILED tiny-nowhere-tiny_image" in done.stderr and "There is no directory" in done.stderr
     assert "Traceback" not in done.stderr
+    assert "training steps left, at this pace: about" in done.stdout
+    assert "6 of another kind, not timed yet" in done.stdout  # while baselines train: no member, no ablation
     finished = {run.parent.name for run in (root / "runs").glob("*/summary.json")}
     assert {f"tiny-baseline-{system}" for system in BASELINES} <= finished
     assert {f"tiny-{row}-s0" for row in ABLATIONS if row != "full"} <= finished
@@ -134,6 +137,14 @@ def test_the_report_stands_beside_the_paper_and_names_its_runs(told):
 def test_the_story_again_trains_nothing(told, tiny_data, tiny_texts, tiny_image):
     root, _ = told
     before = {path: path.stat().st_mtime_ns for path in (root / "runs").glob("*/oof.parquet")}
+    summary = root / "runs" / "tiny-baseline-dot" / "summary.json"
+    usual = summary.read_text()
+    content = json.loads(usual)
+    summary.write_text(json.dumps(content | {"outline": content["outline"] | {"images": "others"}}))
+    done = story(root, tiny_data, f"{tiny_texts['bert']},{tiny_texts['camembert']}", tiny_image)
+    assert done.returncode == 1
+    assert "data changed since the run 'tiny-baseline-dot' was trained (images)" in done.stderr
+    summary.write_text(usual)
     done = story(root, tiny_data, f"{tiny_texts['bert']},{tiny_texts['camembert']}", tiny_image)
     assert done.returncode == 0, done.stderr
     assert "0 of them to do" in done.stdout

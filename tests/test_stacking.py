@@ -274,7 +274,7 @@ def test_a_finished_ensemble_is_made_again_only_when_a_member_changed():
 OTHERS = {
     "ids": ({"id": np.arange(50) + 1}, ["1 more (50)", "1 missing (0)", "split_seed"]),
     "folds": ({"fold": np.arange(50) % 4}, ["fold of id", "differs", "folds"]),
-    "labels": ({"label": np.roll(np.array(CODES)[np.arange(50) % 5], 1)}, ["label of id 0, 1, 2, …", "2705 and 10"]),
+    "labels": ({"label": np.roll(np.array(CODES)[np.arange(50) % 5], 1)}, ["label of id 0, 1, 2, ", "2705 and 10"]),
 }
 
 
@@ -307,7 +307,7 @@ def test_other_classes_data_and_test_items_are_refused():
     refused(["good", "tests"], "'tests' does not fit 'good'", "1 more (('test', 1003))")
     uneven = write_run("uneven", y, oof, test=np.full((2, 3, 5), 0.2))
     pd.read_parquet(uneven.folder / "test.parquet")[:-1].to_parquet(uneven.folder / "test.parquet")
-    refused(["good", "uneven"], "'uneven'", "test.parquet", "more folds")
+    refused(["good", "uneven"], "uneven/test.parquet", "more folds")
 
 
 @pytest.mark.parametrize("value", [np.nan, np.inf, 0.9, -0.2])
@@ -320,7 +320,7 @@ def test_what_is_no_probability_is_refused(value):
     table = pd.read_parquet(run.folder / "oof.parquet")
     table["p_10"] = bad[:, 0]
     table.to_parquet(run.folder / "oof.parquet")
-    refused(["good", "bad"], "'bad'", "oof.parquet has 1 rows", "(id 7)")
+    refused(["good", "bad"], "bad/oof.parquet has 1 rows", "(id 7)")
 
 
 def test_members_must_be_finished_training_runs():
@@ -331,7 +331,7 @@ def test_members_must_be_finished_training_runs():
     twice = open_run("m2")
     table = pd.read_parquet(twice.folder / "oof.parquet")
     pd.concat([table, table[:1]]).to_parquet(twice.folder / "oof.parquet")
-    refused(names, "'m2'", "repeats id 0")
+    refused(names, "m2/oof.parquet repeats id 0")
     inner = stack(config(names[:2], run="inner", method="blend")).name
     refused([*names[:2], inner], "'inner' is an ensemble", "m0, m1")
     with pytest.raises(KitError, match="name of a member"):

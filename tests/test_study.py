@@ -8,11 +8,11 @@ import pytest
 
 from kit import tables
 from kit.challenge import read_challenge
-from kit.config import KitError
+from kit.config import KitError, train_config
 from kit.errors import read_errors
-from kit.report import chosen, read_answers, write_report
-from kit.runs import open_run, write_json
-from kit.study import ABLATIONS, BASELINES, ablation, ablations, baselines, member_runs, members, study_runs
+from kit.report import chosen, find_result, read_answers, write_report
+from kit.runs import list_runs, open_run, write_json
+from kit.study import ABLATIONS, BASELINES, ablation, ablations, baselines, member_runs, members, one_run, study_runs
 
 VALUES = {"study": "s", "text": "camembert", "image": "resnet152", "recipe": "paper"}
 
@@ -40,6 +40,14 @@ def test_members_are_every_pair_in_the_papers_order():
         "s-flaubert-resnext101_32x8d",
     ]
     assert {config.study for config in configs} == {"s"}
+
+
+def test_one_run_of_a_study_is_the_member_that_its_tables_know():
+    member = members(VALUES, ["camembert"], ["resnet152"])[0]
+    assert one_run(VALUES) == one_run(VALUES | {"run": ""}) == member
+    assert one_run(VALUES | {"run": "mine"}).run == "mine"
+    others = [VALUES | {"study": ""}, VALUES | {"bilstm": False}, VALUES | {"system": "concat"}]
+    assert member.run not in [one_run(values).run for values in others]
 
 
 def test_baselines_are_frozen_and_parameters_reach_them():
@@ -166,6 +174,13 @@ def test_answers_that_do_not_fit_are_refused(rows, sentence, tiny_data, tmp_path
         read_answers(str(tmp_path / "none.csv"), read_challenge(tiny_data))
 
 
+def test_without_a_name_what_the_study_submits_is_found(study):
+    assert find_result() == chosen(study) != list_runs()[-1]
+    assert find_result("s-no-bilstm-s0").name == "s-no-bilstm-s0"
+    fake(train_config(run="alone"), 0.9)
+    assert find_result().name == "alone"
+
+
 def test_members_that_would_share_a_name_are_refused():
     with pytest.raises(KitError, match="have the same name: rename a directory"):
         members(VALUES, ["v1/camembert", "v2/camembert"], ["resnet152"])
@@ -192,6 +207,8 @@ def test_members_come_in_the_same_order_whichever_was_trained_last(study):
         (["-p", "bilstm", "False"], "-p bilstm is not for a whole study"),
         (["-p", "epoch", "3"], "-p epoch is no field of a run"),
         (["-p", "epochs", "three"], "epochs='three' must be a whole number"),
+        (["-p", "again", "perhaps"], "again='perhaps' must be True or False"),
+        (["-p", "processes", "many"], "processes='many' must be a whole number"),
         (["--texts", ","], "texts and images must name one backbone or more"),
         (["--answers", "/no/where.csv"], "cannot be read as answers"),
     ],

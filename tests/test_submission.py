@@ -178,13 +178,15 @@ def test_predictions_of_a_run(sigir, tmp_path):
 @pytest.mark.parametrize(
     ("table", "words"),
     [
-        ({"id": [1], "label": [10]}, ["'p_<code>'", "id, label"]),
-        ({"id": [1, 2], "p_10": [0.5, None]}, ["not finite", "id 2"]),
-        ({"id": [1, 2], "p_10": [0.5, 0.0], "p_20": [0.5, 0.0]}, ["all 0", "id 2"]),
-        ({"id": [1, 2], "p_10": [-0.5, 1.0]}, ["below 0", "id 1"]),
-        ({"id": [1], "p_10": ["a"]}, ["no numbers", "predict again"]),
+        ({"id": [1], "label": [10]}, ["lacks one of id and p_<code>"]),
+        ({"id": [1, 2], "p_10": [1.0, None]}, ["not finite", "id 2"]),
+        ({"id": [1, 2], "p_10": [0.5, 0.0], "p_20": [0.5, 0.0]}, ["sum 1", "id 2"]),
+        ({"id": [1, 2], "p_10": [-0.5, 1.0], "p_20": [1.5, 0.0]}, ["not finite probabilities", "id 1"]),
+        ({"id": [1], "p_10": ["a"]}, ["cannot be read", "train the run again"]),
         ({"id": [1, 2, 2], "fold": [0, 0, 1], "p_10": [1.0, 1.0, 1.0]}, ["more folds than others"]),
-        (None, ["cannot be read", "predict"]),
+        ({"id": [1, 2, 2], "fold": [0, 0, 0], "p_10": [1.0, 1.0, 1.0]}, ["repeats id 2"]),
+        ({"id": [1, 2, 2], "p_10": [1.0, 1.0, 1.0]}, ["repeats id 2"]),
+        (None, ["cannot be read", "train the run again"]),
     ],
 )
 def test_predictions_at_fault(tmp_path, table, words):

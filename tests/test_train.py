@@ -219,6 +219,19 @@ def test_a_run_out_of_memory_on_several_processes_starts_anew(root, tiny_config,
     assert asked == [1, 2, 4]
 
 
+@pytest.mark.parametrize(("gpus", "count"), [(0, 1), (1, 1), (3, 2), (4, 4), (6, 4)])
+def test_as_many_processes_as_can_share_a_batch(root, tiny_config, monkeypatch, capsys, gpus, count):
+    from kit import launch
+
+    run, asked = prepare_run(train_config(**tiny_config | {"batch_size": 8, "accumulate": 2}, run="run")), []
+    monkeypatch.setattr(launch, "_gpus", lambda: gpus)
+    monkeypatch.setattr(launch._Crew, "_start", lambda crew, runs: asked.append(crew.count) or (0, {}))
+    with pytest.raises(KitError):
+        launch.launch([run])
+    assert asked == [count]
+    assert ("can't share batches of [4] items" in capsys.readouterr().out) == (count < gpus)
+
+
 def test_a_stopped_run_keeps_the_others_from_starting(root, tiny_config, monkeypatch):
     from kit import launch
 
@@ -288,6 +301,12 @@ def test_a_damaged_file_is_named(run, name, content, read):
         read(run)
 
 
+def test_where_there_is_no_run_none_is_made(root, capsys):
+    assert main([str(root / "runs" / "nope" / "config.json")]) == 1
+    assert "nope/config.json cannot be read" in capsys.readouterr().err
+    assert not (root / "runs").exists()
+
+
 @pytest.mark.parametrize("change", [{"p_x": 1.0}, {"p_10": "much"}, {"drop": "id"}, {"drop": "label"}])
 def test_predictions_of_another_form_are_refused(run, change):
     path = run.folder / "oof.parquet"
@@ -328,6 +347,11 @@ def test_pictures_that_change_meanwhile_are_noticed(root, tiny_config, tiny_data
     with pytest.raises(KitError, match=r"changed since it was begun \(images\)"):
         train(run)
     assert not run.finished
+
+
+def test_a_precision_that_the_device_lacks_is_refused_in_a_sentence(root, tiny_config):
+    with pytest.raises(KitError, match="precision='fp16' can't be had here"):
+        train(prepare_run(train_config(**tiny_config | {"precision": "fp16"}, run="half")))
 
 
 def test_runs_are_found(root, run):
