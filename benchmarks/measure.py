@@ -74,8 +74,7 @@ class Workbench:
         torch.manual_seed(config.seed)
         model = build().to(self.accelerator.device)
         if config.linear_start:
-            batches = loader(self.parts["train"], 32, shuffle=True, workers=config.workers)
-            fit_inputs(model, batches, self.accelerator.device)
+            fit_inputs(config, model, self.parts["train"], self.accelerator.device)
         optimizer = torch.optim.AdamW(parameter_groups(model, config), fused=True)
         self.model, self.optimizer = self.accelerator.prepare(model, optimizer)
 

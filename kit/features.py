@@ -4,7 +4,6 @@ T tokens · R regions · L layers · d backbone width
 """
 
 import math
-from collections.abc import Iterable
 
 import numpy as np
 import PIL
@@ -134,9 +133,12 @@ class _Frozen:
 
 @torch.inference_mode()
 def fit_inputs(
-    model: Classifier, batches: Iterable[dict[str, Tensor]], device: torch.device, items: int = 2048
+    config: TrainConfig, model: Classifier, products: Products, device: torch.device, items: int = 2048
 ) -> None:
-    """Sets the head's input means and deviations from the first `items` training items, backbones as they are."""
+    """Sets the head's input means and deviations from `items` of the training items or a few more, backbones as they
+    are."""
+    cut = config.accumulate
+    batches = loader(products, config.batch_size // cut, shuffle=True, workers=config.workers, accumulate=cut)
     model.eval()
     sums = {"text": [0.0, 0.0, 0], "image": [0.0, 0.0, 0]}  # of x, of x², in double precision, and how many
     seen = 0
@@ -150,7 +152,7 @@ def fit_inputs(
                 sums[side][1] += values.square().sum(0).double()
                 sums[side][2] += len(values)
         seen += len(batch["row"])
-        if seen >= items:
+        if seen >= items and seen % config.batch_size == 0:  # the same items, however steps are cut
             break
     for side, layer in (("text", model.head.text_input), ("image", model.head.image_input)):
         total, squares, count = sums[side]

@@ -110,9 +110,7 @@ def _train(run: Run, config: TrainConfig, watch: Watch) -> None:
         if accelerator.process_index:  # the same weights, but a dropout of its own
             set_seed(config.seed + 1000 * fold + accelerator.process_index)
         if config.linear_start and not states.training:
-            cut = config.accumulate
-            batches = loader(parts["train"], config.batch_size // cut, True, workers=config.workers, accumulate=cut)
-            fit_inputs(model, batches, accelerator.device)
+            fit_inputs(config, model, parts["train"], accelerator.device)
         try:
             oof, test = fit(run, config, model, parts, accelerator, watch, progress, states)
         except NotFinite as error:
