@@ -184,8 +184,7 @@ def train_kit(name: str, config: TrainConfig, ids: pd.Series, folder: Path) -> S
     imports = user_seconds([sys.executable, "-c", "import kit.train"], HOME / "imports.log", KIT_ROOT=str(folder))
     command = [sys.executable, "-m", "kit.train", run.folder / "config.json"]
     seconds = user_seconds(command, HOME / f"{name}.log", KIT_ROOT=str(folder))
-    frame, codes, values = run.predictions("test")
-    predicted = pd.Series(np.array(codes)[values.argmax(1)], index=frame["id"])
+    predicted = run.mean_test().idxmax(axis=1).droplevel("split")
     return Side(seconds, imports, predicted.loc[ids].to_numpy())
 
 

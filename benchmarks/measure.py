@@ -82,7 +82,7 @@ class Workbench:
 
     def loader(self, part: str = "train", times: int = 1):
         """Batches of `part`, shuffled where it trains, `times` the size of the configuration's."""
-        size = times * self.config.batch_size // self.config.accumulate
+        size = times * self.config.micro_batch
         batches = loader(self.parts[part], size, part == "train", workers=self.config.workers)
         return self.accelerator.prepare(batches)
 

@@ -192,6 +192,11 @@ class TrainConfig:
         """True where the system reads one vector a side, and not tokens and regions."""
         return self.system != "coattention"
 
+    @property
+    def micro_batch(self) -> int:
+        """Items a batch, over all processes; `accumulate` batches make a step."""
+        return self.batch_size // self.accumulate
+
     def steps(self, items: int) -> int:
         """Optimizer steps of the whole run, where each of its models trains on `items` items."""
         return 0 if self.system in LINEAR else self.folds * self.epochs * -(-items // self.batch_size)

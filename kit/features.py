@@ -110,7 +110,7 @@ class _Frozen:
         self.source.frozen.to(self.device)
         ends = np.cumsum(rows)
         only = Products(part.lengths, {self.side: part.sides[self.side]}, places=part.places)
-        size = min(BATCH, self.config.batch_size // self.config.accumulate)  # smaller where memory ran out
+        size = min(BATCH, self.config.micro_batch)  # smaller where memory ran out
         batches = loader(only, size, workers=self.config.workers)
         kind = torch.bfloat16 if self.precision == "bf16" else torch.float16
         for count, batch in enumerate(tqdm(batches, desc=f"frozen {self.side}", leave=False)):
@@ -137,8 +137,8 @@ def fit_inputs(
 ) -> None:
     """Sets the head's input means and deviations from `items` of the training items or a few more, backbones as they
     are."""
-    cut = config.accumulate
-    batches = loader(products, config.batch_size // cut, shuffle=True, workers=config.workers, accumulate=cut)
+    how = {"workers": config.workers, "accumulate": config.accumulate}
+    batches = loader(products, config.micro_batch, shuffle=True, **how)
     model.eval()
     sums = {"text": [0.0, 0.0, 0], "image": [0.0, 0.0, 0]}  # of x, of x², in double precision, and how many
     seen = 0

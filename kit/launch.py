@@ -191,7 +191,7 @@ def _able(runs: list[Run], gpus: int) -> int:
     sizes = []
     for run in runs:
         with contextlib.suppress(KitError):  # training itself says what is wrong with config.json
-            sizes.append(run.config.batch_size // run.config.accumulate)
+            sizes.append(run.config.micro_batch)
     count = max((n for n in range(1, gpus + 1) if not any(size % n for size in sizes)), default=1)
     if count < gpus:
         print(f"{count} of the {gpus} GPUs train: more can't share batches of {sorted(set(sizes))} items", flush=True)

@@ -122,12 +122,12 @@ def read_probabilities(path: Path, wanted: Iterable[str]) -> tuple[pd.DataFrame,
     return items, [int(name[2:]) for name in columns], values
 
 
-def read_test(path: Path) -> pd.DataFrame:
-    """The mean over folds of each test item's probabilities, indexed by `split` and `id`, with the codes as columns.
+def mean_over_folds(path: Path, items: pd.DataFrame, codes: list[int], values: np.ndarray) -> pd.DataFrame:
+    """Of what a file of test predictions at `path` holds, the mean over folds of each item's probabilities, indexed by
+    `split` and `id`, with the codes as columns.
 
-    `split` is None, and there is one fold, where the file does not say. Raises KitError.
+    `split` is None, and there is one fold, where the items do not say. Raises KitError.
     """
-    items, codes, values = read_probabilities(path, ["id"])
     items = {"split": None, "fold": 0} | dict(items.items())
     keys = pd.DataFrame(items, columns=["split", "id", "fold"])
     if (again := keys.duplicated()).any():
@@ -197,6 +197,11 @@ class Run:
         self.require()
         wanted = ["id", "label", "fold"] if part == "oof" else ["id", "split", "fold"]
         return read_probabilities(self.folder / f"{part}.parquet", wanted)
+
+    def mean_test(self) -> pd.DataFrame:
+        """The mean over folds of each test item's probabilities, indexed by `split` and `id`, with the codes as
+        columns. Raises KitError."""
+        return mean_over_folds(self.folder / "test.parquet", *self.predictions("test"))
 
     def changes(self, config: TrainConfig | EnsembleConfig) -> list[str]:
         """The fields in which `config` is not what the run was made with, but for those that change no result."""

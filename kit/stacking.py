@@ -28,7 +28,7 @@ from tqdm.auto import tqdm
 
 from kit.config import EnsembleConfig, KitError, TrainConfig, few
 from kit.metrics import bootstrap_macro_f1, macro_f1
-from kit.runs import AGAIN, Run, open_run, prepare_run, read_test
+from kit.runs import AGAIN, Run, open_run, prepare_run
 
 SAME_DATA = "train both on the same data, cleaned alike (see config.json in both folders)"
 SAME_SPLIT = "train both with the same limit, folds, split, val_share and split_seed (see config.json in both folders)"
@@ -66,7 +66,7 @@ def read_members(names: Iterable[str]) -> Members:
     """The runs' predictions, aligned by id. Raises KitError, naming the run, where they do not belong together."""
     runs = [open_run(name) for name in _train_configs(names)]
     items, oof = zip(*(_read_oof(run) for run in runs), strict=True)
-    test = [read_test(run.folder / "test.parquet") for run in runs]
+    test = [run.mean_test() for run in runs]
     for i in range(1, len(runs)):
         two = f"The run {runs[i].name!r} does not fit {runs[0].name!r}: "
         _same_set(two + "it has other classes", oof[i].columns, oof[0].columns, SAME_DATA)

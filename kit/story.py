@@ -63,17 +63,19 @@ class Plan:
             raise KitError(next(iter(self.cannot.values())))
         frames = read_items(self.members[0])[1]
         self.items = int((frames["train"]["fold"] != 0).sum())  # that a model trains on
-        if not again:
-            self._require(outline(frames))
+        finished = [config for config in self.configs if is_done(config)]
+        if finished and not again:
+            self._require(outline(frames), finished)
 
     @property
     def configs(self) -> list[TrainConfig]:
         return [config for group in self.groups.values() for config in group]
 
-    def _require(self, seen: dict[str, str]) -> None:
+    @staticmethod
+    def _require(seen: dict[str, str], finished: list[TrainConfig]) -> None:
         """Raises KitError where a finished run saw other data."""
-        for config in self.configs:
-            found = open_run(config.run).summary.get("outline", {}) if is_done(config) else {}
+        for config in finished:
+            found = open_run(config.run).summary.get("outline", {})
             if changed := [name for name in found if name in seen and found[name] != seen[name]]:
                 raise KitError(
                     f"The data changed since the run {config.run!r} was trained ({', '.join(changed)}): put back the "

@@ -13,7 +13,7 @@ import pandas as pd
 
 from kit.challenge import Challenge, check_separator, read_challenge, read_text
 from kit.config import ROOT, KitError, few, resolve
-from kit.runs import read_test
+from kit.runs import mean_over_folds, read_probabilities
 
 # header in the file → our column
 COLUMNS = {
@@ -34,9 +34,9 @@ def read_predictions(path) -> pd.DataFrame:
     of one id are averaged. Its own `label`, if any, is the truth and is not read. Raises KitError.
     """
     path = resolve(path)
-    means = read_test(path / "test.parquet" if path.is_dir() else path)
-    labels = means.columns.to_numpy()[means.to_numpy().argmax(axis=1)]
-    return means.index.to_frame(index=False)[["id", "split"]].assign(label=labels)
+    path = path / "test.parquet" if path.is_dir() else path
+    means = mean_over_folds(path, *read_probabilities(path, ["id"]))
+    return means.index.to_frame(index=False)[["id", "split"]].assign(label=means.idxmax(axis=1).to_numpy())
 
 
 def write_submission(predictions: pd.DataFrame, challenge: Challenge, out_dir, split: str | None = None) -> list[Path]:

@@ -12,7 +12,7 @@ from kit.config import EnsembleConfig, KitError, TrainConfig
 from kit.errors import PAPER as PAPER_WELCH
 from kit.errors import Errors, welch
 from kit.metrics import bootstrap_macro_f1, macro_f1
-from kit.runs import Run, open_run, read_test
+from kit.runs import Run, open_run
 from kit.stacking import is_current
 from kit.study import ABLATIONS, BASELINES, ablation, backbone_pair, member_runs, study_runs
 
@@ -84,11 +84,11 @@ class Answers:
         """Macro-F1; None where there are no answers to what the run predicts."""
         if self.codes.empty:
             return None
-        means = read_test(run.folder / "test.parquet")
+        means = run.mean_test()
         ids = means.index.get_level_values("id")
         if not len(ids) or not set(ids) <= set(self.codes.index):
             return None  # of another test file
-        true, predicted = self.codes.loc[ids].to_numpy(), means.columns.to_numpy()[means.to_numpy().argmax(1)]
+        true, predicted = self.codes.loc[ids].to_numpy(), means.idxmax(axis=1).to_numpy()
         return estimate(macro_f1(true, predicted), bootstrap_macro_f1(true, predicted))
 
 

@@ -160,7 +160,7 @@ def make_accelerator(config: TrainConfig) -> Accelerator:
         )
     except ValueError as error:  # of what this device can't do, or of two runs of one command that differ in it
         raise KitError(f"precision={config.precision!r} can't be had here: {error}") from error
-    micro = config.batch_size // config.accumulate
+    micro = config.micro_batch
     if micro % accelerator.num_processes:
         raise KitError(
             f"batch_size / accumulate = {micro} items can't be shared by {accelerator.num_processes} processes: make "
@@ -199,7 +199,7 @@ def fit(
     Goes on where `progress` is. Adds a row an epoch to its history, which becomes metrics.csv; the weights go to
     model-<fold>.safetensors.
     """
-    main, micro, fold = accelerator.is_main_process, config.batch_size // config.accumulate, progress.fold
+    main, micro, fold = accelerator.is_main_process, config.micro_batch, progress.fold
     if accelerator.distributed_type == DistributedType.FSDP:  # it shards no weights in channels_last
         model.to(memory_format=torch.contiguous_format)
     batches = loader(parts["train"], micro, True, config.seed, config.workers, config.accumulate)
@@ -280,7 +280,7 @@ def train_epoch(
     of the first ten is told. Raises NotFinite.
     """
     processes, rank = accelerator.num_processes, accelerator.process_index
-    micro = config.batch_size // config.accumulate
+    micro = config.micro_batch
     clock, first, spoilt = time.perf_counter(), progress.step, False
     told = first + min(10, -(-len(batches) // config.accumulate)) if whole and accelerator.is_main_process else 0
     seen = first * config.batch_size  # by all processes
