@@ -8,9 +8,10 @@ import pytest
 
 from kit import tables
 from kit.challenge import read_challenge
+from kit.choice import chosen, find_result
 from kit.config import KitError, train_config
 from kit.errors import read_errors
-from kit.report import chosen, find_result, read_answers, write_report
+from kit.report import read_answers, write_report
 from kit.runs import list_runs, open_run, write_json
 from kit.study import ABLATIONS, BASELINES, ablation, ablations, baselines, member_runs, members, one_run, study_runs
 
