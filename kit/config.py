@@ -366,21 +366,27 @@ def read_parameters(namespace: dict, types: dict[str, type]) -> dict:
     }
 
 
-def _given(namespace: dict, types: dict[str, type]) -> list[str]:
-    """The names that the `parameters` cell assigned when it last ran, and the cell that papermill put after it.
+INJECTED = "# Parameters\n"  # how papermill begins the cell that it puts after the tagged one
 
-    IPython keeps the source of what it ran. Without it (a script made of the notebook) all that papermill could have
-    set counts; if the cell is not recognised, all that is known.
+
+def _given(namespace: dict, types: dict[str, type]) -> list[str]:
+    """The names that the `parameters` cell assigned when it last ran, and papermill's cell after it.
+
+    IPython keeps the source of what ran. There the cell is one that gives types to known names, or assigns most of
+    those again; if none does, all known names count. Without IPython, in a script, all that papermill could set counts.
     """
     ran = namespace.get("In")
     if not isinstance(ran, list):
         flat = (bool, int, float, str, type(None))
         return [name for name, value in namespace.items() if not name.startswith("_") and isinstance(value, flat)]
-    declared = (at for at in reversed(range(len(ran))) if len(types.keys() & assigned(ran[at], annotated=True)) > 1)
-    tagged = next(declared, None)
-    names = [*types] if tagged is None else assigned(ran[tagged])
-    injected = [source for source in ran[(tagged or 0) + 1 :] if source.startswith("# Parameters\n")]
-    return [*dict.fromkeys(names + (assigned(injected[-1]) if injected else []))]
+    declared = (known for source in ran if len(known := types.keys() & assigned(source, annotated=True)) > 1)
+    usual, given, injected = next(declared, None), [*types], []
+    for source, names in ((source, assigned(source)) for source in ran):
+        if source.startswith(INJECTED):
+            injected = names
+        elif usual and 2 * len(usual & {*names}) >= len(usual):
+            given, injected = names, []
+    return [*dict.fromkeys(given + injected)]
 
 
 def assigned(source: str, annotated: bool = False) -> list[str]:

@@ -21,7 +21,9 @@ def copy_notebooks(shipped: Path, work: Path) -> list[str]:
     """
     paths, record, sentences = sorted(shipped.glob("*.ipynb")), work / ".shipped.json", []
     if not paths:
-        raise KitError(f"{shipped} has no notebooks: start this in the project's folder, installed with pip install -e.")
+        raise KitError(
+            f"{shipped} has no notebooks: start this in the project's folder, installed with pip install -e."
+        )
     copied = read_json(record) if record.is_file() else {}  # name → hash of what was copied
     for path in paths:
         copy, content = work / path.name, path.read_bytes()
