@@ -19,6 +19,7 @@ from kit import notebooks, story
 from kit.challenge import read_challenge
 from kit.config import KitError, TrainConfig, parameter_types, read_parameters, train_config
 from kit.runs import open_run
+from kit.stacking import METHODS
 from kit.study import ABLATIONS, BASELINES, ablations, baselines, one_run
 from kit.submission import check_submission
 
@@ -229,12 +230,14 @@ def test_the_parameters_can_be_read_again_whatever_the_cells_below_have_left(pat
         shell(first, "# Parameters\nepoch = 3\n", check)
 
 
-def test_05_to_07_run_twice_in_one_kernel(shell, root, tiny_data, capsys):
+def test_05_to_07_run_twice_in_one_kernel(shell, root, tiny_data, capsys, monkeypatch):
     """Nothing is trained: of two made up runs, an ensemble and a submission, then with another method."""
     from test_study import VALUES, fake
 
     import kit.study
 
+    for method in ("network", "logistic"):
+        monkeypatch.setitem(METHODS, method, METHODS["blend"])  # the fastest
     values = VALUES | {"data": str(tiny_data)}
     for seed, config in enumerate(kit.study.members(values, ["camembert", "flaubert"], ["resnet152"])):
         fake(config, 0.7, seed)
