@@ -40,7 +40,7 @@ def copy_notebooks(shipped: Path, work: Path) -> list[str]:
 
 def command(project: Path, options: list[str]) -> list[str]:
     """Return the command that opens JupyterLab in the working copies; its file browser reaches the whole project."""
-    folders = [f"--ServerApp.root_dir={project}", f"--ServerApp.preferred_dir={project / 'work'}"]
+    folders = [f"--ServerApp.root_dir={project}", f"--FileContentsManager.preferred_dir={project / 'work'}"]
     allow = ["--allow-root"] if os.geteuid() == 0 else []  # in a container, say: Jupyter refuses root otherwise
     return [sys.executable, "-m", "jupyterlab", *folders, *allow, *options]
 
