@@ -27,6 +27,8 @@ $(READY): requirements.txt pyproject.toml
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "Python 3.11 or newer is needed: make PYTHON=python3.11"; exit 1; }
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements.txt
+	@mkdir -p $(VENV)/etc/ipython # kernels warn of the sockets on which this machine alone can reach them
+	@echo 'c.IPKernelApp.log_level = "ERROR"' > $(VENV)/etc/ipython/ipython_kernel_config.py
 	@touch $@
 
 demo: $(READY)  ## every step of the paper on the shipped catalogue: no download of weights, no GPU
@@ -67,8 +69,8 @@ format: $(READY)  ## rewrite code and strip notebooks as lint wants them
 	$(BIN)/ruff format .
 	$(BIN)/nbstripout --keep-id notebooks/*.ipynb
 
-notebooks: $(READY)  ## open the notebooks in Jupyter
-	$(BIN)/jupyter lab notebooks
+notebooks: $(READY)  ## open copies of the notebooks in Jupyter, in work/: make notebooks OPTIONS="--no-browser"
+	$(BIN)/python -m kit.notebooks $(OPTIONS)
 
 clean:  ## remove the environment and caches; runs and submissions stay
 	rm -rf $(VENV) cache build *.egg-info .pytest_cache .ruff_cache

@@ -1,11 +1,14 @@
 """Paths, the training configuration, the recipes, and the reading of notebook parameters."""
 
+import ast
 import dataclasses
 import difflib
 import hashlib
 import json
 import os
 import re
+from collections import Counter
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -39,6 +42,7 @@ SAME_RESULT = (
     "save_steps",
     "max_minutes",
 )
+NAMES = ("run", "study", "data", "text", "image", "members")  # parameters of free text: no recipe has a value for them
 LINEAR = ("tfidf", "logistic")  # of these, those that are fitted at once and not trained step by step
 
 
@@ -212,9 +216,38 @@ class TrainConfig:
         return "-".join([*short, self.recipe, f"s{self.seed}", digest])
 
 
-def short_name(name: str) -> str:
-    """The last part of a hub name or path, as a folder name of at most 60 characters."""
-    return re.sub(r"[^A-Za-z0-9_]+", "_", Path(name).name)[:60] or "root"
+def short_name(name: str, parts: int = 1) -> str:
+    """Return the last `parts` of a hub name or path, as a folder name of at most 60 characters."""
+    return re.sub(r"[^A-Za-z0-9_]+", "_", "_".join(Path(name).parts[-parts:]))[:60] or "root"
+
+
+def short_names(names: Iterable[str]) -> dict[str, str]:
+    """Return a short name for each hub name or path: as many of its last parts as tell it from the others, and a hash
+    if no number of parts does. Capitals do not tell names apart, for some file systems ignore them."""
+    parts = dict.fromkeys(names, 1)
+    while True:
+        short = {name: short_name(name, count) for name, count in parts.items()}
+        times = Counter(value.lower() for value in short.values())
+        alike = {name for name, value in short.items() if times[value.lower()] > 1}
+        longer = [name for name in alike if parts[name] < len(Path(name).parts)]
+        if not longer:
+            return {name: possible_names(name)[-1] if name in alike else value for name, value in short.items()}
+        parts |= {name: parts[name] + 1 for name in longer}
+
+
+def possible_names(name: str) -> list[str]:
+    """Return every short name that a hub name or path may have, the shortest first."""
+    names = [short_name(name, parts) for parts in range(1, len(Path(name).parts) + 1)] or [short_name(name)]
+    return [*names, f"{names[-1][:53]}_{_hash(name)}"]
+
+
+def shorten(name: str, length: int = 250) -> str:
+    """Return a name that is made of others, cut to `length`; a hash stands for what is cut."""
+    return name if len(name) <= length else f"{name[: length - 7]}-{_hash(name)}"
+
+
+def _hash(text: str) -> str:
+    return hashlib.sha256(text.encode()).hexdigest()[:6]
 
 
 def check_name(run: str) -> None:
@@ -294,13 +327,16 @@ def train_config(**values) -> TrainConfig:
 
 
 def check_type(name: str, value, kind: type):
-    """`value` as the type that the parameter has, or KitError; a whole number passes for a float, and for a name."""
+    """`value` as the type that the parameter has, or KitError; a whole number passes for a float."""
     if type(value) is kind:
         return value
     if kind is float and type(value) is int:
         return float(value)
-    if kind is str and type(value) in (int, float):  # papermill reads -p run 3 as a number
-        return str(value)
+    if kind is str and (value is None or isinstance(value, (bool, int, float))):
+        raise KitError(
+            f"The parameter {name}={value!r} is not text: papermill's -p changes what looks like a number, True, False "
+            f"or None (007 becomes 7), so pass it with -r {name}, as you mean it, or in Jupyter in quotation marks."
+        )
     words = {int: "a whole number", float: "a number", bool: "True or False", str: "text"}[kind]
     raise KitError(f"The parameter {name}={value!r} must be {words}.")
 
@@ -311,20 +347,55 @@ def parameter_types(config: type, **more: type) -> dict[str, type]:
 
 
 def read_parameters(namespace: dict, types: dict[str, type]) -> dict:
-    """The notebook's parameters out of its `globals()`, names and types checked.
+    """Return the notebook's parameters out of its `globals()`, names and types checked.
 
-    Call it in the cell after the one tagged `parameters`. `types` says what each parameter is. Any other public
-    variable is one that papermill's `-p` brought in by mistake, and is refused. None passes: the recipe decides.
+    Call it in the cell after the one tagged `parameters`. `types` says what each parameter is. What that cell or
+    papermill's assigns besides is a mistake, and is refused; variables of other cells are none of its business. None
+    passes if a recipe decides.
     """
-    found = {name: value for name, value in namespace.items() if _is_parameter(name, value)}
+    decided = {field.name for field in dataclasses.fields(TrainConfig)} - {*NAMES} if "recipe" in types else ()
+    found = {name: namespace[name] for name in _given(namespace, types) if name in namespace}
     for name in found:
         if name not in types:
             close = difflib.get_close_matches(name, types, 1)
             hint = f" Did you mean {close[0]}?" if close else ""
             raise KitError(f"There is no parameter {name!r}.{hint} The parameters are: {', '.join(types)}.")
-    return {name: value if value is None else check_type(name, value, types[name]) for name, value in found.items()}
+    return {
+        name: value if value is None and name in decided else check_type(name, value, types[name])
+        for name, value in found.items()
+    }
 
 
-def _is_parameter(name: str, value) -> bool:
-    """True for the flat values that papermill can set; not for what IPython, imports and later cells make."""
-    return not name.startswith("_") and (value is None or isinstance(value, (bool, int, float, str)))
+INJECTED = "# Parameters\n"  # how papermill begins the cell that it puts after the tagged one
+
+
+def _given(namespace: dict, types: dict[str, type]) -> list[str]:
+    """The names that the `parameters` cell assigned when it last ran, and papermill's cell after it.
+
+    IPython keeps the source of what ran. There the cell is one that gives types to known names, or assigns most of
+    those again; if none does, all known names count. Without IPython, in a script, all that papermill could set counts.
+    """
+    ran = namespace.get("In")
+    if not isinstance(ran, list):
+        flat = (bool, int, float, str, type(None))
+        return [name for name, value in namespace.items() if not name.startswith("_") and isinstance(value, flat)]
+    declared = (known for source in ran if len(known := types.keys() & assigned(source, annotated=True)) > 1)
+    usual, given, injected = next(declared, None), [*types], []
+    for source, names in ((source, assigned(source)) for source in ran):
+        if source.startswith(INJECTED):
+            injected = names
+        elif usual and 2 * len(usual & {*names}) >= len(usual):
+            given, injected = names, []
+    return [*dict.fromkeys(given + injected)]
+
+
+def assigned(source: str, annotated: bool = False) -> list[str]:
+    """Return the public variables that a cell assigns, or those alone that it gives a type."""
+    try:
+        nodes = list(ast.walk(ast.parse(source)))
+    except (SyntaxError, ValueError):  # a cell that did not run
+        return []
+    if annotated:
+        nodes = [node.target for node in nodes if isinstance(node, ast.AnnAssign)]
+    stored = [node.id for node in nodes if isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store)]
+    return [name for name in dict.fromkeys(stored) if not name.startswith("_")]

@@ -18,10 +18,10 @@ import pandas as pd
 
 from kit import plots, tables
 from kit.challenge import Challenge
-from kit.config import ROOT, EnsembleConfig, KitError, TrainConfig, resolve
+from kit.choice import choice_of
+from kit.config import ROOT, KitError, TrainConfig, resolve
 from kit.errors import challenge_of, confusions, gallery, read_errors, worst
-from kit.runs import Run, find_run, open_run, read_json, write_atomically, write_text
-from kit.stacking import is_current
+from kit.runs import open_run, read_json, write_atomically, write_text
 from kit.study import member_runs, study_runs
 
 STYLE = """body{font:16px/1.5 system-ui,sans-serif;max-width:1300px;margin:2em auto;padding:0 1em;color:#222}
@@ -53,7 +53,8 @@ def write_report(study: str) -> Path:
     folder = ROOT / "runs" / study
     settings = read_json(folder / "study.json") if (folder / "study.json").is_file() else {}
     runs = study_runs(study)
-    final = chosen(study)
+    choice = choice_of(study)
+    final = choice.run
     challenge = challenge_of(final)
     answers = read_answers(settings.get("answers", ""), challenge)
     errors = read_errors(final, challenge)
@@ -67,7 +68,7 @@ def write_report(study: str) -> Path:
         write_atomically(folder / "figures" / f"{name}.png", partial(figure.savefig, format="png", dpi=110))
         plt.close(figure)
     described = 100 * challenge.train["description"].notna().mean()
-    member = _members(study)[0].config
+    member = open_run(next(iter(member_runs(study)))).config
     compared, ablated = tables.baselines(study, answers), tables.ablations(study)
     protocol = f"{member.folds}-fold" if member.folds > 1 else f"one split, {100 * member.val_share:.0f} % validates"
     parts = [
@@ -77,6 +78,7 @@ def write_report(study: str) -> Path:
         f"{member.split} split. {tables.READING}",
         *_notes(member, answers),
         *_failures(settings),
+        f"Analysed and submitted: {choice.why}",
         "## What held up",
         _table(tables.claims(compared, ablated, final, errors)),
         tables.VERDICTS,
@@ -118,31 +120,6 @@ FIGURES = {
     "figure4": "Figure 4: the most frequent confusions, predicted → actual",
     "figure5": "Figure 5: loss without and with a description",
 }
-
-
-def chosen(study: str) -> Run:
-    """The run that is analysed and submitted: the study's ensemble of most members, by the network where it is there;
-    without an ensemble its best member. Raises KitError where the study has no member."""
-    members = _members(study)
-    stacked = [run for run in study_runs(study) if isinstance(run.config, EnsembleConfig) and is_current(run)]
-    stacked = [run for run in stacked if run.config.evaluation == "nested"]
-    if stacked:
-        return max(stacked, key=lambda run: (len(run.config.members), run.config.method == "network", run.name))
-    return max(members, key=lambda run: run.summary["macro_f1"])
-
-
-def find_result(name: str = "") -> Run:
-    """The finished run of that name; without one, what is submitted of the newest run's study, or the newest run itself
-    where it belongs to none. Raises KitError."""
-    run = find_run(name)
-    return run if name or not run.config.study or not member_runs(run.config.study) else chosen(run.config.study)
-
-
-def _members(study: str) -> list[Run]:
-    members = [open_run(name) for name in member_runs(study)]
-    if not members:
-        raise KitError(f"The study {study!r} has no finished member yet: train one with 03_train.")
-    return members
 
 
 def _notes(member: TrainConfig, answers: tables.Answers) -> list[str]:

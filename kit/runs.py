@@ -19,6 +19,7 @@ import re
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from pathlib import Path
 
 import numpy as np
@@ -251,7 +252,7 @@ class Run:
         labels = pd.Categorical(frame["label"], categories=codes).codes.astype(int)
         low, high = bootstrap_macro_f1(labels, values.argmax(1))
         found = {"run": self.name, **scores(values, labels), "macro_f1_low": low, "macro_f1_high": high}
-        found |= {"classes": len(codes), "items": {"oof": len(frame), "test": len(test_frame)}}
+        found |= {"classes": len(codes), "items": {"oof": len(frame), "test": len(test_frame)}, "finished": now()}
         write_json(self.folder / "summary.json", found | summary)
 
     def __str__(self) -> str:
@@ -289,9 +290,35 @@ def find_run(name: str = "") -> Run:
 
 
 def list_runs() -> list[Run]:
-    """The finished runs, oldest first."""
-    runs = [Run(path.parent) for path in (ROOT / "runs").glob("*/summary.json")]
-    return sorted(runs, key=lambda run: (run.folder / "summary.json").stat().st_mtime)
+    """The finished runs, oldest first, by the time that their summaries tell."""
+    return sorted((Run(path.parent) for path in (ROOT / "runs").glob("*/summary.json")), key=finished_at)
+
+
+def now() -> str:
+    """Return the time, in UTC, as files keep it: a file's own time is lost when it is copied."""
+    return datetime.now(UTC).isoformat()
+
+
+def read_time(text) -> datetime | None:
+    """Return a time that `now` wrote; None if it is none."""
+    try:
+        time = datetime.fromisoformat(text)
+        return time if time.tzinfo else time.replace(tzinfo=UTC)
+    except (TypeError, ValueError):
+        return None
+
+
+def finished_at(run: Run) -> tuple[bool, datetime, str]:
+    """What puts finished runs in order. Runs of earlier versions tell no time: they come first, by that of the file."""
+    path = run.folder / "summary.json"
+    try:
+        told = read_time(read_json(path).get("finished"))
+    except KitError:  # whoever reads the run says what is wrong
+        told = None
+    try:
+        return bool(told), told or datetime.fromtimestamp(path.stat().st_mtime, UTC), run.name
+    except OSError:  # removed meanwhile
+        return False, datetime.min.replace(tzinfo=UTC), run.name
 
 
 def prepare_run(config: TrainConfig | EnsembleConfig, again: bool = False) -> Run:

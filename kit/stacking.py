@@ -13,6 +13,7 @@ import warnings
 from collections.abc import Iterable
 from dataclasses import dataclass
 from itertools import combinations
+from math import comb
 from pathlib import Path
 
 import numpy as np
@@ -26,7 +27,7 @@ from sklearn.model_selection import GroupKFold, KFold, StratifiedGroupKFold, Str
 from sklearn.neural_network import MLPClassifier
 from tqdm.auto import tqdm
 
-from kit.config import EnsembleConfig, KitError, TrainConfig, few
+from kit.config import EnsembleConfig, KitError, TrainConfig, few, short_names, shorten
 from kit.metrics import bootstrap_macro_f1, macro_f1
 from kit.runs import AGAIN, Run, open_run, prepare_run
 
@@ -369,20 +370,37 @@ def backbones(names: Iterable[str]) -> dict[str, tuple[str, str]]:
 def groupings(members: dict[str, tuple[str, str]]) -> dict[str, list[str]]:
     """Run names by label: for each image backbone every set of two text backbones or more, then all members.
 
-    `members`: run name → (text, image). The paper's table 3 has six of the nine that its six models allow.
+    `members`: run name → (text, image). The paper's table 3 has six of the nine that its six models allow. Of more sets
+    than GROUPINGS only those of some sizes are taken: all texts, two, three, …, as long as they are no more; says so.
     """
-    short = {value: Path(value).name for pair in members.values() for value in pair}
-    if len(set(short.values())) < len(short):
-        short = {value: value for value in short}
+    short = [short_names(pair[side] for pair in members.values()) for side in (0, 1)]
+    texts = {image: list(dict.fromkeys(t for t, i in members.values() if i == image)) for _, image in members.values()}
     found = {}
-    for image in dict.fromkeys(image for _, image in members.values()):
-        texts = list(dict.fromkeys(text for text, other in members.values() if other == image))
-        for size in range(2, len(texts) + 1):
-            for chosen in combinations(texts, size):
-                names = [name for name, (text, other) in members.items() if other == image and text in chosen]
-                if len(names) < len(members):
-                    found[" + ".join(short[value] for value in (image, *chosen))] = names
+    for image, sizes in _sizes(texts).items():
+        for chosen in (chosen for size in sizes for chosen in combinations(texts[image], size)):
+            names = [name for name, (text, other) in members.items() if other == image and text in chosen]
+            if len(names) < len(members):
+                found[" + ".join([short[1][image], *(short[0][text] for text in chosen)])] = names
     return found | {f"all {len(members)}": list(members)}
+
+
+GROUPINGS = 60  # each is stacked by every method: minutes at the least
+
+
+def _sizes(texts: dict[str, list[str]]) -> dict[str, list[int]]:
+    """By image backbone, how many of its text backbones the sets have that are stacked."""
+    most = max(map(len, texts.values()))
+    taken, sets = set(), 0
+    for size in dict.fromkeys([most, *range(2, most)]):
+        new = sum(comb(len(names), size) for names in texts.values()) if size > 1 else 0
+        if taken and sets + new > GROUPINGS:
+            break
+        taken, sets = taken | {size}, sets + new
+    every = sum(comb(len(names), size) for names in texts.values() for size in range(2, most + 1))
+    if sets < every:
+        shown = ", ".join(map(str, sorted(taken)))
+        print(f"Of the {every:,} sets of text backbones those of {shown} are stacked, {sets} in all, and all members.")
+    return {image: [size for size in range(2, len(names) + 1) if size in taken] for image, names in texts.items()}
 
 
 def ensemble_config(members: Iterable[str], label: str, study: str = "", **values) -> EnsembleConfig:
@@ -393,12 +411,13 @@ def ensemble_config(members: Iterable[str], label: str, study: str = "", **value
     """
     members = (members,) if isinstance(members, str) else tuple(members)
     config = EnsembleConfig("unnamed", members, study=study, **_of_members(members), **values)
-    words = [study, "ensemble", re.sub(r"[^A-Za-z0-9_.+]+", "_", label.replace(" + ", "+")), config.method]
+    label = shorten(re.sub(r"[^A-Za-z0-9_.+]+", "_", label.replace(" + ", "+")), 120)
+    words = [study, "ensemble", label, config.method]
     words.append(config.evaluation if config.evaluation != "nested" else "")
     if not study:
         settings = json.dumps(dataclasses.asdict(config), sort_keys=True)
         words.append(hashlib.sha256(settings.encode()).hexdigest()[:6])
-    return dataclasses.replace(config, run="-".join(filter(None, words)))
+    return dataclasses.replace(config, run=shorten("-".join(filter(None, words))))
 
 
 def compare(

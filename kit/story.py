@@ -8,6 +8,7 @@ others from being trained, and is named at the end.
 
 import argparse
 import contextlib
+import dataclasses
 import io
 import logging
 import os
@@ -17,16 +18,28 @@ import time
 from concurrent.futures import ThreadPoolExecutor
 from itertools import groupby
 
+import nbformat
 import papermill
 import psutil
 from papermill.exceptions import PapermillExecutionError
 
 from kit.backbones import check_backbones
 from kit.challenge import read_challenge
-from kit.config import PROJECT, ROOT, EnsembleConfig, KitError, TrainConfig, check_type, parameter_types
+from kit.choice import choice_of, chosen, preferred
+from kit.config import (
+    NAMES,
+    PROJECT,
+    ROOT,
+    EnsembleConfig,
+    KitError,
+    TrainConfig,
+    assigned,
+    check_type,
+    parameter_types,
+)
 from kit.items import outline, read_items
 from kit.launch import threads
-from kit.report import chosen, read_answers, write_report
+from kit.report import read_answers, write_report
 from kit.runs import BEGINS, open_run, write_json
 from kit.study import ablations, baselines, member_runs, members, study_runs
 
@@ -41,6 +54,7 @@ class Plan:
     def __init__(self, values: dict, texts: list[str], images: list[str], seeds: int, jobs: int, again: bool):
         self.members = members(values, texts, images)
         rows = ablations(values, seeds)
+        rows["full"][0] = self.members[0]
         self.groups = {
             "02_baselines": baselines(values),
             "03_train": self.members,
@@ -61,18 +75,30 @@ class Plan:
         }
         if all(config.run in self.cannot for config in self.members):
             raise KitError(next(iter(self.cannot.values())))
+        if not again:
+            self._require_settings()
         frames = read_items(self.members[0])[1]
         self.items = int((frames["train"]["fold"] != 0).sum())  # that a model trains on
         finished = [config for config in self.configs if is_done(config)]
         if finished and not again:
-            self._require(outline(frames), finished)
+            self._require_data(outline(frames), finished)
 
     @property
     def configs(self) -> list[TrainConfig]:
         return [config for group in self.groups.values() for config in group]
 
+    def _require_settings(self) -> None:
+        """Raises KitError where a run that is there was made with other settings than the planned ones."""
+        for config in self.configs:
+            run = open_run(config.run)
+            if (run.finished or run.begun) and (changed := run.changes(config)):
+                raise KitError(
+                    f"The run {run.name!r} is there with other settings than this study's ({', '.join(changed)}): give "
+                    f"the study another name, remove {run.folder}, or pass -p again True to train everything again."
+                )
+
     @staticmethod
-    def _require(seen: dict[str, str], finished: list[TrainConfig]) -> None:
+    def _require_data(seen: dict[str, str], finished: list[TrainConfig]) -> None:
         """Raises KitError where a finished run saw other data."""
         for config in finished:
             found = open_run(config.run).summary.get("outline", {})
@@ -148,18 +174,20 @@ class Listener(io.TextIOBase):
         sys.stdout.flush()
 
 
-def tell(study: str, plan: Plan, base: dict, seeds: int, jobs: int, processes: int, again: bool) -> dict[str, str]:
-    """Executes the notebooks; gives what failed and why."""
-    failed = dict(plan.cannot)
-    shared = {"study": study, "processes": processes, "again": again}
+def tell(
+    study: str, plan: Plan, base: dict, seeds: int, jobs: int, processes: int, again: bool, failed: dict[str, str]
+) -> None:
+    """Executes the notebooks; what fails, and why, goes to `failed`."""
+    failed |= plan.cannot
+    shared = base | {"study": study, "processes": processes, "again": again}
     steps = [("01_eda", study, {"data": base["data"]}, [])]
-    steps += [("02_baselines", study, base | shared | {"jobs": jobs}, plan.groups["02_baselines"])]
+    steps += [("02_baselines", study, shared | {"jobs": jobs}, plan.groups["02_baselines"])]
     for config in plan.members:
         if config.run not in plan.cannot:
             values = {"text": config.text, "image": config.image, "run": config.run}
-            steps.append(("03_train", config.run, base | shared | values, [config]))
+            steps.append(("03_train", config.run, shared | values, [config]))
     rows = [plan.members[0], *plan.groups["04_ablations"]]
-    steps += [("04_ablations", study, base | shared | {"seeds": seeds, "jobs": jobs}, rows)]
+    steps += [("04_ablations", study, shared | {"seeds": seeds, "jobs": jobs}, rows)]
     for notebook, alike in groupby(steps, key=lambda step: step[0]):
         todo = []
         for _, folder, values, configs in alike:
@@ -167,30 +195,33 @@ def tell(study: str, plan: Plan, base: dict, seeds: int, jobs: int, processes: i
             if not left and not again and (ROOT / "runs" / folder / f"{notebook}.ipynb").is_file():
                 print(f"── {notebook} ({folder}): finished already", flush=True)
             else:
-                todo.append((folder, values, next(iter(configs if again else left), None)))
+                todo.append((folder, values, configs, next(iter(configs if again else left), None)))
         _execute_all(notebook, todo, plan, failed, jobs)
     try:
         if len(member_runs(study)) > 1:
-            _execute("05_ensemble", study, {"study": study}, plan, failed)
-        final = chosen(study).name
+            how = {} if again else preferred(study)  # what the user chose with 05_ensemble stays chosen
+            _execute("05_ensemble", study, {"study": study, "again": again} | how, plan, failed)
+        choice = choice_of(study)
     except KitError as error:
-        return failed | {"06_error_analysis, 07_submission": str(error)}
+        failed["06_error_analysis, 07_submission"] = str(error)
+        return
+    print(f"\n── analysed and submitted: {choice.why}", flush=True)
     for notebook in ("06_error_analysis", "07_submission"):
-        _execute(notebook, study, {"run": final}, plan, failed)
-    return failed
+        _execute(notebook, study, {"run": choice.run.name}, plan, failed)
 
 
 def _execute_all(notebook: str, todo: list[tuple], plan: Plan, failed: dict[str, str], jobs: int) -> None:
-    """The notebook once for each (folder, parameters, first run) of `todo`, `jobs` at a time, which share the cores."""
+    """The notebook once for each (folder, parameters, runs that it makes, first of them to do) of `todo`, `jobs` at a
+    time, which share the cores."""
     if min(jobs, len(todo)) < 2:
-        for folder, values, first in todo:
-            _execute(notebook, folder, values, plan, failed, first)
+        for folder, values, configs, first in todo:
+            _execute(notebook, folder, values, plan, failed, configs, first)
         return
     usual = os.environ.get("OMP_NUM_THREADS")
     os.environ["OMP_NUM_THREADS"] = str(max(1, threads() // jobs))  # of the kernels and what they start
     with ThreadPoolExecutor(jobs) as pool:
         try:
-            list(pool.map(lambda one: _execute(notebook, *one[:2], plan, failed, one[2]), todo))
+            list(pool.map(lambda one: _execute(notebook, *one[:2], plan, failed, *one[2:]), todo))
         except BaseException:
             pool.shutdown(wait=False, cancel_futures=True)
             for process in psutil.Process().children():  # kernels; their training saves and ends when they are gone
@@ -202,10 +233,53 @@ def _execute_all(notebook: str, todo: list[tuple], plan: Plan, failed: dict[str,
             os.environ |= {} if usual is None else {"OMP_NUM_THREADS": usual}
 
 
+# of the notebooks' parameters, those that no option of a study sets, as they are shipped
+SHIPPED = {
+    "01_eda": {"items": 6, "seed": 0, "limit": 20000},
+    "05_ensemble": {"members": "", "method": EnsembleConfig.method, "evaluation": EnsembleConfig.evaluation, "seed": 0},
+    "06_error_analysis": {"data": "", "top": 5, "worst": 12},
+    "07_submission": {"data": "", "edition": ""},
+}
+
+
+def parameters(notebook: str, given: dict, configs: list[TrainConfig]) -> dict:
+    """Return what papermill sets: `given`, and all else that the notebook's parameters cell sets, as it is planned or
+    shipped, for somebody may have edited the cell. Raises KitError."""
+    path = PROJECT / "notebooks" / f"{notebook}.ipynb"
+    try:
+        cells = nbformat.read(path, as_version=4).cells
+    except (OSError, ValueError) as error:
+        raise KitError(f"{path} cannot be read ({error}): restore it with git checkout notebooks.") from error
+    tagged = next((cell for cell in cells if "parameters" in cell.metadata.get("tags", [])), None)
+    planned = {field.name: "" if field.name in NAMES else None for field in dataclasses.fields(TrainConfig)}
+    planned = dataclasses.asdict(configs[0]) if notebook == "03_train" else SHIPPED.get(notebook, planned)
+    names = assigned(tagged.source) if tagged else []
+    return {name: planned[name] for name in names if name in planned} | given
+
+
+def _require_planned(notebook: str, configs: list[TrainConfig]) -> None:
+    """Raises KitError where a notebook that went through has not made the runs that were planned."""
+    for config in configs:
+        if not is_done(config):
+            run = open_run(config.run)
+            how = f"with other settings ({', '.join(run.changes(config))})" if run.finished else "unfinished"
+            raise KitError(
+                f"{PROJECT / 'notebooks' / notebook}.ipynb left the run {run.name!r} {how}, so it is not the notebook "
+                f"that was shipped: restore it with git checkout notebooks, and remove {run.folder}."
+            )
+
+
 def _execute(
-    notebook: str, folder: str, values: dict, plan: Plan, failed: dict[str, str], first: TrainConfig | None = None
+    notebook: str,
+    folder: str,
+    values: dict,
+    plan: Plan,
+    failed: dict[str, str],
+    configs: list[TrainConfig] = (),
+    first: TrainConfig | None = None,
 ) -> None:
-    """One notebook into runs/<folder>/, where `first` is trained first; a failing cell's sentence goes to `failed`."""
+    """One notebook into runs/<folder>/, which makes the runs of `configs`, `first` before the others; a failing cell's
+    sentence goes to `failed`."""
     out = ROOT / "runs" / folder / f"{notebook}.ipynb"
     print(f"\n── {notebook} → {out}", flush=True)
     started, partial = time.perf_counter(), out.with_suffix(".partial.ipynb")
@@ -214,8 +288,14 @@ def _execute(
         source = PROJECT / "notebooks" / f"{notebook}.ipynb"
         quiet = ["--IPKernelApp.log_level=CRITICAL"]  # the kernel warns of local sockets, and of its own shutdown
         papermill.execute_notebook(
-            source, partial, values, progress_bar=False, stdout_file=Listener(plan, first), extra_arguments=quiet
+            source,
+            partial,
+            parameters(notebook, values, configs),
+            progress_bar=False,
+            stdout_file=Listener(plan, first),
+            extra_arguments=quiet,
         )
+        _require_planned(notebook, configs)
         partial.replace(out)  # under its own name only when it is whole
         print(f"   {notebook} took {time.perf_counter() - started:.0f} s", flush=True)
     except (PapermillExecutionError, RuntimeError) as error:  # the latter: the kernel died
@@ -227,13 +307,13 @@ def _execute(
         raise KitError(f"{out} cannot be written ({error}): fix its permissions, or set KIT_ROOT.") from error
 
 
-def _value(text: str):
-    """A parameter as papermill's -p reads it: True, False, a number or text."""
-    if text in ("True", "False"):
+def _value(text: str, kind: type):
+    """A parameter of that type, as papermill's -p reads it: True, False, a number or text."""
+    if text in ("True", "False") and kind is not str:
         return text == "True"
-    for kind in (int, float):
+    for number in (int, float) if kind is not str else ():
         try:
-            return kind(text)
+            return number(text)
         except ValueError:
             continue
     return text
@@ -259,7 +339,7 @@ def main() -> int:
     )
     options = parser.parse_args()
     texts, images = ([name for name in names.split(",") if name] for names in (options.texts, options.images))
-    started = time.perf_counter()
+    started, failed = time.perf_counter(), {}
     logging.getLogger("papermill").setLevel(logging.ERROR)  # else it warns of fields that a notebook does not list
     try:
         if options.jobs < 1:
@@ -267,18 +347,19 @@ def main() -> int:
         if not texts or not images:
             raise KitError("texts and images must name one backbone or more each.")
         types = parameter_types(TrainConfig, processes=int, again=bool)
-        values = {name: _value(value) for name, value in options.p}
-        if unknown := set(values) - set(types):
+        if unknown := {name for name, _ in options.p} - set(types):
             raise KitError(f"-p {min(unknown)} is no field of a run; the fields are: {', '.join(types)}.")
+        values = {name: _value(value, types[name]) for name, value in options.p}
         if taken := set(values) & TAKEN:
             raise KitError(f"-p {min(taken)} is not for a whole study, which varies it, or has an option of its own.")
         values = {name: check_type(name, value, types[name]) for name, value in values.items()}
         how = {"processes": values.pop("processes", 0), "again": values.pop("again", False)}
         values |= {"data": options.data, "recipe": options.recipe, "text": texts[0], "image": images[0]}
+        challenge = read_challenge(options.data, clean_titles=False, clean_descriptions=False, images="ignore")
+        read_answers(options.answers, challenge)
         plan = Plan(values | {"study": options.study}, texts, images, options.seeds, options.jobs, how["again"])
-        read_answers(options.answers, read_challenge(options.data, images="ignore"))
         plan.tell()
-        failed = tell(options.study, plan, values, options.seeds, options.jobs, **how)
+        tell(options.study, plan, values, options.seeds, options.jobs, **how, failed=failed)
         settings = {"data": options.data, "answers": options.answers, "failed": failed}
         write_json(ROOT / "runs" / options.study / "study.json", settings)
         print("\n── report", flush=True)
@@ -286,6 +367,7 @@ def main() -> int:
         final = chosen(options.study)
     except KitError as error:
         print(f"\n{error}", file=sys.stderr)
+        _tell_failed(failed)
         return 1
     except KeyboardInterrupt:
         print("\nInterrupted: the same command goes on (-p again True would start over).", file=sys.stderr)
@@ -294,13 +376,17 @@ def main() -> int:
     peak = max(run.summary.get("peak_memory_gb", 0) for run in study_runs(options.study))
     members_of = len(final.config.members) if isinstance(final.config, EnsembleConfig) else 1
     print(
-        f"{(time.perf_counter() - started) / 60:.1f} min; a training process took at most {peak} GB. "
+        f"{(time.perf_counter() - started) / 60:.1f} min{f'; a training process took at most {peak} GB' * bool(peak)}. "
         f"{final.name} ({members_of} members) is in {ROOT / 'submissions' / final.name}.\n"
         f"Report: {report} and {report.with_suffix('.html')}"
     )
+    _tell_failed(failed)
+    return int(bool(failed))
+
+
+def _tell_failed(failed: dict[str, str]) -> None:
     for name, sentence in failed.items():
         print(f"FAILED {name}: {sentence}", file=sys.stderr)
-    return int(bool(failed))
 
 
 if __name__ == "__main__":

@@ -4,10 +4,13 @@ A study is a name that its runs share: the members of table 1, the baselines, th
 table 3. Whoever reads results asks for the study's runs; whoever trains asks for their configurations.
 """
 
+import dataclasses
 import warnings
+from collections.abc import Iterable
+from pathlib import Path
 
-from kit.config import KitError, TrainConfig, check_name, short_name, train_config
-from kit.runs import Run, list_runs
+from kit.config import KitError, TrainConfig, check_name, possible_names, resolve, short_names, shorten, train_config
+from kit.runs import Run, list_runs, open_run
 
 BASELINES = ("concat", "bilinear", "dot", "text", "image", "tfidf", "logistic")
 ABLATIONS = {  # table 2, as changes of the configuration
@@ -24,13 +27,43 @@ def members(values: dict, texts: list[str], images: list[str]) -> list[TrainConf
 
     `values`, here and below: parameters of `kit.config.train_config`, `study` among them.
     """
-    pairs = [(text, image) for image in images for text in texts]
-    configs = [
-        _named(values, f"{short_name(text)}-{short_name(image)}", text=text, image=image) for text, image in pairs
-    ]
-    if len({config.run for config in configs}) < len(configs):
-        raise KitError(f"Two backbones of {', '.join([*texts, *images])} have the same name: rename a directory.")
-    return configs
+    study, texts, images = _study(values), _differing(texts), _differing(images)
+    configs = [train_config(**values | {"text": text, "image": image}) for image in images for text in texts]
+    return [dataclasses.replace(config, run=_member_name(study, config, texts, images)) for config in configs]
+
+
+def _member_name(study: str, config: TrainConfig, texts: list[str], images: list[str]) -> str:
+    """The name that the member's run has already, or one that no run of other backbones has.
+
+    `texts`, `images`: of the members that are named with it.
+    """
+    labels = [f"{text}-{image}" for text in possible_names(config.text) for image in possible_names(config.image)]
+    owners = {name: _owner(name) for name in (shorten(f"{study}-{label}") for label in labels)}
+    others = [owner for owner in owners.values() if owner]
+    for name, owner in owners.items():
+        if owner and backbones(owner) == backbones(config):
+            return name
+    text = short_names([*texts, *_differing(owner.text for owner in others)])[config.text]
+    image = short_names([*images, *_differing(owner.image for owner in others)])[config.image]
+    wanted = shorten(f"{study}-{text}-{image}")
+    return next((name for name in (wanted, *owners) if not _owner(name)), wanted)
+
+
+def _owner(name: str) -> TrainConfig | None:
+    """The configuration of the training that has the folder of that name."""
+    try:
+        config = open_run(name).config
+    except KitError:  # no such folder, or another version's, say
+        return None
+    return config if isinstance(config, TrainConfig) else None
+
+
+def _differing(names: Iterable[str]) -> list[str]:
+    """The backbones, each once, however its directory is written."""
+    found = {}
+    for name in names:
+        found.setdefault(resolve(name), name)
+    return [*found.values()]
 
 
 def one_run(values: dict) -> TrainConfig:
@@ -61,9 +94,20 @@ def ablations(values: dict, seeds: int) -> dict[str, list[TrainConfig]]:
     return rows
 
 
-def backbone_pair(config: TrainConfig) -> tuple[str, str]:
-    """Short names of the text and the image backbone."""
-    return short_name(config.text), short_name(config.image)
+def backbones(config: TrainConfig) -> tuple[Path, Path]:
+    """The text and the image backbone, to be compared: by the whole name, however it is written."""
+    return resolve(config.text), resolve(config.image)
+
+
+def backbone_names(runs: Iterable[Run]) -> dict[str, tuple[str, str]]:
+    """Run name → short names of its text and image backbone, as long as they must be to differ among `runs`."""
+    configs = {run.name: run.config for run in runs}
+    sides = []
+    for side in ("text", "image"):
+        names = {name: getattr(config, side) for name, config in configs.items() if isinstance(config, TrainConfig)}
+        short = {resolve(name): value for name, value in short_names(_differing(names.values())).items()}
+        sides.append({run: short[resolve(name)] for run, name in names.items()})
+    return {run: (sides[0][run], sides[1][run]) for run in sides[0]}
 
 
 def ablation(config: TrainConfig) -> str | None:
@@ -92,19 +136,25 @@ def study_runs(study: str) -> list[Run]:
 
 
 def member_runs(study: str) -> dict[str, tuple[str, str]]:
-    """Run name → (text, image) of the study's members: full models, of each pair the one with the lowest seed."""
-    found = {}
-    for run in study_runs(study):
+    """Run name → (text, image), short, of the study's members: full models, of each pair the one with the lowest
+    seed."""
+    found, runs = {}, study_runs(study)
+    for run in runs:
         config = run.config
         if isinstance(config, TrainConfig) and ablation(config) == "full":
-            pair = backbone_pair(config)
+            pair = backbones(config)
             found[pair] = min(found.get(pair, (config.seed, run.name)), (config.seed, run.name))
-    return {found[pair][1]: pair for pair in sorted(found, key=lambda pair: pair[::-1])}
+    names = backbone_names(runs)
+    return {name: names[name] for name in sorted((name for _, name in found.values()), key=lambda n: names[n][::-1])}
 
 
 def _named(values: dict, label: str, **changes) -> TrainConfig:
+    return train_config(**values | changes | {"run": shorten(f"{_study(values)}-{label}")})
+
+
+def _study(values: dict) -> str:
     study = values.get("study")
     if not study:
         raise KitError("study is empty: name the study that these runs belong to, such as -p study first.")
     check_name(study)
-    return train_config(**values | changes | {"run": f"{study}-{label}"})
+    return study

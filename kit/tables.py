@@ -14,7 +14,7 @@ from kit.errors import Errors, welch
 from kit.metrics import bootstrap_macro_f1, macro_f1
 from kit.runs import Run, open_run
 from kit.stacking import is_current
-from kit.study import ABLATIONS, BASELINES, ablation, backbone_pair, member_runs, study_runs
+from kit.study import ABLATIONS, BASELINES, ablation, backbone_names, backbones, member_runs, study_runs
 
 # (image, text) → macro-F1 on the paper's validation split
 PAPER_MODELS = {
@@ -105,8 +105,8 @@ def baselines(study: str, answers: Answers | None = None) -> pd.DataFrame:
     """The fusions, each side alone, the linear references, and the member on the same backbones with what it gains."""
     runs = {run.config.system: run for run in study_runs(study) if isinstance(run.config, TrainConfig)}
     found = {system: runs[system] for system in BASELINES if system in runs}
-    pairs = {pair: open_run(name) for name, pair in member_runs(study).items()}
-    member = next((pairs.get(backbone_pair(run.config)) for run in found.values()), None)
+    pairs = {backbones(run.config): run for run in map(open_run, member_runs(study))}
+    member = next((pairs.get(backbones(run.config)) for run in found.values()), None)
     rows = []
     for system, run in (found | ({"co-attention": member} if member else {})).items():
         row = {"system": system, **_scores(run, answers)}
@@ -120,10 +120,10 @@ def ablations(study: str) -> pd.DataFrame:
     """Table 2: the mean over seeds of each ablation, and its difference to the full model, same items, same seeds."""
     runs = [run for run in study_runs(study) if isinstance(run.config, TrainConfig) and ablation(run.config)]
     ablated = [run.config for run in runs if ablation(run.config) != "full"]
-    pair = next(((config.text, config.image) for config in ablated), None)
+    pair = next(map(backbones, ablated), None)
     seeds = {row: {} for row in ABLATIONS}
     for run in runs:
-        if (run.config.text, run.config.image) == pair:
+        if backbones(run.config) == pair:
             seeds[ablation(run.config)][run.config.seed] = run
     rows = []
     for row, found in seeds.items():
@@ -150,12 +150,12 @@ def ablations(study: str) -> pd.DataFrame:
 
 def ensembles(study: str, answers: Answers | None = None) -> pd.DataFrame:
     """Table 3: the stacked ensemble of each grouping and method, and what it gains on its best member."""
-    rows = []
-    for run in study_runs(study):
-        if not isinstance(run.config, EnsembleConfig) or not is_current(run):
-            continue
+    rows, runs = [], study_runs(study)
+    stacked = [run for run in runs if isinstance(run.config, EnsembleConfig) and is_current(run)]
+    names = backbone_names([*runs, *(open_run(name) for run in stacked for name in run.config.members)])
+    for run in stacked:
         summary, config = run.summary, run.config
-        pairs = [backbone_pair(open_run(name).config)[::-1] for name in config.members]  # (image, text)
+        pairs = [names[name][::-1] for name in config.members]  # (image, text)
         row = {"members": len(pairs), "grouping": _grouping(pairs), "method": config.method}
         row |= {"evaluation": config.evaluation, **_scores(run, answers)}
         row["gain on best member"] = from_summary(run, "gain", signed=True)
@@ -249,19 +249,20 @@ def _verdict(sign: float, low: float, high: float) -> str:
 
 
 def runs(found: list[Run]) -> pd.DataFrame:
-    """The study's run folders, with what tells them apart."""
+    """The study's run folders, with what tells them apart; a dash for what was not measured."""
     rows = []
     for run in found:
         summary, config = run.summary, run.config
         system = "ensemble" if isinstance(config, EnsembleConfig) else config.system
         row = {"run": f"runs/{run.name}", "system": system, "seed": config.seed}
-        row |= {"macro-F1": f"{100 * summary['macro_f1']:.2f}", "seconds": f"{summary['seconds']:.0f}"}
-        row |= {
-            "seconds a step": f"{summary.get('step_seconds', 0):.2g}",
-            "process peak GB": f"{summary.get('peak_memory_gb', 0):.1f}",
-        }
-        rows.append(row)
+        row["macro-F1"] = f"{100 * summary['macro_f1']:.2f}"
+        measured = {"seconds": "seconds", "seconds a step": "step_seconds", "process peak GB": "peak_memory_gb"}
+        rows.append(row | {name: _measured(summary.get(key)) for name, key in measured.items()})
     return pd.DataFrame(rows)
+
+
+def _measured(value: float | None) -> str:
+    return "–" if not value else f"{value:.2g}" if value < 10 else f"{value:.0f}"
 
 
 def gain(ours: list[Run], others: list[Run]) -> Estimate:
@@ -273,7 +274,11 @@ def gain(ours: list[Run], others: list[Run]) -> Estimate:
     true = frame["label"].to_numpy()
     for run in (*ours, *others):
         if run.summary.get("data") != ours[0].summary.get("data"):
-            raise KitError(f"The data changed between {ours[0].name!r} and {run.name!r}: train the older one again.")
+            changed = _differing(ours[0], run, ("data", "limit", "split_seed", "clean_titles", "clean_descriptions"))
+            two = f"{ours[0].name!r} and {run.name!r}"
+            if changed:
+                raise KitError(f"{two} read other items ({'; '.join(changed)}): train one again as the other.")
+            raise KitError(f"The data changed between {two}: train the older one again.")
     sides = [np.stack([_predicted(run, frame["id"], ours[0].name) for run in runs]) for runs in (ours, others)]
     means = [np.mean([macro_f1(true, row) for row in rows]) for rows in sides]
     return estimate(means[0] - means[1], bootstrap_macro_f1(true, *sides), True)
@@ -284,8 +289,17 @@ def _predicted(run: Run, ids: pd.Series, first: str) -> np.ndarray:
     frame, codes, values = run.predictions("oof")
     found = pd.Series(np.array(codes)[values.argmax(1)], index=frame["id"])
     if set(ids) != set(found.index):
-        raise KitError(f"The runs {first!r} and {run.name!r} validate other items: train them with the same split.")
+        changed = _differing(open_run(first), run, ("folds", "split", "val_share", "split_seed", "limit"))
+        how = f" ({'; '.join(changed)})" if changed else ""
+        two = f"The runs {first!r} and {run.name!r}"
+        raise KitError(f"{two} validate other items{how}: train them with the same split.")
     return found.loc[ids].to_numpy()
+
+
+def _differing(one: Run, other: Run, settings: tuple[str, ...]) -> list[str]:
+    """Those of the settings in which two runs differ."""
+    values = {name: [getattr(run.config, name, None) for run in (one, other)] for name in settings}
+    return [f"{name}: {first} and {second}" for name, (first, second) in values.items() if first != second]
 
 
 def _scores(run: Run, answers: Answers | None) -> dict[str, Estimate]:

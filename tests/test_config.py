@@ -5,7 +5,19 @@ import types
 
 import pytest
 
-from kit.config import RECIPES, KitError, TrainConfig, parameter_types, read_parameters, resolve, train_config
+from kit.config import (
+    RECIPES,
+    EnsembleConfig,
+    KitError,
+    TrainConfig,
+    check_name,
+    parameter_types,
+    read_parameters,
+    resolve,
+    short_names,
+    shorten,
+    train_config,
+)
 
 
 def test_the_papers_recipe():
@@ -40,7 +52,6 @@ def test_names_tell_runs_apart():
     assert len(names) == 6
     assert train_config(workers=7).run == train_config().run  # changes nothing of the result
     assert train_config(run="mine").run == "mine"
-    assert train_config(run=3).run == "3"
 
 
 REFUSALS = [
@@ -78,7 +89,7 @@ def test_what_is_no_path_is_refused(path):
 def test_notebook_parameters_are_checked():
     known = parameter_types(TrainConfig, processes=int)
     interactive = {"In": [], "Out": {}, "_": 1, "__name__": "x", "get_ipython": print, "math": types, "Path": type}
-    assert read_parameters(interactive | {"epochs": 3, "lr": 1, "run": 5, "limit": None}, known) == {
+    assert read_parameters(interactive | {"epochs": 3, "lr": 1, "run": "5", "limit": None}, known) == {
         "epochs": 3, "lr": 1.0, "run": "5", "limit": None,
     }  # fmt: skip
     with pytest.raises(KitError, match=r"There is no parameter 'txet'. Did you mean text"):
@@ -89,10 +100,125 @@ def test_notebook_parameters_are_checked():
         read_parameters({"processes": "all"}, known)
 
 
-def test_the_check_cell_can_be_run_again():
-    known = parameter_types(TrainConfig)
-    later = {"epochs": 3, "parameters": {"epochs": 3}, "config": TrainConfig(), "frame": [1]}
-    assert read_parameters(later, known) == {"epochs": 3}
+TYPED = {"2024_11_25": 20241125, "007": 7, "1e5": 1e5, "3.10": 3.1, "None": None, "True": True, "inf": float("inf")}
+
+
+@pytest.mark.parametrize("name", ["run", "study", "data", "text", "image"])
+@pytest.mark.parametrize("typed", TYPED)
+def test_a_name_that_papermill_has_changed_is_refused_with_the_form_that_works(name, typed):
+    with pytest.raises(KitError, match=rf"The parameter {name}=.* is not text: .* pass it with -r {name}"):
+        read_parameters({name: TYPED[typed]}, parameter_types(TrainConfig))
+    assert read_parameters({name: typed}, parameter_types(TrainConfig)) == {name: typed}  # as -r brings it
+
+
+@pytest.mark.parametrize("value", [20241125, None, False])
+def test_names_of_the_other_notebooks_are_refused_alike(value):
+    for name in ("members", "study", "method", "edition"):
+        with pytest.raises(KitError, match=f"-r {name}"):
+            read_parameters({name: value}, {"members": str, "study": str, "method": str, "edition": str})
+    with pytest.raises(KitError, match="top=None must be a whole number"):
+        read_parameters({"top": None}, {"top": int})
+    if value is not None:  # train_config: None is the recipe's
+        with pytest.raises(KitError, match="-r run"):
+            train_config(run=value)
+
+
+# --- parameters in IPython, where cells run in any order and any number of times
+
+CELL = 'data: str = "data/sample"  # a folder\nlimit: int = 0  # items\nsplit: str = None  # of the recipe\n'
+KNOWN = parameter_types(TrainConfig, processes=int)
+
+
+class Kernel(dict):
+    """A namespace with the history that IPython keeps in it."""
+
+    def __init__(self):
+        super().__init__(In=[""], __name__="__main__")
+
+    def run(self, *sources: str) -> dict:
+        for source in sources:
+            self["In"].append(source)
+            exec(source, self)
+        self["In"].append("parameters = read_parameters(globals(), types)")
+        return read_parameters(self, KNOWN)
+
+
+def test_variables_of_other_cells_are_no_parameters():
+    kernel, usual = Kernel(), {"data": "data/sample", "limit": 0, "split": None}
+    assert kernel.run("epoch = 3; width = 800", CELL, "score, owner, epochs = 1.0, '', 7") == usual
+    assert kernel.run() == kernel.run(CELL) == usual  # this cell again, and all cells again
+    assert kernel.run("x = 1", CELL, "for seed in range(3): folds = seed") == usual
+
+
+def test_a_changed_cell_counts_as_it_is_now():
+    kernel = Kernel()
+    assert kernel.run(CELL + "epochs: int = 3")["epochs"] == 3
+    assert "epochs" not in kernel.run(CELL)  # the line was removed
+    assert kernel.run(CELL.replace("= 0", "= 40"))["limit"] == 40
+    assert kernel.run('data = "x"\nlimit = 4 * 10\nsplit = "grouped"\nseed = 1') == {  # all types were taken off
+        "data": "x", "limit": 40, "split": "grouped", "seed": 1,
+    }  # fmt: skip
+
+
+def test_what_papermill_injects_counts_and_unknown_names_are_refused_there_and_in_the_cell():
+    injected = "# Parameters\nlimit = 40\nepochs = 1\n"
+    assert Kernel().run(CELL, injected) == {"data": "data/sample", "limit": 40, "split": None, "epochs": 1}
+    kernel = Kernel()
+    kernel.run(CELL, injected)
+    assert kernel.run("# Parameters\nlimit = 50\n") == {"data": "data/sample", "limit": 50, "split": None}  # edited
+    assert kernel.run(CELL)["limit"] == 0  # run without the other
+    for cells in ((CELL, "# Parameters\nepoch = 1\n"), (CELL + "epoch: int = 1",), (CELL + "epoch = 1",)):
+        with pytest.raises(KitError, match=r"There is no parameter 'epoch'. Did you mean epochs\?"):
+            Kernel().run("x = 1", *cells)
+
+
+def test_a_kernel_that_keeps_no_history_reads_what_it_knows():
+    assert read_parameters({"In": [""], "limit": 3, "score": 1.0}, KNOWN) == {"limit": 3}
+    assert Kernel().run("limit = 3") == {"limit": 3}
+
+
+# --- names
+
+ALIKE = [
+    ["/k/camembert/transformers/base/1", "/k/flaubert/transformers/base/1", "/k/mbert/transformers/base/2"],
+    ["all-MiniLM-L6-v2", "all_MiniLM_L6_v2", "all.MiniLM.L6.v2"],
+    ["x/base_1", "/base/1", "/other/1"],
+    ["/w/BERT", "/w/bert"],
+    ["/w/模型一", "/w/模型二"],
+    ["a" * 90 + "1", "a" * 90 + "2"],
+    ["a/b_c", "a_b/c", "a_b_c"],
+    ["hub/net", "net"],
+]
+
+
+@pytest.mark.parametrize("names", ALIKE)
+def test_short_names_differ_and_are_folder_names(names):
+    short = short_names(names)
+    assert list(short) == names and len({name.lower() for name in short.values()}) == len(names)
+    for name in short.values():
+        check_name(name)
+        assert len(name) <= 60
+    assert short_names(reversed(names)) == short
+
+
+def test_short_names_are_as_short_as_they_can_be():
+    assert short_names(["camembert", "/w/flaubert", "almanach/camembert-base"]) == {
+        "camembert": "camembert", "/w/flaubert": "flaubert", "almanach/camembert-base": "camembert_base",
+    }  # fmt: skip
+    assert list(short_names(ALIKE[0]).values()) == [
+        "camembert_transformers_base_1",
+        "flaubert_transformers_base_1",
+        "2",
+    ]
+    assert set(short_names(short_names(ALIKE[0]).values()).values()) == set(short_names(ALIKE[0]).values())
+
+
+def test_names_that_are_made_of_others_never_overflow():
+    assert shorten("a-b") == "a-b" and shorten("x" * 250) == "x" * 250
+    long = [shorten("x" * 250 + end) for end in ("y", "z")]
+    assert [len(name) for name in long] == [250, 250] and long[0] != long[1]
+    assert len(train_config(data="d" * 300, text="t" * 300, image="i" * 300, seed=2**32 - 1).run) <= 250
+    EnsembleConfig(long[0], ("a", "b"), "data")
 
 
 def test_an_error_in_a_notebook_is_one_sentence():

@@ -1,6 +1,7 @@
 """Notebooks are clean, thin, agree with the configuration, and run on a tiny catalogue from anywhere."""
 
 import ast
+import atexit
 import json
 import os
 import subprocess
@@ -14,9 +15,12 @@ import pytest
 from conftest import CODES
 from papermill.exceptions import PapermillExecutionError
 
+from kit import notebooks, story
 from kit.challenge import read_challenge
-from kit.config import TrainConfig, parameter_types
-from kit.study import ABLATIONS, BASELINES
+from kit.config import KitError, TrainConfig, parameter_types, read_parameters, train_config
+from kit.runs import open_run
+from kit.stacking import METHODS
+from kit.study import ABLATIONS, BASELINES, ablations, baselines, one_run
 from kit.submission import check_submission
 
 NOTEBOOKS = sorted((Path(__file__).parents[1] / "notebooks").glob("*.ipynb"))
@@ -65,7 +69,7 @@ TINY = {
 }  # fmt: skip
 
 
-def story(root: Path, data: Path, texts: str, images: str, *more: str) -> subprocess.CompletedProcess:
+def tell(root: Path, data: Path, texts: str, images: str, *more: str) -> subprocess.CompletedProcess:
     """`python -m kit.story` on tiny backbones, in a root of its own, from a folder that is not the project's."""
     options = [part for name, value in TINY.items() for part in ("-p", name, str(value))]
     command = [sys.executable, "-m", "kit.story", "--study", "tiny", "--data", str(data), "--texts", texts]
@@ -81,7 +85,7 @@ def told(tmp_path_factory, tiny_data, tiny_texts, tiny_image):
     answers = pd.DataFrame({"prdtypecode": [CODES[i % 3] for i in range(36, 43)]}, index=range(36, 43))
     answers.to_csv(root / "answers.csv")
     texts = f"{tiny_texts['bert']},{root / 'nowhere'},{tiny_texts['camembert']}"
-    return root, story(root, tiny_data, texts, tiny_image, "--answers", str(root / "answers.csv"), "--jobs", "2")
+    return root, tell(root, tiny_data, texts, tiny_image, "--answers", str(root / "answers.csv"), "--jobs", "2")
 
 
 def outputs(path: Path) -> list:
@@ -141,11 +145,11 @@ def test_the_story_again_trains_nothing(told, tiny_data, tiny_texts, tiny_image)
     usual = summary.read_text()
     content = json.loads(usual)
     summary.write_text(json.dumps(content | {"outline": content["outline"] | {"images": "others"}}))
-    done = story(root, tiny_data, f"{tiny_texts['bert']},{tiny_texts['camembert']}", tiny_image)
+    done = tell(root, tiny_data, f"{tiny_texts['bert']},{tiny_texts['camembert']}", tiny_image)
     assert done.returncode == 1
     assert "data changed since the run 'tiny-baseline-dot' was trained (images)" in done.stderr
     summary.write_text(usual)
-    done = story(root, tiny_data, f"{tiny_texts['bert']},{tiny_texts['camembert']}", tiny_image)
+    done = tell(root, tiny_data, f"{tiny_texts['bert']},{tiny_texts['camembert']}", tiny_image)
     assert done.returncode == 0, done.stderr
     assert "0 of them to do" in done.stdout
     assert {path: path.stat().st_mtime_ns for path in (root / "runs").glob("*/oof.parquet")} == before
@@ -156,6 +160,7 @@ REFUSALS = [
     ({"txet": "flaubert"}, "There is no parameter 'txet'. Did you mean text?"),
     ({"epochs": "two"}, "The parameter epochs='two' must be a whole number."),
     ({"text": "flaubert"}, "hf download flaubert/flaubert_base_cased"),
+    ({"text": "flaubert", "data": "/no/where"}, "/no/where cannot be listed"),
 ]
 
 
@@ -177,3 +182,203 @@ def test_papermill_makes_the_run_folder(tmp_path):
     assert done.returncode == 1
     assert "KitError: /no/where cannot be listed" in done.stderr
     assert (tmp_path / "runs" / "new" / "out.ipynb").is_file()
+
+
+# --- cells run more than once in one kernel
+
+
+@pytest.fixture
+def shell():
+    """An IPython of its own in this process: a kernel, but for its sockets."""
+    from IPython.core.history import HistoryManager
+    from IPython.core.interactiveshell import InteractiveShell
+
+    enabled, HistoryManager.enabled = HistoryManager.enabled, False  # nothing into the user's history
+    shell = InteractiveShell()
+    HistoryManager.enabled = enabled
+
+    def run(*sources: str) -> dict:
+        for source in sources:
+            shell.run_cell(source, store_history=True).raise_error()
+        return shell.user_ns
+
+    yield run
+    shell.restore_sys_module_state()
+    atexit.unregister(shell.atexit_operations)
+
+
+def check_cell(path: Path) -> str:
+    """The cell after the parameters, as far as it reads them."""
+    lines = cells(path)[1].source.splitlines()
+    return "\n".join(lines[: next(i for i, line in enumerate(lines) if "read_parameters(globals()" in line) + 1])
+
+
+@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
+def test_the_parameters_can_be_read_again_whatever_the_cells_below_have_left(path, shell):
+    first, check = cells(path)[0].source, check_cell(path)
+    usual = shell(first, check)["parameters"]
+    assert usual == {name: value for name, (_, value) in parameters(path).items()}
+    later = {node.id for cell in cells(path)[1:] for node in ast.walk(ast.parse(cell.source))
+             if isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store)}  # fmt: skip
+    left = "\n".join(f"{name} = 0.5" for name in later - {"parameters"} - set(usual))
+    assert shell(left, "scratch = 1; epoch = 'mine'", first, check)["parameters"] == usual  # all cells again
+    assert shell(left, check)["parameters"] == usual
+    name = "data" if "data" in usual else "study"
+    changed = shell("\n".join(f"{line.split(' = ')[0]} = 'x'" if line.startswith(f"{name}:") else line
+                              for line in first.splitlines()), check)  # fmt: skip
+    assert changed["parameters"] == usual | {name: "x"}
+    with pytest.raises(KitError, match="There is no parameter 'epoch'"):
+        shell(first, "# Parameters\nepoch = 3\n", check)
+
+
+def test_05_to_07_run_twice_in_one_kernel(shell, root, tiny_data, capsys, monkeypatch):
+    """Nothing is trained: of two made up runs, an ensemble and a submission, then with another method."""
+    from test_study import VALUES, fake
+
+    import kit.study
+
+    for method in ("network", "logistic"):
+        monkeypatch.setitem(METHODS, method, METHODS["blend"])  # the fastest
+    values = VALUES | {"data": str(tiny_data)}
+    for seed, config in enumerate(kit.study.members(values, ["camembert", "flaubert"], ["resnet152"])):
+        fake(config, 0.7, seed)
+    for method in ("network", "blend"):
+        for path in NOTEBOOKS[4:]:
+            sources = [cell.source for cell in cells(path)]
+            sources[0] = (
+                sources[0].replace('"paper"', '"s"', 1).replace('method: str = "network"', f'method = "{method}"')
+            )
+            shell(*sources)
+        assert [folder.name for folder in (root / "submissions").iterdir()][-1:]
+        assert (root / "submissions" / f"s-ensemble-all_2-{method}" / "y_test_pred.csv").is_file()
+    assert "05_ensemble chose it" in capsys.readouterr().out
+
+
+# --- a notebook that somebody has edited
+
+
+def planned(tiny_config: dict) -> tuple[dict, list[TrainConfig]]:
+    given = {name: value for name, value in tiny_config.items() if name in TINY or name in ("data", "text", "image")}
+    given |= {"recipe": "paper", "study": "s"}
+    return given, [train_config(**given, run="s-member")]
+
+
+@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
+def test_a_study_sets_every_parameter_that_a_notebook_has(path, tiny_config):
+    given, configs = planned(tiny_config)
+    values = story.parameters(path.stem, given, configs)
+    options = {"processes", "again", "jobs", "seeds"} | ({"run"} if path.stem[:2] in ("06", "07") else set())
+    assert set(parameters(path)) - options <= set(values)
+    for name, value in story.SHIPPED.get(path.stem, {}).items():
+        assert parameters(path)[name][1] == value
+
+
+EDITS = [
+    {"limit": 40, "epochs": 1},
+    {"folds": 7, "split": "grouped", "seed": 5, "missing": "blank"},
+    {"width": 8, "bilstm": False, "system": "concat", "run": "mine"},  # rows that the user has added
+]
+
+
+@pytest.mark.parametrize("edit", EDITS)
+@pytest.mark.parametrize("name", ["02_baselines", "03_train", "04_ablations"])
+def test_what_is_edited_in_a_notebooks_first_cell_changes_no_study(
+    name, edit, tiny_config, tmp_path, monkeypatch, root
+):
+    path = next(path for path in NOTEBOOKS if path.stem == name)
+    notebook = nbformat.read(path, as_version=4)
+    cell = next(cell for cell in notebook.cells if "parameters" in cell.metadata.get("tags", []))
+    cell.source += "".join(f"\n{name}: {type(value).__name__} = {value!r}" for name, value in edit.items())
+    (tmp_path / "notebooks").mkdir()
+    nbformat.write(notebook, tmp_path / "notebooks" / path.name)
+    monkeypatch.setattr("kit.story.PROJECT", tmp_path)
+    given, configs = planned(tiny_config)
+    given |= {"run": "s-member"} if name == "03_train" else {}
+    injected = "# Parameters\n" + "".join(f"{n} = {v!r}\n" for n, v in story.parameters(name, given, configs).items())
+    namespace = {"In": [cell.source, injected]}
+    for source in namespace["In"]:
+        exec(source, namespace)
+    found = read_parameters(namespace, parameter_types(TrainConfig, processes=int, jobs=int, seeds=int, again=bool))
+    found = {name: value for name, value in found.items() if name not in ("processes", "jobs", "seeds", "again")}
+    if name == "03_train":
+        assert one_run(found) == configs[0]
+    else:
+        assert {"02_baselines": baselines, "04_ablations": lambda v: ablations(v, 2)}[name](found) == (
+            baselines(given) if name == "02_baselines" else ablations(given, 2)
+        )
+
+
+def test_a_run_that_a_notebook_made_otherwise_than_planned_is_refused(root):
+    from test_study import fake
+
+    config = train_config(run="s-member", study="s")
+    fake(train_config(run="s-member", study="s", limit=40, epochs=1), 0.9)
+    with pytest.raises(
+        KitError, match=r"03_train.ipynb left the run 's-member' with other settings \(limit \(40 → 0\), ep"
+    ):
+        story._require_planned("03_train", [config])
+    (open_run("s-member").folder / "summary.json").unlink()
+    with pytest.raises(KitError, match="left the run 's-member' unfinished"):
+        story._require_planned("03_train", [config])
+
+
+def test_a_study_refuses_runs_of_other_settings_before_it_trains(tiny_config, root, monkeypatch, capsys):
+    from test_study import fake
+
+    given, _ = planned(tiny_config)
+    fake(baselines(given | {"limit": 30, "lr": 0.5})[1], 0.9)
+    arguments = ["--study", "s", "--data", given["data"], "--texts", given["text"], "--images", given["image"]]
+    arguments += [part for name, value in given.items() if name in TINY for part in ("-p", name, str(value))]
+    monkeypatch.setattr("sys.argv", ["story", *arguments])
+    assert story.main() == 1
+    said = capsys.readouterr().err
+    assert (
+        "The run 's-baseline-bilinear' is there with other settings than this study's (limit (30 → 0), lr (0.5 →"
+        in said
+    )
+    assert [path.name for path in (root / "runs").iterdir()] == ["s-baseline-bilinear"]
+
+
+# --- working copies
+
+
+@pytest.fixture
+def folders(tmp_path) -> tuple[Path, Path]:
+    shipped, work = tmp_path / "notebooks", tmp_path / "work"
+    shipped.mkdir()
+    for name in ("01_eda", "03_train"):
+        (shipped / f"{name}.ipynb").write_text(name)
+    assert notebooks.copy_notebooks(shipped, work) == []
+    return shipped, work
+
+
+def test_jupyter_opens_copies_that_a_newer_version_never_overwrites(folders):
+    shipped, work = folders
+    edited, other = work / "03_train.ipynb", work / "01_eda.ipynb"
+    edited.write_text("mine")
+    assert notebooks.copy_notebooks(shipped, work) == []  # no newer one is there
+    for path in shipped.iterdir():
+        path.write_text("newer")
+    for _ in range(2):
+        (sentence,) = notebooks.copy_notebooks(shipped, work)
+        assert str(edited) in sentence and "is newer: rename or remove yours" in sentence
+        assert (edited.read_text(), other.read_text()) == ("mine", "newer")
+    edited.unlink()
+    assert notebooks.copy_notebooks(shipped, work) == [] and edited.read_text() == "newer"
+
+
+def test_copies_without_a_record_are_taken_for_changed(folders):
+    shipped, work = folders
+    (work / ".shipped.json").unlink()
+    (work / "01_eda.ipynb").write_text("mine")
+    assert len(notebooks.copy_notebooks(shipped, work)) == 1
+    with pytest.raises(KitError, match="has no notebooks"):
+        notebooks.copy_notebooks(work / "none", work)
+
+
+@pytest.mark.parametrize("user", [0, 1000])
+def test_jupyter_reaches_the_whole_project_and_starts_in_containers(user, tmp_path, monkeypatch):
+    monkeypatch.setattr("os.geteuid", lambda: user)
+    command = notebooks.command(tmp_path, ["--no-browser"])
+    assert f"--ServerApp.root_dir={tmp_path}" in command and command[-1] == "--no-browser"
+    assert ("--allow-root" in command) == (user == 0)

@@ -359,9 +359,40 @@ def test_groupings_of_the_papers_members():
 
 def test_groupings_of_other_members():
     paths = {"a": ("/x/bert", "hub/net"), "b": ("/y/bert", "hub/net"), "c": ("/x/bert", "other"), "d": ("/x/bert", "o")}
-    assert list(groupings(paths)) == ["hub/net + /x/bert + /y/bert", "all 4"]
+    assert list(groupings(paths)) == ["net + x_bert + y_bert", "all 4"]
     assert list(groupings({"a": ("t", "i"), "b": ("u", "i")})) == ["all 2"]
     assert groupings({"a": ("t", "i"), "b": ("t", "i")}) == {"all 2": ["a", "b"]}
+
+
+@pytest.mark.parametrize(
+    ("texts", "images", "sizes", "said"),
+    [
+        (5, 2, {2, 3, 4, 5}, ""),
+        (10, 1, {2}, "Of the 1,013 sets of text backbones those of 2, 10 are stacked, 46 in all, and all members."),
+        (6, 2, {2, 6}, "Of the 114 sets of text backbones those of 2, 6 are stacked, 32 in all, and all members."),
+        (40, 2, {40}, "those of 40 are stacked, 2 in all, and all members."),
+        (1, 70, set(), ""),
+    ],
+)
+def test_many_backbones_do_not_make_more_groupings_than_can_be_stacked(texts, images, sizes, said, capsys):
+    found = groupings({f"{t}-{i}": (f"t{t}", f"i{i}") for i in range(images) for t in range(texts)})
+    last = found.pop(f"all {texts * images}")
+    assert len(last) == texts * images and {len(names) for names in found.values()} == sizes
+    assert len(found) <= 60
+    printed = capsys.readouterr().out
+    assert said in printed and bool(said) == bool(printed)
+
+
+LONG = [f"/w/dangvantuan_sentence-camembert-large-paraphrase-multilingual-{n}" for n in range(5)]
+
+
+@pytest.mark.parametrize("study", ["", "s", "s" * 250])
+def test_an_ensembles_name_never_overflows(study):
+    names, _ = write_complementary(60)
+    found = groupings({f"m{n}": (text, "resnet152") for n, text in enumerate([*LONG, LONG[0] + "-v2"])})
+    made = [ensemble_config(names, label, study, method=method).run for label in found for method in METHODS]
+    assert max(map(len, made)) <= 250
+    assert study or len(set(made)) == len(made)
 
 
 def test_compare_keeps_what_it_made():

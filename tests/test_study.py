@@ -1,6 +1,7 @@
 """Which runs make a study, and the tables that they make: right runs, right differences, honest verdicts."""
 
 import dataclasses
+import os
 
 import numpy as np
 import pandas as pd
@@ -8,11 +9,24 @@ import pytest
 
 from kit import tables
 from kit.challenge import read_challenge
+from kit.choice import choice_of, choose, chosen, find_result
 from kit.config import KitError, train_config
 from kit.errors import read_errors
-from kit.report import chosen, find_result, read_answers, write_report
-from kit.runs import list_runs, open_run, write_json
-from kit.study import ABLATIONS, BASELINES, ablation, ablations, baselines, member_runs, members, one_run, study_runs
+from kit.report import read_answers, write_report
+from kit.runs import find_run, list_runs, open_run, read_json, write_json
+from kit.stacking import METHODS, ensemble_config, groupings, stack
+from kit.study import (
+    ABLATIONS,
+    BASELINES,
+    ablation,
+    ablations,
+    backbone_names,
+    baselines,
+    member_runs,
+    members,
+    one_run,
+    study_runs,
+)
 
 VALUES = {"study": "s", "text": "camembert", "image": "resnet152", "recipe": "paper"}
 
@@ -154,6 +168,7 @@ def test_the_report_is_written_from_run_folders_alone(study, root, tiny_data):
     write_json(root / "runs" / "s" / "study.json", {"data": str(tiny_data), "answers": answers, "failed": failed})
     path = write_report("s")
     text, page = path.read_text(), path.with_suffix(".html").read_text()
+    assert f"Analysed and submitted: {choice_of('s').why}" in text
     assert "88.78" in text and "| test" in text
     assert "&lt;b&gt;failed" in page and "<b>failed" not in page
     assert page.count("<img") >= 4 and 'src="figures' not in page
@@ -181,9 +196,202 @@ def test_without_a_name_what_the_study_submits_is_found(study):
     assert find_result().name == "alone"
 
 
-def test_members_that_would_share_a_name_are_refused():
-    with pytest.raises(KitError, match="have the same name: rename a directory"):
-        members(VALUES, ["v1/camembert", "v2/camembert"], ["resnet152"])
+# --- which run is submitted
+
+
+@pytest.fixture
+def pair(root, tiny_data, monkeypatch):
+    """A study of two members, whose ensembles are stacked by the fastest method whatever their name."""
+    for method in ("network", "logistic"):
+        monkeypatch.setitem(METHODS, method, METHODS["blend"])
+    for seed, config in enumerate(members(VALUES | {"data": str(tiny_data)}, ["camembert", "flaubert"], ["resnet152"])):
+        fake(config, 0.8 - 0.1 * seed, seed)
+    return "s"
+
+
+def ensemble(study: str, method: str, names: list[str] = (), evaluation: str = "nested"):
+    """What 05_ensemble does last: of the study's members, or of the runs `names`."""
+    pairs = member_runs(study) if not names else {name: ("", "") for name in names}
+    config = ensemble_config(pairs, f"all {len(pairs)}", "" if names else study, method=method, evaluation=evaluation)
+    choose(run := stack(config))
+    return run
+
+
+def copied(root, order: list[str]) -> None:
+    """The run folders as a copy leaves them: with file times that tell nothing."""
+    for seconds, name in enumerate(order):
+        os.utime(root / "runs" / name / "summary.json", (10**9 + seconds,) * 2)
+
+
+@pytest.mark.parametrize("method", ["blend", "logistic", "network"])
+def test_the_choice_of_05_is_what_is_analysed_and_submitted(pair, root, method, capsys):
+    others = [stack(ensemble_config(member_runs(pair), "all 2", pair, method=m)) for m in ("network", "blend")]
+    run = ensemble(pair, method)
+    copied(root, [run.name, *(other.name for other in others)])
+    assert chosen(pair) == find_result() == run
+    assert f"{run.name}, of {len(study_runs(pair))} finished runs of the study 's': 05_ensemble chose it." in (
+        capsys.readouterr().out
+    )
+    again = ensemble(pair, "network")  # finished already: nothing is newer but the choice
+    assert chosen(pair) == find_result() == again
+
+
+def test_the_choice_among_runs_of_no_study_is_found_without_a_name(pair, root, capsys):
+    names = list(member_runs(pair))
+    blend = ensemble("", "blend", names)
+    stack(ensemble_config(names, "all 2", method="network"))
+    assert find_result() != blend  # the newest run, made since
+    choose(blend)
+    copied(root, [blend.name])
+    assert find_result() == blend
+    assert f"{blend.name}, of {len(list_runs())} finished runs: 05_ensemble chose it last." in capsys.readouterr().out
+    assert chosen(pair).config.study == pair  # the study's own choice is another matter
+    ensemble(pair, "logistic")
+    assert find_result() == chosen(pair)
+    fake(train_config(run="alone"), 0.9)
+    assert find_result().name == "alone"
+
+
+def test_a_choice_that_is_out_of_date_is_not_taken_and_the_reason_is_said(pair, root):
+    blend = ensemble(pair, "blend")
+    network = stack(ensemble_config(member_runs(pair), "all 2", pair))
+    (blend.folder / "summary.json").unlink()
+    found = choice_of(pair)
+    assert found.run == network
+    assert "the network ensemble of most members; 05_ensemble chose s-ensemble-all_2-blend, which is gone" in found.why
+    blend = ensemble(pair, "blend")
+    fake(open_run("s-flaubert-resnet152").config, 0.6, seed=9)  # a member is trained again
+    found = choice_of(pair)
+    assert found.run.name in member_runs(pair) and "no ensemble; 05_ensemble chose" in found.why
+    assert "which has members that were trained again or are gone: run it again" in found.why
+    assert ensemble(pair, "blend") == chosen(pair)
+
+
+def test_members_that_a_choice_has_not_seen_are_named(pair):
+    run = ensemble(pair, "blend")
+    fake(members(open_values(pair), ["mbert"], ["resnet152"])[0], 0.6, seed=3)
+    assert choice_of(pair).run == run
+    assert "it lacks s-mbert-resnet152: run 05_ensemble again" in choice_of(pair).why
+
+
+def open_values(study: str) -> dict:
+    return VALUES | {"data": open_run(next(iter(member_runs(study)))).config.data}
+
+
+def test_an_in_sample_choice_is_taken_with_a_warning(pair, capsys):
+    with pytest.warns(UserWarning, match="in-sample"):
+        run = ensemble(pair, "blend", evaluation="in-sample")
+    for name in ("", run.name):
+        assert find_result(name) == run
+        assert "It is evaluated in-sample: the ensemble is scored on the items that it" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    "content", ["{", "[]", "{}", '{"run": 3, "chosen": "2026-01-01"}', '{"run": "a", "chosen": 1}']
+)
+def test_a_damaged_choice_is_a_sentence(pair, root, content):
+    (root / "runs" / pair).mkdir()
+    (root / "runs" / pair / "choice.json").write_text(content)
+    with pytest.raises(KitError, match=r"s/choice.json is damaged: run 05_ensemble again"):
+        find_result()
+
+
+def test_the_order_of_runs_is_not_that_of_their_files(root):
+    names = ["c", "a", "b"]
+    for name in names:
+        fake(train_config(run=name), 0.9)
+    copied(root, ["b", "c", "a"])
+    assert [run.name for run in list_runs()] == names and find_run().name == "b"
+    for name, told in {"b": None, "a": "yesterday"}.items():  # by earlier versions of the kit, or spoilt
+        path = root / "runs" / name / "summary.json"
+        write_json(
+            path, {k: v for k, v in read_json(path).items() if k != "finished"} | ({"finished": told} if told else {})
+        )
+    copied(root, ["b", "a"])
+    assert [run.name for run in list_runs()] == ["b", "a", "c"]
+
+
+# --- backbones whose names end alike
+
+KAGGLE = [f"/kaggle/input/{name}/transformers/base/1" for name in ("camembert", "flaubert", "mbert")]
+SIMILAR = {
+    "version folders": KAGGLE,
+    "signs": ["/w/all-MiniLM-L6-v2", "/w/all_MiniLM_L6_v2", "/w/all.MiniLM.L6.v2"],
+    "long": [f"/w/{'sentence-transformers-paraphrase-' * 3}{n}" for n in range(3)],
+    "capitals": ["/w/bert", "/w/BERT", "hub/Bert"],
+}
+
+
+@pytest.mark.parametrize("texts", SIMILAR.values(), ids=SIMILAR)
+def test_members_whose_directories_end_alike_are_all_members(root, texts):
+    at_once = members(VALUES, texts, ["resnet152"])
+    assert len({config.run.lower() for config in at_once}) == 3
+    made = []
+    for text in texts:  # one after the other, as 03_train with `study` and no `run` makes them
+        made.append(one_run(VALUES | {"text": text}))
+        fake(made[-1], 0.9, seed=len(made))
+        assert one_run(VALUES | {"text": text}) == made[-1]
+    assert len({config.run for config in made}) == 3
+    assert members(VALUES, texts, ["resnet152"]) == made  # the whole study finds what is there
+    assert list(ablations(VALUES | {"text": texts[2]}, 1)["full"]) == [made[2]]
+    pairs = member_runs("s")
+    assert set(pairs) == {config.run for config in made} and len(set(pairs.values())) == 3
+    assert len(tables.models("s")) == 3
+    stack(ensemble_config(pairs, "all 3", "s", method="blend"))
+    assert len(groupings(pairs)["all 3"]) == 3
+    assert tables.ensembles("s")["grouping"][0].count(" + ") == 2
+
+
+def test_one_directory_written_in_two_ways_is_one_backbone(root):
+    configs = members(VALUES, ["/w/bert", "/w/bert/", "/w/x/../bert"], ["resnet152"])
+    assert [config.run for config in configs] == ["s-bert-resnet152"]
+    for seed, text in enumerate(["/w/bert", "/w/bert/"]):
+        fake(train_config(**VALUES | {"text": text, "seed": seed, "run": f"s-{seed}"}), 0.9)
+    assert member_runs("s") == {"s-0": ("bert", "resnet152")}
+    assert backbone_names(study_runs("s"))["s-1"] == ("bert", "resnet152")
+
+
+def test_a_name_that_another_run_has_is_not_taken(root):
+    fake(train_config(**VALUES | {"text": "/w/other", "run": "s-camembert-resnet152"}), 0.9)  # named by hand
+    assert one_run(VALUES).run not in ("s-camembert-resnet152", "s-other-resnet152")
+
+
+def test_a_long_study_name_leaves_room_for_its_runs(root):
+    values = VALUES | {"study": "s" * 250, "text": KAGGLE[0]}
+    configs = [*members(values, KAGGLE, ["resnet152"]), *baselines(values)]
+    configs += [config for row in ablations(values, 2).values() for config in row]
+    names = {config.run for config in configs}
+    assert max(map(len, names)) <= 250 and len(names) == 3 + 7 + 10  # no two runs share one
+
+
+def test_what_was_not_measured_is_no_zero(root):
+    fake(train_config(run="one"), 0.9)
+    run = open_run("one")
+    row = tables.runs([run]).iloc[0]
+    assert (row["seconds a step"], row["process peak GB"], row["seconds"]) == ("–", "–", "1")
+    write_json(
+        run.folder / "summary.json", run.summary | {"step_seconds": 65.2, "peak_memory_gb": 2.19, "seconds": 0.3}
+    )
+    row = tables.runs([run]).iloc[0]
+    assert (row["seconds a step"], row["process peak GB"], row["seconds"]) == ("65", "2.2", "0.3")
+
+
+@pytest.mark.parametrize(
+    ("changed", "sentence"),
+    [
+        ({"limit": 30}, r"read other items \(limit: 30 and 0\): train one again as the other"),
+        ({"clean_titles": False, "limit": 9}, r"\(limit: 9 and 0; clean_titles: False and True\)"),
+        ({}, "The data changed between 's-no-bilstm-s0' and 's-no-bilstm-s1': train the older one again"),
+    ],
+)
+def test_the_data_is_blamed_only_if_the_settings_are_alike(root, changed, sentence):
+    for row in ("full", "no-bilstm"):
+        for config in ablations(VALUES, 2)[row]:
+            fake(config, 0.5)
+    fake(dataclasses.replace(ablations(VALUES, 1)["no-bilstm"][0], **changed), 0.5, data="other")
+    with pytest.raises(KitError, match=sentence) as caught:
+        tables.ablations("s")
+    assert ("data changed" in str(caught.value)) == (not changed)
 
 
 def test_a_run_of_another_version_does_not_stop_a_study(study, root):
@@ -210,7 +418,9 @@ def test_members_come_in_the_same_order_whichever_was_trained_last(study):
         (["-p", "again", "perhaps"], "again='perhaps' must be True or False"),
         (["-p", "processes", "many"], "processes='many' must be a whole number"),
         (["--texts", ","], "texts and images must name one backbone or more"),
+        (["-p", "split", "3"], "split='3' is not one of"),
         (["--answers", "/no/where.csv"], "cannot be read as answers"),
+        (["--data", "/no/where", "--texts", "/no/text"], "/no/where cannot be listed"),
     ],
 )
 def test_the_story_refuses_before_it_starts(
