@@ -3,7 +3,7 @@
 Floors, lowest first (a module imports only from lower ones; a test holds this):
 0 config, metrics, layers, words, outputs
 1 challenge, folds, runs
-2 cache, resume, submission, launch, stacking, study
+2 cache, resume, submission, launch, stacking, study, tokenise
 3 backbones, pictures
 4 models, twins, plots, errors
 5 items, tables
