@@ -199,8 +199,8 @@ def refuse_pointers(directory: Path) -> None:
     for path in sorted(directory.iterdir()):
         if path.is_file() and path.stat().st_size < 1024 and path.read_bytes().startswith(b"version https://git-lfs"):
             raise KitError(
-                f"{path} is a Git LFS pointer and not the file itself: run git lfs pull in the repository that it comes "
-                f"from, or fetch that with hf download, and copy it again."
+                f"{path} is a Git LFS pointer and not the file itself: run git lfs pull in the repository that it "
+                f"comes from, or fetch that with hf download, and copy it again."
             )
 
 
@@ -409,14 +409,14 @@ def _text_config(source: str | Path, spec: TextSpec | None):
     content, _ = PreTrainedConfig.get_config_dict(source)
     if code := content.get("auto_map"):
         kind = content.get("model_type")
-        config = CONFIG_MAPPING[kind] if kind in CONFIG_MAPPING else None
-        known = {config, MODEL_MAPPING[config] if config in MODEL_MAPPING else None} - {None}
+        config = CONFIG_MAPPING.get(kind, None)
+        known = {config, MODEL_MAPPING.get(config, None)} - {None}
         # a class that transformers has by now stands for the repository's of that name
         names = {str(code[name]).rpartition(".")[2] for name in ("AutoConfig", "AutoModel") if name in code}
         if not known or names - {one.__name__ for one in known}:
             raise KitError(
-                f"{source} brings its own code (auto_map in its config.json), which the kit never runs: take a model that "
-                f"transformers has itself."
+                f"{source} brings its own code (auto_map in its config.json), which the kit never runs: take a model "
+                f"that transformers has itself."
             )
     return AutoConfig.from_pretrained(source, trust_remote_code=False)
 

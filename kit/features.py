@@ -54,9 +54,9 @@ def precompute(
                 )
             except OverflowError:  # what would hold them takes too much
                 kept = None
-            if kept is not None:
+            if able:
                 break
-        if kept is None:
+        if not able:
             running.append(side)
             continue
         for name, (rows, _) in plans.items():
@@ -130,10 +130,10 @@ class _Frozen:
                 outputs = self.forward(batch).float().cpu().numpy()
             for row, value in zip(batch["row"].tolist(), outputs, strict=True):
                 value = value[: rows[row]]  # without the padding
-                peaks, range_ = np.abs(value).max(axis=(0, -1)), np.finfo(values.dtype)  # of each layer
+                peaks, limits = np.abs(value).max(axis=(0, -1)), np.finfo(values.dtype)  # peaks of each layer
                 if not np.isfinite(peaks).all():
                     raise KitError(not_finite(self.config, self.side, self.precision))
-                if (peaks > range_.max).any() or ((0 < peaks) & (peaks < range_.tiny)).any():
+                if (peaks > limits.max).any() or ((peaks > 0) & (peaks < limits.tiny)).any():
                     raise OverflowError
                 values[ends[row] - rows[row] : ends[row]] = value
             if count % 100 == 0:
@@ -153,8 +153,8 @@ def not_finite(config: TrainConfig, side: str, precision: str) -> str:
     """The sentence about a backbone whose outputs, before anything was learned, are NaN or infinite."""
     mend = "fetch its weights again, they may be damaged" if precision == "no" else "pass -p precision no"
     return (
-        f"The {side} backbone {getattr(config, side)!r} itself gives numbers that are not finite (NaN or infinite) with "
-        f"precision {precision!r}: {mend}, or take another backbone."
+        f"The {side} backbone {getattr(config, side)!r} itself gives numbers that are not finite (NaN or infinite) "
+        f"with precision {precision!r}: {mend}, or take another backbone."
     )
 
 

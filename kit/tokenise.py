@@ -39,12 +39,9 @@ def read_tokenizer(folder: Path) -> Encode:
         _check_agreement(folder, content, settings)
         encode = _Fast(content, settings, folder / "tokenizer.json")
     else:
-        tokenizer = _from_vocabulary(folder)
-        if hasattr(tokenizer, "backend_tokenizer"):
-            content = json.loads(tokenizer.backend_tokenizer.to_str())
-            encode = _Fast(content, settings | {"special": tokenizer.all_special_tokens}, folder)
-        else:
-            encode = _Slow(tokenizer)
+        tokenizer, content = _from_vocabulary(folder)
+        declared = settings | {"special": tokenizer.all_special_tokens}
+        encode = _Fast(content, declared, folder) if content else _Slow(tokenizer)
     wanted = model.get("vocab_size")
     if isinstance(wanted, int) and wanted >= 5000 and encode.size < 0.9 * wanted:
         raise KitError(
@@ -74,33 +71,37 @@ def read_json_file(path: Path) -> dict:
 
 
 class _Fast:
-    """A tokenizer of the tokenizers library. `content`: of its tokenizer.json · `settings`: of tokenizer_config.json."""
+    """One of the tokenizers library. `content`: of its tokenizer.json · `settings`: of tokenizer_config.json."""
 
     def __init__(self, content: dict, settings: dict, path: Path):
         from tokenizers import Tokenizer, __version__
 
         if not isinstance(content.get("model"), dict):
             raise KitError(f"{path} holds no tokenizer: copy the file again from the model's repository.")
-        side = settings.get("truncation_side") or (content.get("truncation") or {}).get("direction") or "right"
-        self.side = side.lower()
+        model, side = content["model"], (content.get("truncation") or {}).get("direction", "right")
+        self.path, self.side = path, (settings.get("truncation_side") or side).lower()
+        special = _special_tokens(content, settings)
         try:
-            special = _special_tokens(content, settings)
             self.inner = Tokenizer.from_str(json.dumps(_out_of_reach(content, special)))
         except Exception as error:  # the library raises Exception itself
             raise KitError(
-                f"{path} can't be read by tokenizers {__version__} ({_first_line(error)}): if a newer version wrote it, "
-                f"pip install -U tokenizers transformers; else copy it again from the model's repository."
+                f"{path} can't be read by tokenizers {__version__} ({_first_line(error)}): if a newer version wrote "
+                f"it, pip install -U tokenizers transformers; else copy it again from the model's repository."
             ) from error
         self.inner.no_padding()
         self.size = self.inner.get_vocab_size()
-        unknown = content["model"].get("unk_id") or self.inner.token_to_id(
-            TYPED + str(content["model"].get("unk_token"))
-        )
+        unknown = model.get("unk_id") or self.inner.token_to_id(TYPED + str(model.get("unk_token")))
         self.nothing = unknown or 0  # a text of which nothing is left has a token, too
 
     def __call__(self, texts: list[str], max_tokens: int) -> list[list[int]]:
         self.inner.enable_truncation(max_tokens, direction=self.side)
-        found = self.inner.encode_batch_fast([_near_end(text, max_tokens, self.side) for text in texts])
+        try:
+            found = self.inner.encode_batch_fast([_near_end(text, max_tokens, self.side) for text in texts])
+        except Exception as error:  # of a vocabulary without a token for what is unknown
+            raise KitError(
+                f"The tokenizer in {self.path} can't read every text ({_first_line(error)}): copy its files again from "
+                f"the model's repository."
+            ) from error
         return [encoding.ids or [self.nothing] for encoding in found]
 
 
@@ -227,8 +228,8 @@ def _check_agreement(folder: Path, content: dict, settings: dict) -> None:
     for name, value in own.items():
         if isinstance(settings.get(name), bool) and isinstance(value, bool) and settings[name] != value:
             raise KitError(
-                f"{path} and {folder / 'tokenizer_config.json'} disagree ({name} is {value} in one and {settings[name]} "
-                f"in the other): find out how the model was trained, and change the other file."
+                f"{path} and tokenizer_config.json beside it disagree ({name}: {value} in one and {settings[name]} in "
+                f"the other): find out how the model was trained, and change the other file."
             )
     added = {token["content"]: token["id"] for token in content.get("added_tokens") or ()}
     if pieces and bert:
@@ -277,16 +278,17 @@ def _check_case(path: Path, tokens: set[str], bert: dict, mend: str) -> None:
     if len(never) > FEW * len(words):
         some = ", ".join(map(repr, never[:3]))
         raise KitError(
-            f"{path} has {len(never):,} tokens with capitals or accents ({some} …), which its tokenizer would take away "
-            f"from every text, and so never find them: {mend}, unless the file is another model's."
+            f"{path} has {len(never):,} tokens with capitals or accents ({some} …), which its tokenizer would take "
+            f"away from every text, and so never find them: {mend}, unless the file is another model's."
         )
 
 
 # ---------------------------------------------------------------- vocabulary files alone
 
 
-def _from_vocabulary(folder: Path):
-    """Return the tokenizer that transformers makes of a directory's vocabulary files. Raises KitError."""
+def _from_vocabulary(folder: Path) -> tuple:
+    """Return the tokenizer that transformers makes of a directory's vocabulary files, and what its tokenizer.json would
+    hold, nothing if it is one in Python. Raises KitError."""
     from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
     for path in sorted(path for pattern in FILES for path in folder.glob(pattern)):
@@ -298,11 +300,12 @@ def _from_vocabulary(folder: Path):
             read_json_file(path)
     try:
         tokenizer = AutoTokenizer.from_pretrained(str(folder), trust_remote_code=False)
+        content = json.loads(tokenizer.backend_tokenizer.to_str()) if tokenizer.is_fast else {}
     except Exception as error:  # each class has its own
         if "auto_map" in _read_settings(folder):
             raise KitError(
-                f"The tokenizer in {folder} brings its own code (auto_map in tokenizer_config.json), which the kit never "
-                f"runs: copy its tokenizer.json there, if its repository has one, or take another model."
+                f"The tokenizer in {folder} brings its own code (auto_map in tokenizer_config.json), which the kit "
+                f"never runs: copy its tokenizer.json there, if its repository has one, or take another model."
             ) from error
         raise KitError(
             f"The tokenizer in {folder} could not be loaded ({_first_line(error)}): copy tokenizer.json, or all of its "
@@ -318,13 +321,12 @@ def _from_vocabulary(folder: Path):
             f"The tokenizer in {folder} is not complete ({needs}): copy tokenizer.json, or all of its vocabulary "
             f"files, there from the model's repository."
         )
-    if hasattr(tokenizer, "backend_tokenizer") and (folder / "vocab.txt").is_file():
-        normalizers = _parts(json.loads(tokenizer.backend_tokenizer.to_str()).get("normalizer"))
-        bert = next((part for part in normalizers if part.get("type") == "BertNormalizer"), {})
+    bert = next((part for part in _parts(content.get("normalizer")) if part["type"] == "BertNormalizer"), None)
+    if bert and (folder / "vocab.txt").is_file():
         tokens = set(_read_lines(folder / "vocab.txt")) - {str(t) for t in tokenizer.added_tokens_decoder.values()}
         flag = "do_lower_case" if any(token != token.lower() for token in tokens) else "strip_accents"
         _check_case(folder / "vocab.txt", tokens, bert, f'put {{"{flag}": false}} into tokenizer_config.json beside it')
-    return tokenizer
+    return tokenizer, content
 
 
 def _check_sentencepiece(path: Path) -> None:

@@ -328,7 +328,7 @@ def train_epoch(
 def _not_finite(
     model: nn.Module, batch: dict[str, Tensor], accelerator: Accelerator, untrained: tuple[str, ...]
 ) -> list[str]:
-    """Those of the sides `untrained` whose backbone's outputs for the batch are NaN or infinite, whatever the head is."""
+    """Those of the sides `untrained` whose backbone itself gives NaN or infinite numbers for the batch."""
     if accelerator.distributed_type == DistributedType.FSDP:  # a part of it can't be run alone
         return []
     with torch.no_grad(), accelerator.autocast():
