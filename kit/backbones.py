@@ -152,7 +152,7 @@ WEIGHTS = ("model.safetensors", "pytorch_model.bin")  # their names on the hub
 FORMAT = 2  # of what backbones give: raise it where normalising pixels or reading weights changes
 
 OUTLINE = 1  # of what is known of a backbone: raise it where more is asked of one
-TRIED = 6  # tokens of a text that a new text backbone is tried with
+TRIED = 4  # tokens of a text that a new text backbone is tried with
 CAUSAL = 1e-5  # of the vectors' deviation: what the rest of a text changes in its first token, at the least
 LEAK = 1e-3  # and what padding changes, at the most
 
@@ -322,13 +322,9 @@ class TextBackbone(nn.Module):
         top, behind = alone[-1].double(), padded[-1][:, :TRIED].double()
         scale = top.std()
         if not 0 < scale < torch.inf:
-            raise KitError(
-                f"The {kind} model gives no usable numbers (its vectors' deviation is {scale}): fetch it again."
-            )
+            raise KitError(f"The {kind} model gives no usable numbers (their deviation is {scale}): fetch it again.")
         if (top[0, 0] - top[1, 0]).abs().max() < CAUSAL * scale:
-            raise KitError(
-                f"{refusal} (its first token sees nothing of the rest of the text, as in a decoder): {advice}."
-            )
+            raise KitError(f"{refusal} (its first token sees nothing of what follows, as in a decoder): {advice}.")
         if not (top - behind).abs().max() < LEAK * scale:
             raise KitError(f"{refusal} (padding changes its vectors: it does not heed the mask): {advice}.")
         declared = getattr(self.model.config, "max_position_embeddings", None)
@@ -409,8 +405,8 @@ def _text_config(source: str | Path, spec: TextSpec | None):
     content, _ = PreTrainedConfig.get_config_dict(source)
     if code := content.get("auto_map"):
         kind = content.get("model_type")
-        config = CONFIG_MAPPING.get(kind, None)
-        known = {config, MODEL_MAPPING.get(config, None)} - {None}
+        config = CONFIG_MAPPING[kind] if kind in CONFIG_MAPPING else None  # noqa: SIM401 (its get knows nothing)
+        known = {config, MODEL_MAPPING.get(config, None)} - {None} if config else set()
         # a class that transformers has by now stands for the repository's of that name
         names = {str(code[name]).rpartition(".")[2] for name in ("AutoConfig", "AutoModel") if name in code}
         if not known or names - {one.__name__ for one in known}:

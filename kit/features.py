@@ -49,11 +49,9 @@ def precompute(
             numbers = sum(int(rows.sum()) * math.prod(shape) for rows, shape in plans.values())
             able = [kind for kind in frozen.dtypes if pooled or numbers * kind.itemsize <= config.features_gb * 2**30]
             try:
-                kept = (
-                    {name: frozen.cached(filled[name], *plan, able) for name, plan in plans.items()} if able else None
-                )
+                kept = {name: frozen.cached(filled[name], *plan, able) for name, plan in plans.items() if able}
             except OverflowError:  # what would hold them takes too much
-                kept = None
+                able = []
             if able:
                 break
         if not able:

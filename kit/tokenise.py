@@ -5,6 +5,7 @@ which lower-case or lose accents. Without it, transformers reads the vocabulary 
 text: "<s>" or "[SEP]" in a title never becomes the token of that name.
 """
 
+import functools
 import json
 import re
 import unicodedata
@@ -51,6 +52,7 @@ def read_tokenizer(folder: Path) -> Encode:
     return encode
 
 
+@functools.lru_cache(maxsize=1)  # one file stands for several backbones with random weights
 def read_tokenizer_file(path: Path) -> Encode:
     """Return the tokenizer that one tokenizer.json describes. Raises KitError."""
     return _Fast(read_json_file(path), {}, path)

@@ -268,11 +268,9 @@ def test_a_special_token_in_a_text_is_text_to_pip_backbones():
     for name, special in (("e5_small", {0, 1, 2, 250001}), ("minilm", {0, 101, 102, 103})):
         for ids in load_tokenizer(name)(TITLES, 200):
             assert not special & set(ids[1:-1])
-        own = Tokenizer.from_file(str(TEXT[name].tokenizer.locate()))
-        own.no_padding()
-        assert load_tokenizer(name)(TEXTS, 512) == [
-            e.ids for e in own.encode_batch([TEXT[name].prefix + t for t in TEXTS])
-        ]
+    own = Tokenizer.from_file(str(TEXT["minilm"].tokenizer.locate()))
+    own.no_padding()
+    assert load_tokenizer("minilm")(TEXTS, 512) == [encoding.ids for encoding in own.encode_batch(TEXTS)]
 
 
 @pytest.mark.parametrize("title", [*TITLES, "chat <special1> chat", "<unk>"])
