@@ -15,15 +15,7 @@ from pathlib import Path
 from kit.config import KitError
 
 FORMAT = 1  # of the ids, for caches: raise it when a text may become other ids
-FILES = (
-    "tokenizer*.json",
-    "special_tokens_map.json",
-    "added_tokens.json",
-    "vocab*",
-    "merges.txt",
-    "*.model",
-    "*.codes",
-)
+FILES = ("*token*.json", "vocab*", "merges.txt", "*.model", "*.codes")  # of a tokenizer, as families name them
 TYPED = "\U0010ffff"  # no character: no text spells a token that begins with it
 CHARACTERS = 100  # of a token, at most: no token that counts is farther from the end that is kept
 FEW = 0.01  # share of a vocabulary up to which oddities don't matter
@@ -35,14 +27,20 @@ Encode = Callable[[list[str], int], list[list[int]]]  # texts, max_tokens → id
 def read_tokenizer(folder: Path) -> Encode:
     """Return the tokenizer of a model's directory. Raises KitError."""
     settings, model = _read_settings(folder), read_json_file(folder / "config.json")
-    if (folder / "tokenizer.json").is_file():
-        content = read_json_file(folder / "tokenizer.json")
-        _check_agreement(folder, content, settings)
-        encode = _Fast(content, settings, folder / "tokenizer.json")
-    else:
-        tokenizer, content = _from_vocabulary(folder)
-        declared = settings | {"special": tokenizer.all_special_tokens}
-        encode = _Fast(content, declared, folder) if content else _Slow(tokenizer)
+    try:
+        if (folder / "tokenizer.json").is_file():
+            content = read_json_file(folder / "tokenizer.json")
+            _check_agreement(folder, content, settings)
+            encode = _Fast(content, settings, folder / "tokenizer.json")
+        else:
+            tokenizer, content = _from_vocabulary(folder)
+            declared = settings | {"special": tokenizer.all_special_tokens}
+            encode = _Fast(content, declared, folder) if content else _Slow(tokenizer)
+    except (AttributeError, LookupError, TypeError, ValueError) as error:  # whole JSON, but of something else
+        raise KitError(
+            f"The tokenizer's files in {folder} are not laid out as transformers writes them ({_first_line(error)}): "
+            f"copy them again from the model's repository."
+        ) from error
     wanted = model.get("vocab_size")
     if isinstance(wanted, int) and wanted >= 5000 and encode.size < 0.9 * wanted:
         raise KitError(
@@ -235,7 +233,8 @@ def _check_agreement(folder: Path, content: dict, settings: dict) -> None:
             )
     added = {token["content"]: token["id"] for token in content.get("added_tokens") or ()}
     if pieces and bert:
-        _check_case(path, set(vocabulary) - set(added), bert, f"set lowercase or strip_accents to false in {path.name}")
+        kept = bert | {"strip_accents": False}  # the file says what becomes of accents
+        _check_case(path, set(vocabulary) - set(added), kept, f"set lowercase to false in {path.name}")
     if isinstance(vocabulary, list):
         vocabulary = {piece: i for i, (piece, _) in enumerate(vocabulary)}
     declared = settings.get("added_tokens_decoder", {}).items()
@@ -326,6 +325,8 @@ def _from_vocabulary(folder: Path) -> tuple:
     bert = next((part for part in _parts(content.get("normalizer")) if part["type"] == "BertNormalizer"), None)
     if bert and (folder / "vocab.txt").is_file():
         tokens = set(_read_lines(folder / "vocab.txt")) - {str(t) for t in tokenizer.added_tokens_decoder.values()}
+        if "strip_accents" in _read_settings(folder):
+            bert = bert | {"strip_accents": False}  # said by somebody who knows
         flag = "do_lower_case" if any(token != token.lower() for token in tokens) else "strip_accents"
         _check_case(folder / "vocab.txt", tokens, bert, f'put {{"{flag}": false}} into tokenizer_config.json beside it')
     return tokenizer, content

@@ -188,7 +188,7 @@ OTHERS = {
         {"vocab.txt": "\n".join([*NAMES["bert"], "été", "à", "lampe"])},
         r"'été' .*\"strip_accents\": false",
     ),
-    "capitals in a tokenizer.json made by a class": ({"tokenizer.json": DAMAGED}, "set lowercase .* to false"),
+    "capitals in a tokenizer.json made by a class": ({"tokenizer.json": DAMAGED}, "set lowercase to false"),
     "cased, and the settings say uncased": (
         {"tokenizer.json": wordpiece().to_str(), "tokenizer_config.json": {"do_lower_case": True}},
         "disagree .do_lower_case: False in one and True in the other",
@@ -352,6 +352,12 @@ BROKEN = {
         "sentencepiece.bpe.model is no complete SentencePiece model",
     ),
     "SentencePiece empty": ("camembert", {"sentencepiece.bpe.model": b""}, "sentencepiece.bpe.model is empty"),
+    "a vocabulary of another form": ("bert", {"tokenizer.json": {"model": {"vocab": ["a"]}}}, "are not laid out as"),
+    "settings of another form": (
+        "bert",
+        {"tokenizer.json": WHOLE, "tokenizer_config.json": {"added_tokens_decoder": ["x"]}},
+        "are not laid out as transformers writes them",
+    ),
     "pointer": ("bert", {"tokenizer.json": POINTER}, "tokenizer.json is a Git LFS pointer .* git lfs pull"),
     "pointer to a vocabulary": ("bert", {"vocab.txt": POINTER}, "vocab.txt is a Git LFS pointer"),
     "pointer to SentencePiece": ("camembert", {"sentencepiece.bpe.model": POINTER}, "bpe.model is a Git LFS pointer"),
