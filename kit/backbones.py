@@ -17,7 +17,9 @@ import inspect
 import json
 import pickle
 import struct
-from collections.abc import Callable
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
@@ -25,7 +27,7 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 import torch
-from huggingface_hub import HfApi, try_to_load_from_cache
+from huggingface_hub import HfApi, snapshot_download, try_to_load_from_cache
 from huggingface_hub.errors import HFValidationError, RepositoryNotFoundError
 from safetensors import SafetensorError
 from safetensors.torch import load_file
@@ -33,6 +35,7 @@ from torch import Tensor, nn
 
 from kit.cache import content_hashes, digest, recall
 from kit.config import KitError, TrainConfig, resolve
+from kit.tokenise import FILES, Encode, read_tokenizer, read_tokenizer_file
 
 
 @dataclass(frozen=True)
@@ -148,6 +151,11 @@ FEW = 4 * 224 * 224 * 3  # numbers in the pictures of one pass on a CPU: 1.9 tim
 WEIGHTS = ("model.safetensors", "pytorch_model.bin")  # their names on the hub
 FORMAT = 2  # of what backbones give: raise it where normalising pixels or reading weights changes
 
+OUTLINE = 1  # of what is known of a backbone: raise it where more is asked of one
+TRIED = 4  # tokens of a text that a new text backbone is tried with
+CAUSAL = 1e-5  # of the vectors' deviation: what the rest of a text changes in its first token, at the least
+LEAK = 1e-3  # and what padding changes, at the most
+
 # what the libraries raise on weights that are broken or of another model
 UNREADABLE = (OSError, ValueError, RuntimeError, SafetensorError, pickle.UnpicklingError, EOFError)
 
@@ -186,17 +194,31 @@ def _check_hub(name: str, repo: str, parameter: str, file: str) -> None:
         ) from error
 
 
+def refuse_pointers(directory: Path) -> None:
+    """Raises KitError where a file of a model's directory is not the file itself but what Git keeps in its place."""
+    for path in sorted(directory.iterdir()):
+        if path.is_file() and path.stat().st_size < 1024 and path.read_bytes().startswith(b"version https://git-lfs"):
+            raise KitError(
+                f"{path} is a Git LFS pointer and not the file itself: run git lfs pull in the repository that it "
+                f"comes from, or fetch that with hf download, and copy it again."
+            )
+
+
 def check_text(name: str) -> None:
     """Raises KitError where the text backbone `name` cannot be loaded here; quick, and loads nothing."""
     if name in TEXT and isinstance(TEXT[name].source, PipFile):
         TEXT[name].source.locate()
         TEXT[name].tokenizer.locate()
     elif directory := (None if name in TEXT else _directory(name)):
+        refuse_pointers(directory)
         config = directory / "config.json"
         if not config.is_file() or '"model_type"' not in config.read_text(encoding="utf-8", errors="replace"):
             raise KitError(f"{directory} has no config.json with a model_type: it is no text backbone of transformers.")
         if not any(list(directory.glob(pattern)) for pattern in ("tokenizer.json", "vocab.*", "*.model")):
-            raise KitError(f"{directory} has no tokenizer (tokenizer.json, vocab.txt …): copy those files there too.")
+            raise KitError(
+                f"{directory} has no tokenizer: copy tokenizer.json and tokenizer_config.json there too, or if the "
+                f"model's repository has no tokenizer.json, all files of its tokenizer."
+            )
     else:
         repo = TEXT[name].source if name in TEXT else name
         _check_hub(name, repo, "text", "config.json")
@@ -207,6 +229,7 @@ def check_image(name: str) -> None:
     if name in IMAGE and IMAGE[name].file:
         IMAGE[name].file.locate()
     elif directory := (None if name in IMAGE else _directory(name)):
+        refuse_pointers(directory)
         _timm_directory(directory)
     else:
         hub = _timm_hub(name)
@@ -257,28 +280,55 @@ def _identity(name: str, side: str, pretrained: bool, here: bool = False) -> str
 
 
 class TextBackbone(nn.Module):
-    """A transformers encoder: `depth` layers of width `width` on at most `max_tokens` tokens."""
+    """A transformers encoder: `depth` layers of width `width` on at most `max_tokens` tokens. Raises KitError where the
+    model turns out to be none."""
 
     def __init__(self, model: nn.Module):
         super().__init__()
         self.model = model
-        self.width = model.config.hidden_size
-        self.depth = model.config.num_hidden_layers
-        self.vocabulary = model.config.vocab_size
-        positions = getattr(model.config, "max_position_embeddings", 512)
-        family = (
-            "roberta",
-            "camembert",
-            "longformer",
-            "data2vec",
-            "mpnet",
-        )  # these count positions behind the padding's
-        taken = model.config.pad_token_id + 1 if any(name in model.config.model_type for name in family) else 0
-        self.max_tokens = positions - taken
+        self.width = getattr(model.config, "hidden_size", 0)
+        self.depth = getattr(model.config, "num_hidden_layers", 0)
+        self.vocabulary = getattr(model.config, "vocab_size", 0)
+        self.max_tokens = self._try()
 
     def forward(self, ids: Tensor, mask: Tensor) -> tuple[Tensor, ...]:
         """ids, mask `[B, T]` (1 at real tokens) → the embeddings' output and each layer's: depth+1 × `[B, T, d]`."""
         return self.model(input_ids=ids, attention_mask=mask, output_hidden_states=True).hidden_states
+
+    @torch.no_grad()
+    def _try(self) -> int:
+        """Reads a few tokens, to see that this is an encoder, and gives how many it can read at most."""
+        kind, training = self.model.config.model_type, self.model.training
+        refusal = f"A {kind} model is no text encoder that the kit can use"
+        advice = "pass the name or directory of one like BERT"
+        padding = getattr(self.model.config, "pad_token_id", None)
+        words = [i for i in range(self.vocabulary) if i != padding][-2 * TRIED :]
+        if len(words) < 3:
+            raise KitError(f"{refusal} (it has no vocabulary): {advice}.")
+        ids = torch.tensor([words[place % len(words)] for place in range(2 * TRIED)]).view(TRIED, 2).T.clone()
+        ids[1, 0] = ids[0, 0]  # two texts that begin alike
+        mask = torch.ones_like(ids)
+        self.model.eval()
+        try:
+            with _watch_positions(self.model) as limits:
+                alone = self(ids, mask)
+            padded = self(torch.cat([ids, ids.flip(1)], 1), torch.cat([mask, 0 * mask], 1))
+        except Exception as error:  # of a model for images, sound, or something else altogether
+            raise KitError(f"{refusal} ({_first_line(error)}): {advice}.") from error
+        finally:
+            self.model.train(training)
+        if len(alone) != self.depth + 1 or any(layer.shape != (2, TRIED, self.width) for layer in alone):
+            raise KitError(f"{refusal} (its layers do not give one vector a token each): {advice}.")
+        top, behind = alone[-1].double(), padded[-1][:, :TRIED].double()
+        scale = top.std()
+        if not 0 < scale < torch.inf:
+            raise KitError(f"The {kind} model gives no usable numbers (their deviation is {scale}): fetch it again.")
+        if (top[0, 0] - top[1, 0]).abs().max() < CAUSAL * scale:
+            raise KitError(f"{refusal} (its first token sees nothing of what follows, as in a decoder): {advice}.")
+        if not (top - behind).abs().max() < LEAK * scale:
+            raise KitError(f"{refusal} (padding changes its vectors: it does not heed the mask): {advice}.")
+        declared = getattr(self.model.config, "max_position_embeddings", None)
+        return min(limits) if limits else declared if declared and declared > 0 else sys.maxsize
 
     def freeze_embeddings(self) -> None:
         self.model.get_input_embeddings().requires_grad_(False)
@@ -290,9 +340,33 @@ class TextBackbone(nn.Module):
         self.model.gradient_checkpointing_enable({"use_reentrant": False})
 
 
+@contextmanager
+def _watch_positions(model: nn.Module) -> Iterator[list[int]]:
+    """Gives a list that fills up with how many tokens each table of positions has room for, as the model counts them.
+
+    A table of positions is one that is asked for consecutive rows, from wherever its family begins.
+    """
+    limits = []
+
+    def look(module: nn.Module, arguments: tuple) -> None:
+        rows = arguments[0] if arguments else None
+        if isinstance(rows, Tensor) and not rows.is_floating_point() and rows.ndim and rows.shape[-1] >= TRIED:
+            rows = rows.reshape(-1, rows.shape[-1])[0, :TRIED]  # some families lengthen the text
+            if (rows.diff() == 1).all():
+                limits.append(len(module.weight) - int(rows[0]))
+
+    tables = [module for module in model.modules() if getattr(getattr(module, "weight", None), "ndim", 0) == 2]
+    hooks = [module.register_forward_pre_hook(look) for module in tables]
+    try:
+        yield limits
+    finally:
+        for hook in hooks:
+            hook.remove()
+
+
 def load_text(name: str, pretrained: bool = True) -> TextBackbone:
     """The text backbone `name`; with `pretrained=False` one of its dimensions with random weights. Raises KitError."""
-    from transformers import AutoConfig, AutoModel, logging
+    from transformers import AutoModel, logging
 
     logging.set_verbosity_error()  # its report of weights left unused; those that lack are refused below
     logging.disable_progress_bar()
@@ -306,14 +380,13 @@ def load_text(name: str, pretrained: bool = True) -> TextBackbone:
             return TextBackbone(_e5_model(spec))
         source = source.locate().parent
     try:
-        if spec and (pinned or not pretrained):  # a pip folder's config.json is not pinned: the spec's is read instead
-            config = AutoConfig.for_model(spec.model_type, **spec.config)
-        else:
-            config = AutoConfig.from_pretrained(source)
+        # a pip folder's config.json is not pinned: the spec's is read instead
+        config = _text_config(source, spec if pinned or not pretrained else None)
+        options = _text_options(config) | {"trust_remote_code": False}
         if not pretrained:
-            return TextBackbone(AutoModel.from_config(config, **_text_options(config)))
+            return TextBackbone(AutoModel.from_config(config, **options))
         model, report = AutoModel.from_pretrained(
-            source, config=config, dtype=torch.float32, output_loading_info=True, **_text_options(config)
+            source, config=config, dtype=torch.float32, output_loading_info=True, **options
         )
     except UNREADABLE as error:
         raise KitError(f"The text backbone {name!r} could not be loaded from {source}: {_first_line(error)}") from error
@@ -321,6 +394,27 @@ def load_text(name: str, pretrained: bool = True) -> TextBackbone:
         some = ", ".join(sorted(report["missing_keys"])[:3])
         raise KitError(f"The weights of the text backbone {name!r} lack {some}: {source} holds another model.")
     return TextBackbone(model)
+
+
+def _text_config(source: str | Path, spec: TextSpec | None):
+    """transformers' configuration, from `spec` or as `source` has it. Raises KitError if that brings its own code."""
+    from transformers import CONFIG_MAPPING, MODEL_MAPPING, AutoConfig, PreTrainedConfig
+
+    if spec:
+        return AutoConfig.for_model(spec.model_type, **spec.config)
+    content, _ = PreTrainedConfig.get_config_dict(source)
+    if code := content.get("auto_map"):
+        kind = content.get("model_type")
+        config = CONFIG_MAPPING[kind] if kind in CONFIG_MAPPING else None  # noqa: SIM401 (its get knows nothing)
+        known = {config, MODEL_MAPPING.get(config, None)} - {None} if config else set()
+        # a class that transformers has by now stands for the repository's of that name
+        names = {str(code[name]).rpartition(".")[2] for name in ("AutoConfig", "AutoModel") if name in code}
+        if not known or names - {one.__name__ for one in known}:
+            raise KitError(
+                f"{source} brings its own code (auto_map in its config.json), which the kit never runs: take a model "
+                f"that transformers has itself."
+            )
+    return AutoConfig.from_pretrained(source, trust_remote_code=False)
 
 
 def _text_options(config) -> dict:
@@ -336,33 +430,38 @@ def _text_options(config) -> dict:
 
 
 @functools.lru_cache(maxsize=2)
-def load_tokenizer(name: str, pretrained: bool = True) -> Callable[[list[str], int], list[list[int]]]:
+def load_tokenizer(name: str, pretrained: bool = True) -> Encode:
     """A function `(texts, max_tokens) → token ids`, special tokens included, no padding. Raises KitError.
 
     Random weights of a named backbone read the e5 tokenizer's ids folded into their vocabulary: as long as real ones.
     """
-    from transformers import AutoTokenizer, PreTrainedTokenizerFast
-
     spec = TEXT.get(name)
     fold = None if pretrained or spec is None else spec.config["vocab_size"]
     file = TOKENIZER if fold else spec and spec.tokenizer
     if file:
-        tokenizer = PreTrainedTokenizerFast(tokenizer_file=str(file.locate()))
+        encode_all = read_tokenizer_file(file.locate())
+    elif directory := (None if spec else _directory(name)):
+        refuse_pointers(directory)
+        encode_all = read_tokenizer(directory)
     else:
-        source = spec.source if spec else (_directory(name) or name)
-        try:
-            tokenizer = AutoTokenizer.from_pretrained(source)
-        except (*UNREADABLE, ImportError) as error:
-            raise KitError(f"The tokenizer of {name!r} could not be loaded: {_first_line(error)}") from error
+        encode_all = read_tokenizer(_hub_tokenizer(name, spec.source if spec else name))
     prefix = spec.prefix if spec else ""
 
     def encode(texts: list[str], max_tokens: int) -> list[list[int]]:
         if not texts:  # some tokenizers stumble over none
             return []
-        ids = tokenizer([prefix + text for text in texts], truncation=True, max_length=max_tokens)["input_ids"]
+        ids = encode_all([prefix + text for text in texts], max_tokens)
         return [[5 + i % (fold - 5) for i in row] for row in ids] if fold else ids
 
     return encode
+
+
+def _hub_tokenizer(name: str, repo: str) -> Path:
+    """The directory with the tokenizer's files of a hub repository, from the cache or the hub. Raises KitError."""
+    try:
+        return Path(snapshot_download(repo, allow_patterns=[*FILES, "config.json"], ignore_patterns=["*/*"]))
+    except Exception as error:  # the hub's HTTP client, and so its errors, change with its version
+        raise KitError(f"The tokenizer of {name!r} could not be had: {_first_line(error)}") from error
 
 
 def _e5_model(spec: TextSpec) -> nn.Module:
@@ -588,7 +687,9 @@ class Source:
     def outline(self) -> Outline:
         """Kept, so that a run which needs no weights reads none."""
         key, size = self.identity, self.image_size if self.side == "image" else 0
-        found = recall("outlines", [digest(key, str(size))], pa.string(), lambda _: [json.dumps(self._outline())])
+        found = recall(
+            "outlines", [digest(key, str(size), str(OUTLINE))], pa.string(), lambda _: [json.dumps(self._outline())]
+        )
         return Outline(**json.loads(found[0].as_py()))
 
     @torch.inference_mode()

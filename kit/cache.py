@@ -5,6 +5,7 @@ computed again. Files appear whole or not at all; one that cannot be read counts
 and nothing else.
 """
 
+import functools
 import hashlib
 import mmap
 import os
@@ -54,17 +55,30 @@ def _read_store(path: Path, kind: pa.DataType) -> tuple[list[str], pa.Array]:
         return [], pa.array([], kind)
 
 
-def array(name: str, size: tuple[int, ...], dtype: np.dtype, write: Callable[[np.ndarray], None]) -> np.ndarray:
+def array(
+    name: str,
+    size: tuple[int, ...],
+    dtype: np.dtype,
+    write: Callable[[np.ndarray], None],
+    wider: np.dtype | None = None,
+) -> np.ndarray:
     """The array cache/<name>.npy, mapped and not loaded; where it is not there, `write` fills it first.
 
-    Raises KitError where it can't be written.
+    If `write` raises OverflowError, since `dtype` does not hold the values, it fills one of the dtype `wider`. Raises
+    KitError where it can't be written.
     """
-    path = ROOT / "cache" / f"{name}.npy"
-    if (values := _map(path, size, dtype)) is None:
+    path, dtypes = ROOT / "cache" / f"{name}.npy", [dtype] if wider is None else [dtype, wider]
+    if (values := _map(path, size, dtypes)) is None:
         with locked(path.with_suffix(".lock"), path):
-            if (values := _map(path, size, dtype)) is None:  # still, and no other process has written it meanwhile
-                write_atomically(path, lambda temporary: _write_array(temporary, size, dtype, write))
-                values = _map(path, size, dtype)
+            if (values := _map(path, size, dtypes)) is None:  # still, and no other process has written it meanwhile
+                for kind in dtypes:
+                    try:
+                        write_atomically(path, functools.partial(_write_array, size=size, dtype=kind, write=write))
+                        break
+                    except OverflowError:
+                        if kind == dtypes[-1]:
+                            raise
+                values = _map(path, size, dtypes)
     return values
 
 
@@ -74,12 +88,12 @@ def release(values: np.ndarray) -> None:
         values._mmap.madvise(mmap.MADV_DONTNEED)
 
 
-def _map(path: Path, size: tuple[int, ...], dtype: np.dtype) -> np.ndarray | None:
+def _map(path: Path, size: tuple[int, ...], dtypes: Sequence[np.dtype]) -> np.ndarray | None:
     try:
         values = np.load(path, mmap_mode="r")
     except Exception:  # a damaged header raises what it likes
         return None
-    return values if values.shape == size and values.dtype == dtype else None
+    return values if values.shape == size and values.dtype in dtypes else None
 
 
 def _write_array(path: Path, size: tuple[int, ...], dtype: np.dtype, write: Callable[[np.ndarray], None]) -> None:

@@ -10,6 +10,7 @@ import sys
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from importlib.metadata import version
 
 import numpy as np
 import pandas as pd
@@ -21,6 +22,7 @@ from torch.utils.data import DataLoader, Dataset, get_worker_info
 from tqdm.auto import tqdm
 from tqdm.contrib.concurrent import thread_map
 
+from kit import tokenise
 from kit.backbones import Source, load_tokenizer
 from kit.cache import array, content_hashes, digest, recall, release
 from kit.challenge import product_texts
@@ -163,12 +165,11 @@ def tokens(config: TrainConfig, backbone: Source, texts: list[str]) -> Rows:
     def compute(new: list[int]) -> list[np.ndarray]:
         tokenizer, found = load_tokenizer(config.text, config.pretrained), []
         for start in tqdm(range(0, len(new), TEXTS), desc="tokens", leave=False):
-            # no token that counts comes later; tokenizers in Python take minutes for megabytes
-            part = [texts[i][: 100 * most] for i in new[start : start + TEXTS]]
+            part = [texts[i] for i in new[start : start + TEXTS]]
             found += [np.array(ids, np.int32) for ids in tokenizer(part, most)]
         return found
 
-    store = f"tokens-{digest(backbone.identity, str(most))}"
+    store = f"tokens-{digest(backbone.identity, str(most), str(tokenise.FORMAT), version('tokenizers'))}"
     ids = recall(store, [digest(text) for text in texts], pa.list_(pa.int32()), compute)
     values = ids.flatten().to_numpy()
     if values.max(initial=0) >= backbone.outline.vocabulary:

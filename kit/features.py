@@ -4,6 +4,7 @@ T tokens · R regions · L layers · d backbone width
 """
 
 import math
+from collections.abc import Sequence
 
 import numpy as np
 import PIL
@@ -13,11 +14,12 @@ from tqdm.auto import tqdm
 
 from kit.backbones import Source
 from kit.cache import array, content_hashes, digest, release
-from kit.config import TrainConfig
+from kit.config import KitError, TrainConfig
 from kit.datasets import Products, Rows, loader
 from kit.models import Classifier, text_layers
 
 BATCH = 32
+FORMAT = 2  # of what is kept: raise it when the same backbone's outputs are kept in another way
 
 
 def precompute(
@@ -32,7 +34,8 @@ def precompute(
     step. A backbone whose outputs are all in the cache is not loaded.
 
     `precision`, of the run: with "no" the outputs are computed and kept in float32, as the head would get them at every
-    step; with "bf16" or "fp16" they are computed under autocast and kept in half precision.
+    step; with "bf16" or "fp16" they are computed under autocast and kept in half precision, or in float32 if that
+    can't hold them. Raises KitError where a backbone gives numbers that are not finite.
     """
     running = []
     for side, backbone in backbones.items():
@@ -40,19 +43,23 @@ def precompute(
             running.append(side)
             continue
         filled = {name: part for name, part in parts.items() if len(part)}
-        frozen = _Frozen(config, backbone, device, precision, pooled=False)
-        plans = {name: frozen.plan(part) for name, part in filled.items()}
-        numbers = sum(int(rows.sum()) * math.prod(shape) for rows, shape in plans.values())
-        fits = numbers * frozen.dtype.itemsize <= config.features_gb * 2**30
-        if not fits and config.pooled:
-            frozen = _Frozen(config, backbone, device, precision, pooled=True)
+        for pooled in (False, True) if config.pooled else (False,):
+            frozen = _Frozen(config, backbone, device, precision, pooled)
             plans = {name: frozen.plan(part) for name, part in filled.items()}
-        elif not fits:
+            numbers = sum(int(rows.sum()) * math.prod(shape) for rows, shape in plans.values())
+            able = [kind for kind in frozen.dtypes if pooled or numbers * kind.itemsize <= config.features_gb * 2**30]
+            try:
+                kept = {name: frozen.cached(filled[name], *plan, able) for name, plan in plans.items() if able}
+            except OverflowError:  # what would hold them takes too much
+                able = []
+            if able:
+                break
+        if not able:
             running.append(side)
             continue
-        for name, (rows, shape) in plans.items():
-            values = frozen.cached(filled[name], rows, shape)
-            if config.pooled and fits:
+        for name, (rows, _) in plans.items():
+            values = kept[name]
+            if config.pooled and not pooled:
                 values, rows = _pool(side, values, rows)
             parts[name].sides[side] = Rows("layers" if side == "text" else "regions", values, rows)
     return running
@@ -76,7 +83,7 @@ class _Frozen:
     def __init__(self, config: TrainConfig, source: Source, device: torch.device, precision: str, pooled: bool):
         self.config, self.source, self.device, self.pooled = config, source, device, pooled
         self.side, self.precision = source.side, precision
-        self.dtype = np.dtype(np.float32 if precision == "no" else np.float16)
+        self.dtypes = [np.dtype(kind) for kind in ([] if precision == "no" else [np.float16]) + [np.float32]]
         self.layers = slice(-1, None) if pooled else text_layers(config)
 
     def plan(self, part: Products) -> tuple[np.ndarray, tuple[int, ...]]:
@@ -100,10 +107,13 @@ class _Frozen:
         mask = batch["mask"][:, :, None, None]
         return torch.stack([layers[:, 0], (layers * mask).sum(1) / mask.sum(1)], dim=1)  # [B, 2, 1, d]
 
-    def cached(self, part: Products, rows: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
-        """The outputs for all items of `part`, mapped from the cache's file."""
-        size = (int(rows.sum()), *shape)
-        return array(f"{self.side}-{self.key(part)}", size, self.dtype, lambda values: self.write(values, part, rows))
+    def cached(
+        self, part: Products, rows: np.ndarray, shape: tuple[int, ...], dtypes: Sequence[np.dtype]
+    ) -> np.ndarray:
+        """The outputs for all items of `part`, mapped from the cache's file, of the first of `dtypes` that holds them.
+        Raises OverflowError if none does."""
+        name, size = f"{self.side}-{self.key(part)}", (int(rows.sum()), *shape)
+        return array(name, size, dtypes[0], lambda values: self.write(values, part, rows), *dtypes[1:])
 
     @torch.inference_mode()
     def write(self, values: np.ndarray, part: Products, rows: np.ndarray) -> None:
@@ -117,7 +127,13 @@ class _Frozen:
             with torch.autocast(self.device.type, kind, enabled=self.precision != "no"):
                 outputs = self.forward(batch).float().cpu().numpy()
             for row, value in zip(batch["row"].tolist(), outputs, strict=True):
-                values[ends[row] - rows[row] : ends[row]] = value[: rows[row]]  # without the padding
+                value = value[: rows[row]]  # without the padding
+                peaks, limits = np.abs(value).max(axis=(0, -1)), np.finfo(values.dtype)  # peaks of each layer
+                if not np.isfinite(peaks).all():
+                    raise KitError(not_finite(self.config, self.side, self.precision))
+                if (peaks > limits.max).any() or ((peaks > 0) & (peaks < limits.tiny)).any():
+                    raise OverflowError
+                values[ends[row] - rows[row] : ends[row]] = value
             if count % 100 == 0:
                 release(values)
         self.source.frozen.cpu()
@@ -125,10 +141,19 @@ class _Frozen:
     def key(self, part: Products) -> str:
         """A hash of all that the outputs depend on: weights, what is read of them, and the contents of the items."""
         source = part.sides[self.side]
-        how = (self.source.identity, str(self.pooled), self.precision)
+        how = (self.source.identity, str(self.pooled), self.precision, str(FORMAT))
         if self.side == "text":
             return digest(*how, str(self.layers), source.values.tobytes(), source.offsets.tobytes())
         return digest(*how, f"{self.config.image_size} {PIL.__version__}", *content_hashes(source.paths))
+
+
+def not_finite(config: TrainConfig, side: str, precision: str) -> str:
+    """The sentence about a backbone whose outputs, before anything was learned, are NaN or infinite."""
+    mend = "fetch its weights again, they may be damaged" if precision == "no" else "pass -p precision no"
+    return (
+        f"The {side} backbone {getattr(config, side)!r} itself gives numbers that are not finite (NaN or infinite) "
+        f"with precision {precision!r}: {mend}, or take another backbone."
+    )
 
 
 @torch.inference_mode()
@@ -148,8 +173,11 @@ def fit_inputs(
         for side, values in zip(sums, model.head.inputs(layers, batch["mask"], regions), strict=True):
             if values is not None:
                 values = values.float()
+                squares = values.square().sum(0)
+                if not squares.isfinite().all():  # beyond single precision
+                    squares = values.double().square().sum(0)
                 sums[side][0] += values.sum(0).double()
-                sums[side][1] += values.square().sum(0).double()
+                sums[side][1] += squares.double()
                 sums[side][2] += len(values)
         seen += len(batch["row"])
         if seen >= items and seen % config.batch_size == 0:  # the same items, however steps are cut
@@ -157,6 +185,8 @@ def fit_inputs(
     for side, layer in (("text", model.head.text_input), ("image", model.head.image_input)):
         total, squares, count = sums[side]
         if count:
+            if not squares.isfinite().all():
+                raise KitError(not_finite(config, side, "no"))
             mean = total / count
             std = (squares / count - mean.square()).clamp_min(0).sqrt()
             layer.fit(mean.reshape(layer.mean.shape), std.reshape(layer.std.shape))

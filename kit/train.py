@@ -40,7 +40,7 @@ from kit.backbones import IMAGE, TEXT, find_backbones
 from kit.cache import digest
 from kit.config import LAUNCHER, LINEAR, KitError, TrainConfig, few
 from kit.datasets import Products, keep_pixels, loader, make_products
-from kit.features import fit_inputs, precompute
+from kit.features import fit_inputs, not_finite, precompute
 from kit.items import describe_items, outline, read_items, tell_blanks
 from kit.metrics import scores, softmax
 from kit.models import Classifier, build_model
@@ -298,6 +298,9 @@ def train_epoch(
                 stop, bad = watch.agree(not math.isfinite(summed))
                 if bad and config.nonfinite == "error":
                     rows = gather_object([] if math.isfinite(summed) else batch["row"][:own].tolist())
+                    untrained = config.sides if not progress.epoch + progress.step else config.frozen
+                    if sides := gather_object(_not_finite(model, batch, accelerator, untrained)):
+                        raise KitError(not_finite(config, sides[0], accelerator.mixed_precision))
                     where = f"epoch {progress.epoch + 1}, step {progress.step + 1}"
                     raise NotFinite(f"The loss is no number in {where}.", rows)
                 spoilt |= bad
@@ -320,6 +323,19 @@ def train_epoch(
                     save()
                 if stop:
                     raise Interrupted(watch.heard)
+
+
+def _not_finite(
+    model: nn.Module, batch: dict[str, Tensor], accelerator: Accelerator, untrained: tuple[str, ...]
+) -> list[str]:
+    """Those of the sides `untrained` whose backbone itself gives NaN or infinite numbers for the batch."""
+    if accelerator.distributed_type == DistributedType.FSDP:  # a part of it can't be run alone
+        return []
+    with torch.no_grad(), accelerator.autocast():
+        layers, regions = accelerator.unwrap_model(model).features(batch)
+    real = batch["mask"].bool()
+    found = {"text": [layer[real] for layer in layers or ()], "image": [] if regions is None else [regions]}
+    return [side for side in untrained if not all(values.isfinite().all() for values in found[side])]
 
 
 def pace(seconds: float, steps: int, whole: int) -> str:

@@ -1,5 +1,10 @@
 """Names, local directories and pip's weights become backbones; what can't is refused in a sentence."""
 
+import json
+import shutil
+import sys
+from pathlib import Path
+
 import numpy as np
 import pytest
 import timm
@@ -142,6 +147,149 @@ def test_what_is_no_encoder_is_refused(tmp_path):
     (tmp_path / "tokenizer.json").touch()
     with pytest.raises(KitError, match="t5 model is no text encoder"):
         load_text(str(tmp_path))
+
+
+SMALL = {"hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 32, "vocab_size": 60}
+PLACES = {"max_position_embeddings": 20}
+BEHIND = PLACES | {"pad_token_id": 1}
+XLM = {"emb_dim": 16, "n_layers": 2, "n_heads": 2, "vocab_size": 60} | PLACES
+ENCODERS = {  # family → its tiny configuration, and how many tokens it can read (None: as many as one likes)
+    "bert": (SMALL | PLACES, 20),
+    "albert": (SMALL | PLACES | {"embedding_size": 8}, 20),
+    "electra": (SMALL | PLACES | {"embedding_size": 8}, 20),
+    "distilbert": ({"dim": 16, "n_layers": 2, "n_heads": 2, "hidden_dim": 32, "vocab_size": 60} | PLACES, 20),
+    "deberta": (SMALL | PLACES | {"relative_attention": True, "pos_att_type": ["c2p"]}, 20),
+    "deberta-v2": (SMALL | PLACES | {"relative_attention": True, "position_biased_input": False}, 20),
+    "big_bird": (SMALL | PLACES, 20),
+    "ernie": (SMALL | PLACES, 20),
+    "rembert": (SMALL | PLACES | {"input_embedding_size": 8}, 20),
+    "flaubert": (XLM, 20),
+    "xlm": (XLM | {"sinusoidal_embeddings": True}, 20),
+    "roberta": (SMALL | BEHIND, 18),
+    "camembert": (SMALL | PLACES | {"pad_token_id": 3}, 16),
+    "xlm-roberta": (SMALL | BEHIND, 18),
+    "xlm-roberta-xl": (SMALL | BEHIND, 18),
+    "data2vec-text": (SMALL | BEHIND, 18),
+    "longformer": (SMALL | BEHIND | {"attention_window": [4, 4]}, 18),
+    "mpnet": (SMALL | BEHIND, 18),
+    "esm": (SMALL | BEHIND | {"mask_token_id": 4}, 18),
+    "ibert": (SMALL | BEHIND, 18),
+    "markuplm": (SMALL | BEHIND | {"max_depth": 2, "xpath_unit_hidden_size": 4}, 18),
+    "roformer": (SMALL | PLACES, 20),
+    "modernbert": (SMALL | PLACES | {"pad_token_id": 0}, 20),
+    "nomic_bert": (SMALL | PLACES, 20),
+    "xlnet": ({"d_model": 16, "n_layer": 2, "n_head": 2, "d_inner": 32, "vocab_size": 60}, None),
+}
+
+
+def saved(folder: Path, kind: str, config: dict, change=None) -> str:
+    """A local directory of a tiny model of that family with random weights."""
+    torch.manual_seed(0)
+    model = transformers.AutoModel.from_config(transformers.AutoConfig.for_model(kind, **config))
+    if change:
+        with torch.no_grad():
+            change(model)
+    model.save_pretrained(folder)
+    (folder / "tokenizer.json").touch()
+    return str(folder)
+
+
+@pytest.mark.parametrize("kind", ENCODERS)
+@torch.no_grad()
+def test_a_family_reads_as_many_tokens_as_it_has_positions_for(kind, tmp_path):
+    config, most = ENCODERS[kind]
+    backbone = load_text(saved(tmp_path, kind, config)).eval()
+    assert backbone.max_tokens == (most or sys.maxsize)
+    ids = torch.randint(5, 60, (1, most or 700))
+    hidden = backbone(ids, torch.ones_like(ids))
+    assert len(hidden) == 3 and all(layer.shape == (1, most or 700, 16) for layer in hidden)
+    if most and kind not in ("modernbert", "nomic_bert", "deberta-v2"):  # their positions are relative, or turn vectors
+        with pytest.raises((IndexError, RuntimeError)):
+            backbone(torch.randint(5, 60, (1, most + 1)), torch.ones(1, most + 1, dtype=torch.long))
+
+
+LLAMA = SMALL | PLACES | {"num_key_value_heads": 2}
+GPT = {"n_embd": 16, "n_layer": 2, "n_head": 2, "vocab_size": 60, "n_positions": 20}
+SEES_NOTHING = "its first token sees nothing of what follows"
+REFUSED = {
+    "gpt2": (GPT, SEES_NOTHING),
+    "openai-gpt": (GPT, SEES_NOTHING),
+    "llama": (LLAMA, SEES_NOTHING),
+    "qwen2": (LLAMA, SEES_NOTHING),
+    "modernbert-decoder": (SMALL | PLACES | {"pad_token_id": 0}, SEES_NOTHING),
+    "bert-generation": (SMALL | PLACES | {"is_decoder": True}, SEES_NOTHING),
+    "bloom": ({"hidden_size": 16, "n_layer": 2, "n_head": 2, "vocab_size": 60}, SEES_NOTHING),
+    "fnet": (SMALL | PLACES, "does not heed the mask"),
+    "convbert": (SMALL | PLACES | {"embedding_size": 16}, "does not heed the mask"),
+    "vit": ({key: value for key, value in SMALL.items() if key != "vocab_size"}, "it has no vocabulary"),
+}
+
+
+@pytest.mark.parametrize("kind", REFUSED)
+@pytest.mark.parametrize("pretrained", [True, False])
+def test_what_does_not_behave_like_an_encoder_is_refused(kind, pretrained, tmp_path):
+    config, reason = REFUSED[kind]
+    folder = saved(tmp_path, kind, config)
+    with pytest.raises(KitError, match=f"A {kind} model is no text encoder that the kit can use .*{reason}.*like BERT"):
+        load_text(folder, pretrained)
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), 0.0])
+def test_weights_that_say_nothing_are_refused(value, tmp_path):
+    def spoil(model):
+        for part in ("weight", "bias"):
+            getattr(model.encoder.layer[-1].output.LayerNorm, part).fill_(value)
+
+    with pytest.raises(KitError, match="bert model gives no usable numbers"):
+        load_text(saved(tmp_path, "bert", SMALL | PLACES, spoil))
+
+
+def test_trying_a_model_leaves_no_trace(tiny_texts):
+    state, training = torch.get_rng_state(), load_text(tiny_texts["bert"], pretrained=False).model.training
+    assert training and not load_text(tiny_texts["bert"]).model.training
+    state = torch.get_rng_state()
+    backbone = load_text(tiny_texts["bert"])
+    assert torch.equal(torch.get_rng_state(), state)
+    assert not any(module._forward_pre_hooks for module in backbone.modules())
+
+
+CODE = "open({flag!r}, 'w').close()\nfrom transformers import BertConfig, BertModel\nclass Mine(Bert{kind}): pass\n"
+MAPS = {
+    "an unknown family": ("mine", {"AutoConfig": "mine.Mine"}, True),
+    "a known family with a model of its own": ("bert", {"AutoModel": "mine.Mine"}, True),
+    "a known family with a configuration of its own": ("bert", {"AutoConfig": "elsewhere/repo--mine.Mine"}, True),
+    "what transformers has by now": ("bert", {"AutoConfig": "mine.BertConfig", "AutoModel": "mine.BertModel"}, False),
+    "another task's": ("bert", {"AutoModelForMaskedLM": "mine.Mine"}, False),
+}
+
+
+@pytest.mark.parametrize("name", MAPS)
+@pytest.mark.parametrize("answer", ["y", "n"])
+def test_a_directorys_own_code_is_never_run(name, answer, tmp_path, monkeypatch):
+    kind, code, refused = MAPS[name]
+    folder, flag = Path(saved(tmp_path, "bert", SMALL | PLACES)), tmp_path / "was_run"
+    content = json.loads((folder / "config.json").read_text()) | {"model_type": kind, "auto_map": code}
+    (folder / "config.json").write_text(json.dumps(content))
+    (folder / "mine.py").write_text(CODE.format(flag=str(flag), kind="Config"))
+    monkeypatch.setattr("builtins.input", lambda *_: answer)
+    for pretrained in (True, False):
+        if refused:
+            with pytest.raises(
+                KitError, match=r"brings its own code .auto_map in its config.json., which the kit never"
+            ):
+                load_text(str(folder), pretrained)
+        else:
+            assert load_text(str(folder), pretrained).max_tokens == 20
+    assert not flag.exists()
+
+
+@pytest.mark.parametrize("file", ["config.json", "model.safetensors", "pytorch_model.bin", "tokenizer.json"])
+@pytest.mark.parametrize("check", [check_text, check_image])
+def test_a_pointer_of_git_lfs_is_named(file, check, tiny_texts, tiny_image, tmp_path):
+    shutil.copytree(tiny_texts["bert"] if check is check_text else tiny_image, tmp_path, dirs_exist_ok=True)
+    (tmp_path / file).write_text("version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 1\n")
+    with pytest.raises(KitError, match=f"{file} is a Git LFS pointer and not the file itself: run git lfs pull"):
+        check(str(tmp_path))
 
 
 def test_a_backbone_of_one_image_size_says_so():

@@ -2,12 +2,14 @@
 
 import dataclasses
 import shutil
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 from accelerate import Accelerator
 from PIL import Image
+from safetensors.torch import load_file, save_file
 
 import kit.datasets
 from kit.backbones import find_backbones, load_tokenizer
@@ -16,7 +18,8 @@ from kit.config import KitError, train_config
 from kit.datasets import Pixels, Rows, loader, make_products, read_pixels, tokens
 from kit.features import precompute
 from kit.items import read_items
-from kit.train import predict, prepare
+from kit.runs import prepare_run
+from kit.train import predict, prepare, train
 
 
 @torch.inference_mode()
@@ -162,6 +165,74 @@ def test_features_of_another_precision_are_kept_apart(root, tiny_config):
         precompute(config, backbones, products, torch.device("cpu"), precision)
     for side in ("text", "image"):
         assert len(list((root / "cache").glob(f"{side}-*.npy"))) == 2 * 3  # training and test items
+
+
+def scaled(folder: str, to: Path, factor: float, layer: int = 0) -> str:
+    """A copy of a BERT directory, the outputs of one of its layers so many times as large."""
+    shutil.copytree(folder, to)
+    weights = load_file(to / "model.safetensors")
+    for part in ("weight", "bias"):
+        weights[f"encoder.layer.{layer}.output.LayerNorm.{part}"] *= factor
+    save_file(weights, to / "model.safetensors", {"format": "pt"})
+    return str(to)
+
+
+@pytest.mark.parametrize("precision", ["bf16", "fp16"])
+@pytest.mark.parametrize("system", ["coattention", "text", "logistic"])
+@pytest.mark.parametrize("factor", [1, 6e4, 1e30, 1e-7])
+def test_kept_features_are_those_that_are_not_kept(factor, system, precision, root, tmp_path, tiny_config, tiny_texts):
+    """Whatever their size: what half precision does not hold is kept in float32."""
+    if precision == "fp16" and factor > 1:
+        pytest.skip("fp16 computes nothing beyond its own range")
+    # the layers between have a norm, and so the last one's size alone changes where others' would be lost
+    text = scaled(tiny_texts["bert"], tmp_path / "text", factor, layer=1)
+    config = train_config(**tiny_config | {"text": text, "system": system}, freeze_text=True, freeze_image=True)
+    backbones, (_, frames) = find_backbones(config), read_items(config)
+    products = make_products(config, [10, 40, 2705], frames, backbones)
+    ids = products["train"].sides["text"]
+    assert precompute(config, backbones, products, torch.device("cpu"), precision) == []
+    rows = np.arange(4)
+    kept, tokens_ = products["train"].sides["text"].batch(rows), ids.batch(rows)
+    mask = torch.arange(tokens_.shape[1]) < torch.from_numpy(products["train"].lengths[rows])[:, None]
+    kind = torch.bfloat16 if precision == "bf16" else torch.float16
+    with torch.no_grad(), torch.autocast("cpu", kind):
+        top = backbones["text"].frozen(tokens_, mask.long())[-1].float()
+    top[~mask] = 0
+    wanted = top[:, 0] if config.pooled else top
+    found = (kept[:, 0, 0] if config.pooled else kept[:, :, -1]).float()
+    assert (found - wanted).abs().max() < 0.01 * wanted.abs().max()
+    assert kept.dtype == (torch.float16 if factor == 1 else torch.float32)
+    for backbone in backbones.values():
+        backbone.__dict__.pop("frozen")
+    again = make_products(config, [10, 40, 2705], frames, backbones)
+    precompute(config, backbones, again, torch.device("cpu"), precision)
+    assert "frozen" not in backbones["text"].__dict__  # found in the cache, in either precision
+
+
+def test_features_too_large_for_half_precision_and_the_disk_are_not_kept(root, tmp_path, tiny_config, tiny_texts):
+    text = scaled(tiny_texts["bert"], tmp_path / "text", 6e4)
+    config = train_config(**tiny_config | {"text": text}, freeze_text=True)
+    backbones, (_, frames) = find_backbones(config), read_items(config)
+    products = make_products(config, [10, 40, 2705], frames, backbones)
+    numbers = sum(part.lengths.sum() for part in products.values()) * 2 * 16
+    config = dataclasses.replace(config, features_gb=3 * int(numbers) / 2**30)
+    running = precompute(config, backbones, products, torch.device("cpu"), "bf16")
+    assert "text" in running and not list((root / "cache").glob("text-*.npy"))
+
+
+@pytest.mark.parametrize("how", [{"freeze_image": True}, {"freeze_image": True, "features_gb": 0.0}, {}])
+@pytest.mark.parametrize("linear_start", [True, False])
+def test_a_backbone_that_gives_no_numbers_is_blamed(how, linear_start, root, tmp_path, tiny_config, tiny_image):
+    folder = tmp_path / "image"
+    shutil.copytree(tiny_image, folder)
+    weights = load_file(folder / "model.safetensors")
+    weights[next(name for name in weights if name.endswith(".weight"))][0] = torch.nan
+    save_file(weights, folder / "model.safetensors")
+    config = tiny_config | {"image": str(folder), "linear_start": linear_start} | how
+    with pytest.raises(
+        KitError, match=r"image backbone '.*' itself gives numbers that are not finite .* fetch its weights"
+    ):
+        train(prepare_run(train_config(**config, run="run")))
 
 
 def test_a_broken_picture_is_named_before_training(root, tiny_config, tiny_data):
