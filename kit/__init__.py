@@ -3,8 +3,8 @@
 Floors, lowest first (a module imports only from lower ones; a test holds this):
 0 config, metrics, layers, words, outputs
 1 challenge, folds, runs
-2 cache, resume, submission, launch, stacking, study
-3 backbones, pictures
+2 cache, resume, launch, stacking, study
+3 backbones, pictures, submission
 4 models, twins, plots, errors
 5 items, tables
 6 datasets, report
