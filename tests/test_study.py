@@ -170,7 +170,7 @@ def test_answers_that_do_not_fit_are_refused(rows, sentence, tiny_data, tmp_path
     pd.DataFrame({"prdtypecode": rows}).to_csv(tmp_path / "answers.csv")
     with pytest.raises(KitError, match=sentence):
         read_answers(str(tmp_path / "answers.csv"), read_challenge(tiny_data))
-    with pytest.raises(KitError, match="cannot be read .No such file"):
+    with pytest.raises(KitError, match="cannot be read"):
         read_answers(str(tmp_path / "none.csv"), read_challenge(tiny_data))
 
 
@@ -210,7 +210,7 @@ def test_members_come_in_the_same_order_whichever_was_trained_last(study):
         (["-p", "again", "perhaps"], "again='perhaps' must be True or False"),
         (["-p", "processes", "many"], "processes='many' must be a whole number"),
         (["--texts", ","], "texts and images must name one backbone or more"),
-        (["--answers", "/no/where.csv"], "cannot be read as answers"),
+        (["--answers", "/no/where.csv"], "cannot be read"),
     ],
 )
 def test_the_story_refuses_before_it_starts(
