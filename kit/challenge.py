@@ -375,7 +375,7 @@ def _read_items(path: Path, edition: Edition, clean_titles: bool, clean_descript
 def _fingerprint(title: str, description: str, *ids: int) -> str:
     """A hash of what a product is, alike however its text is cleaned and its file's lines end."""
     parts = [" ".join(compose(text).split()) for text in (title, description)]
-    return hashlib.blake2b(repr((*parts, *ids)).encode(), digest_size=8).hexdigest()
+    return hashlib.blake2b("\n".join([*parts, *map(str, ids)]).encode(), digest_size=8).hexdigest()
 
 
 def _add_labels(frame: pd.DataFrame, x_name: str, path: Path, edition: Edition) -> None:
