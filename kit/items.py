@@ -20,8 +20,9 @@ def read_items(config: TrainConfig) -> tuple[list[int], dict[str, pd.DataFrame]]
     """The class codes in the order of the model's outputs, and the frames `train` and `test`.
 
     `train` has the column `fold`, in which each item validates (-1: it always trains), and with a grouped split
-    `group`, alike for twins. `test` has the rows of every test file, told apart by `split`. Where images are read, the
-    column `blank` says why an item has none: "missing", "corrupt: …", or "" where it has. Raises KitError.
+    `group`, alike for twins. `test` has the rows of every test file, told apart by `split`, with FINGERPRINTS. Where
+    images are read, the column `blank` says why an item has none: "missing", "corrupt: …", or "" where it has. Raises
+    KitError.
     """
     shown = "image" in config.sides or config.split == "grouped"
     images = "ignore" if not shown else "require" if config.missing == "error" else "leave"
@@ -32,6 +33,8 @@ def read_items(config: TrainConfig) -> tuple[list[int], dict[str, pd.DataFrame]]
     test = pd.concat(tests, ignore_index=True) if tests else items[:0].assign(split="")
     if shown:
         looks = check_images([items, test], config.corrupt)
+        if "image" in config.sides:
+            test["image_fingerprint"] = looks[1]["bytes"].fillna("")
     how = (config.folds, config.val_share, config.split_seed)
     if config.split == "grouped":
         items["group"], items["fold"] = _split_grouped(items, looks[0], how)

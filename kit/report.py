@@ -17,7 +17,7 @@ import mistune
 import pandas as pd
 
 from kit import plots, tables
-from kit.challenge import Challenge
+from kit.challenge import EDITIONS, Challenge, read_table
 from kit.choice import choice_of
 from kit.config import ROOT, KitError, TrainConfig, resolve
 from kit.errors import challenge_of, confusions, gallery, read_errors, worst
@@ -36,16 +36,12 @@ def read_answers(path: str, challenge: Challenge) -> tables.Answers:
         return tables.Answers()
     if challenge.edition != "challengedata":
         raise KitError(f"Answers score the challengedata edition; {challenge.folder} is of another.")
-    try:
-        known = pd.read_csv(resolve(path), index_col=0)["prdtypecode"]
-    except (OSError, ValueError, KeyError) as error:
-        raise KitError(f"{path} cannot be read as answers ({error}): it needs an index and 'prdtypecode'.") from error
+    columns = EDITIONS[challenge.edition].label_columns
+    known = read_table(resolve(path), ",", columns).set_index("id")["label"]
     ids = challenge.test["test"]["id"] if challenge.test else []
-    if known.isna().any() or not known.index.is_unique:
-        raise KitError(f"{path} has an item twice or without a code: give the answers whole.")
     if set(known.index) != set(ids):
         raise KitError(f"{path} has other ids than the test file of {challenge.folder}: give the answers of that file.")
-    return tables.Answers(known)
+    return tables.Answers(known, challenge.test["test"].set_index("id")["fingerprint"])
 
 
 def write_report(study: str) -> Path:

@@ -2,10 +2,10 @@
 
 runs/<name>/ has config.json, metrics.csv (a row an epoch and fold), summary.json (last: its presence says that the run
 is finished), oof.parquet (each validation item as a model that did not see it predicts it: `id`, `label`, `fold`, with
-a grouped split `group`, one `p_<code>` a class), test.parquet (each test item once a fold: `id`, `split`, `fold`, one
-`p_<code>` a class), model-<fold>.safetensors, blank.csv (items without a readable image), train.log and the executed
-notebooks; until it is finished state.pt, from which an interrupted training goes on (`kit.resume`). Files appear whole
-or not at all, and one process at a time writes them.
+a grouped split `group`, one `p_<code>` a class), test.parquet (each test item once a fold: `id`, `split`, `fold`, the
+item's FINGERPRINTS, one `p_<code>` a class), model-<fold>.safetensors, blank.csv (items without a readable image),
+train.log and the executed notebooks; until it is finished state.pt, from which an interrupted training goes on
+(`kit.resume`). Files appear whole or not at all, and one process at a time writes them.
 
 N items · K classes · F folds
 """
@@ -35,6 +35,8 @@ PATIENCE = 10  # seconds that a process gets to let go of a run folder: one that
 STOPPED, NO_MEMORY = "The training was ", "Memory ran out"  # how the sentences begin that launch acts upon
 AGAIN = "train the run again, with -p again True"
 PROBABILITY = re.compile(r"p_(-?[0-9]+)")  # the column of a class
+# of a test item: of its texts and ids (`kit.challenge`), and of its image file's contents; "" where that was not read
+FINGERPRINTS = ("fingerprint", "image_fingerprint")
 BEGINS = "── "  # before the name of the run that a training of several comes to
 
 
@@ -141,6 +143,18 @@ def mean_over_folds(path: Path, items: pd.DataFrame, codes: list[int], values: n
     return folds.mean()
 
 
+def predicted_items(items: pd.DataFrame, means: pd.DataFrame) -> pd.DataFrame:
+    """Return `split` and `id` of test items, with those of FINGERPRINTS that are known, "" for one that is not.
+
+    `items`, `means`: as `read_probabilities` and `mean_over_folds` return them.
+    """
+    found = means.index.to_frame(index=False)[["split", "id"]]
+    first = items.drop_duplicates([name for name in ("split", "id") if name in items])  # in the order of `means`
+    for name in (name for name in FINGERPRINTS if name in items):
+        found[name] = first[name].fillna("").to_numpy()
+    return found
+
+
 @dataclass(frozen=True)
 class Run:
     """One run's folder."""
@@ -202,7 +216,14 @@ class Run:
     def mean_test(self) -> pd.DataFrame:
         """The mean over folds of each test item's probabilities, indexed by `split` and `id`, with the codes as
         columns. Raises KitError."""
-        return mean_over_folds(self.folder / "test.parquet", *self.predictions("test"))
+        return self.read_test()[1]
+
+    def read_test(self) -> tuple[pd.DataFrame, pd.DataFrame]:
+        """The test items with their fingerprints, as far as the run knows them, and `mean_test`; both indexed by
+        `split` and `id`. Raises KitError."""
+        items, codes, values = self.predictions("test")
+        means = mean_over_folds(self.folder / "test.parquet", items, codes, values)
+        return predicted_items(items, means).set_index(["split", "id"]), means
 
     def changes(self, config: TrainConfig | EnsembleConfig) -> list[str]:
         """The fields in which `config` is not what the run was made with, but for those that change no result."""
@@ -247,7 +268,8 @@ class Run:
         known = [name for name in ("id", "label", "fold", "group") if name in frame]
         self._write("oof", frame[known].reset_index(drop=True), values, codes)
         test_frame, folds = test
-        rows = [test_frame[["id", "split"]].assign(fold=fold) for fold in range(len(folds))]
+        known = test_frame[[name for name in FINGERPRINTS if name in test_frame]]
+        rows = [test_frame[["id", "split"]].assign(fold=fold, **known) for fold in range(len(folds))]
         self._write("test", pd.concat(rows, ignore_index=True), np.concatenate(folds), codes)
         labels = pd.Categorical(frame["label"], categories=codes).codes.astype(int)
         low, high = bootstrap_macro_f1(labels, values.argmax(1))

@@ -47,7 +47,7 @@ class Members:
     codes: list[int]
     items: pd.DataFrame  # id, label, fold, maybe group
     oof: np.ndarray  # [M, N, K] out-of-fold probabilities
-    test_items: pd.DataFrame  # split, id
+    test_items: pd.DataFrame  # split, id, maybe FINGERPRINTS
     test: np.ndarray  # [M, N_test, K], the mean over a member's folds
     data: str | None  # fingerprint of the tables
     identity: str  # a hash of the members' predictions
@@ -67,13 +67,15 @@ def read_members(names: Iterable[str]) -> Members:
     """The runs' predictions, aligned by id. Raises KitError, naming the run, where they do not belong together."""
     runs = [open_run(name) for name in _train_configs(names)]
     items, oof = zip(*(_read_oof(run) for run in runs), strict=True)
-    test = [run.mean_test() for run in runs]
+    test_items, test = zip(*(run.read_test() for run in runs), strict=True)
+    known = test_items[0]
     for i in range(1, len(runs)):
         two = f"The run {runs[i].name!r} does not fit {runs[0].name!r}: "
         _same_set(two + "it has other classes", oof[i].columns, oof[0].columns, SAME_DATA)
         _same_set(two + "it was validated on other items", items[i].index, items[0].index, SAME_SPLIT)
         _same_values(two, items[i].loc[items[0].index], items[0])
         _same_set(two + "it predicts other test items", test[i].index, test[0].index, SAME_DATA)
+        known = _same_products(two, test_items[i].loc[known.index], known)
         if runs[i].summary.get("data") != runs[0].summary.get("data"):
             folders = " and ".join(run.config.data for run in (runs[i], runs[0]))
             raise KitError(f"{two}it read other texts (data: {folders}): {SAME_DATA}.")
@@ -82,7 +84,7 @@ def read_members(names: Iterable[str]) -> Members:
         oof[0].columns.tolist(),
         items[0].reset_index(),
         np.stack([values.loc[oof[0].index, oof[0].columns].to_numpy() for values in oof]),
-        test[0].index.to_frame(index=False),
+        known.reset_index(),
         np.stack([values.loc[test[0].index, oof[0].columns].to_numpy() for values in test]),
         runs[0].summary.get("data"),
         identity(run.name for run in runs),
@@ -138,6 +140,21 @@ def _read_oof(run: Run) -> tuple[pd.DataFrame, pd.DataFrame]:
     if len(again):
         raise KitError(f"{run.folder / 'oof.parquet'} repeats id {few(again)}: {AGAIN}.")
     return items, pd.DataFrame(values, items.index, codes, dtype=float)
+
+
+def _same_products(what: str, theirs: pd.DataFrame, ours: pd.DataFrame) -> pd.DataFrame:
+    """Return the fingerprints that either side knows. Raises KitError if they are of other products."""
+    for name in theirs:
+        known = ours[name] if name in ours else pd.Series("", theirs.index, dtype=object)
+        differ = (known != theirs[name]) & (known != "") & (theirs[name] != "")
+        if differ.any():
+            ids = few(differ.index[differ].get_level_values("id"))
+            raise KitError(
+                f"{what}it answers other products, {differ.sum()} of {len(differ)} under the same ids ({ids}): train "
+                f"the older one again, with -p again True."
+            )
+        ours = ours.assign(**{name: known.where(known != "", theirs[name])})
+    return ours
 
 
 def _same_set(what: str, theirs: pd.Index, ours: pd.Index, advice: str) -> None:

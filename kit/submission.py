@@ -1,19 +1,23 @@
 """From a run's test predictions to the files the two boards accept, and the check of such a file.
 
-`python -m kit.submission FILE --data DIR` says whether a file is valid.
+`python -m kit.submission FILE --data DIR` says whether a file is valid; without `--data`, a file under
+submissions/<run>/ is held against the challenge folder of that run.
 """
 
 import argparse
+import codecs
 import csv
 import io
 import os
+import warnings
 from pathlib import Path
 
 import pandas as pd
 
-from kit.challenge import Challenge, check_separator, read_challenge, read_text
+from kit.cache import content_hashes
+from kit.challenge import Challenge, check_separator, read_challenge, read_test_ids, read_text
 from kit.config import ROOT, KitError, few, resolve
-from kit.runs import mean_over_folds, read_probabilities
+from kit.runs import AGAIN, FINGERPRINTS, Run, mean_over_folds, open_run, predicted_items, read_probabilities
 
 # header in the file → our column
 COLUMNS = {
@@ -31,17 +35,28 @@ def read_predictions(path) -> pd.DataFrame:
     """`id, split, label` (the most probable code) from a run's `test.parquet`, or from the run folder that holds it.
 
     The file has `id`, one `p_<code>` column a class, and maybe `split` (missing here without it) and `fold`: the folds
-    of one id are averaged. Its own `label`, if any, is the truth and is not read. Raises KitError.
+    of one id are averaged. Its own `label`, if any, is the truth and is not read. The FINGERPRINTS that the file has
+    come too; a run without any, of an older kit, warns. Raises KitError.
     """
     path = resolve(path)
     path = path / "test.parquet" if path.is_dir() else path
-    means = mean_over_folds(path, *read_probabilities(path, ["id"]))
-    return means.index.to_frame(index=False)[["id", "split"]].assign(label=means.idxmax(axis=1).to_numpy())
+    items, codes, values = read_probabilities(path, ["id"])
+    means = mean_over_folds(path, items, codes, values)
+    found = predicted_items(items, means).assign(label=means.idxmax(axis=1).to_numpy())
+    known = [name for name in FINGERPRINTS if name in found]
+    if len(found) and not known and (path.parent / "config.json").is_file():
+        warnings.warn(
+            f"{path} does not say which products it answers, for an older kit wrote it: make sure that the test file "
+            f"has not changed since, or {AGAIN}.",
+            stacklevel=2,
+        )
+    return found[["id", "split", "label", *known]]
 
 
 def write_submission(predictions: pd.DataFrame, challenge: Challenge, out_dir, split: str | None = None) -> list[Path]:
     """Write one checked file for each test split that `predictions` (`id, label`, maybe `split`) has, or for `split`.
 
+    Predictions that know their items' FINGERPRINTS are refused if the test file has other products under those ids now.
     Rows are put in the test file's order. Every file passes the check of `check_submission` under a temporary name
     before any gets its own. Raises KitError, and then leaves the folder's files as they were.
     """
@@ -84,10 +99,7 @@ def _as_text(rows: pd.DataFrame, challenge: Challenge, split: str) -> str:
     columns = COLUMNS[challenge.edition]
     if rows["id"].duplicated().any():
         raise KitError(f"{where} repeat id {few(rows['id'][rows['id'].duplicated()].unique())}; keep one row of each.")
-    sides = {"lack": test["id"][~test["id"].isin(rows["id"])], "have unknown": rows["id"][~rows["id"].isin(test["id"])]}
-    for what, ids in sides.items():
-        if len(ids):
-            raise KitError(f"{where} {what} id {few(ids)} ({len(rows)} rows for {len(test)}); predict that test file.")
+    _require_same_products(rows, test, where)
     wrong = rows[~rows["label"].isin(challenge.classes)]  # NaN is in no set of codes
     if len(wrong):
         raise KitError(
@@ -100,8 +112,48 @@ def _as_text(rows: pd.DataFrame, challenge: Challenge, split: str) -> str:
     return table.to_csv(index=False, sep="\t" if challenge.edition == "sigir" else ",", lineterminator="\n")
 
 
+def _require_same_products(rows: pd.DataFrame, test: pd.DataFrame, where: str) -> None:
+    """Raise KitError if predictions have other ids than the test items, or other products under the same ids.
+
+    A product whose picture was white, or is not there now, is told by its texts alone.
+    """
+    sides = {"lack": test["id"][~test["id"].isin(rows["id"])], "have unknown": rows["id"][~rows["id"].isin(test["id"])]}
+    for what, ids in sides.items():
+        if len(ids):
+            raise KitError(f"{where} {what} id {few(ids)} ({len(rows)} rows for {len(test)}); predict that test file.")
+    rows, differ = rows.set_index("id").loc[test["id"]].reset_index(), pd.Series(False, range(len(test)))
+    now = {"fingerprint": test.get("fingerprint")}
+    if "image_fingerprint" in rows and test["image_path"].notna().any():
+        now["image_fingerprint"] = content_hashes(list(test["image_path"]))
+    for name, values in now.items():
+        if name in rows and values is not None:
+            old, new = rows[name].fillna(""), pd.Series(list(values), dtype=object)
+            differ |= (old != new) & (old != "") & (new != "")
+    if differ.any():
+        ids = few(test["id"][differ.to_numpy()])
+        raise KitError(
+            f"{where} answer other products than the test file has now: {differ.sum()} of {len(test)} differ under the "
+            f"same ids ({ids}); train again with -p again True, or put back the test items that were predicted."
+        )
+
+
+def check_test_items(run: Run, challenge: Challenge | None = None) -> None:
+    """Raise KitError if a finished run's predictions do not answer the test items of its challenge folder now.
+
+    `challenge`: the folder, read with images.
+    """
+    challenge = challenge or _read_raw(run.config.data, images="leave")
+    predictions = read_predictions(run.folder)
+    for split, test in challenge.test.items():
+        where = f"the predictions of the run {run.name!r} of {split!r}"
+        _require_same_products(predictions[predictions["split"] == split], test, where)
+
+
 def check_submission(path, challenge: Challenge) -> str:
-    """One sentence that the file is valid, or a KitError that names the first line at fault."""
+    """One sentence that the file is valid, or a KitError that names the first line at fault.
+
+    The ids that count are those of the test file itself, read again.
+    """
     path = resolve(path)
     names = {file_name(challenge.edition, split): split for split in challenge.test}
     if not names:
@@ -115,10 +167,20 @@ def check_submission(path, challenge: Challenge) -> str:
 
 def _check(path: Path, challenge: Challenge, split: str) -> int:
     text, columns, sep = read_text(path), COLUMNS[challenge.edition], "\t" if challenge.edition == "sigir" else ","
+    if path.read_bytes().startswith(codecs.BOM_UTF8):
+        raise KitError(
+            f"{path.name} begins with a byte-order mark, which a board may take for a part of the header; save it as "
+            f"UTF-8 without one."
+        )
     header = text.splitlines()[0]
     check_separator(path.name, header, sep)
     *keys, _ = columns.values()
     test = challenge.test[split]
+    if (ids := read_test_ids(challenge, split)) != test["id"].tolist():
+        raise KitError(
+            f"the test file of {split!r} in {challenge.folder} has {len(ids)} items, and not the {len(test)} that were "
+            f"read of it; read the challenge folder again."
+        )
     expected = list(test[keys].astype(str).itertuples(index=False, name=None))
     place, codes = {row[0]: n for n, row in enumerate(expected)}, {str(code) for code in challenge.classes}
     reader = csv.reader(io.StringIO(text, newline=""), delimiter=sep)
@@ -158,13 +220,28 @@ def main() -> None:
     """Print whether a submission file is valid; exit with 1 when it is not."""
     parser = argparse.ArgumentParser(prog="python -m kit.submission", description=main.__doc__)
     parser.add_argument("file", type=Path, help="the file to check")
-    parser.add_argument("--data", type=Path, default=ROOT / "data", help="the challenge folder (default: %(default)s)")
+    parser.add_argument("--data", type=Path, help="the challenge folder (default: of the run in submissions/<run>/)")
     args = parser.parse_args()
     try:  # at a shell, a relative path starts where the user stands
-        challenge = read_challenge(args.data.absolute(), clean_titles=False, clean_descriptions=False, images="ignore")
-        print(check_submission(args.file.absolute(), challenge))
+        print(_check_file(args.file.absolute(), args.data and args.data.absolute()))
     except KitError as error:
         raise SystemExit(str(error)) from None
+
+
+def _check_file(file: Path, data: Path | None) -> str:
+    folder = file.resolve().parent
+    run = open_run(folder.name) if folder.parent == ROOT / "submissions" else None
+    run = run if run and run.finished else None
+    if data is None and run is None:
+        raise KitError(f"{file.name} is in no submissions/ folder of a finished run; name its challenge: --data DIR.")
+    challenge = _read_raw(data or run.config.data, images="leave" if run else "ignore")
+    if run:
+        check_test_items(run, challenge)
+    return check_submission(file, challenge)
+
+
+def _read_raw(folder, images: str) -> Challenge:
+    return read_challenge(folder, clean_titles=False, clean_descriptions=False, images=images)
 
 
 if __name__ == "__main__":

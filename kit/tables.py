@@ -79,15 +79,19 @@ class Answers:
     """The test items' codes by id, where somebody has them: scored beside the validation items, never chosen on."""
 
     codes: pd.Series = field(default_factory=lambda: pd.Series(dtype=int))
+    fingerprints: pd.Series | None = None  # by id: of the products that the answers belong to
 
     def score(self, run: Run) -> Estimate | None:
         """Macro-F1; None where there are no answers to what the run predicts."""
         if self.codes.empty:
             return None
-        means = run.mean_test()
+        items, means = run.read_test()
         ids = means.index.get_level_values("id")
         if not len(ids) or not set(ids) <= set(self.codes.index):
             return None  # of another test file
+        known = "fingerprint" in items and self.fingerprints is not None
+        if known and (items["fingerprint"].to_numpy() != self.fingerprints.loc[ids].to_numpy()).any():
+            return None  # of other products under the same ids
         true, predicted = self.codes.loc[ids].to_numpy(), means.idxmax(axis=1).to_numpy()
         return estimate(macro_f1(true, predicted), bootstrap_macro_f1(true, predicted))
 

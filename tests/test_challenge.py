@@ -7,6 +7,7 @@ import pytest
 
 from kit.challenge import clean_text, read_challenge, read_names
 from kit.config import KitError
+from kit.words import word_model
 
 CSV = {
     "X_train_update.csv": ",designation,description,productid,imageid\n"
@@ -97,22 +98,22 @@ def test_raw_text_case_of_names_mark_and_whole_floats(tmp_path):
         ({Y: "id,prdtypecode\n0,10\n"}, [Y, "unnamed index", "id, prdtypecode"]),
         ({X: CSV[X].replace(",", ";")}, [X, "semicolon", "comma"]),
         ({Y: CSV[Y].replace(",", "\t")}, [Y, "a tab", "comma"]),
-        ({X: CSV[X].replace("Piscine", "a,b")}, [X, "row 1", "more fields"]),
-        ({X: CSV[X].replace("NaN", "a,b,c")}, [X, "Expected 5 fields", "line 3", "mend"]),
-        ({Y: ",prdtypecode\n0,10,\n1,10,\n2,10,\n"}, [Y, "row 1", "more fields"]),
+        ({X: CSV[X].replace("Piscine", "a,b")}, [X, "line 2: 6 fields, not 5", "mend"]),
+        ({X: CSV[X].replace("NaN", "a,b,c")}, [X, "line 3: 7 fields, not 5", "mend"]),
+        ({Y: ",prdtypecode\n0,10,\n1,10,\n2,10,\n"}, [Y, "line 2: 3 fields, not 2"]),
         ({Y: ",prdtypecode\n0,10\n1,10,7\n2,10\n"}, [Y, "line 3", "mend"]),
-        ({X: CSV[X] + '3,"open,x,1,2\n'}, [X, "EOF inside string", "mend"]),
+        ({X: CSV[X] + '3,"open,x,1,2\n'}, [X, "line 6", "never ends", "remove that mark"]),
         ({X: CSV[X].encode().replace(b"NaN", b"\xe9t\xe9")}, [X, "line 3", "UTF-8"]),
         ({X: CSV[X].encode("utf-16")}, [X, "line 1", "UTF-8"]),
         ({Y: CSV[Y] + "7,10\n"}, ["3 rows", "4", "1 only in " + Y, "(7)", "same download"]),
         ({Y: CSV[Y].replace("2,2705", "9,2705")}, ["1 only in " + X, "(2)", "1 only in " + Y, "(9)"]),
         ({X: CSV[X].replace("1,NaN", "0,NaN")}, [X, "same id in two rows (0)", "keep one"]),
         ({Y: CSV[Y].replace("2,2705", "1,2705")}, [Y, "same id in two rows (1)"]),
-        ({X: CSV[X].replace("12,22", "12,22.5")}, [X, "row 2", "imageid is '22.5'", "whole number"]),
-        ({X: CSV[X].replace("12,22", "12,")}, [X, "row 2", "imageid is missing"]),
-        ({T: CSV[T].replace("14,24", "abc,24")}, [T, "row 1", "productid is 'abc'"]),
-        ({Y: CSV[Y].replace("1,10", "1,")}, [Y, "row 2", "prdtypecode is missing"]),
-        ({Y: CSV[Y].replace("1,10", "1,nan")}, [Y, "row 2", "prdtypecode is 'nan'"]),
+        ({X: CSV[X].replace("12,22", "12,22.5")}, [X, "line 3", "imageid is '22.5'", "whole number"]),
+        ({X: CSV[X].replace("12,22", "12,")}, [X, "line 3", "imageid is missing"]),
+        ({T: CSV[T].replace("14,24", "abc,24")}, [T, "line 2", "productid is 'abc'"]),
+        ({Y: CSV[Y].replace("1,10", "1,")}, [Y, "line 3", "prdtypecode is missing"]),
+        ({Y: CSV[Y].replace("1,10", "1,nan")}, [Y, "line 3", "prdtypecode is 'nan'"]),
         ({X: CSV[X].replace("NaN", " ")}, [X, "empty title", "id 1"]),
         ({X: CSV[X].replace("NaN", "&nbsp;")}, [X, "empty title", "id 1", "fill"]),
         ({X: CSV[X].replace("imageid", "Designation ")}, [X, "column designation more than once", "keep one"]),
@@ -201,6 +202,14 @@ def test_three_thousand_rows(tmp_path):
         ("un<br />deux<br>trois<BR/>quatre", "un deux trois quatre"),
         ("Tol&eacute;rance &#39;0&#39; &nbsp; &#x2019;", "Tolérance '0' \u2019"),
         ("&amp;eacute;t&amp;amp;eacute;", "été"),
+        ("Four&micro-ondes", "Four&micro-ondes"),  # an entity has its semicolon
+        ("fiche.php?id=1&para=2&copy=3", "fiche.php?id=1&para=2&copy=3"),
+        ("Sport&notice; Chaise&reglable;", "Sport&notice; Chaise&reglable;"),  # nor is a part of a word one
+        ("Guitare&amp Fender caf&eacute lot&#39 BD&#x41", "Guitare&amp Fender caf&eacute lot&#39 BD&#x41"),
+        ("&sup2;&Eacute;&frac12;&hellip;&rsquo;&#8364;&#xE9;", "²É½…\u2019€é"),
+        ("&" + "#" + "1" * 5000 + ";", "&" + "#" + "1" * 5000 + ";"),
+        ("e\u0301te\u0301 a\u030a \u212b ac\u0327a", "été å Å aça"),
+        ("e&#x301;te\u0301 Ã©tÃ©", "été été"),
         ("&lt;br /&gt;ligne", "ligne"),
         ("a < b et c > d", "a < b et c > d"),
         ("a <b et c", "a <b et c"),
@@ -234,6 +243,7 @@ def test_clean_text(text, clean):
         ("Jeu &amp;  console\t&#39;64&#39;", "Jeu & console '64'"),
         ("&amp;eacute;t&eacute;", "été"),
         ("<b>Ã©tÃ©</b> ?uvre", "<b>Ã©tÃ©</b> ?uvre"),
+        ("Table&micro; Four&micro-ondes e\u0301te\u0301", "Tableµ Four&micro-ondes été"),
     ],
 )
 def test_light_cleaning_leaves_titles_alone(text, clean):
@@ -244,3 +254,122 @@ def test_light_cleaning_leaves_titles_alone(text, clean):
 def test_pathological_markup_comes_to_an_end(piece):
     """Where the work grew with the square of the length, this would take hours."""
     assert len(clean_text("<b" + piece * 100_000)) <= 100_000 * len(piece) + 2
+
+
+def test_accents_are_composed_whatever_is_cleaned(tmp_path):
+    apart = {X: CSV[X].replace("Piscine ronde", "Re\u0301ve\u0301 <b>").replace("Grande", "a\u0300 l'e\u0301te\u0301")}
+    for cleaned in (True, False):
+        train = read_challenge(fill(tmp_path, CSV | apart), cleaned, cleaned, images="ignore").train
+        assert train["title"][0] == "Révé <b>" and "à l'été" in train["description"][0]
+    one, two = word_model().fit(["café", "bière"], [1, 2])[0].transform(["ÉTÉ café", "E\u0301TE\u0301 cafe\u0301"])
+    assert (one != two).nnz == 0
+
+
+# ---------------------------------------------------------------- quotation marks
+
+HEADS = {"challengedata": CSV[X].splitlines()[0], "sigir": X_TSV.strip()}
+TRAINS = {"challengedata": X, "sigir": "X_train.tsv"}
+TESTS = {"challengedata": T, "sigir": "x_test_task1_phase1.tsv"}
+ROWS = [[str(7 + i), title, text, str(60 + i), str(80 + i)] for i, (title, text) in enumerate([
+    ("Table ronde", ""), ("Lampe", "grande lampe"), ("Livre neuf", ""), ("1984", ""), ("Jeu", "de cartes"),
+    ("Piscine", "bleue"),
+])]  # fmt: skip
+
+
+def write_items(folder, edition, rows, name=None, end="\n", order=None):
+    """A whole catalogue whose test file, or the file `name`, has `rows`, which are joined as they are."""
+    fill(folder, CSV if edition == "challengedata" else TSV)
+    sep = "," if edition == "challengedata" else "\t"
+    lines = [HEADS[edition], *(sep.join(rows[place]) for place in order or range(len(rows)))]
+    (folder / (name or TESTS[edition])).write_bytes((end.join(lines) + end).encode())
+    return folder
+
+
+def edited(*changes):
+    rows = [list(row) for row in ROWS]
+    for row, column, value in changes:
+        rows[row][column] = value
+    return rows
+
+
+STRAY = {  # the changed fields (row, column, as they are in the file) → the lines that are named
+    "two titles": ([(0, 1, '"Table 20 pouces'), (3, 1, 'livre 24"')], "lines 2 to 5"),
+    "two that begin": ([(0, 1, '"Table'), (1, 1, '"Lampe')], "lines 2 to 3"),
+    "one row lost, of digits": ([(2, 1, '"Livre'), (3, 1, '1984"')], "lines 4 to 5"),
+    "a description": ([(1, 2, '"20 pouces'), (4, 2, 'de "cartes"')], "lines 3 to 6"),
+    "a doubled mark": ([(0, 1, '"""Table"" ronde'), (4, 1, 'Jeu"')], "lines 2 to 6"),
+    "the key": ([(0, 0, '"7'), (2, 0, '9"')], "lines 2 to 4"),
+    "a number": ([(0, 4, '"80'), (1, 0, '8"')], "lines 2 to 3"),
+    "a closing mark lost": ([(0, 2, '"deux\nlignes'), (3, 2, '"x"')], "lines 2 to 6"),
+    "a row of two lines": ([(0, 1, '"Table'), (1, 1, '"Lampe"'), (1, 2, '"deux\nlignes"')], "lines 2 to 3"),
+    "never closed": ([(1, 1, '"Lampe'), (2, 1, "Livre")], "line 3"),
+    "the last row": ([(5, 1, '"Piscine')], "line 7"),
+    "the second field of a row": ([(4, 1, '"Jeu\nde cartes"'), (4, 2, '"x')], "line 7"),
+}
+
+
+@pytest.mark.parametrize("edition", HEADS)
+@pytest.mark.parametrize("part", ["test", "train"])
+@pytest.mark.parametrize("name", STRAY)
+def test_rows_that_a_stray_mark_swallows_are_refused(tmp_path, edition, part, name):
+    changes, lines = STRAY[name]
+    file = (TESTS if part == "test" else TRAINS)[edition]
+    for end in ("\n", "\r\n", "\r"):
+        for order in (None, (0, 1, 2, 3, 4, 5) if "line " in lines else (5, 0, 1, 2, 3, 4)):
+            sentence = refusal(write_items(tmp_path, edition, edited(*changes), file, end, order))
+            assert file in sentence and "mark" in sentence, sentence
+            if not order:
+                assert f"{file}, {lines}:" in sentence, sentence
+
+
+LEGAL = [
+    "deux\nlignes",
+    "une, deux\ntrois, quatre, cinq\n\nsix",
+    "Pointures :\n36,37,38,39,40\nneuf",
+    "12,5 cm de large, 3,4,5\n12,5 cm de haut, 6,7,8",
+    'dit ""petit""\n24"" et ""grand""',
+    "1\t2\t3\n4\t5",
+    "7,copie de la table,,60,80\n8,Lampe,x,61,81",  # rows that are all in the table: none is lost
+]
+
+
+@pytest.mark.parametrize("edition", HEADS)
+@pytest.mark.parametrize("text", LEGAL)
+def test_descriptions_of_several_lines_are_legal(tmp_path, edition, text):
+    for end in ("\n", "\r\n", "\r"):
+        for row in (0, 3, 5):
+            rows = edited((row, 2, f'"{text}"'.replace("\n", end)))
+            challenge = read_challenge(
+                write_items(tmp_path, edition, rows, end=end), clean_descriptions=False, images="ignore"
+            )
+            test = next(iter(challenge.test.values()))
+            assert test["id"].tolist() == list(range(7, 13)) and test["title"][2] == "Livre neuf"
+            assert test["description"][row] == text.replace('""', '"').replace("\n", end)
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({Y: CSV[Y].replace("2583", '"2583').replace("2705", '2705"')}, [Y, "lines 2 to 4", "stray mark"]),
+        ({Y: CSV[Y].replace("1,10", '1,"10')}, [Y, "line 3", "never ends"]),
+        ({"classes.csv": 'code,name\n10,"Livres\n40,Jeux\n50,Vins"\n'}, ["classes.csv", "lines 2 to 4"]),
+        ({X: CSV[X].replace("designation", '"designation').replace("ronde", 'ronde"')}, [X, "lines 1 to 2", "header"]),
+        ({X: CSV[X].replace("1,NaN", "007,NaN")}, [X, "line 3", "row index is '007'", "read as 7", "leading zeros"]),
+        ({Y: CSV[Y].replace("2583", "0010")}, [Y, "line 2", "prdtypecode is '0010'", "read as 10"]),
+        ({Y: CSV[Y].replace("2583", "10.0")}, [Y, "line 3", "prdtypecode is '10'", "'10.0' in another", "alike"]),
+        ({X: CSV[X].replace("12,22", "-03,22")}, [X, "line 3", "productid", "'-03'"]),
+        ({"classes.csv": "code,name\n10,A\n010,B\n"}, ["classes.csv", "line 3", "code is '010'"]),
+        ({X: ("," + CSV[X]).replace("\n", "\n5,").replace(",,des", ",Unnamed: 0,des")}, [X, "2 columns that may be"]),
+        ({X: ("," + CSV[X]).replace("\n", "\n5,")}, [X, "2 columns that may be the row index", "unnamed column 2"]),
+        ({X: CSV[X].replace("designation,", "designation,designation,")}, [X, "column designation more than once"]),
+    ],
+)
+def test_refusals_of_what_would_be_taken_for_something_else(tmp_path, change, words):
+    sentence = refusal(fill(tmp_path, CSV | change))
+    assert all(word in sentence for word in words), sentence
+
+
+def test_an_index_that_pandas_named_and_empty_columns_at_the_end(tmp_path):
+    y = "Unnamed: 0,prdtypecode,\n0,2583,\n1,10\n2,2705.0,\n"
+    train = read_challenge(fill(tmp_path, CSV | {Y: y}), images="ignore").train
+    assert train["label"].tolist() == [2583, 10, 2705]

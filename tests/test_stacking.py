@@ -233,7 +233,7 @@ def test_the_ensemble_is_a_run_whose_submission_is_valid(tiny_data, root):
     assert frame.columns.tolist() == ["id", "label", "fold", "group"] and codes == challenge.classes
     assert frame["fold"].tolist() == k_folds(y, 3).tolist()
     assert np.allclose(values.sum(1), 1, atol=1e-5)
-    assert run.predictions("test")[0].columns.tolist() == ["id", "split", "fold"]
+    assert run.predictions("test")[0].columns.tolist() == ["id", "split", "fold", "fingerprint"]
     (path,) = write_submission(read_predictions(run.folder), challenge, root / "submissions")
     assert "7 rows" in check_submission(path, challenge)
 

@@ -178,14 +178,14 @@ def test_the_report_is_written_from_run_folders_alone(study, root, tiny_data):
     ("rows", "sentence"),
     [
         ({36: 10}, "has other ids than the test file"),
-        ({i: 10 for i in range(36, 42)} | {42: None}, "without a code"),
+        ({i: 10 for i in range(36, 42)} | {42: None}, "line 8: prdtypecode is missing"),
     ],
 )
 def test_answers_that_do_not_fit_are_refused(rows, sentence, tiny_data, tmp_path):
     pd.DataFrame({"prdtypecode": rows}).to_csv(tmp_path / "answers.csv")
     with pytest.raises(KitError, match=sentence):
         read_answers(str(tmp_path / "answers.csv"), read_challenge(tiny_data))
-    with pytest.raises(KitError, match="cannot be read as answers"):
+    with pytest.raises(KitError, match="cannot be read"):
         read_answers(str(tmp_path / "none.csv"), read_challenge(tiny_data))
 
 
@@ -419,7 +419,7 @@ def test_members_come_in_the_same_order_whichever_was_trained_last(study):
         (["-p", "processes", "many"], "processes='many' must be a whole number"),
         (["--texts", ","], "texts and images must name one backbone or more"),
         (["-p", "split", "3"], "split='3' is not one of"),
-        (["--answers", "/no/where.csv"], "cannot be read as answers"),
+        (["--answers", "/no/where.csv"], "cannot be read"),
         (["--data", "/no/where", "--texts", "/no/text"], "/no/where cannot be listed"),
     ],
 )

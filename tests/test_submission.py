@@ -1,13 +1,24 @@
 """What the boards accept is written and checked; anything else is refused with its line."""
 
+import dataclasses
+import shutil
 import sys
+import unicodedata
+from pathlib import Path
 
+import numpy as np
 import pandas as pd
+import papermill
 import pytest
+from papermill.exceptions import PapermillExecutionError
+from PIL import Image
 
 from kit.challenge import read_challenge
-from kit.config import KitError
-from kit.submission import check_submission, main, read_predictions, write_submission
+from kit.config import KitError, train_config
+from kit.items import describe_items, outline, read_items
+from kit.runs import prepare_run
+from kit.stacking import ensemble_config, read_members, stack
+from kit.submission import check_submission, check_test_items, main, read_predictions, write_submission
 
 X = ",designation,description,productid,imageid\n"
 CSV = {
@@ -131,6 +142,8 @@ def test_a_folder_without_a_test_file(tmp_path):
         (GOOD.replace("7,2583", "7,2583,x"), ["line 3", "3 fields, not 2"]),
         (GOOD.replace("7,2583", ""), ["line 3", "0 fields"]),
         (GOOD.encode().replace(b"7,2583", b"7,\xff"), ["line 3", "UTF-8"]),
+        ("\ufeff" + GOOD, ["byte-order mark", "save it as UTF-8 without one"]),
+        ("\ufeff" + GOOD.replace("\n", "\r\n"), ["byte-order mark"]),
     ],
 )
 def test_a_file_at_fault_is_refused(csv, tmp_path, text, words):
@@ -198,6 +211,175 @@ def test_predictions_at_fault(tmp_path, table, words):
     with pytest.raises(KitError) as caught:
         read_predictions(path)
     assert all(word in str(caught.value) for word in words), caught.value
+
+
+@pytest.mark.parametrize("rows", [slice(0, 2), slice(0, 0), [1, 0, 2]])
+def test_the_test_files_own_ids_count_and_not_a_damaged_frame(csv, tmp_path, rows):
+    short = dataclasses.replace(csv, test={"test": csv.test["test"].iloc[rows].reset_index(drop=True)})
+    lines = "".join(f"{i},10\n" for i in short.test["test"]["id"])
+    fill(tmp_path, {"y.csv": ",prdtypecode\n" + lines})
+    with pytest.raises(KitError, match=f"has 3 items, and not the {len(short.test['test'])} that were read of it"):
+        check_submission(tmp_path / "y.csv", short)
+    with pytest.raises(KitError, match="has 3 items"):
+        write_submission(frame(short.test["test"]["id"], 10), short, tmp_path)
+
+
+def test_a_test_file_that_changed_since_it_was_read(csv, tmp_path):
+    fill(tmp_path, {"y.csv": GOOD})
+    (csv.folder / "X_test.csv").write_text(CSV["X_test.csv"] + "10,D,,4,4\n")
+    with pytest.raises(KitError, match="has 4 items, and not the 3"):
+        check_submission(tmp_path / "y.csv", csv)
+    (csv.folder / "X_test.csv").unlink()
+    with pytest.raises(KitError, match="put the test file back"):
+        check_submission(tmp_path / "y.csv", csv)
+
+
+# ---------------------------------------------------------------- which products were predicted
+
+
+@pytest.fixture
+def catalogue(tiny_data, tmp_path):
+    return shutil.copytree(tiny_data, tmp_path / "data")
+
+
+def fake(name: str, data: Path, system: str = "coattention", **values):
+    """A finished run that predicts the test items that it reads."""
+    config = train_config(**{"run": name, "data": str(data), "system": system, "folds": 2, **values})
+    codes, frames = read_items(config)
+    run, train, test = prepare_run(config), frames["train"], frames["test"]
+    even = [np.full((len(part), len(codes)), 1 / len(codes)) for part in (train, test)]
+    run.write(codes, (train, even[0]), (test, np.stack([even[1]] * 2)), describe_items(frames, outline(frames)))
+    return run
+
+
+def change(data: Path, *, rows=(), text=None, picture=None, by=str):
+    """Give test items in `rows` of the file another title or picture, or change the whole file `by`."""
+    path = data / "X_test_update.csv"
+    lines = path.read_text().splitlines()
+    for row in rows:
+        cells = lines[row].split(",")
+        if text:
+            lines[row] = ",".join([cells[0], text, *cells[2:]])
+        if picture:
+            name = f"image_{cells[4]}_product_{cells[3]}.jpg"
+            Image.new("RGB", (40, 40), picture).save(data / "images" / "image_test" / name)
+    path.write_text(by("\n".join(lines) + "\n"))
+
+
+OTHERS = {  # what changes → how many of the 7 test items differ
+    "one title": ({"rows": [3], "text": "Tout autre chose"}, 1),
+    "every title": ({"rows": range(1, 8), "text": "Tout autre chose"}, 7),
+    "a picture": ({"rows": [2, 4], "picture": "red"}, 2),
+    "a title and a picture": ({"rows": [5], "text": "Autre", "picture": "red"}, 1),
+    "product ids": ({"by": lambda text: text.replace(",93", ",83")}, 4),
+}
+
+
+@pytest.mark.parametrize("name", OTHERS)
+def test_predictions_of_other_products_are_refused(root, catalogue, name):
+    changes, count = OTHERS[name]
+    runs = [fake("one", catalogue, "text"), fake("two", catalogue)]
+    ensemble = stack(ensemble_config(["one", "two"], "all 2", method="blend"))
+    change(catalogue, **changes)
+    challenge = read_challenge(catalogue, images="leave")
+    for run in [*runs, ensemble]:
+        if name == "a picture" and run.name == "one":  # which read none
+            assert write_submission(read_predictions(run.folder), challenge, root / "out")
+            continue
+        with pytest.raises(KitError, match=rf"answer other products .* {count} of 7 differ under the same ids"):
+            write_submission(read_predictions(run.folder), challenge, root / "other")
+        with pytest.raises(KitError, match=rf"run '{run.name}' .* {count} of 7 differ"):
+            check_test_items(run)
+    assert not (root / "other").exists()
+    with pytest.raises(KitError, match=rf"'three' does not fit 'two': it answers other products, {count} of 7"):
+        read_members(["two", fake("three", catalogue, missing="blank").name])
+
+
+SAME = {
+    "as they were": str,
+    "the ends of lines": lambda text: text.replace("\n", "\r\n"),
+    "accents in two forms": lambda text: unicodedata.normalize("NFD", text),
+    "another order": lambda text: "\n".join([text.split("\n")[0], *text.split("\n")[:0:-1]]),
+    "a column more": lambda text: text.replace("\n", ",x\n"),
+}
+
+
+@pytest.mark.parametrize("name", SAME)
+def test_the_same_products_in_another_file_or_cleaned_otherwise_pass(root, catalogue, name):
+    change(catalogue, rows=[1, 2], text="Été &amp; <b>hiver</b>  à")
+    run = fake("run", catalogue)
+    change(catalogue, by=SAME[name])
+    check_test_items(run)
+    for cleaned in (True, False):
+        challenge = read_challenge(catalogue, cleaned, cleaned, images="leave")
+        assert write_submission(read_predictions(run.folder), challenge, root / "out")
+
+
+def test_pictures_that_are_gone_or_were_never_there_are_not_held_against_a_run(root, catalogue):
+    pictures = sorted((catalogue / "images" / "image_test").iterdir())
+    kept = pictures[0].read_bytes()
+    pictures[0].write_bytes(b"no picture")
+    run = fake("run", catalogue, corrupt="blank")
+    pictures[0].write_bytes(kept)
+    pictures[1].unlink()
+    check_test_items(run)
+    shutil.rmtree(catalogue / "images")
+    check_test_items(run)
+
+
+def test_predictions_that_do_not_know_their_products(root, catalogue):
+    """A frame of one's own passes, and so does a run of an older kit, with a word of warning."""
+    run = fake("old", catalogue)
+    table = pd.read_parquet(run.folder / "test.parquet").drop(columns=["fingerprint", "image_fingerprint"])
+    table.to_parquet(run.folder / "test.parquet")
+    change(catalogue, rows=[1], text="Autre")
+    challenge = read_challenge(catalogue, images="ignore")
+    with pytest.warns(UserWarning, match="does not say which products it answers"):
+        predictions = read_predictions(run.folder)
+    assert write_submission(predictions, challenge, root / "out")
+    table.to_parquet(root / "mine.parquet")
+    assert write_submission(read_predictions(root / "mine.parquet"), challenge, root / "out")
+
+
+def test_a_test_file_of_other_ids_or_none(root, catalogue):
+    run = fake("run", catalogue)
+    change(catalogue, by=lambda text: text.replace("\n40,", "\n400,"))
+    with pytest.raises(KitError, match="lack id 400"):
+        check_test_items(run)
+    (catalogue / "X_test_update.csv").unlink()
+    check_test_items(run)  # nothing to submit
+
+
+@pytest.mark.parametrize("notebook", ["03_train", "07_submission"])
+def test_the_notebooks_refuse_old_answers_to_new_products(root, catalogue, notebook):
+    fake("run", catalogue, "tfidf")
+    change(catalogue, rows=[1, 2, 3], text="Autre")
+    path = Path(__file__).parents[1] / "notebooks" / f"{notebook}.ipynb"
+    values = {"run": "run", "data": str(catalogue)} | ({"system": "tfidf", "folds": 2} if "03" in notebook else {})
+    with pytest.raises(PapermillExecutionError) as caught:
+        papermill.execute_notebook(path, root / "out.ipynb", values, progress_bar=False)
+    assert "3 of 7 differ under the same ids (36, 37, 38)" in caught.value.evalue
+
+
+def command(monkeypatch, *arguments) -> None:
+    monkeypatch.setattr(sys, "argv", ["kit.submission", *map(str, arguments)])
+    main()
+
+
+def test_the_command_finds_the_folder_of_a_run(root, catalogue, monkeypatch, capsys):
+    run = fake("run", catalogue)
+    (path,) = write_submission(read_predictions(run.folder), read_challenge(catalogue), root / "submissions" / "run")
+    command(monkeypatch, path)
+    assert "valid" in capsys.readouterr().out
+    elsewhere = shutil.copy(path, root / "mine.csv")
+    with pytest.raises(SystemExit, match=r"mine.csv is in no submissions/ folder .*--data DIR"):
+        command(monkeypatch, elsewhere)
+    command(monkeypatch, elsewhere, "--data", catalogue)
+    change(catalogue, rows=[1], text="Autre")
+    for more in ([], ["--data", catalogue]):
+        with pytest.raises(SystemExit, match="1 of 7 differ under the same ids"):
+            command(monkeypatch, path, *more)
+    command(monkeypatch, elsewhere, "--data", catalogue)  # of which nothing is known
 
 
 def test_command(csv, tmp_path, monkeypatch, capsys):
