@@ -41,11 +41,12 @@ def bootstrap_macro_f1(
     systems = [np.atleast_2d(predicted), *([] if other is None else [np.atleast_2d(other)])]
     (true, *rows), classes = _positions(true, *np.concatenate(systems))
     cells = true * classes + np.stack(rows)  # [S, N]: each item's place in its system's confusion counts
-    sign = np.concatenate([np.full(len(system), (1, -1)[i] / len(system)) for i, system in enumerate(systems)])
+    seeds = len(systems[0])
 
     def score(drawn: np.ndarray) -> float:
         counts = np.stack([np.bincount(row, minlength=classes**2) for row in drawn]).reshape(-1, classes, classes)
-        return sign @ np.nanmean(f1_per_class(counts), axis=1)
+        each = np.nanmean(f1_per_class(counts), axis=1)
+        return each[:seeds].mean() - (0 if other is None else each[seeds:].mean())
 
     random, found = np.random.default_rng(seed), score(cells)
     resampled = [score(cells[:, random.integers(0, len(true), len(true))]) for _ in range(samples)]

@@ -102,9 +102,10 @@ def write_report(study: str) -> Path:
         _table(tables.descriptions(errors)),
         "The difference, and t, are those of items without minus items with a description. The paper prints t with the "
         "opposite sign, which is turned here. With few items on one side, read nothing from the test. `within class` "
-        "compares items of one class, and counts those of classes that have both kinds. If `all items` differ and its "
-        "interval lies close around zero, the classes explain the difference; if it is wide, too few classes have both "
-        "kinds to tell. No row shows a cause: items without a description may be harder for other reasons.",
+        "compares items of one class, and counts those of classes that have both kinds. If `all items` differ and the "
+        "interval of `within class` lies close around zero, the classes explain the difference; if that interval is "
+        "wide, too few classes have both kinds to tell. No row shows a cause: items without a description may be "
+        "harder for other reasons.",
         *(f"## {title}\n\n![{title}](figures/{name}.png)" for name, title in FIGURES.items()),
         "## Runs",
         _table(tables.runs(runs)),

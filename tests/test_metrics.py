@@ -81,7 +81,7 @@ def test_the_mean_of_seeds_is_compared_seed_by_seed():
     random = np.random.default_rng(0)
     true = random.integers(0, 4, 300)
     seeds = np.stack([np.where(random.random(300) < 0.8, true, (true + 1) % 4) for _ in range(3)])
-    assert bootstrap_macro_f1(true, seeds, seeds, samples=20) == pytest.approx((0, 0), abs=1e-12)
+    assert bootstrap_macro_f1(true, seeds, seeds, samples=20) == (0, 0)
     low, high = bootstrap_macro_f1(true, seeds, samples=200)
     assert low < np.mean([macro_f1(true, row) for row in seeds]) < high
     alone = bootstrap_macro_f1(true, seeds[0], samples=200)
