@@ -203,8 +203,10 @@ class LengthBatches:
     """Batch sampler: items of like length together, shuffled anew each epoch (paper section 4.3).
 
     Shuffled items are sorted by length within pools of `pool` steps, and the steps are shuffled again; each is cut into
-    `accumulate` batches of `batch_size` items, so that what a step learns from does not depend on how it is cut. With
-    `shuffle=False` the longest come first, so that memory runs out at once or never.
+    `accumulate` batches of `batch_size` items, so that what a step learns from does not depend on how it is cut. The
+    items that make no whole step are taken out before the sorting and come last: each of them weighs more there, and a
+    random choice of items of any length keeps that step unbiased. With `shuffle=False` the longest come first, so that
+    memory runs out at once or never.
 
     `start`: how many steps of the epoch are done already · `full`: the last batch, where it is short, is filled up with
     its own items.
@@ -236,11 +238,12 @@ class LengthBatches:
             return np.argsort(-self.lengths, kind="stable")
         random, step = np.random.default_rng((self.seed, self.epoch)), self.batch_size * self.accumulate
         order = random.permutation(len(self.lengths))
-        pools = [order[i : i + step * self.pool] for i in range(0, len(order), step * self.pool)]
-        order = np.concatenate([pool[np.argsort(self.lengths[pool], kind="stable")] for pool in pools])
         whole = len(order) // step
-        shuffled = order[: whole * step].reshape(whole, step)[random.permutation(whole)]
-        return np.concatenate([shuffled.ravel(), order[whole * step :]])  # Accelerate wants a short batch last
+        order, rest = order[: whole * step], order[whole * step :]  # Accelerate wants a short batch last
+        pools = [order[i : i + step * self.pool] for i in range(0, len(order), step * self.pool)]
+        *pools, rest = (part[np.argsort(self.lengths[part], kind="stable")] for part in (*pools, rest))
+        steps = np.concatenate([*pools, order[:0]]).reshape(whole, step)[random.permutation(whole)]
+        return np.concatenate([steps.ravel(), rest])
 
 
 def loader(

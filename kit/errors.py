@@ -10,7 +10,8 @@ from dataclasses import dataclass
 
 import numpy as np
 import pandas as pd
-from scipy.stats import ttest_ind
+from scipy.stats import binomtest, ttest_ind
+from scipy.stats import t as student
 
 from kit.challenge import Challenge, read_challenge
 from kit.config import KitError, few
@@ -96,19 +97,21 @@ def confusions(errors: Errors, top: int = 5) -> pd.DataFrame:
 
 
 def welch(errors: Errors) -> pd.DataFrame:
-    """Does a missing description go with a larger loss (table 4)? Welch's t-test on three groups of items.
+    """Does a missing description go with a larger loss (table 4)? A row for each of three comparisons.
 
-    Misclassified items are the paper's group. All items count twice: as they are, and less their class's mean, since
-    classes differ in how often they lack descriptions and in how hard they are. Columns: number of items, mean loss
-    (nats) and error rate, `_without` and `_with` a description; the difference of the mean losses, without − with, and
-    its 95 % interval; its `t` (the paper prints with − without), `df`, and the one-sided `p` (H1: without is larger).
-    Where no test is possible these are nan, and `note` says why.
+    `misclassified items`, the paper's group, and `all items`: Welch's t-test. `within class`: what is left of the
+    second between items of one class, since classes differ in how often they lack descriptions and in how hard they
+    are. Columns: number of items, mean loss (nats) and error rate, `_without` and `_with` a description; the difference
+    of the mean losses, without − with, and its 95 % interval; its `t` (the paper prints with − without), `df`, and the
+    one-sided `p` (H1: without is larger). If no test is possible these are nan, and `note` says why.
     """
     items = errors.items
-    means = items.groupby("label")[["loss", "wrong"]].transform("mean")
-    centred = items.assign(loss=items["loss"] - means["loss"], wrong=items["wrong"] - means["wrong"])
-    groups = {"misclassified items": errors.wrong, "all items": items, "all items, less class mean": centred}
-    return pd.DataFrame.from_dict({name: _welch(group) for name, group in groups.items()}, orient="index")
+    rows = {"misclassified items": _welch(errors.wrong), "all items": _welch(items), "within class": _within(items)}
+    return pd.DataFrame.from_dict(rows, orient="index")
+
+
+UNTESTED = dict.fromkeys(("difference_low", "difference_high", "t", "df", "p"), np.nan) | {"note": ""}
+NO_VARIANCE = "The losses do not vary: the test needs some that differ."
 
 
 def _welch(items: pd.DataFrame) -> dict:
@@ -116,12 +119,11 @@ def _welch(items: pd.DataFrame) -> dict:
     row = {"items_without": len(without), "items_with": len(given)}
     row |= {"mean_loss_without": without["loss"].mean(), "mean_loss_with": given["loss"].mean()}
     row |= {"error_rate_without": without["wrong"].mean(), "error_rate_with": given["wrong"].mean()}
-    row |= {"difference": row["mean_loss_without"] - row["mean_loss_with"]}
-    row |= dict.fromkeys(("difference_low", "difference_high", "t", "df", "p"), np.nan) | {"note": ""}
+    row |= {"difference": row["mean_loss_without"] - row["mean_loss_with"]} | UNTESTED
     if min(len(without), len(given)) < 2:
         return row | {"note": "Too few items: the test needs two without and two with a description."}
     if max(without["loss"].std(), given["loss"].std()) < 1e-9:
-        return row | {"note": "The losses do not vary: the test needs some that differ."}
+        return row | {"note": NO_VARIANCE}
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", RuntimeWarning)  # scipy's, where one side's losses are all the same
         test = ttest_ind(without["loss"], given["loss"], equal_var=False)
@@ -131,19 +133,51 @@ def _welch(items: pd.DataFrame) -> dict:
     return row | {"t": test.statistic, "df": test.df, "p": larger.pvalue}
 
 
-def per_class(errors: Errors, samples: int = 1000, seed: int = 0) -> pd.DataFrame:
-    """One row a class: code, name, support, predicted (counts), precision, recall, f1, and the F1's 95 % interval.
+def _within(items: pd.DataFrame) -> dict:
+    """The within-class (fixed effects) estimator: the slope of the loss on "has no description", each less its class's
+    mean, with the robust error HC3.
 
-    The interval is a percentile bootstrap over items: resampling items is drawing the confusion counts from a
-    multinomial. nan where there is nothing to divide by.
+    Only the items of classes that have both kinds compare anything: the numbers of items count those. Means are nan:
+    an estimate across classes has none of its own.
+    """
+    share = items.groupby("label")["described"].transform("mean")
+    items = items[(share > 0) & (share < 1)]
+    missing = ~items["described"]
+    row = {"items_without": missing.sum(), "items_with": (~missing).sum()}
+    names = ("mean_loss_without", "mean_loss_with", "error_rate_without", "error_rate_with", "difference")
+    row |= dict.fromkeys(names, np.nan) | UNTESTED
+    if min(row["items_without"], row["items_with"]) < 2:
+        note = "Too few items: the test needs two without and two with a description in classes that have both."
+        return row | {"note": note}
+    columns = pd.DataFrame({"d": missing.astype(float), "loss": items["loss"]})
+    classes = columns.groupby(items["label"])
+    d, loss = (columns - classes.transform("mean")).to_numpy().T
+    spread = d @ d
+    slope = d @ loss / spread
+    rest = loss - slope * d
+    if np.abs(rest).max() < 1e-9:
+        return row | {"difference": slope, "note": NO_VARIANCE}
+    leverage = 1 / classes["d"].transform("size").to_numpy() + d**2 / spread  # below 1 with two of each kind
+    error = np.sqrt((d**2) @ (rest / (1 - leverage)) ** 2) / spread
+    df = len(items) - classes.ngroups - 1
+    t, half = slope / error, student.ppf(0.975, df) * error
+    row |= {"difference": slope, "difference_low": slope - half, "difference_high": slope + half}
+    return row | {"t": t, "df": df, "p": student.sf(t, df)}
+
+
+def per_class(errors: Errors) -> pd.DataFrame:
+    """One row per class: code, name, support, predicted (counts), precision, recall, f1, and the F1's 95 % interval.
+
+    Of the n items that are of a class or taken for it, the share h of the hits is a binomial proportion, and F1 is
+    2h / (1 + h): the interval is Wilson's of h. nan where there is nothing to divide by.
     """
     counts = errors.counts
     support, predicted, hits = counts.sum(1), counts.sum(0), np.diag(counts)
-    draws = np.random.default_rng(seed).multinomial(counts.sum(), counts.ravel() / counts.sum(), samples)
-    scores = f1_per_class(draws.reshape(samples, *counts.shape))  # [samples, K]
-    seen = support + predicted > 0
-    low, high = np.full((2, len(counts)), np.nan)
-    low[seen], high[seen] = np.nanpercentile(scores[:, seen], [2.5, 97.5], axis=0)
+    concerned = support + predicted - hits
+    shares = np.full((len(counts), 2), np.nan)
+    for row in np.flatnonzero(concerned):
+        shares[row] = binomtest(hits[row], concerned[row]).proportion_ci(method="wilson")
+    low, high = (2 * shares / (1 + shares)).T
     return pd.DataFrame(
         {
             "code": errors.codes,

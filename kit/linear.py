@@ -8,9 +8,14 @@ import time
 import numpy as np
 import torch
 from accelerate import PartialState
+from scipy.optimize import minimize_scalar
+from scipy.special import log_softmax
+from sklearn.base import clone
 from sklearn.linear_model import LogisticRegression
-from sklearn.pipeline import make_pipeline
+from sklearn.model_selection import GroupKFold
+from sklearn.pipeline import Pipeline, make_pipeline
 from sklearn.preprocessing import Normalizer, StandardScaler
+from sklearn.svm import LinearSVC
 
 from kit.backbones import find_backbones
 from kit.challenge import product_texts
@@ -28,8 +33,8 @@ C = 10.0  # inverse regularisation of the logistic regression; on the sample's v
 def fit(run: Run) -> None:
     """Fits a reference in each fold of the run's configuration, and writes the results of a run. Raises KitError.
 
-    tfidf: TF-IDF of character n-grams and a linear support vector machine, whose margins, through a softmax, stand for
-    probabilities. logistic: logistic regression on the text's mean token and the image's mean region.
+    tfidf: TF-IDF of character n-grams and a linear support vector machine, with calibrated probabilities. logistic:
+    logistic regression on the text's mean token and the image's mean region.
     """
     state = PartialState()
     if state.is_main_process:
@@ -39,11 +44,13 @@ def fit(run: Run) -> None:
         tell_blanks(run, frames)
         if config.system == "tfidf":
             inputs = {name: np.array(product_texts(frame), object) for name, frame in frames.items()}
-            model = word_model()
+            model = Calibrated(word_model())
         else:
             inputs = _pooled(config, codes, frames, state.device)
             model = LogisticRegression(C=C, max_iter=2000)
-        folds, labels = frames["train"]["fold"].to_numpy(), frames["train"]["label"].to_numpy()
+        train = frames["train"]
+        folds, labels = train["fold"].to_numpy(), train["label"].to_numpy()
+        groups = train.get("group", train["id"]).to_numpy()
         oof, test = np.zeros((len(folds), len(codes))), np.zeros((config.folds, len(frames["test"]), len(codes)))
         for fold in range(config.folds):
             learn, scored = folds != fold, folds == fold
@@ -54,23 +61,64 @@ def fit(run: Run) -> None:
                     name: np.hstack([scaler.transform(side) for scaler, side in zip(scalers, sides, strict=True)])
                     for name, sides in inputs.items()
                 }
-            model.fit(scaled["train"][learn], labels[learn])
-            oof[scored] = _probabilities(model, scaled["train"][scored])
+            more = {"groups": groups[learn]} if config.system == "tfidf" else {}
+            model.fit(scaled["train"][learn], labels[learn], **more)
+            oof[scored] = model.predict_proba(scaled["train"][scored])
             if len(frames["test"]):
-                test[fold] = _probabilities(model, scaled["test"])
+                test[fold] = model.predict_proba(scaled["test"])
         summary = {"system": config.system, "text": config.text, "image": config.image, "recipe": config.recipe}
         summary |= describe_items(frames, outline(frames)) | {"seconds": round(time.perf_counter() - started, 1)}
-        run.write(codes, (frames["train"][folds >= 0], oof[folds >= 0]), (frames["test"], test), summary)
+        run.write(codes, (train[folds >= 0], oof[folds >= 0]), (frames["test"], test), summary)
         print(run, flush=True)
     state.wait_for_everyone()
 
 
-def _probabilities(model, inputs: np.ndarray) -> np.ndarray:
+class Calibrated:
+    """`word_model` with probabilities: its margins, times a sharpness, through a softmax (temperature scaling).
+
+    The sharpness is the one with the least cross-entropy on items that were held out, in three folds that never part a
+    group; the likeliest class does not depend on it. As with Platt's targets, one in n + 2 items counts as of any
+    class, so that few items without a mistake do not make it sure of everything. scikit-learn's CalibratedClassifierCV
+    does nearly the same, but has no answer if all items of a class are held out at once.
+    """
+
+    FOLDS = 3
+
+    def __init__(self, model: Pipeline):
+        self.vectors, self.machine = model
+
+    def fit(self, texts: np.ndarray, y: np.ndarray, groups: np.ndarray) -> "Calibrated":
+        """Learn from texts, codes and groups `[N]` each."""
+        vectors, folds = self.vectors.fit_transform(texts), min(self.FOLDS, len(np.unique(groups)))
+        parts = GroupKFold(folds, shuffle=True, random_state=0).split(vectors, y, groups) if folds > 1 else ()
+        held_out = []  # margins [n, K'] and true positions [n] of items of the classes that the machine learned
+        for learn, scored in parts:
+            known = np.unique(y[learn])
+            scored = scored[np.isin(y[scored], known)]
+            if len(known) > 1 and len(scored):
+                machine = clone(self.machine).fit(vectors[learn], y[learn])
+                held_out.append((_margins(machine, vectors[scored]), np.searchsorted(known, y[scored])))
+        any_class = 1 / (sum(len(true) for _, true in held_out) + 2)
+
+        def loss(log_sharpness: float) -> float:
+            total = 0.0
+            for margins, true in held_out:
+                logs = log_softmax(np.exp(log_sharpness) * margins, axis=1)
+                total -= (1 - any_class) * logs[np.arange(len(true)), true].sum() + any_class * logs.mean(1).sum()
+            return total
+
+        self.sharpness = float(np.exp(minimize_scalar(loss, bounds=(-5, 5)).x)) if held_out else 1.0
+        self.machine.fit(vectors, y)
+        return self
+
+    def predict_proba(self, texts: np.ndarray) -> np.ndarray:
+        return softmax(self.sharpness * _margins(self.machine, self.vectors.transform(texts)))
+
+
+def _margins(machine: LinearSVC, vectors) -> np.ndarray:
     """`[N, K]`."""
-    if hasattr(model, "predict_proba"):
-        return model.predict_proba(inputs)
-    margins = model.decision_function(inputs)
-    return softmax(np.column_stack([-margins, margins]) if margins.ndim == 1 else margins)  # one margin: two classes
+    margins = machine.decision_function(vectors)
+    return np.column_stack([-margins, margins]) if margins.ndim == 1 else margins  # one margin: two classes
 
 
 def _pooled(config: TrainConfig, codes: list[int], frames: dict, device: torch.device) -> dict[str, list[np.ndarray]]:

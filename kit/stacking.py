@@ -286,7 +286,8 @@ def out_of_fold(members: Members, config: EnsembleConfig) -> np.ndarray:
     """The ensemble's probabilities `[N, K]`; the stacker that scores a fold learned from the other folds only.
 
     Members are not trained anew: those that made its inputs there have seen the scored fold, where there are k folds.
-    With members that memorise (nearest neighbours) and shuffled labels this was worth one point of accuracy.
+    With two members that memorise (three nearest neighbours) and labels of pure noise, 4 classes and 600 items, this
+    was worth .9 points of accuracy to `network` and `logistic`, and .2 to `blend` (88 repeats, standard error .3).
     """
     X, y = members.oof.transpose(1, 0, 2), members.labels
     folds = evaluation_folds(members.items, config.folds, config.seed)

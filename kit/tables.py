@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 import pandas as pd
+from scipy.stats import norm
 
 from kit.config import EnsembleConfig, KitError, TrainConfig
 from kit.errors import PAPER as PAPER_WELCH
@@ -43,9 +44,10 @@ PAPER_GAIN = 2.67  # of the ensemble of six on the best single model, as the pap
 GAINS = "co-attention gains"
 READING = (
     "Scores are macro-F1 in per cent on items that the model did not learn from. Intervals are 95 % bootstraps over "
-    "items: they cover the choice of the items, not the seed nor the split; only the ablations average seeds. With "
-    "small classes a bootstrap lies a little below the score, hence the lopsided bounds. Differences are paired on the "
-    "same items: they decide between two systems, and not whether two intervals overlap."
+    "items: they cover the choice of the items, not the seed nor the split; only the ablations average seeds. A score "
+    "need not be in the middle of its interval: with small classes scores fall short of what more items would show, "
+    "and the interval makes up for that. Differences are paired on the same items: they decide between two systems, "
+    "and not whether two intervals overlap."
 )
 
 
@@ -170,12 +172,13 @@ def ensembles(study: str, answers: Answers | None = None) -> pd.DataFrame:
 
 
 def descriptions(errors: Errors) -> pd.DataFrame:
-    """Table 4: Welch's test of the loss of items without against items with a description, beside the paper's."""
+    """Table 4: the loss of items without against items with a description (`errors.welch`), beside the paper's."""
     found = welch(errors)
     rows = []
     for name, row in found.iterrows():
         cells = {"items": name, "n without / with": f"{row.items_without} / {row.items_with}"}
-        cells["mean loss without / with"] = f"{row.mean_loss_without:.3f} / {row.mean_loss_with:.3f}"
+        if name != "within class":
+            cells["mean loss without / with"] = f"{row.mean_loss_without:.3f} / {row.mean_loss_with:.3f}"
         if name == "all items":
             cells["errors without / with, %"] = f"{100 * row.error_rate_without:.1f} / {100 * row.error_rate_with:.1f}"
         bounds = f"{row.difference:+.3f} [{row.difference_low:+.3f}, {row.difference_high:+.3f}]"
@@ -205,7 +208,8 @@ def claims(compared: pd.DataFrame, ablated: pd.DataFrame, final: Run, errors: Er
     """What the paper claims, its difference, ours with an interval, and whether the interval bears the claim out.
 
     `compared`, `ablated`: the tables of `baselines` and `ablations` · `final`: the ensemble that is submitted, and its
-    `errors`. Beside the paper's claims stands a question that it does not ask: the logistic regression.
+    `errors`. Beside the paper's claims stands a question that it does not ask: the logistic regression. `verdicts` says
+    how to read the last two columns.
     """
     rows = []
     systems = compared.to_dict("records") if GAINS in compared else []
@@ -213,43 +217,77 @@ def claims(compared: pd.DataFrame, ablated: pd.DataFrame, final: Run, errors: Er
     if fusions:
         best = max(fusions, key=lambda row: row["macro-F1"].value)
         paper = PAPER_ABLATIONS["full"] - PAPER_BASELINE
-        rows.append(_claim(f"co-attention beats the best fusion (here {best['system']})", paper, best[GAINS]))
+        rows.append(_gain_claim(f"co-attention beats the best fusion (here {best['system']})", paper, best[GAINS]))
     for row in systems:
         if row["system"] == "logistic":
-            rows.append(_claim("co-attention beats logistic regression on frozen features", None, row[GAINS]))
+            rows.append(_gain_claim("co-attention beats logistic regression on frozen features", None, row[GAINS]))
     for row in ablated.to_dict("records"):
         if row["difference"]:
             paper = PAPER_ABLATIONS[row["model"]] - PAPER_ABLATIONS["full"]
-            rows.append(_claim(f"{row['model']} does worse", paper, row["difference"]))
+            rows.append(_gain_claim(f"{row['model']} does worse", paper, row["difference"]))
+    in_sample = ""
     if isinstance(final.config, EnsembleConfig):
+        if final.config.evaluation == "in-sample":
+            in_sample = "in-sample: the ensemble is scored on the items that it learned from"
         ours = from_summary(final, "gain", signed=True)
-        rows.append(_claim("the ensemble beats its best member", PAPER_GAIN, ours))
+        rows.append(_gain_claim("the ensemble beats its best member", PAPER_GAIN, ours, in_sample))
+    rows.append(_description_claim(errors, in_sample))
+    table = pd.DataFrame(rows)
+    stands = table["p"].isna() | (holm(table["p"]) < 0.05)  # nan: not testable at all
+    table[AT_ONCE] = table["verdict"].where(stands, "not told apart")
+    return table.drop(columns="p")
+
+
+AT_ONCE = "verdict, all at once"
+
+
+def verdicts(found: pd.DataFrame) -> str:
+    """How to read the verdicts of `claims`."""
+    text = (
+        "holds: the sign that is claimed, and the 95 % interval excludes zero; it says nothing of the size. not told "
+        "apart: the interval includes zero, which refutes nothing. contradicted: the interval lies on the other side. "
+        "The claim about descriptions is tested one-sidedly, as in the paper: it holds if p is below .05. A verdict "
+        "covers the choice of the items alone: other seeds and splits would move a difference too."
+    )
+    if (tested := (found["verdict"] != "not testable").sum()) > 1:
+        text += (
+            f" {tested} claims are tested at once: `verdict` takes each by itself, so that chance alone brings one or "
+            f"another about more often than 1 time in 20. `{AT_ONCE}` keeps it to that (Holm's method; a difference of "
+            "scores has the p of a normal distribution with the width of its interval)."
+        )
+    return text
+
+
+def _gain_claim(claim: str, paper: float | None, ours: Estimate, untestable: str = "") -> dict:
+    row = {"claim": claim, "paper": "not asked" if paper is None else f"{paper:+.2f}"}
+    if untestable:
+        return row | {"ours": f"{ours}, {untestable}", "verdict": "not testable", "p": np.nan}
+    low, high = sorted(np.sign(paper or 1) * np.array([ours.low, ours.high]))
+    deviation = max(high - low, 1e-9) / (2 * norm.ppf(0.975))
+    return row | {"ours": ours, "verdict": _verdict(low > 0, high < 0), "p": 2 * norm.sf(abs(ours.value) / deviation)}
+
+
+def _description_claim(errors: Errors, untestable: str) -> dict:
     test = welch(errors).loc["misclassified items"]
-    claim = f"mistakes without a description ({test.items_without} here) are worse, nats"
-    if test.note:
-        rows.append({"claim": claim, "paper": f"t = {PAPER_WELCH['t']}", "ours": test.note, "verdict": "not testable"})
-    else:
-        bounds = (test.difference, test.difference_low, test.difference_high)
-        ours = f"{bounds[0]:+.2f} [{bounds[1]:+.2f}, {bounds[2]:+.2f}]"
-        found = _verdict(1, *bounds[1:])
-        rows.append({"claim": claim, "paper": f"t = {PAPER_WELCH['t']}", "ours": ours, "verdict": found})
-    return pd.DataFrame(rows)
+    row = {"claim": f"mistakes without a description ({test.items_without} here) are worse, nats"}
+    row |= {"paper": f"t = {PAPER_WELCH['t']}"}
+    if untestable or test.note:
+        return row | {"ours": untestable or test.note, "verdict": "not testable", "p": np.nan}
+    ours = f"{test.difference:+.2f} [{test.difference_low:+.2f}, {test.difference_high:+.2f}], p = {test.p:.2g}"
+    found = _verdict(test.p < 0.05, test.difference_high < 0)
+    return row | {"ours": ours, "verdict": found, "p": min(test.p, 2 * (1 - test.p))}
 
 
-VERDICTS = (
-    "holds: the sign that is claimed, and the 95 % interval leaves out zero; it says nothing of the size. not told "
-    "apart: the interval includes zero, which refutes nothing. contradicted: the interval lies on the other side."
-)
+def _verdict(holds: bool, contradicted: bool) -> str:
+    return "holds" if holds else "contradicted" if contradicted else "not told apart"
 
 
-def _claim(claim: str, paper: float | None, ours: Estimate) -> dict:
-    found = _verdict(np.sign(paper or 1), ours.low, ours.high)
-    return {"claim": claim, "paper": "not asked" if paper is None else f"{paper:+.2f}", "ours": ours, "verdict": found}
-
-
-def _verdict(sign: float, low: float, high: float) -> str:
-    low, high = sorted((sign * low, sign * high))
-    return "holds" if low > 0 else "contradicted" if high < 0 else "not told apart"
+def holm(p: pd.Series) -> pd.Series:
+    """p-values adjusted by Holm's method, so that the chance of any below .05 is at most that if no effect is real;
+    nan, of what was not tested, stays nan and does not count."""
+    ordered = p.dropna().sort_values()
+    adjusted = (ordered * np.arange(len(ordered), 0, -1)).cummax().clip(upper=1)
+    return adjusted.reindex(p.index)
 
 
 def runs(found: list[Run]) -> pd.DataFrame:

@@ -10,9 +10,9 @@ import pytest
 from kit import tables
 from kit.challenge import read_challenge
 from kit.choice import choice_of, choose, chosen, find_result
-from kit.config import KitError, train_config
+from kit.config import PROJECT, EnsembleConfig, KitError, train_config
 from kit.errors import read_errors
-from kit.report import read_answers, write_report
+from kit.report import notes, read_answers, write_report
 from kit.runs import find_run, list_runs, open_run, read_json, write_json
 from kit.stacking import METHODS, ensemble_config, groupings, stack
 from kit.study import (
@@ -31,7 +31,7 @@ from kit.study import (
 VALUES = {"study": "s", "text": "camembert", "image": "resnet152", "recipe": "paper"}
 
 
-def fake(config, right: float, seed: int = 0, data="f", items: int = 36) -> None:
+def fake(config, right: float, seed: int = 0, data="f", items: int = 36, **summary) -> None:
     """A finished run that predicts the share `right` of the tiny catalogue's training items."""
     random = np.random.default_rng(seed)
     codes = [10, 40, 2705]
@@ -42,7 +42,7 @@ def fake(config, right: float, seed: int = 0, data="f", items: int = 36) -> None
     test = pd.DataFrame({"id": range(36, 43), "split": "test"})
     run = open_run(config.run)
     write_json(run.folder / "config.json", dataclasses.asdict(config))
-    run.write(codes, (frame, values), (test, np.full((1, 7, 3), 1 / 3)), {"data": data, "seconds": 1.0})
+    run.write(codes, (frame, values), (test, np.full((1, 7, 3), 1 / 3)), {"data": data, "seconds": 1.0} | summary)
 
 
 def test_members_are_every_pair_in_the_papers_order():
@@ -154,6 +154,108 @@ def test_verdicts_follow_the_intervals(study):
     assert claims["co-attention beats the best fusion (here concat)"] == "holds"
 
 
+@pytest.mark.parametrize(("evaluation", "verdict"), [("nested", "holds"), ("in-sample", "not testable")])
+def test_an_ensemble_scored_on_what_it_learned_from_holds_nothing(study, tiny_data, evaluation, verdict):
+    names = tuple(member_runs(study))
+    config = EnsembleConfig("e", names, str(tiny_data), evaluation=evaluation, study=study)
+    fake(config, 0.5, gain=0.1, gain_low=0.05, gain_high=0.15)
+    final = open_run("e")
+    found = tables.claims(tables.baselines(study), tables.ablations(study), final, read_errors(final))
+    found = found.set_index("claim")
+    row = found.loc["the ensemble beats its best member"]
+    assert row["verdict"] == verdict and "+10.0 [+5.0, +15.0]" in str(row["ours"])
+    assert ("scored on the items that it learned from" in str(row["ours"])) == (evaluation == "in-sample")
+    about_mistakes = found[found.index.str.startswith("mistakes")].iloc[0]
+    assert ("in-sample" in about_mistakes["ours"]) == (evaluation == "in-sample")
+    if evaluation == "in-sample":
+        assert about_mistakes["verdict"] == about_mistakes[tables.AT_ONCE] == "not testable"
+
+
+def gains(*bounds: tuple[float, float, float]) -> pd.DataFrame:
+    """A table of ablations with these differences."""
+    rows = list(tables.ABLATIONS)[1:]
+    return pd.DataFrame(
+        {"model": rows[: len(bounds)], "difference": [tables.Estimate(*values, signed=True) for values in bounds]}
+    )
+
+
+@pytest.mark.parametrize(
+    ("bounds", "alone", "at_once"),
+    [
+        ([(-2.0, -3.9, -0.1)], ["holds"], ["holds"]),  # p = .039
+        ([(-2.0, -3.9, -0.1)] * 4, ["holds"] * 4, ["not told apart"] * 4),
+        ([(-9.0, -9.5, -8.5), (-2.0, -3.9, -0.1)], ["holds"] * 2, ["holds"] * 2),  # the first is out of the way
+        ([(-2.5, -4.4, -0.6), (1.0, -1, 3)], ["holds", "not told apart"], ["holds", "not told apart"]),
+        ([(3.0, 2.0, 4.0), (0.0, 0.0, 0.0)], ["contradicted", "not told apart"], ["contradicted", "not told apart"]),
+    ],
+)
+def test_verdicts_on_many_claims_at_once_are_stricter(study, bounds, alone, at_once):
+    final = open_run("s-camembert-resnet152")
+    errors = read_errors(final)
+    errors = dataclasses.replace(errors, items=errors.items.assign(described=True))  # that claim is not testable
+    found = tables.claims(pd.DataFrame(), gains(*bounds), final, errors)
+    assert found["verdict"].tolist() == [*alone, "not testable"]
+    assert found[tables.AT_ONCE].tolist() == [*at_once, "not testable"]
+    assert ("tested at once" in tables.verdicts(found)) == (len(bounds) > 1)
+
+
+def test_holm_is_the_textbooks():
+    p = pd.Series([0.01, 0.04, np.nan, 0.03, 0.005])
+    assert tables.holm(p).tolist() == pytest.approx([0.03, 0.06, np.nan, 0.06, 0.02], nan_ok=True)
+    assert tables.holm(pd.Series([0.6, 0.9])).tolist() == [1, 1]
+    assert tables.holm(pd.Series([np.nan])).isna().all()
+
+
+@pytest.mark.parametrize(
+    ("shift", "p", "verdict"),
+    [(0.52, (0.025, 0.05), "holds"), (0.0, (0.4, 0.6), "not told apart"), (-0.7, (0.98, 0.999), "contradicted")],
+)
+def test_the_claim_about_descriptions_is_tested_as_the_table_tests_it(study, shift, p, verdict):
+    final = open_run("s-camembert-resnet152")
+    errors, loss = read_errors(final), np.tile([1.0, 2.0, 3.0, 4.0], 8)
+    items = pd.concat([errors.items] * 2, ignore_index=True).iloc[:64]
+    described = np.repeat([True, False], 32)
+    items = items.assign(described=described, wrong=True, loss=np.tile(loss, 2) + shift * ~described)
+    errors = dataclasses.replace(errors, items=items)
+    row = tables.claims(pd.DataFrame(), pd.DataFrame(), final, errors).iloc[-1]
+    shown = tables.descriptions(errors).set_index("items").loc["misclassified items", "p, one-sided"]
+    assert p[0] < float(shown) < p[1]
+    assert row["verdict"] == verdict and f"p = {shown}" in row["ours"]
+
+
+def curves(name: str, *folds: list[float]) -> None:
+    rows = [(f, e + 1, score) for f, scores in enumerate(folds) for e, score in enumerate(scores)]
+    frame = pd.DataFrame(rows, columns=["fold", "epoch", "macro_f1"])
+    frame.to_csv(open_run(name).folder / "metrics.csv", index=False)
+
+
+def test_the_report_says_what_the_choice_of_the_epoch_is_worth(study):
+    runs = [open_run(name) for name in member_runs(study)]
+    (text,) = notes(runs, tables.Answers())
+    assert "`keep` best" in text and "no metrics.csv" in text
+    curves(runs[0].name, [0.5, 0.71, 0.7], [0.5, 0.6, 0.6])
+    curves(runs[1].name, [0.9, 0.5, 0.87])
+    (text,) = notes(runs, tables.Answers())
+    assert "over the 3 models trained for table 1 the kept epoch is 1.3 points above the last in the mean" in text
+    assert "at most 3.0" in text
+    for run in runs:
+        write_json(run.folder / "config.json", dataclasses.asdict(run.config) | {"keep": "last"})
+    assert "keep" not in "".join(notes(runs, tables.Answers()))
+
+
+@pytest.mark.parametrize("data", ["data/sample", "./data/sample/", str(PROJECT / "data" / "sample")])
+@pytest.mark.parametrize("codes", [[], [10, 40]])
+def test_the_report_says_what_was_chosen_on_the_sample(root, data, codes):
+    config = train_config(run="some", data=data, recipe="demo")
+    write_json(open_run("some").folder / "config.json", dataclasses.asdict(config))
+    answers = tables.Answers(pd.Series(codes, dtype=int))
+    (text,) = notes([open_run("some")], answers)
+    assert "chosen on validation splits of this same sample" in text
+    assert ("`test` had no part in that" in text) == bool(codes)
+    write_json(open_run("some").folder / "config.json", dataclasses.asdict(config) | {"data": str(root)})
+    assert "this same sample" not in "".join(notes([open_run("some")], answers))
+
+
 def test_runs_on_other_items_are_not_compared(study):
     config = ablations(VALUES, 1)["no-bilstm"][0]
     fake(config, 0.5, items=30)
@@ -170,6 +272,7 @@ def test_the_report_is_written_from_run_folders_alone(study, root, tiny_data):
     text, page = path.read_text(), path.with_suffix(".html").read_text()
     assert f"Analysed and submitted: {choice_of('s').why}" in text
     assert "88.78" in text and "| test" in text
+    assert "tested at once" in text and "| within class" in text
     assert "&lt;b&gt;failed" in page and "<b>failed" not in page
     assert page.count("<img") >= 4 and 'src="figures' not in page
 

@@ -411,6 +411,40 @@ def test_batches_have_every_item_once_and_like_lengths_together():
     assert [lengths[i] for i in ordered] == sorted(lengths, reverse=True)
 
 
+@pytest.mark.parametrize(
+    ("items", "batch", "accumulate"), [(1003, 16, 1), (763, 32, 1), (763, 8, 4), (97, 16, 1), (43, 16, 2)]
+)
+def test_the_short_last_step_is_a_random_choice_of_items(items, batch, accumulate):
+    lengths = np.random.default_rng(0).permutation(items)  # an item's length says how many are shorter
+    sampler, step, places, seen = (
+        LengthBatches(lengths, batch, True, 1, accumulate=accumulate),
+        batch * accumulate,
+        [],
+        set(),
+    )
+    for epoch in range(300):
+        sampler.set_epoch(epoch)
+        order = list(chain(*sampler))
+        assert sorted(order) == list(range(items))
+        last = order[items // step * step :]
+        places.append(np.mean(lengths[last]) / (items - 1))
+        seen |= set(last)
+        sampler.start = 1
+        assert list(chain(*sampler)) == order[step:]
+        sampler.start = 0
+    assert np.mean(places) == pytest.approx(0.5, abs=0.05)
+    assert len(seen) > 0.9 * items
+
+
+@pytest.mark.parametrize("items", [7, 64, 97, 1003])
+def test_a_step_has_the_same_items_however_it_is_cut(items):
+    lengths, steps = np.random.default_rng(0).integers(1, 200, items), {}
+    for accumulate in (1, 2, 4, 16):
+        order = list(chain(*LengthBatches(lengths, 16 // accumulate, True, 3, accumulate=accumulate)))
+        steps[accumulate] = [sorted(order[i : i + 16]) for i in range(0, items, 16)]
+    assert all(found == steps[1] for found in steps.values())
+
+
 def test_the_split_is_stratified_and_repeatable():
     labels = pd.Series([1] * 60 + [2] * 30 + [3] * 10)
     mask = holdout(labels, 0.2, 0)
