@@ -6,7 +6,6 @@ T tokens · R regions · L layers · d backbone width
 import math
 
 import numpy as np
-import PIL
 import torch
 from torch import Tensor
 from tqdm.auto import tqdm
@@ -16,6 +15,7 @@ from kit.cache import array, content_hashes, digest, release
 from kit.config import TrainConfig
 from kit.datasets import Products, Rows, loader
 from kit.models import Classifier, text_layers
+from kit.pictures import DECODER
 
 BATCH = 32
 
@@ -128,7 +128,7 @@ class _Frozen:
         how = (self.source.identity, str(self.pooled), self.precision)
         if self.side == "text":
             return digest(*how, str(self.layers), source.values.tobytes(), source.offsets.tobytes())
-        return digest(*how, f"{self.config.image_size} {PIL.__version__}", *content_hashes(source.paths))
+        return digest(*how, f"{self.config.image_size} {DECODER}", *content_hashes(source.paths))
 
 
 @torch.inference_mode()

@@ -43,7 +43,7 @@ def sample_rows(frame: pd.DataFrame, names: dict, rows: int = 6, seed: int = 0) 
 def _show(axis: Axes, path: str | None) -> None:
     try:
         if isinstance(path, str):
-            axis.imshow(read_picture(path, size=(400, 400)))
+            axis.imshow(read_picture(path, 400))
     except KitError:
         path = "unreadable"
     if not axis.images:
