@@ -44,7 +44,9 @@ def test_a_pickled_checkpoint_is_read_too(tiny_image, tmp_path):
     assert safe.std.flatten().tolist() == [63.75] * 3
 
 
-@pytest.mark.parametrize("name", ["test_resnet", "test_vit", "test_vit2", "test_vit4", "test_convnext", "test_mambaout"])
+@pytest.mark.parametrize(
+    "name", ["test_resnet", "test_vit", "test_vit2", "test_vit4", "test_convnext", "test_mambaout"]
+)
 @torch.inference_mode()
 def test_any_timm_model_gives_the_regions_that_it_has_in_timm(name):
     """Also one that pools before its last norm, whose weights are the pool's."""
