@@ -29,7 +29,7 @@ import pyarrow as pa
 import torch
 from huggingface_hub import HfApi, try_to_load_from_cache
 from huggingface_hub.errors import HFValidationError, RepositoryNotFoundError
-from safetensors import SafetensorError, safe_open
+from safetensors import SafetensorError
 from torch import Tensor, nn
 
 from kit.cache import content_hashes, digest, recall
@@ -427,6 +427,8 @@ class ImageBackbone(nn.Module):
         super().__init__()
         self.model = model
         self.width = model.num_features
+        if not all(0 <= value <= 1 for value in (*mean, *std)) or 0 in std:
+            raise ValueError(f"its mean {mean} and std {std} are not those of pixels from 0 to 1")
         for name, values in (("mean", mean), ("std", std)):  # of pixels from 0 to 255
             self.register_buffer(name, 255 * torch.tensor(values).view(3, 1, 1), persistent=False)
 
@@ -447,7 +449,7 @@ class ImageBackbone(nn.Module):
             try:
                 regions = self(torch.zeros(1, size, size, 3, dtype=torch.uint8))
             except (AssertionError, AttributeError, IndexError, RuntimeError, TypeError, ValueError) as error:
-                why = f"fails on it: {_first_line(error)}"
+                why = f"fails on it ({_first_line(error).rstrip('.')})"
         if why:
             advice = "take another" if size == own else f"pass -p image_size {own}, or take another"
             raise KitError(f"image_size={size} does not fit the image backbone {self.name}, which {why}: {advice}.")
@@ -503,8 +505,9 @@ def load_image(name: str, pretrained: bool = True) -> ImageBackbone:
                 _load_in_order(model, pinned)
         else:  # built as timm builds it, so that every weight has its place; the classifier goes afterwards
             source = f"local-dir:{directory}" if directory else spec.timm if spec else name
-            options = _saved_classes(*_timm_directory(directory)) if directory and pretrained else {}
+            options = _saved_weights(*_timm_directory(directory)) if directory and pretrained else {}
             model = timm.create_model(source, pretrained=pretrained, **options)
+            model.pretrained_cfg.pop("state_dict", None)  # timm would keep them twice
             _drop_classifier(model)
         model = model.to(memory_format=torch.channels_last)  # convolutions run faster so
         return ImageBackbone(model, model.pretrained_cfg["mean"], model.pretrained_cfg["std"])
@@ -532,14 +535,18 @@ def _timm_directory(directory: Path) -> tuple[dict, Path]:
         content = json.loads(config.read_text(encoding="utf-8"))
     except ValueError as error:
         raise KitError(f"{config} is not JSON ({error}): copy it again from the model's repository.") from error
-    if not isinstance(content, dict) or "architecture" not in content:
+    if not isinstance(content, dict) or not isinstance(content.get("architecture"), str):
         raise KitError(f"{config} has no 'architecture': it is not the config.json of a timm model.")
     if not timm.is_model(content["architecture"]):
         raise KitError(
             f"{config} names the architecture {content['architecture']!r}, which timm {version('timm')} lacks."
         )
+    if wrong := [name for name in ("pretrained_cfg", "model_args") if not isinstance(content.get(name, {}), dict)]:
+        raise KitError(
+            f"{config} has no names and values under {wrong[0]!r}: copy it again from the model's repository."
+        )
     known = {field.name for field in fields(timm.models.PretrainedCfg)}
-    if nested := content.get("pretrained_cfg"):
+    if (nested := content.get("pretrained_cfg")) is not None:
         strange = {*nested} - known | {name for name in ("mean", "std") if name in content and name not in nested}
     else:  # an older config.json, flat
         strange = {*content} - known - {"num_features", "labels"}
@@ -551,24 +558,21 @@ def _timm_directory(directory: Path) -> tuple[dict, Path]:
     return content, weights[0]
 
 
-def _saved_classes(content: dict, weights: Path) -> dict:
-    """Return timm's options for a classifier as large as the file's own, which config.json may not say: so all weights
-    fit, and timm refuses a file that lacks one or has others, instead of leaving some random."""
+def _saved_weights(content: dict, weights: Path) -> dict:
+    """Return timm's options for the weights of a local directory, and for a classifier as large as theirs, which
+    config.json need not say: so all weights fit, and timm refuses a file that lacks one or has others, instead of
+    leaving some random."""
     import timm
 
-    config = content.get("pretrained_cfg") or content
-    usual = timm.get_pretrained_cfg(content["architecture"].partition(".")[0])
-    classifier = config.get("classifier") or (usual and usual.classifier)
-    key = f"{classifier if isinstance(classifier, str) else next(iter(classifier or ['']))}.weight"
-    if weights.suffix == ".safetensors":
-        with safe_open(weights, "pt") as file:
-            rows = file.get_slice(key).get_shape()[0] if key in file.keys() else None  # noqa: SIM118 (no mapping)
-    else:
-        found = torch.load(weights, map_location="cpu", weights_only=True)
-        rows = len(found[key]) if key in found else None
-    stated = content.get("num_classes", config.get("num_classes"))
-    classes = stated or 0 if rows is None else rows - config.get("label_offset", 0)
-    return {"num_classes": classes, "pretrained_cfg_overlay": {"num_classes": classes}}
+    state = timm.models.load_state_dict(str(weights), weights_only=True)
+    config = content.get("pretrained_cfg", content)
+    usual = timm.get_pretrained_cfg(content["architecture"])
+    classifier = config.get("classifier") or (usual and usual.classifier) or ""
+    rows = state.get(f"{classifier if isinstance(classifier, str) else classifier[0]}.weight")
+    stated = content.get("num_classes", config.get("num_classes")) or 0
+    classes = stated if rows is None else len(rows) - config.get("label_offset", 0)
+    overlay = {"num_classes": classes, "state_dict": state, "source": ""}
+    return {"num_classes": classes, "pretrained_cfg_overlay": overlay}
 
 
 def _drop_classifier(model: nn.Module) -> None:

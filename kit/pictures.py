@@ -33,6 +33,7 @@ TURNS = {  # by EXIF orientation
     8: Image.Transpose.ROTATE_90,
 }
 SAMPLE_FORMAT, PHOTOMETRIC = 339, 262  # tags of TIFF
+RANGES = ((1 / 16, 1), (16, 255), (2**14, 2**16 - 1))  # by what the brightest pixel has at least and at most
 # How Pillow stretches or cuts a PNG's samples to 8 bits, but not the one that the file names as transparent.
 PNG_SAMPLES = {
     "L;2": lambda grey: grey * 85,
@@ -94,9 +95,9 @@ def _upright(image: Image.Image) -> Image.Image:
 def _eight_bits(image: Image.Image, file: Image.Image) -> Image.Image:
     """Return grey of more than 8 bits, integer or float, as 8 bits; `file`: the image before it was turned.
 
-    PNG's 16 bits have a range of their own. A TIFF's values may have any: from 0 to 1, 255 or 65535 if the brightest
-    pixel reaches a quarter of that. All else, such as 12 bits or negative values, is stretched from darkest (or 0) to
-    brightest, as viewers do, so that nothing turns black that is not. NaN is white, like all that is not there.
+    PNG's 16 bits have a range of their own. A TIFF's values may have any: RANGES, if the brightest pixel is within one.
+    All else, such as 12 bits or negative values, is stretched from darkest (or 0) to brightest, as viewers do, so that
+    nothing turns black that is not. NaN is white, like all that is not there.
     """
     tags = getattr(file, "tag_v2", {})
     values = np.asarray(image)
@@ -108,7 +109,7 @@ def _eight_bits(image: Image.Image, file: Image.Image) -> Image.Image:
     values = values.astype(np.float32)
     finite = values[np.isfinite(values)]
     low, high = finite.min(initial=np.inf), finite.max(initial=-np.inf)
-    ends = (65535,) if file.format == "PNG" else [end for end in (1, 255, 65535) if end / 4 <= high <= end]
+    ends = [65535] if file.format == "PNG" else [end for least, end in RANGES if least <= high <= end]
     if low >= 0:
         low, high = 0, ends[0] if ends else high
     shares = np.clip((values - low) / max(high - low, 1e-30), 0, 1)

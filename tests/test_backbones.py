@@ -213,17 +213,21 @@ def test_a_timm_directory_is_read_as_timm_reads_it(name, tmp_path):
 
 @pytest.mark.parametrize("config", [{}, {"num_classes": 27}, {"pretrained_cfg": HALF}, {"num_classes": 1000}])
 @pytest.mark.parametrize("classes", [0, 27, 1000])
-@pytest.mark.parametrize("suffix", ["safetensors", "bin"])
+@pytest.mark.parametrize("suffix", ["safetensors", "bin", "pth"])
 def test_a_classifier_of_any_size_is_left_out(config, classes, suffix, tmp_path):
     if (classes, config.get("num_classes")) in ((0, 27), (0, 1000)):
         pytest.skip("config.json says that there is one")
     folder = timm_directory(tmp_path, "test_resnet", config, num_classes=classes)
     if suffix == "bin":
         torch.save(load_file(tmp_path / "model.safetensors"), tmp_path / "pytorch_model.bin")
+    elif suffix == "pth":  # as a training saves it
+        torch.save({"state_dict": load_file(tmp_path / "model.safetensors"), "epoch": 3}, tmp_path / "checkpoint.pth")
+    if suffix != "safetensors":
         (tmp_path / "model.safetensors").unlink()
     backbone = load_image(folder)
     assert not any(name.startswith("model.fc") for name, _ in backbone.named_parameters())
     assert backbone.count_regions(64) == 4
+    assert "state_dict" not in backbone.model.pretrained_cfg
 
 
 UNREAD = [
@@ -236,6 +240,12 @@ UNREAD = [
     ("test_vit", {"pretrained_cfg": {"mean": [0.5], "std": [0.5]}}, "could not be loaded"),
     ("test_vit", {"architecture": "test_vti"}, "names the architecture 'test_vti', which timm .* lacks"),
     ("test_vit", {"architecture": "test_resnet"}, "Missing key"),
+    ("test_vit", {"pretrained_cfg": {"mean": [123.7, 116.3, 103.5], "std": [58.4, 57.1, 57.4]}}, "pixels from 0 to 1"),
+    ("test_vit", {"pretrained_cfg": {"mean": [0.5] * 3, "std": [0] * 3}}, "pixels from 0 to 1"),
+    ("test_vit", {"pretrained_cfg": HALF, "model_args": None}, "no names and values under 'model_args'"),
+    ("test_vit", {"architecture": 3}, "has no 'architecture'"),
+    ("test_vit", {"pretrained_cfg": "half"}, "no names and values under 'pretrained_cfg'"),
+    ("test_vit", {"model_args": ["img_size"], "pretrained_cfg": HALF}, "no names and values under 'model_args'"),
 ]
 
 

@@ -100,6 +100,23 @@ def test_a_turned_photo_of_one_grey(values, tmp_path):
         assert np.abs(seen - 255 * RAMP[..., None]).max() <= 1
 
 
+def test_unsigned_integers_of_32_bits(tmp_path):
+    """Pillow writes and reads them as signed."""
+    values = (RAMP * (2**32 - 1)).astype(np.uint32)
+    Image.fromarray(values.view(np.int32)).save(tmp_path / "a.tif")
+    content = (tmp_path / "a.tif").read_bytes()
+    tag = struct.pack("<HHIH", 339, 3, 1, 2)  # sample format: signed
+    assert content.count(tag) == 1
+    (tmp_path / "a.tif").write_bytes(content.replace(tag, struct.pack("<HHIH", 339, 3, 1, 1)))
+    assert np.abs(np.asarray(read_picture(str(tmp_path / "a.tif")), float) - 255 * RAMP[..., None]).max() <= 1
+
+
+@pytest.mark.parametrize("value", [0, 40, 128, 255])
+def test_an_even_grey_keeps_its_shade(value):
+    assert as_seen(Image.new("I", (4, 4), value)).getpixel((1, 1)) == (value,) * 3
+    assert as_seen(Image.new("F", (4, 4), value / 255)).getpixel((1, 1)) == (value,) * 3
+
+
 def test_the_16_bits_of_a_png_are_never_stretched(tmp_path):
     Image.fromarray(np.full((30, 40), 0x1000, np.uint16)).save(tmp_path / "dark.png")
     assert read_picture(str(tmp_path / "dark.png")).getpixel((5, 5)) == (16, 16, 16)
