@@ -14,7 +14,6 @@ from importlib.metadata import version
 
 import numpy as np
 import pandas as pd
-import PIL
 import pyarrow as pa
 import torch
 from torch import Tensor
@@ -27,7 +26,7 @@ from kit.backbones import Source, load_tokenizer
 from kit.cache import array, content_hashes, digest, recall, release
 from kit.challenge import product_texts
 from kit.config import KitError, TrainConfig
-from kit.pictures import read_pixels
+from kit.pictures import DECODER, read_pixels
 
 NICE = 10  # of the thread that reads ahead, on Linux: at 19 it starves beside other programs
 TEXTS = 4096  # tokenised at once: what a tokenizer makes of a text takes a hundred times the memory of its ids
@@ -195,7 +194,7 @@ def keep_pixels(config: TrainConfig, parts: dict[str, Products]) -> None:
 
             thread_map(fill, range(len(paths)), desc="images", leave=False)
 
-        name = f"pixels-{digest(PIL.__version__, str(size), *content_hashes(source.paths))}"
+        name = f"pixels-{digest(DECODER, str(size), *content_hashes(source.paths))}"
         source.cached = array(name, (len(source.paths), *size), np.dtype(np.uint8), write)
 
 

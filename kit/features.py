@@ -7,7 +7,6 @@ import math
 from collections.abc import Sequence
 
 import numpy as np
-import PIL
 import torch
 from torch import Tensor
 from tqdm.auto import tqdm
@@ -17,6 +16,7 @@ from kit.cache import array, content_hashes, digest, release
 from kit.config import KitError, TrainConfig
 from kit.datasets import Products, Rows, loader
 from kit.models import Classifier, text_layers
+from kit.pictures import DECODER
 
 BATCH = 32
 FORMAT = 2  # of what is kept: raise it when the same backbone's outputs are kept in another way
@@ -144,7 +144,7 @@ class _Frozen:
         how = (self.source.identity, str(self.pooled), self.precision, str(FORMAT))
         if self.side == "text":
             return digest(*how, str(self.layers), source.values.tobytes(), source.offsets.tobytes())
-        return digest(*how, f"{self.config.image_size} {PIL.__version__}", *content_hashes(source.paths))
+        return digest(*how, f"{self.config.image_size} {DECODER}", *content_hashes(source.paths))
 
 
 def not_finite(config: TrainConfig, side: str, precision: str) -> str:

@@ -9,6 +9,7 @@ import base64
 import html
 import re
 import sys
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 
@@ -16,6 +17,7 @@ import matplotlib.pyplot as plt
 import mistune
 import numpy as np
 import pandas as pd
+from matplotlib.figure import Figure
 
 from kit import plots, tables
 from kit.challenge import EDITIONS, Challenge, read_table
@@ -56,14 +58,12 @@ def write_report(study: str) -> Path:
     answers = read_answers(settings.get("answers", ""), challenge)
     errors = read_errors(final, challenge)
     pictures = {
-        "figure2": plots.sample_rows(challenge.train, challenge.names),
-        "figure3": plots.text_length(challenge.train),
-        "figure4": plots.confusion_bars(confusions(errors)),
-        "figure5": plots.loss_boxes(errors.items),
+        "figure2": lambda: plots.sample_rows(challenge.train, challenge.names),
+        "figure3": lambda: plots.text_length(challenge.train),
+        "figure4": lambda: plots.confusion_bars(confusions(errors)),
+        "figure5": lambda: plots.loss_boxes(errors.items),
     }
-    for name, figure in pictures.items():
-        write_atomically(folder / "figures" / f"{name}.png", partial(figure.savefig, format="png", dpi=110))
-        plt.close(figure)
+    figures = [_draw(folder / "figures" / f"{name}.png", FIGURES[name], draw) for name, draw in pictures.items()]
     described = 100 * challenge.train["description"].notna().mean()
     members = [open_run(name) for name in member_runs(study)]
     member = members[0].config
@@ -105,7 +105,7 @@ def write_report(study: str) -> Path:
         "interval of `within class` lies close around zero, the classes explain the difference; if that interval is "
         "wide, too few classes have both kinds to tell. No row shows a cause: items without a description may be "
         "harder for other reasons.",
-        *(f"## {title}\n\n![{title}](figures/{name}.png)" for name, title in FIGURES.items()),
+        *figures,
         "## Runs",
         _table(tables.runs(runs)),
     ]
@@ -115,6 +115,20 @@ def write_report(study: str) -> Path:
     page = _page(study, text, folder, gallery(worst(errors), challenge.names))
     write_text(folder / "REPORT.html", page)
     return path
+
+
+def _draw(path: Path, title: str, draw: Callable[[], Figure]) -> str:
+    """Write a figure's file and return the Markdown that shows it. One that fails, after all the training, costs itself
+    alone."""
+    try:
+        figure = draw()
+        write_atomically(path, partial(figure.savefig, format="png", dpi=110))
+        plt.close(figure)
+        return f"## {title}\n\n![{title}](figures/{path.name})"
+    except Exception as error:  # matplotlib's kinds are many
+        path.unlink(missing_ok=True)  # an earlier report's
+        print(f"{title}: could not be drawn ({type(error).__name__}: {error})", file=sys.stderr)
+        return f"## {title}\n\n(could not be drawn: {type(error).__name__})"
 
 
 FIGURES = {

@@ -46,14 +46,25 @@ def test_a_pickled_checkpoint_is_read_too(tiny_image, tmp_path):
     assert safe.std.flatten().tolist() == [63.75] * 3
 
 
-@pytest.mark.parametrize("name", ["test_resnet", "test_vit", "test_convnext"])
-def test_any_timm_model_gives_regions(name):
+@pytest.mark.parametrize(
+    "name", ["test_resnet", "test_vit", "test_vit2", "test_vit4", "test_convnext", "test_mambaout"]
+)
+@torch.inference_mode()
+def test_any_timm_model_gives_the_regions_that_it_has_in_timm(name):
+    """Also one that pools before its last norm, whose weights are the pool's."""
+    torch.manual_seed(0)
     backbone = load_image(name, pretrained=False).eval()
-    size = timm.get_pretrained_cfg(name).input_size[-1]
-    regions = backbone(torch.rand(2, size, size, 3))
-    assert regions.shape[0] == 2
-    assert regions.shape[2] == backbone.width
-    assert regions.isfinite().all()
+    torch.manual_seed(0)
+    theirs = timm.create_model(name).eval()
+    size = theirs.pretrained_cfg["input_size"][-1]
+    pixels = torch.randint(0, 256, (2, size, size, 3), dtype=torch.uint8)
+    wanted = theirs.forward_features((pixels.permute(0, 3, 1, 2) - backbone.mean) / backbone.std)
+    if wanted.ndim == 3:
+        wanted = wanted[:, theirs.num_prefix_tokens :]
+    else:
+        wanted = wanted.flatten(1, 2) if name == "test_mambaout" else wanted.flatten(2).transpose(1, 2)
+    assert torch.allclose(backbone(pixels), wanted, rtol=1e-3, atol=1e-3)
+    assert wanted.shape[1:] == (backbone.count_regions(size), backbone.width)
 
 
 @pytest.mark.parametrize("name", TEXT)
@@ -292,12 +303,139 @@ def test_a_pointer_of_git_lfs_is_named(file, check, tiny_texts, tiny_image, tmp_
         check(str(tmp_path))
 
 
-def test_a_backbone_of_one_image_size_says_so():
-    backbone = load_image("test_vit", pretrained=False)
-    size = backbone.model.pretrained_cfg["input_size"][-1]
-    backbone.check_size(size)
-    with pytest.raises(KitError, match=f"-p image_size {size}"):
-        backbone.check_size(500)
+def timm_directory(folder: Path, architecture: str, config: dict, args: dict | None = None, **options) -> str:
+    """A local directory of a timm model with random weights, norms and biases too."""
+    folder.mkdir(exist_ok=True)
+    torch.manual_seed(0)
+    model = timm.create_model(architecture, **(args or {}), **options)
+    for parameter in model.parameters():
+        if parameter.ndim == 1:
+            torch.nn.init.normal_(parameter, 1, 0.3)
+    save_file(model.state_dict(), folder / "model.safetensors")
+    content = {"architecture": architecture} | config | ({"model_args": args} if args else {})
+    (folder / "config.json").write_text(json.dumps(content))
+    return str(folder)
+
+
+HALF = {"mean": [0.5] * 3, "std": [0.25] * 3}
+IMAGENET = {"mean": [0.485, 0.456, 0.406], "std": [0.229, 0.224, 0.225]}
+DIRECTORIES = {  # architecture, config.json, model_args, size
+    "nested": ("test_vit", {"pretrained_cfg": IMAGENET}, {}, 160),
+    "flat, of another mean": ("test_vit", IMAGENET | {"num_classes": 1000}, {}, 160),
+    "flat, of a convolutional net": ("test_efficientnet", HALF, {}, 64),
+    "no mean: timm's own": ("test_vit2", {}, {}, 160),
+    "activation": ("test_resnet", {"pretrained_cfg": HALF}, {"act_layer": "silu"}, 64),
+    "activation of blocks": ("test_convnext", {"pretrained_cfg": HALF}, {"act_layer": "relu"}, 64),
+    "stride": ("test_resnet", {"pretrained_cfg": HALF}, {"output_stride": 8}, 64),
+    "size": ("test_vit", {"pretrained_cfg": HALF}, {"img_size": 96}, 96),
+    "any size": ("test_vit", {"pretrained_cfg": HALF}, {"dynamic_img_size": True}, 64),
+    "no class token": ("test_vit", {"pretrained_cfg": HALF}, {"class_token": False, "global_pool": "avg"}, 160),
+    "the pool's own norm": ("test_vit", {"pretrained_cfg": HALF}, {"global_pool": "avg"}, 160),
+    "register tokens": ("test_vit", {"pretrained_cfg": HALF}, {"reg_tokens": 4}, 160),
+    "attention pooling": ("test_vit", {"pretrained_cfg": HALF}, {"global_pool": "map", "class_token": False}, 160),
+    "channels last": ("test_mambaout", {"pretrained_cfg": HALF}, {}, 96),
+}
+
+
+@pytest.mark.parametrize("name", DIRECTORIES)
+@torch.inference_mode()
+def test_a_timm_directory_is_read_as_timm_reads_it(name, tmp_path):
+    architecture, config, args, size = DIRECTORIES[name]
+    folder = timm_directory(tmp_path, architecture, config, args)
+    theirs, ours = timm.create_model(f"local-dir:{folder}", pretrained=True).eval(), load_image(folder).eval()
+    pixels = torch.randint(0, 256, (2, size, size, 3), dtype=torch.uint8)
+    mean, std = (torch.tensor(theirs.pretrained_cfg[key]).view(3, 1, 1) for key in ("mean", "std"))
+    wanted = theirs.forward_features((pixels.permute(0, 3, 1, 2) / 255 - mean) / std)
+    if wanted.ndim == 3:
+        wanted = wanted[:, theirs.num_prefix_tokens :]
+    elif name == "channels last":
+        wanted = wanted.flatten(1, 2)
+    else:
+        wanted = wanted.flatten(2).transpose(1, 2)
+    assert torch.allclose(ours(pixels), wanted, rtol=1e-3, atol=1e-3)
+    assert ours.count_regions(size) == wanted.shape[1]
+
+
+@pytest.mark.parametrize("config", [{}, {"num_classes": 27}, {"pretrained_cfg": HALF}, {"num_classes": 1000}])
+@pytest.mark.parametrize("classes", [0, 27, 1000])
+@pytest.mark.parametrize("suffix", ["safetensors", "bin", "pth"])
+def test_a_classifier_of_any_size_is_left_out(config, classes, suffix, tmp_path):
+    if (classes, config.get("num_classes")) in ((0, 27), (0, 1000)):
+        pytest.skip("config.json says that there is one")
+    folder = timm_directory(tmp_path, "test_resnet", config, num_classes=classes)
+    if suffix == "bin":
+        torch.save(load_file(tmp_path / "model.safetensors"), tmp_path / "pytorch_model.bin")
+    elif suffix == "pth":  # as a training saves it
+        torch.save({"state_dict": load_file(tmp_path / "model.safetensors"), "epoch": 3}, tmp_path / "checkpoint.pth")
+    if suffix != "safetensors":
+        (tmp_path / "model.safetensors").unlink()
+    backbone = load_image(folder)
+    assert not any(name.startswith("model.fc") for name, _ in backbone.named_parameters())
+    assert backbone.count_regions(64) == 4
+    assert "state_dict" not in backbone.model.pretrained_cfg
+
+
+UNREAD = [
+    ("test_vit", {"model_args": {"img_size": 96}} | HALF, "says model_args where timm does not read it"),
+    ("test_vit", {"pretrained_cfg": HALF | {"act_layer": "relu"}}, "says act_layer where timm does not read it"),
+    ("test_vit", {"pretrained_cfg": {"crop_pct": 1}} | HALF, "says mean, std where timm does not read it"),
+    ("test_vit", {"pretrained_cfg": HALF, "model_args": {"colour": "red"}}, "unexpected keyword argument 'colour'"),
+    ("test_vit", {"pretrained_cfg": HALF, "model_args": {"depth": 2}}, "Unexpected key"),
+    ("test_vit", {"pretrained_cfg": HALF, "model_args": {"depth": 9}}, "Missing key"),
+    ("test_vit", {"pretrained_cfg": {"mean": [0.5], "std": [0.5]}}, "could not be loaded"),
+    ("test_vit", {"architecture": "test_vti"}, "names the architecture 'test_vti', which timm .* lacks"),
+    ("test_vit", {"architecture": "test_resnet"}, "Missing key"),
+    ("test_vit", {"pretrained_cfg": {"mean": [123.7, 116.3, 103.5], "std": [58.4, 57.1, 57.4]}}, "pixels from 0 to 1"),
+    ("test_vit", {"pretrained_cfg": {"mean": [0.5] * 3, "std": [0] * 3}}, "pixels from 0 to 1"),
+    ("test_vit", {"pretrained_cfg": HALF, "model_args": None}, "no names and values under 'model_args'"),
+    ("test_vit", {"architecture": 3}, "has no 'architecture'"),
+    ("test_vit", {"pretrained_cfg": "half"}, "no names and values under 'pretrained_cfg'"),
+    ("test_vit", {"model_args": ["img_size"], "pretrained_cfg": HALF}, "no names and values under 'model_args'"),
+]
+
+
+@pytest.mark.parametrize(("architecture", "config", "sentence"), UNREAD)
+def test_what_timm_would_not_read_is_named(architecture, config, sentence, tmp_path):
+    folder = timm_directory(tmp_path, architecture, config)
+    with pytest.raises(KitError, match=sentence) as caught:
+        load_image(folder)
+    assert "\n" not in str(caught.value)
+
+
+SIZES = [
+    ("test_vit", {}, 500, "image_size=500 does not fit the image backbone test_vit.* -p image_size 160"),
+    ("test_maxvit", {}, 96, "-p image_size 160"),
+    ("test_vit", {"dynamic_img_size": True}, 65, "divisible by patch size"),
+    ("test_resnet", {}, 32, "makes 1 vectors of width 96 of an image of 32 pixels"),
+    ("test_vit", {"in_chans": 1}, 160, "fails on it.*take another"),
+]
+
+
+@pytest.mark.parametrize(("architecture", "args", "size", "sentence"), SIZES)
+def test_a_size_that_does_not_fit_says_so(architecture, args, size, sentence, tmp_path, root):
+    name = timm_directory(tmp_path, architecture, {"pretrained_cfg": HALF}, args) if args else architecture
+    with pytest.raises(KitError, match=sentence):
+        Source("image", name, bool(args), 0, size, True).outline  # noqa: B018 (before anything is trained)
+
+
+OUTPUTS = {  # what forward_features gives
+    "a vector": (lambda pixels: pixels.mean((2, 3)), "of shape .*no map of regions"),
+    "parts": (lambda pixels: [pixels, pixels], "in several parts, no map of regions"),
+    "a class token alone": (lambda pixels: torch.zeros(len(pixels), 1, 96), "makes 1 vectors"),
+    "an unknown class token": (lambda pixels: torch.zeros(len(pixels), 17, 96), "makes 17 vectors"),
+    "another width": (lambda pixels: torch.zeros(len(pixels), 95, 4, 4), "of width 95"),
+    "rank 5": (lambda pixels: torch.zeros(len(pixels), 96, 4, 4, 1), "of shape .*no map of regions"),
+}
+
+
+@pytest.mark.parametrize("name", OUTPUTS)
+def test_features_that_are_no_map_end_before_training(name, root, monkeypatch):
+    output, sentence = OUTPUTS[name]
+    backbone = load_image("test_resnet", pretrained=False).eval()
+    monkeypatch.setattr(backbone.model, "forward_features", output)
+    monkeypatch.setattr(backbones, "load_image", lambda *_: backbone)
+    with pytest.raises(KitError, match=sentence):
+        Source("image", "test_resnet", False, 0, 64, True).outline  # noqa: B018
 
 
 def test_a_backbone_that_was_looked_at_can_still_be_trained(root, tiny_image):

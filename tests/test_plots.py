@@ -1,5 +1,7 @@
 """Figures of the error analysis draw for any number of classes and mistakes, and say what they show."""
 
+import os
+import re
 import warnings
 
 import matplotlib
@@ -7,12 +9,14 @@ import matplotlib
 matplotlib.use("agg")
 
 import matplotlib.pyplot as plt
+import nbformat
 import numpy as np
 import pandas as pd
+import papermill
 import pytest
 from test_errors import make_errors
 
-from kit import plots
+from kit import plots, report
 from kit.errors import confusions, per_class
 
 
@@ -72,3 +76,132 @@ def test_loss_boxes_of_groups_that_may_be_empty(described, predicted):
     for group in (described, wrong):
         assert f"without description\n{len(group) - sum(group)} items" in written
         assert f"with description\n{sum(group)} items" in written
+
+
+NAMES = {  # a class's name → what is written of it
+    "two dollars": ("Jeux de 5$ a 10$", "Jeux de 5$ a 10$"),
+    "no mathematics": ("Cartes $5^^$ promo", "Cartes $5^^$ promo"),
+    "a command": (r"\frac{1}{0}$ et \$", r"\frac{1}{0}$ et \$"),
+    "three dollars": ("$$$", "$$$"),
+    "long": ("Accessoires et périphériques " * 5, "Accessoires et périphériques…"),
+    "one long word": ("x" * 150, "x" * 39 + "…"),
+    "lines and tabs": ("Jeux\n et\tjouets\x01", "Jeux et jouets"),
+    "in parts": ("cafe\u0301", "café"),
+    "Chinese": ("\u5bb6\u5ead\u7528\u54c1", ""),
+    "Chinese among Latin": ("LEGO \u7a4d\u307f\u6728 set", "LEGO … set"),
+    "emoji": ("\U0001f381\ufe0f\U0001f9f8", ""),
+    "emoji among Latin": ("Jouets \U0001f381 et jeux \U0001f469\u200d\U0001f467", "Jouets et jeux"),
+    "Arabic": ("\u0643\u062a\u0628", "\u0643\u062a\u0628"),
+    "nothing": ("", ""),
+}
+
+
+@pytest.fixture
+def own_fonts(monkeypatch):
+    """No font but matplotlib's own, whatever is installed."""
+    monkeypatch.setattr(plots, "_families", list)
+    plots._find_family.cache_clear()
+    yield
+    plots._find_family.cache_clear()
+
+
+def drawn(figure) -> tuple[list[str], float]:
+    """What is written in a figure, as a reader sees it, and how much of its width the plot itself has."""
+    width = None
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        figure.canvas.draw()
+        width = figure.axes[0].get_window_extent().width / figure.bbox.width
+    written = [text for text in figure.findobj(matplotlib.text.Text) if text.get_visible() and text.get_text()]
+    assert not any(text._preprocess_math(text.get_text())[1] for text in written)  # none is mathematics
+    return [text._preprocess_math(text.get_text())[0] for text in written], width
+
+
+@pytest.mark.parametrize(("name", "classes"), [("long", 27), *((name, 2) for name in NAMES)])
+def test_any_name_is_written_or_left_out_in_every_figure(name, classes, own_fonts):
+    content, shown = NAMES[name]
+    codes = [10 * i for i in range(1, classes + 1)]
+    names = dict.fromkeys(codes, content)
+    found = make_errors(codes * 4, [*codes * 3, *codes[1:], codes[0]], names=names)
+    label = f"10  {shown}" if shown else "10"
+    for figure in (
+        plots.confusion_matrix(found.counts, codes, names),
+        plots.f1_bars(per_class(found)),
+        plots.class_bars(pd.Series(1, codes), names, "items"),
+    ):
+        written, width = drawn(figure)
+        plt.close(figure)
+        assert label in written
+        assert width > 0.12
+    pair = next(text for text in drawn(plots.confusion_bars(confusions(found)))[0] if "→" in text and "\n" in text)
+    wanted = re.escape(shown) if shown and "…" not in shown else r"\d+(  .+)?"  # with its code unless whole
+    assert all(re.fullmatch(f"(→ )?{wanted}", line) for line in pair.split("\n"))
+    items = pd.DataFrame({"title": [content] * 2, "description": [content] * 2, "label": codes[:2], "image_path": None})
+    unwritten = shown or plots.UNWRITTEN
+    assert sum(text.startswith(unwritten[:20]) for text in drawn(plots.sample_rows(items, names))[0]) >= 4
+    assert any(unwritten[:20] in text for text in drawn(plots.twin_rows(items, np.zeros(2), names))[0])
+    plt.close("all")
+
+
+def test_a_matrix_of_long_names_is_as_large_as_one_of_short_ones():
+    for classes in (2, 27):
+        codes = list(range(classes))
+        sizes = []
+        for name in ("a", "W" * 60, "ACCESSOIRES " * 9, "périphériques " * 11):
+            figure = plots.confusion_matrix(np.eye(classes), codes, dict.fromkeys(codes, name))
+            drawn(figure)
+            box = figure.axes[0].get_window_extent()
+            sizes.append((box.width, box.height))
+            plt.close(figure)
+        assert min(sizes)[0] > 0.9 * 0.3 * classes * figure.dpi
+        assert all(height > 0.6 * 0.3 * classes * figure.dpi for _, height in sizes)
+
+
+@pytest.mark.parametrize("classes", [300, 3000])
+def test_many_classes_stay_below_what_can_be_drawn(classes, monkeypatch):
+    sizes = []
+
+    def small(*args, figsize, **options):
+        sizes.append(figsize)
+        raise InterruptedError
+
+    monkeypatch.setattr(plt, "subplots", small)
+    for draw in (
+        lambda: plots.class_bars(pd.Series(1, range(classes)), {}, "items"),
+        lambda: plots.confusion_matrix(np.eye(classes), list(range(classes)), {}),
+    ):
+        with pytest.raises(InterruptedError):
+            draw()
+    assert max(max(size) for size in sizes) * 144 < 2**16
+
+
+def test_a_font_that_is_installed_writes_what_the_usual_one_cannot():
+    with plt.rc_context({"font.family": ["cmr10"], "axes.formatter.use_mathtext": True}), warnings.catch_warnings():
+        warnings.simplefilter("error")
+        figure = plots.class_bars(pd.Series([1, 2], [10, 20]), {10: "\u0416\u0443\u043a", 20: "Livres"}, "items")
+        figure.canvas.draw()
+        (label,) = [text for text in figure.axes[0].get_yticklabels() if text.get_text().startswith("10")]
+        assert label.get_text() == "10  \u0416\u0443\u043a"
+        assert label.get_fontfamily()[0] == "cmr10" and len(label.get_fontfamily()) > 1
+    plt.close("all")
+
+
+def test_a_figure_that_fails_costs_the_report_itself_alone(tmp_path, capsys):
+    path = tmp_path / "figures" / "figure4.png"
+    shown = report._draw(path, "Figure 4", lambda: plots.class_bars(pd.Series([1.0], [10]), {}, "items"))
+    assert path.is_file() and "](figures/figure4.png)" in shown
+    assert "could not be drawn: ZeroDivisionError" in report._draw(path, "Figure 4", lambda: 1 / 0)
+    assert not path.exists()
+    assert "Figure 4: could not be drawn" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("backend", ["Agg", "no_such_backend"])
+def test_a_notebook_shows_figures_whatever_the_environment_says(backend, tmp_path, monkeypatch):
+    monkeypatch.setenv("MPLBACKEND", backend)
+    cells = ["from kit import plots\nimport pandas as pd", "plots.class_bars(pd.Series([1], [10]), {}, 'items');"]
+    notebook = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(cell) for cell in cells])
+    nbformat.write(notebook, tmp_path / "in.ipynb")
+    done = papermill.execute_notebook(tmp_path / "in.ipynb", None, kernel_name="python3", progress_bar=False)
+    outputs = [output for cell in done.cells for output in cell.outputs]
+    assert ["image/png" in output.get("data", {}) for output in outputs] == [True]
+    assert os.environ["MPLBACKEND"] == backend
