@@ -19,6 +19,7 @@ import pandas as pd
 from kit import plots, tables
 from kit.challenge import Challenge
 from kit.config import ROOT, EnsembleConfig, KitError, TrainConfig, resolve
+from kit.console import accept_any_character
 from kit.errors import challenge_of, confusions, gallery, read_errors, worst
 from kit.runs import Run, find_run, open_run, read_json, write_atomically, write_text
 from kit.stacking import is_current
@@ -198,6 +199,7 @@ def _page(study: str, text: str, folder: Path, cards: str) -> str:
 
 
 def main() -> int:
+    accept_any_character()
     parser = argparse.ArgumentParser(prog="python -m kit.report", description="Writes a study's report again.")
     parser.add_argument("study", help="name of the study")
     try:

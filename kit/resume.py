@@ -24,6 +24,8 @@ from torch.distributed.checkpoint.state_dict import StateDictOptions, get_state_
 from kit.config import LAUNCHER, KitError
 from kit.runs import Run, write_atomically
 
+GRACE = 60  # seconds that a batch may take to come once the training was told to stop; its step would be saved
+
 
 class Interrupted(KeyboardInterrupt):
     """The training stops before its end; what was saved on the way stays."""
@@ -33,22 +35,26 @@ class Watch:
     """Says whether to stop: on Ctrl-C or SIGTERM, after so many minutes, or when whoever asked for the training is
     gone. All processes agree on it, in `agree`.
 
-    At work on a step or a batch (`with watch:`) a signal waits until `agree` is asked; anywhere else, where there is
-    nothing to save, it raises Interrupted at once. A later one ends the process; not what follows on its heels, which
-    launchers pass on to those who heard it themselves.
+    At work on a step or a batch (`with watch:`) a signal waits until `agree` is asked, or for GRACE seconds for a batch
+    that does not come; anywhere else, where there is nothing to save, it raises Interrupted at once. A later one ends
+    the process; not what follows on its heels, which launchers pass on to those who heard it themselves.
     """
 
     def __init__(self):
         self.began, self.minutes, self.heard, self.patient = time.monotonic(), 0.0, "", False
         self.launcher, self.group, self.since = int(os.environ.get(LAUNCHER) or 0), None, 0.0
+        self.listens = self.waits = False  # to signals; for a batch
 
     @contextmanager
     def listening(self) -> Iterator[None]:
         """Signals are this watch's, inside."""
         usual = {number: signal.signal(number, self._hear) for number in (signal.SIGINT, signal.SIGTERM)}
+        usual[signal.SIGALRM] = signal.signal(signal.SIGALRM, self._give_up)
+        self.listens = True
         try:
             yield
         finally:
+            self.listens = False
             for number, handler in usual.items():
                 signal.signal(number, handler)
 
@@ -67,6 +73,29 @@ class Watch:
         self.heard = {signal.SIGINT: "interrupted", signal.SIGTERM: "told to end"}[number]
         if not self.patient:
             raise Interrupted(self.heard)
+        if self.waits:
+            signal.alarm(GRACE)
+
+    def _give_up(self, number: int, frame) -> None:
+        if self.waits:
+            raise Interrupted(self.heard)
+
+    def each(self, batches: Iterable) -> Iterator:
+        """Yield `batches`. Raise Interrupted if one does not come in time after a signal."""
+        batches = iter(batches)
+        while True:
+            self.waits = True
+            if self.heard and self.listens:
+                signal.alarm(GRACE)
+            try:
+                batch = next(batches)
+            except StopIteration:
+                return
+            finally:
+                self.waits = False
+                if self.listens:
+                    signal.alarm(0)
+            yield batch
 
     def __enter__(self) -> "Watch":
         self.patient = True
