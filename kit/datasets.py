@@ -298,17 +298,21 @@ def _hand_over(batch: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
 
 
 def _room(size: int, workers: int) -> int:
-    """For how many workers' batches of `size` bytes there is room in shared memory; told once if not for all."""
+    """Return how many of these workers can have their batches of `size` bytes in shared memory; say so if not all."""
     try:
         free = shutil.disk_usage(SHARED).free
     except OSError:  # a system that keeps it elsewhere, and has enough
         return workers
     room = max(0, free // max(1, size) - IN_USE) // PREFETCHED
     if room < workers and os.environ.get("LOCAL_RANK", "0") == "0":
-        _say(f"{SHARED} is too small for workers={workers}: {room} processes read batches; {MORE_SHARED}.")
+        _say_room(room, workers)
     return room
 
 
-@functools.cache
-def _say(sentence: str) -> None:
-    print(sentence, flush=True)
+@functools.cache  # once
+def _say_room(room: int, workers: int) -> None:
+    print(
+        f"{SHARED} is too small for {workers} workers that read batches of this size: {room} are started "
+        f"({MORE_SHARED}).",
+        flush=True,
+    )

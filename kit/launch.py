@@ -9,7 +9,7 @@ import threading
 from concurrent.futures import ThreadPoolExecutor
 
 from kit.config import LAUNCHER, PROJECT, ROOT, KitError
-from kit.console import Line, in_notebook
+from kit.console import Line, accept_any_character, in_notebook
 from kit.runs import BEGINS, NO_MEMORY, STOPPED, Run, locked, write_json
 
 BAR = re.compile(r"\d+%\|")  # a refresh of tqdm's bar
@@ -33,6 +33,7 @@ def launch(runs: list[Run], processes: int = 0, jobs: int = 1) -> None:
     A run that fails does not keep the others from training; then raises KitError with the first one's own sentence, or
     with where to look.
     """
+    accept_any_character()
     gpus, waiting, failed = _gpus(), [run for run in runs if not run.finished], {}
     count = processes or _able(waiting, gpus)
     if count < 1 or 0 < gpus < count:
