@@ -231,7 +231,8 @@ class TrainConfig:
                 raise KitError(f"{name} is empty: it must be a name or a folder.")
             if re.search("[\ud800-\udfff]", getattr(self, name)):  # bytes of a path that could not be decoded
                 raise KitError(
-                    f"{name}={getattr(self, name)!r} is in another encoding: rename it, or set LC_ALL=C.UTF-8."
+                    f"{name}={getattr(self, name)!r} is in another encoding than this shell's: rename it, or set "
+                    f"LC_ALL=C.UTF-8."
                 )
         if self.bilstm and self.width % 2:
             raise KitError(f"width={self.width} must be even: each direction of the BiLSTM gives one half.")

@@ -8,6 +8,7 @@ import os
 import shutil
 import signal
 import sys
+import tempfile
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -33,6 +34,7 @@ SHARED = "/dev/shm"  # where workers put their batches, 64 MB in a container by 
 MORE_SHARED = "start the container with --shm-size=2g, or pass -p workers 0"
 PREFETCHED = 2  # batches per worker, torch's default
 IN_USE = 3  # batches besides: one that is trained on, one that Accelerate holds ready, one that comes
+SOCKETS = 70  # bytes that TMPDIR may have: the path of a worker's socket in it may have a hundred
 LOST = 1800  # seconds without a batch after which it is taken for lost
 TEXTS = 4096  # tokenised at once: what a tokenizer makes of a text takes a hundred times the memory of its ids
 
@@ -262,7 +264,7 @@ def loader(
     decodes = isinstance(image, Pixels) and image.cached is None
     workers = workers if decodes or torch.cuda.is_available() else 0
     sizes = [8 * int(products.lengths.max(initial=0)), *(side.item_bytes for side in products.sides.values())]
-    workers = min(workers, _room(batch_size * sum(sizes), workers))
+    workers = _room(batch_size * sum(sizes), workers)
     return DataLoader(
         products,
         batch_sampler=LengthBatches(products.lengths, batch_size, shuffle, seed, accumulate=accumulate),
@@ -298,21 +300,21 @@ def _hand_over(batch: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
 
 
 def _room(size: int, workers: int) -> int:
-    """Return how many of these workers can have their batches of `size` bytes in shared memory; say so if not all."""
+    """Return how many of these workers can hand over batches of `size` bytes; say so if not all."""
+    if workers and len(os.fsencode(tempfile.gettempdir())) > SOCKETS:
+        _say(f"TMPDIR is too long a path for the sockets of workers, and none start: set one of {SOCKETS} letters.")
+        return 0
     try:
         free = shutil.disk_usage(SHARED).free
     except OSError:  # a system that keeps it elsewhere, and has enough
         return workers
-    room = max(0, free // max(1, size) - IN_USE) // PREFETCHED
-    if room < workers and os.environ.get("LOCAL_RANK", "0") == "0":
-        _say_room(room, workers)
+    room = min(workers, max(0, free // max(1, size) - IN_USE) // PREFETCHED)
+    if room < workers:
+        _say(f"{SHARED} is too small for {workers} workers that read such batches, and {room} start: {MORE_SHARED}.")
     return room
 
 
 @functools.cache  # once
-def _say_room(room: int, workers: int) -> None:
-    print(
-        f"{SHARED} is too small for {workers} workers that read batches of this size: {room} are started "
-        f"({MORE_SHARED}).",
-        flush=True,
-    )
+def _say(sentence: str) -> None:
+    if os.environ.get("LOCAL_RANK", "0") == "0":
+        print(sentence, flush=True)

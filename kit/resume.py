@@ -24,7 +24,8 @@ from torch.distributed.checkpoint.state_dict import StateDictOptions, get_state_
 from kit.config import LAUNCHER, KitError
 from kit.runs import Run, write_atomically
 
-GRACE = 60  # seconds that a batch may take to come once the training was told to stop; its step would be saved
+GRACE = 60  # seconds for which a batch is still waited for once there is a reason to stop: its step would be saved
+TICK = 5  # seconds between two looks for such a reason while a batch is waited for
 
 
 class Interrupted(KeyboardInterrupt):
@@ -35,21 +36,21 @@ class Watch:
     """Says whether to stop: on Ctrl-C or SIGTERM, after so many minutes, or when whoever asked for the training is
     gone. All processes agree on it, in `agree`.
 
-    At work on a step or a batch (`with watch:`) a signal waits until `agree` is asked, or for GRACE seconds for a batch
-    that does not come; anywhere else, where there is nothing to save, it raises Interrupted at once. A later one ends
-    the process; not what follows on its heels, which launchers pass on to those who heard it themselves.
+    At work on a step or a batch (`with watch:`) a signal waits until `agree` is asked; anywhere else, where there is
+    nothing to save, it raises Interrupted at once. A later one ends the process; not what follows on its heels, which
+    launchers pass on to those who heard it themselves. A batch that never comes (`each`) keeps nobody from stopping.
     """
 
     def __init__(self):
         self.began, self.minutes, self.heard, self.patient = time.monotonic(), 0.0, "", False
         self.launcher, self.group, self.since = int(os.environ.get(LAUNCHER) or 0), None, 0.0
-        self.listens = self.waits = False  # to signals; for a batch
+        self.listens, self.waits = False, 0.0  # since when a batch is waited for against a reason to stop
 
     @contextmanager
     def listening(self) -> Iterator[None]:
         """Signals are this watch's, inside."""
         usual = {number: signal.signal(number, self._hear) for number in (signal.SIGINT, signal.SIGTERM)}
-        usual[signal.SIGALRM] = signal.signal(signal.SIGALRM, self._give_up)
+        usual[signal.SIGALRM] = signal.signal(signal.SIGALRM, self._tick)
         self.listens = True
         try:
             yield
@@ -73,29 +74,39 @@ class Watch:
         self.heard = {signal.SIGINT: "interrupted", signal.SIGTERM: "told to end"}[number]
         if not self.patient:
             raise Interrupted(self.heard)
-        if self.waits:
-            signal.alarm(GRACE)
-
-    def _give_up(self, number: int, frame) -> None:
-        if self.waits:
-            raise Interrupted(self.heard)
 
     def each(self, batches: Iterable) -> Iterator:
-        """Yield `batches`. Raise Interrupted if one does not come in time after a signal."""
+        """Yield `batches`. Raise Interrupted if one does not come within GRACE seconds of a reason to stop."""
         batches = iter(batches)
         while True:
-            self.waits = True
-            if self.heard and self.listens:
-                signal.alarm(GRACE)
+            self.waits = time.monotonic()
+            if self.listens:
+                signal.setitimer(signal.ITIMER_REAL, TICK, TICK)
             try:
                 batch = next(batches)
             except StopIteration:
                 return
             finally:
-                self.waits = False
+                self.waits = 0.0
                 if self.listens:
-                    signal.alarm(0)
+                    signal.setitimer(signal.ITIMER_REAL, 0)
             yield batch
+
+    def _tick(self, number: int, frame) -> None:
+        if not self.waits:
+            return
+        self._look()
+        if not self.heard:
+            self.waits = time.monotonic()
+        elif time.monotonic() - self.waits >= GRACE:
+            raise Interrupted(self.heard)
+
+    def _look(self) -> None:
+        """Note a reason to stop that is no signal."""
+        if not self.heard and self.minutes and time.monotonic() - self.began > 60 * self.minutes:
+            self.heard = f"stopped after {self.minutes:g} minutes, as max_minutes says"
+        if not self.heard and self.launcher and not _lives(self.launcher):
+            self.heard = "left alone by the notebook that started it"
 
     def __enter__(self) -> "Watch":
         self.patient = True
@@ -106,10 +117,7 @@ class Watch:
 
     def agree(self, bad: bool = False) -> tuple[bool, bool]:
         """Whether any process has to stop, and whether any says `bad`; the same answer on all of them."""
-        if not self.heard and self.minutes and time.monotonic() - self.began > 60 * self.minutes:
-            self.heard = f"stopped after {self.minutes:g} minutes, as max_minutes says"
-        if not self.heard and self.launcher and not _lives(self.launcher):
-            self.heard = "left alone by the notebook that started it"
+        self._look()
         flags = torch.tensor([bool(self.heard), bad], dtype=torch.int32)
         if self.group:
             torch.distributed.all_reduce(flags, torch.distributed.ReduceOp.MAX, group=self.group)
