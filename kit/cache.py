@@ -20,6 +20,7 @@ import pyarrow.parquet as pq
 from tqdm.contrib.concurrent import thread_map
 
 from kit.config import ROOT, KitError
+from kit.console import Bar
 from kit.runs import locked, write_atomically
 
 UNREADABLE = "!"  # before the reason why a file can't be read, in the place of what it would give
@@ -124,7 +125,7 @@ def content_hashes(paths: Sequence[str | None], strict: bool = True) -> list[str
     there = [place for place, stamp in enumerate(hashes) if stamp and not stamp.startswith(UNREADABLE)]
 
     def compute(new: list[int]) -> list[str]:
-        return thread_map(_hash_file, [paths[there[i]] for i in new], desc="file hashes", leave=False)
+        return thread_map(_hash_file, [paths[there[i]] for i in new], desc="file hashes", leave=False, tqdm_class=Bar)
 
     keys = [digest(os.path.abspath(paths[place]), hashes[place]) for place in there]
     for place, found in zip(there, recall("files", keys, pa.string(), compute).to_pylist(), strict=True):

@@ -1,6 +1,7 @@
 """Paths, the training configuration, the recipes, and the reading of notebook parameters."""
 
 import ast
+import contextlib
 import dataclasses
 import difflib
 import hashlib
@@ -8,15 +9,12 @@ import json
 import os
 import re
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-PROJECT = Path(__file__).resolve().parents[1]  # where relative paths start
-ROOT = Path(os.environ.get("KIT_ROOT") or PROJECT).expanduser().resolve()  # where runs/ and submissions/ are
-
-
 LAUNCHER = "KIT_LAUNCHER"  # environment variable: the process that asked for a training and reads its output
+MARK = re.compile(r'^name = "rakuten-notebook-kit"$', re.MULTILINE)  # in a project's pyproject.toml
 SYSTEMS = {  # and the backbones that each reads
     "coattention": ("text", "image"),
     "concat": ("text", "image"),
@@ -51,6 +49,67 @@ class KitError(Exception):
 
     def _render_traceback_(self):  # IPython shows this in place of a traceback
         return [f"{type(self).__name__}: {self}"]
+
+
+class Nowhere:
+    """Stands for a folder that could not be found: any use of a path in it raises KitError with `sentence`."""
+
+    def __init__(self, sentence: str):
+        self._sentence = sentence
+
+    def __truediv__(self, part) -> "Path | Nowhere":
+        return Path(part) if os.path.isabs(part) else self
+
+    def __repr__(self) -> str:
+        return "no project"
+
+    def __fspath__(self) -> str:
+        raise KitError(self._sentence)
+
+    def __getattr__(self, name: str):
+        raise KitError(self._sentence)
+
+
+def find_project(start: Path) -> Path | None:
+    """Return the nearest of `start` and the folders above it that holds a project: its notebooks and pyproject.toml."""
+    for folder in (start, *start.parents):
+        with contextlib.suppress(OSError, ValueError):
+            if MARK.search((folder / "pyproject.toml").read_text(encoding="utf-8")) and (folder / "notebooks").is_dir():
+                return folder
+    return None
+
+
+def find_places(environment: Mapping[str, str]) -> tuple[Path | Nowhere, Path | Nowhere]:
+    """Return the folder in which relative paths start, and the one of runs/, submissions/ and cache/.
+
+    The project is the one that the user stands in, else the one that this package is part of, else KIT_ROOT. The latter
+    is where KIT_ROOT in `environment` says, if it is set. Processes that the kit starts are told both.
+    """
+    root = environment.get("KIT_ROOT")
+    try:
+        told = environment.get("KIT_PROJECT")
+        project = Path(told) if told else _standing_in() or find_project(Path(__file__).resolve().parents[1])
+        place = Path(root or ".").expanduser()
+        if project or place.is_absolute():
+            place = ((project or place) / place).resolve()
+            return project or place, place
+        sentence = (
+            "There is no project here: change to its folder, install the kit with pip install -e, or set KIT_ROOT to "
+            "the absolute path of a folder for runs and submissions."
+        )
+    except (RuntimeError, ValueError) as error:
+        sentence = f"KIT_ROOT={root!r} is no path ({error}): set it to a folder."
+    return Nowhere(sentence), Nowhere(sentence)
+
+
+def _standing_in() -> Path | None:
+    try:
+        return find_project(Path.cwd())
+    except OSError:  # the working directory was removed
+        return None
+
+
+PROJECT, ROOT = find_places(os.environ)
 
 
 def few(items, shown: int = 5) -> str:
@@ -173,6 +232,11 @@ class TrainConfig:
         for name in ("data", "text", "image"):
             if not getattr(self, name).strip():
                 raise KitError(f"{name} is empty: it must be a name or a folder.")
+            if re.search("[\ud800-\udfff]", getattr(self, name)):  # bytes of a path that could not be decoded
+                raise KitError(
+                    f"{name}={getattr(self, name)!r} is in another encoding than this shell's: rename it, or set "
+                    f"LC_ALL=C.UTF-8."
+                )
         if self.bilstm and self.width % 2:
             raise KitError(f"width={self.width} must be even: each direction of the BiLSTM gives one half.")
         if self.batch_size % self.accumulate:

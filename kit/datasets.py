@@ -5,8 +5,10 @@ B batch · T tokens · R regions · L layers · d backbone width · N items
 
 import functools
 import os
+import shutil
 import signal
 import sys
+import tempfile
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -18,7 +20,6 @@ import pyarrow as pa
 import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, get_worker_info
-from tqdm.auto import tqdm
 from tqdm.contrib.concurrent import thread_map
 
 from kit import tokenise
@@ -26,9 +27,16 @@ from kit.backbones import Source, load_tokenizer
 from kit.cache import array, content_hashes, digest, recall, release
 from kit.challenge import product_texts
 from kit.config import KitError, TrainConfig
+from kit.console import Bar
 from kit.pictures import DECODER, read_pixels
 
 NICE = 10  # of the thread that reads ahead, on Linux: at 19 it starves beside other programs
+SHARED = "/dev/shm"  # where workers put their batches, 64 MB in a container by default
+MORE_SHARED = "start the container with --shm-size=2g, or pass -p workers 0"
+PREFETCHED = 2  # batches per worker, torch's default
+IN_USE = 3  # batches besides: one that is trained on, one that Accelerate holds ready, one that comes
+SOCKETS = 70  # bytes that TMPDIR may have: the path of a worker's socket in it may have a hundred
+LOST = 1800  # seconds without a batch after which it is taken for lost
 TEXTS = 4096  # tokenised at once: what a tokenizer makes of a text takes a hundred times the memory of its ids
 
 
@@ -41,6 +49,11 @@ class Rows:
     def __init__(self, key: str, values: np.ndarray, lengths: Sequence[int]):
         self.key, self.values = key, values
         self.offsets = np.concatenate([[0], np.cumsum(lengths, dtype=np.int64)])
+
+    @property
+    def item_bytes(self) -> int:
+        """The size of the longest item."""
+        return int(np.diff(self.offsets).max(initial=0)) * self.values[:1].nbytes
 
     def batch(self, places: np.ndarray) -> Tensor:
         """The rows of these items, padded with zeros to the longest."""
@@ -62,6 +75,7 @@ class Pixels:
 
     def __init__(self, paths: list[str | None], size: int, cached: np.ndarray | None = None):
         self.paths, self.size, self.cached = paths, size, cached
+        self.item_bytes = size * size * 3
 
     def batch(self, places: np.ndarray) -> Tensor:
         if self.cached is not None:
@@ -163,7 +177,7 @@ def tokens(config: TrainConfig, backbone: Source, texts: list[str]) -> Rows:
 
     def compute(new: list[int]) -> list[np.ndarray]:
         tokenizer, found = load_tokenizer(config.text, config.pretrained), []
-        for start in tqdm(range(0, len(new), TEXTS), desc="tokens", leave=False):
+        for start in Bar(range(0, len(new), TEXTS), desc="tokens", leave=False):
             part = [texts[i] for i in new[start : start + TEXTS]]
             found += [np.array(ids, np.int32) for ids in tokenizer(part, most)]
         return found
@@ -192,7 +206,7 @@ def keep_pixels(config: TrainConfig, parts: dict[str, Products]) -> None:
                 if i % 4096 == 0:
                     release(values)
 
-            thread_map(fill, range(len(paths)), desc="images", leave=False)
+            thread_map(fill, range(len(paths)), desc="images", leave=False, tqdm_class=Bar)
 
         name = f"pixels-{digest(DECODER, str(size), *content_hashes(source.paths))}"
         source.cached = array(name, (len(source.paths), *size), np.dtype(np.uint8), write)
@@ -252,14 +266,17 @@ def loader(
     image = products.sides.get("image")
     decodes = isinstance(image, Pixels) and image.cached is None
     workers = workers if decodes or torch.cuda.is_available() else 0
+    sizes = [8 * int(products.lengths.max(initial=0)), *(side.item_bytes for side in products.sides.values())]
+    workers = _room(batch_size * sum(sizes), workers)
     return DataLoader(
         products,
         batch_sampler=LengthBatches(products.lengths, batch_size, shuffle, seed, accumulate=accumulate),
-        collate_fn=_as_it_is,
+        collate_fn=_hand_over,
         num_workers=workers,
         worker_init_fn=_leave_signals,
         generator=torch.Generator().manual_seed(seed),  # an epoch's start draws from it, not from dropout's
         persistent_workers=workers > 0,
+        timeout=LOST if workers else 0,
         pin_memory=torch.cuda.is_available(),
     )
 
@@ -272,5 +289,35 @@ def _leave_signals(worker: int) -> None:
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
 
 
-def _as_it_is(batch: dict[str, Tensor]) -> dict[str, Tensor]:
+def _hand_over(batch: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
+    """The batch as it is; that of a worker is put into shared memory here, where a lack of it can be told: torch would
+    lose the batch, and training would wait for it."""
+    if get_worker_info():
+        try:
+            for value in batch.values():
+                value.share_memory_()
+        except RuntimeError as error:
+            reason = str(error).partition("\n")[0]
+            raise KitError(f"A batch does not fit into {SHARED} ({reason}): {MORE_SHARED}.") from None
     return batch
+
+
+def _room(size: int, workers: int) -> int:
+    """Return how many of these workers can hand over batches of `size` bytes; say so if not all."""
+    if workers and len(os.fsencode(tempfile.gettempdir())) > SOCKETS:
+        _say(f"TMPDIR is too long a path for the sockets of workers, and none start: set one of {SOCKETS} letters.")
+        return 0
+    try:
+        free = shutil.disk_usage(SHARED).free
+    except OSError:  # a system that keeps it elsewhere, and has enough
+        return workers
+    room = min(workers, max(0, free // max(1, size) - IN_USE) // PREFETCHED)
+    if room < workers:
+        _say(f"{SHARED} is too small for {workers} workers that read such batches, and {room} start: {MORE_SHARED}.")
+    return room
+
+
+@functools.cache  # once
+def _say(sentence: str) -> None:
+    if os.environ.get("LOCAL_RANK", "0") == "0":
+        print(sentence, flush=True)

@@ -9,11 +9,11 @@ from collections.abc import Sequence
 import numpy as np
 import torch
 from torch import Tensor
-from tqdm.auto import tqdm
 
 from kit.backbones import Source
 from kit.cache import array, content_hashes, digest, release
 from kit.config import KitError, TrainConfig
+from kit.console import Bar
 from kit.datasets import Products, Rows, loader
 from kit.models import Classifier, text_layers
 from kit.pictures import DECODER
@@ -123,7 +123,7 @@ class _Frozen:
         size = min(BATCH, self.config.micro_batch)  # smaller where memory ran out
         batches = loader(only, size, workers=self.config.workers)
         kind = torch.bfloat16 if self.precision == "bf16" else torch.float16
-        for count, batch in enumerate(tqdm(batches, desc=f"frozen {self.side}", leave=False)):
+        for count, batch in enumerate(Bar(batches, desc=f"frozen {self.side}", leave=False)):
             with torch.autocast(self.device.type, kind, enabled=self.precision != "no"):
                 outputs = self.forward(batch).float().cpu().numpy()
             for row, value in zip(batch["row"].tolist(), outputs, strict=True):
@@ -167,7 +167,7 @@ def fit_inputs(
     model.eval()
     sums = {"text": [0.0, 0.0, 0], "image": [0.0, 0.0, 0]}  # of x, of x², in double precision, and how many
     seen = 0
-    for batch in tqdm(batches, desc="standardise", leave=False):
+    for batch in Bar(batches, desc="standardise", leave=False):
         batch = {key: value.to(device) for key, value in batch.items()}
         layers, regions = model.features(batch)
         for side, values in zip(sums, model.head.inputs(layers, batch["mask"], regions), strict=True):

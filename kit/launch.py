@@ -7,16 +7,19 @@ import subprocess
 import sys
 import threading
 from concurrent.futures import ThreadPoolExecutor
-from typing import TextIO
 
-from IPython import get_ipython
-from IPython.display import display
-
-from kit.config import LAUNCHER, KitError
-from kit.runs import BEGINS, NO_MEMORY, STOPPED, Run, write_json
+from kit.config import LAUNCHER, PROJECT, ROOT, KitError
+from kit.console import Line, accept_any_character, in_notebook
+from kit.runs import BEGINS, NO_MEMORY, STOPPED, Run, locked, write_json
 
 BAR = re.compile(r"\d+%\|")  # a refresh of tqdm's bar
 ERROR = re.compile(r"[\w.]*Error: ")  # the last line of a traceback, or a sentence of ours
+# variables by which torchrun, Accelerate and MPI tell a process which of several it is, and how it trains; a pod or a
+# shell that has them would make a training of our own wait for processes that nobody starts
+LAUNCHERS = re.compile(
+    r"((LOCAL|NODE|GROUP|ROLE)_)?(RANK|WORLD_SIZE)|ROLE_NAME|MASTER_(ADDR|PORT)|FORK_LAUNCHED|"
+    r"(TORCHELASTIC|PET|PMI|PMIX|MPI|OMPI|MV2|ACCELERATE|FSDP|DEEPSPEED|MEGATRON_LM|PARALLELISM_CONFIG)_\w+"
+)
 
 
 def launch(runs: list[Run], processes: int = 0, jobs: int = 1) -> None:
@@ -30,6 +33,7 @@ def launch(runs: list[Run], processes: int = 0, jobs: int = 1) -> None:
     A run that fails does not keep the others from training; then raises KitError with the first one's own sentence, or
     with where to look.
     """
+    accept_any_character()
     gpus, waiting, failed = _gpus(), [run for run in runs if not run.finished], {}
     count = processes or _able(waiting, gpus)
     if count < 1 or 0 < gpus < count:
@@ -57,8 +61,15 @@ class _Crew:
     def __init__(self, count: int, threads: int, loud: bool):
         self.count, self.loud, self.stopped, self.running = count, loud, False, []
         # waiting threads sleep: spinning ones slow training several times over where others use the cores too
-        self.environment = {"OMP_WAIT_POLICY": "PASSIVE", "TOKENIZERS_PARALLELISM": "false"} | os.environ
+        self.environment = {"OMP_WAIT_POLICY": "PASSIVE", "TOKENIZERS_PARALLELISM": "false"}
+        self.environment |= {
+            name: value
+            for name, value in os.environ.items()
+            if name == "ACCELERATE_USE_CPU" or not LAUNCHERS.fullmatch(name)
+        }
         self.environment |= {"OMP_NUM_THREADS": str(max(1, threads)), "PYTHONUNBUFFERED": "1"}
+        self.environment["PYTHONIOENCODING"] = "utf-8:replace"
+        self.environment |= {"KIT_PROJECT": os.fspath(PROJECT), "KIT_ROOT": os.fspath(ROOT)}
         self.environment[LAUNCHER] = str(os.getpid())
         if not _gpus():
             self.environment["ACCELERATE_USE_CPU"] = "true"  # else several processes would each train alone
@@ -69,7 +80,8 @@ class _Crew:
         while waiting and not self.stopped:
             before = [_accumulate(run) for run in waiting]
             reached, reason = self._start(waiting)
-            tried, waiting = waiting[: reached + 1], waiting[reached + 1 :]  # one that died took the others with it
+            tried = waiting[: reached + 1]
+            waiting = [run for run in waiting[reached + 1 :] if not run.finished]  # one that died took them with it
             sentence = reason.get(tried[-1].name, "")
             if sentence.startswith(NO_MEMORY) and _accumulate(tried[-1]) > before[reached]:
                 waiting.insert(0, tried.pop())  # once more, in smaller batches
@@ -95,7 +107,7 @@ class _Crew:
             command = [sys.executable, "-m", "accelerate.commands.launch", "--config_file", str(file)]
             command += ["-m", "kit.train"]
         command += [str(run.folder / "config.json") for run in runs]
-        pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True, "errors": "replace"}
+        pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "encoding": "utf-8", "errors": "replace"}
         logs = _Logs(runs)
         with (
             contextlib.closing(logs),
@@ -109,74 +121,86 @@ class _Crew:
             reader.start()
             for line in process.stdout:
                 logs.write(line)
-                if self.loud or not line.lstrip().startswith(("epoch", "fold")):
+                if not line.lstrip().startswith(BEGINS if self.loud else ("epoch", "fold")):
                     print(line, end="", flush=True)
             reader.join()
-        for run in runs[: logs.at + 1]:
+        reached = max([logs.at, *(place for place, run in enumerate(runs) if run.name in logs.sentences)])
+        for run in runs[: reached + 1]:
             if not run.finished and run.name not in logs.sentences:
-                last = f" ({logs.last[:200]})" if logs.last and run is runs[logs.at] else ""
+                last = f" ({logs.last[:200]})" if logs.last and run is runs[reached] else ""
                 log = run.folder / "train.log"
                 logs.sentences[run.name] = (
                     f"Training stopped with exit status {process.returncode}{last}: {log} has the rest."
                 )
-        return logs.at, logs.sentences
+        return reached, logs.sentences
 
 
 class _Logs:
-    """train.log of each run in turn: the line that announces a run opens its own.
+    """train.log of each run in turn. A training announces a run once it holds the folder, and only then is that run's
+    log touched: what was said until then goes there first.
 
     `at`: position of the run that is being trained · `sentences`: by run, our own error of it · `last`: the last error
     of any kind.
     """
 
     def __init__(self, runs: list[Run]):
-        self.runs, self.at, self.sentences, self.last = runs, 0, {}, ""
-        self.file = self._open()
+        self.runs, self.names = runs, [run.name for run in runs]
+        self.at, self.sentences, self.last = 0, {}, ""
+        self.before, self.begun, self.writing = [], set(), threading.Lock()
 
     def write(self, line: str) -> None:
-        names = [run.name for run in self.runs]
-        if line.startswith(BEGINS) and line[len(BEGINS) :].strip() in names:
-            self.at = names.index(line[len(BEGINS) :].strip())
-            self.file.close()
-            self.file = self._open()
-        with contextlib.suppress(OSError, ValueError):  # a full disk, say: training must not wait for its reader
-            self.file.write(line)
-            self.file.flush()
+        with self.writing:
+            if line.startswith(BEGINS) and line[len(BEGINS) :].strip() in self.names:
+                self.at = self.names.index(line[len(BEGINS) :].strip())
+                self.begun.add(self.at)
+                self._append(self.at, "".join(self.before))
+                self.before.clear()
+            if self.begun:
+                self._append(self.at, line)
+            else:
+                self.before.append(line)
 
-    def _open(self) -> TextIO:
-        run = self.runs[self.at]
-        return open(run.folder / "train.log", "a" if run.begun else "w", encoding="utf-8")
+    def _append(self, place: int, text: str) -> None:
+        with contextlib.suppress(OSError), open(self.runs[place].folder / "train.log", "a", encoding="utf-8") as file:
+            file.write(text)  # not on a full disk, say: training must not wait for its reader
 
     def error(self, line: str) -> None:
         self.last = line.strip()
         kind, _, rest = self.last.partition(": ")
         name, _, sentence = rest.partition(": ")
-        names = [run.name for run in self.runs]
-        if kind == KitError.__name__ and name in names:
+        if kind == KitError.__name__ and name in self.names:
             self.sentences.setdefault(name, sentence)
-            if names.index(name) != self.at:  # the other stream is ahead, at the next run already
-                with open(self.runs[names.index(name)].folder / "train.log", "a", encoding="utf-8") as file:
-                    file.write(line)
+            place = self.names.index(name)
+            if place != self.at and place in self.begun:  # the other stream is ahead, at the next run already
+                self._append(place, line)
 
     def close(self) -> None:
-        self.file.close()
+        """Keep what was said by a training that died before it held its run, unless another process holds it."""
+        run = self.runs[0]
+        if self.before and not run.finished and run.name not in self.sentences:
+            with contextlib.suppress(KitError):
+                run.still_there()
+                with locked(run.folder / ".lock", run.folder, patience=0):
+                    self._append(0, "".join(self.before))
 
 
 def _follow(stream, logs: _Logs) -> None:
     """Training's error output: refreshes of the bar are shown, one over the other, and the rest is kept in the log."""
-    handle = display({"text/plain": ""}, raw=True, display_id=True) if get_ipython() else None
+    bar = Line() if in_notebook() else None
     for line in stream:  # a carriage return ends a line too
+        if not line.strip():  # what wiped out a bar
+            continue
         if BAR.search(line):
-            if handle:
-                handle.update({"text/plain": line.strip()}, raw=True)
+            if bar:
+                bar.write(line)
             else:
                 print(line.strip(), end="\r", file=sys.stderr, flush=True)
             continue
         if ERROR.match(line) and "CalledProcessError" not in line:
             logs.error(line)
         logs.write(line)
-    if handle:
-        handle.update({"text/plain": ""}, raw=True)  # no bar stays in the executed notebook
+    if bar:
+        bar.write("")
 
 
 def _accumulate(run: Run) -> int:

@@ -16,6 +16,7 @@ from tqdm.contrib.concurrent import thread_map
 
 from kit.cache import UNREADABLE, content_hashes, digest, recall
 from kit.config import KitError
+from kit.console import Bar
 
 FORMATS = ("JPEG", "PNG", "GIF", "WEBP", "BMP", "TIFF")  # whatever a file is named; some others start programs
 # 16 × 16 = 256 bits. The usual 8 × 8 hash loses a sixth of the copies that this one finds (see `kit.twins`).
@@ -161,7 +162,7 @@ def look_at(paths: list[str | None]) -> pd.DataFrame:
     keys = [digest(contents[place], DECODER) for place in there]
 
     def compute(new: list[int]) -> list[str]:
-        return thread_map(_look, [paths[there[i]] for i in new], desc="looking at images", leave=False)
+        return thread_map(_look, [paths[there[i]] for i in new], desc="looking at images", leave=False, tqdm_class=Bar)
 
     seen = pd.Series(contents, dtype=object)
     seen.iloc[there] = recall(f"images_{HASH_SIZE}", keys, pa.string(), compute).to_pylist()

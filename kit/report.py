@@ -23,6 +23,7 @@ from kit import plots, tables
 from kit.challenge import EDITIONS, Challenge, read_table
 from kit.choice import choice_of
 from kit.config import ROOT, KitError, TrainConfig, resolve
+from kit.console import accept_any_character
 from kit.errors import challenge_of, confusions, gallery, read_errors, worst
 from kit.runs import Run, open_run, read_json, write_atomically, write_text
 from kit.study import member_runs, study_runs
@@ -214,6 +215,7 @@ def _page(study: str, text: str, folder: Path, cards: str) -> str:
 
 
 def main() -> int:
+    accept_any_character()
     parser = argparse.ArgumentParser(prog="python -m kit.report", description="Writes a study's report again.")
     parser.add_argument("study", help="name of the study")
     try:

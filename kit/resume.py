@@ -24,6 +24,9 @@ from torch.distributed.checkpoint.state_dict import StateDictOptions, get_state_
 from kit.config import LAUNCHER, KitError
 from kit.runs import Run, write_atomically
 
+GRACE = 60  # seconds for which a batch is still waited for once there is a reason to stop: its step would be saved
+TICK = 5  # seconds between two looks for such a reason while a batch is waited for
+
 
 class Interrupted(KeyboardInterrupt):
     """The training stops before its end; what was saved on the way stays."""
@@ -35,20 +38,24 @@ class Watch:
 
     At work on a step or a batch (`with watch:`) a signal waits until `agree` is asked; anywhere else, where there is
     nothing to save, it raises Interrupted at once. A later one ends the process; not what follows on its heels, which
-    launchers pass on to those who heard it themselves.
+    launchers pass on to those who heard it themselves. A batch that never comes (`each`) keeps nobody from stopping.
     """
 
     def __init__(self):
         self.began, self.minutes, self.heard, self.patient = time.monotonic(), 0.0, "", False
         self.launcher, self.group, self.since = int(os.environ.get(LAUNCHER) or 0), None, 0.0
+        self.listens, self.waits = False, 0.0  # since when a batch is waited for against a reason to stop
 
     @contextmanager
     def listening(self) -> Iterator[None]:
         """Signals are this watch's, inside."""
         usual = {number: signal.signal(number, self._hear) for number in (signal.SIGINT, signal.SIGTERM)}
+        usual[signal.SIGALRM] = signal.signal(signal.SIGALRM, self._tick)
+        self.listens = True
         try:
             yield
         finally:
+            self.listens = False
             for number, handler in usual.items():
                 signal.signal(number, handler)
 
@@ -68,6 +75,39 @@ class Watch:
         if not self.patient:
             raise Interrupted(self.heard)
 
+    def each(self, batches: Iterable) -> Iterator:
+        """Yield `batches`. Raise Interrupted if one does not come within GRACE seconds of a reason to stop."""
+        batches = iter(batches)
+        while True:
+            self.waits = time.monotonic()
+            if self.listens:
+                signal.setitimer(signal.ITIMER_REAL, TICK, TICK)
+            try:
+                batch = next(batches)
+            except StopIteration:
+                return
+            finally:
+                self.waits = 0.0
+                if self.listens:
+                    signal.setitimer(signal.ITIMER_REAL, 0)
+            yield batch
+
+    def _tick(self, number: int, frame) -> None:
+        if not self.waits:
+            return
+        self._look()
+        if not self.heard:
+            self.waits = time.monotonic()
+        elif time.monotonic() - self.waits >= GRACE:
+            raise Interrupted(self.heard)
+
+    def _look(self) -> None:
+        """Note a reason to stop that is no signal."""
+        if not self.heard and self.minutes and time.monotonic() - self.began > 60 * self.minutes:
+            self.heard = f"stopped after {self.minutes:g} minutes, as max_minutes says"
+        if not self.heard and self.launcher and not _lives(self.launcher):
+            self.heard = "left alone by the notebook that started it"
+
     def __enter__(self) -> "Watch":
         self.patient = True
         return self
@@ -77,10 +117,7 @@ class Watch:
 
     def agree(self, bad: bool = False) -> tuple[bool, bool]:
         """Whether any process has to stop, and whether any says `bad`; the same answer on all of them."""
-        if not self.heard and self.minutes and time.monotonic() - self.began > 60 * self.minutes:
-            self.heard = f"stopped after {self.minutes:g} minutes, as max_minutes says"
-        if not self.heard and self.launcher and not _lives(self.launcher):
-            self.heard = "left alone by the notebook that started it"
+        self._look()
         flags = torch.tensor([bool(self.heard), bad], dtype=torch.int32)
         if self.group:
             torch.distributed.all_reduce(flags, torch.distributed.ReduceOp.MAX, group=self.group)

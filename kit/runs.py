@@ -41,7 +41,10 @@ BEGINS = "── "  # before the name of the run that a training of several come
 
 
 def write_atomically(path: Path, write: Callable[[Path], None]) -> None:
-    """`write(temporary path)` beside `path`, then a rename: a reader sees the old file or the whole new one."""
+    """`write(temporary path)` beside `path`, then a rename: a reader sees the old file or the whole new one.
+
+    The file may be read by whom the user's umask says, whatever its writer would have chosen.
+    """
     here = "@" + platform.node().replace(".", "_")
     temporary = path.with_name(f".{path.name}.{os.getpid()}{here}")
     try:
@@ -50,7 +53,12 @@ def write_atomically(path: Path, write: Callable[[Path], None]) -> None:
             process = left.suffix[1:].removesuffix(here)
             if process.isdecimal() and not psutil.pid_exists(int(process)):
                 left.unlink(missing_ok=True)
+        temporary.touch()
+        mode = temporary.stat().st_mode
         write(temporary)
+        if temporary.stat().st_mode != mode:
+            with suppress(OSError):  # a file system without permissions
+                temporary.chmod(mode)
         with open(temporary, "rb+") as file:
             os.fsync(file.fileno())  # else a machine that stops may leave an empty file under the new name
         os.replace(temporary, path)
@@ -362,5 +370,6 @@ def prepare_run(config: TrainConfig | EnsembleConfig, again: bool = False) -> Ru
                 return run
         else:
             run.clear()
+            (run.folder / "train.log").unlink(missing_ok=True)
         write_json(run.folder / "config.json", dataclasses.asdict(config))
     return run

@@ -25,9 +25,9 @@ from sklearn.exceptions import ConvergenceWarning
 from sklearn.linear_model import LogisticRegression
 from sklearn.model_selection import GroupKFold, KFold, StratifiedGroupKFold, StratifiedKFold
 from sklearn.neural_network import MLPClassifier
-from tqdm.auto import tqdm
 
 from kit.config import EnsembleConfig, KitError, TrainConfig, few, short_names, shorten
+from kit.console import Bar
 from kit.metrics import bootstrap_macro_f1, macro_f1
 from kit.runs import AGAIN, Run, open_run, prepare_run
 
@@ -292,7 +292,7 @@ def out_of_fold(members: Members, config: EnsembleConfig) -> np.ndarray:
     X, y = members.oof.transpose(1, 0, 2), members.labels
     folds = evaluation_folds(members.items, config.folds, config.seed)
     result = np.empty(X.shape[::2])
-    for fold in tqdm(np.unique(folds), desc=config.run, leave=False, delay=5):
+    for fold in Bar(np.unique(folds), desc=config.run, leave=False, delay=5):
         scored = folds == fold
         stacker = METHODS[config.method](config.seed).fit(X[~scored], y[~scored])
         result[scored] = stacker.predict_proba(X[scored])
@@ -452,7 +452,7 @@ def compare(
     """
     pairs = [(label, method) for label in groups for method in methods]
     rows = []
-    for label, method in tqdm(pairs, desc="ensembles", leave=False):
+    for label, method in Bar(pairs, desc="ensembles", leave=False):
         summary = stack(ensemble_config(groups[label], label, study, method=method, seed=seed), again).summary
         row = {"ensemble": label, "method": method, **_percent(summary)}
         row |= {name: 100 * summary[name.replace(" ", "_")] for name in ("gain", "gain low", "gain high")}

@@ -37,6 +37,7 @@ from kit.config import (
     check_type,
     parameter_types,
 )
+from kit.console import accept_any_character
 from kit.items import outline, read_items
 from kit.launch import threads
 from kit.report import read_answers, write_report
@@ -320,6 +321,7 @@ def _value(text: str, kind: type):
 
 
 def main() -> int:
+    accept_any_character()
     parser = argparse.ArgumentParser(prog="python -m kit.story", description=__doc__.splitlines()[0])
     parser.add_argument("--study", default="paper", help="the study's name: its folder is runs/<study>")
     parser.add_argument("--data", default=TrainConfig.data, help="challenge folder, either edition")
@@ -342,6 +344,8 @@ def main() -> int:
     started, failed = time.perf_counter(), {}
     logging.getLogger("papermill").setLevel(logging.ERROR)  # else it warns of fields that a notebook does not list
     try:
+        if not (PROJECT / "notebooks").is_dir():
+            raise KitError(f"There are no notebooks in {PROJECT}: change to the project's folder.")
         if options.jobs < 1:
             raise KitError(f"jobs={options.jobs} is too small: it must be at least 1.")
         if not texts or not images:

@@ -17,6 +17,7 @@ import pandas as pd
 from kit.cache import content_hashes
 from kit.challenge import Challenge, check_separator, read_challenge, read_test_ids, read_text
 from kit.config import ROOT, KitError, few, resolve
+from kit.console import accept_any_character
 from kit.runs import AGAIN, FINGERPRINTS, Run, mean_over_folds, open_run, predicted_items, read_probabilities
 
 # header in the file → our column
@@ -218,6 +219,7 @@ def _check(path: Path, challenge: Challenge, split: str) -> int:
 
 def main() -> None:
     """Print whether a submission file is valid; exit with 1 when it is not."""
+    accept_any_character()
     parser = argparse.ArgumentParser(prog="python -m kit.submission", description=main.__doc__)
     parser.add_argument("file", type=Path, help="the file to check")
     parser.add_argument("--data", type=Path, help="the challenge folder (default: of the run in submissions/<run>/)")

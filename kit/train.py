@@ -9,6 +9,7 @@ import math
 import os
 import platform
 import resource
+import signal
 import sys
 import time
 from collections.abc import Callable, Iterable
@@ -28,18 +29,24 @@ from accelerate import (
     DistributedType,
     PartialState,
 )
-from accelerate.utils import gather_object, parse_flag_from_env, set_seed
+from accelerate.utils import (
+    broadcast_object_list,
+    gather_object,
+    get_int_from_env,
+    parse_flag_from_env,
+    set_seed,
+)
 from accelerate.utils.memory import clear_device_cache, should_reduce_batch_size
 from torch import Tensor, nn
 from torch.distributed.checkpoint.state_dict import StateDictOptions, get_model_state_dict, set_model_state_dict
 from torch.nn.functional import cross_entropy
-from tqdm.auto import tqdm
 
 from kit import linear
 from kit.backbones import IMAGE, TEXT, find_backbones
 from kit.cache import digest
 from kit.config import LAUNCHER, LINEAR, KitError, TrainConfig, few
-from kit.datasets import Products, keep_pixels, loader, make_products
+from kit.console import Bar, accept_any_character
+from kit.datasets import MORE_SHARED, Products, keep_pixels, loader, make_products
 from kit.features import fit_inputs, not_finite, precompute
 from kit.items import describe_items, outline, read_items, tell_blanks
 from kit.metrics import scores, softmax
@@ -47,6 +54,7 @@ from kit.models import Classifier, build_model
 from kit.resume import Interrupted, Progress, States, Unheard, Watch
 from kit.runs import BEGINS, NO_MEMORY, STOPPED, Run, write_atomically, write_json
 
+WORLDS = "PMI", "OMPI_COMM_WORLD", "MV2_COMM_WORLD", "WORLD"  # whose _SIZE says of how many processes this is one
 PREDICT = 4 if torch.cuda.is_available() else 1  # times a training batch: without a gradient there is room
 
 
@@ -61,6 +69,9 @@ def train(run: Run, watch: Watch | None = None) -> None:
         try:
             return _train(run, config, watch or Watch())
         except RuntimeError as error:
+            if str(error).startswith("DataLoader"):  # a worker was killed, or its batch was lost
+                reason = str(error).partition("\n")[0].rstrip(".")
+                raise KitError(f"The processes that read images failed ({reason}): {MORE_SHARED}.") from error
             if not should_reduce_batch_size(error):
                 raise
         shrink(run, config)
@@ -224,7 +235,7 @@ def fit(
         batches.set_epoch(epoch)
         sampler.epoch, sampler.start = epoch, progress.step
         if progress.step < steps:
-            bar = tqdm(states.batches(batches), f"{title}epoch {epoch + 1}/{config.epochs}", len(batches), False)
+            bar = Bar(states.batches(batches), f"{title}epoch {epoch + 1}/{config.epochs}", len(batches), False)
             bar.disable |= not main
             whole = 0 if history else config.steps(items)
             train_epoch(config, model, bar, optimizer, accelerator, items, progress, watch, save, whole)
@@ -286,7 +297,7 @@ def train_epoch(
     seen = first * config.batch_size  # by all processes
     model.train()
     with watch:
-        for batch in batches:
+        for batch in watch.each(batches):
             in_step = min(config.batch_size, items - progress.step * config.batch_size)
             whole_batch = min(micro, items - seen)
             own = min(max(whole_batch - rank * len(batch["label"]), 0), len(batch["label"]))  # what follows fills it up
@@ -371,7 +382,7 @@ def predict(
     for buffer in model.buffers() if sharded else ():  # BatchNorm's statistics; otherwise torch sees to that
         torch.distributed.broadcast(buffer, 0)
     with torch.no_grad() if sharded else torch.inference_mode():  # training goes on with the weights gathered here
-        for batch in tqdm(batches, desc="predict", leave=False, disable=not accelerator.is_main_process):
+        for batch in Bar(batches, desc="predict", leave=False, disable=not accelerator.is_main_process):
             found.append(accelerator.gather_for_metrics((model(batch).float(), batch["row"])))
             if watch and watch.agree()[0]:
                 raise Interrupted(watch.heard)
@@ -451,13 +462,17 @@ def _precision(config: TrainConfig) -> str:
 
 
 def main(arguments: list[str]) -> int:
+    accept_any_character()
     if not arguments:
         print("usage: accelerate launch -m kit.train runs/<name>/config.json …", file=sys.stderr)
         return 2
     if os.environ.get(LAUNCHER):
         sys.stdout, sys.stderr = Unheard(sys.stdout), Unheard(sys.stderr)
-    cpu = parse_flag_from_env("ACCELERATE_USE_CPU")
-    state = PartialState(cpu, timeout=timedelta(hours=6))  # the others wait while the first computes frozen features
+    try:
+        state = meet()
+    except KitError as error:
+        print(f"{KitError.__name__}: {error}", file=sys.stderr, flush=True)
+        return 1
     watch = Watch()
     with watch.listening():
         failed = _train_all(arguments, state, watch)
@@ -466,21 +481,63 @@ def main(arguments: list[str]) -> int:
     return failed
 
 
+def meet() -> PartialState:
+    """Return the state once all processes that the environment names are there; say so if it names several.
+
+    Raises KitError where its variables are not whole.
+    """
+    several = "LOCAL_RANK" in os.environ or any(f"{name}_SIZE" in os.environ for name in WORLDS)
+    usual = signal.getsignal(signal.SIGINT)
+    try:
+        count = get_int_from_env([f"{name}_SIZE" for name in WORLDS], 1)
+        rank = get_int_from_env(["RANK", *(f"{name}_RANK" for name in WORLDS)], -1)
+        if count > 1 and not 0 <= rank < count:
+            raise ValueError(f"of {count} processes, this one has RANK={os.environ.get('RANK', '')}")
+        if count > 1 and not os.environ.get(LAUNCHER) and (address := os.environ.get("MASTER_ADDR")):
+            port = os.environ.get("MASTER_PORT", 29500)
+            print(f"Process {rank} is waiting for {count} processes at {address}:{port}", flush=True)
+        if count > 1:
+            signal.signal(signal.SIGINT, signal.SIG_DFL)  # Python would hear it when all are there, and no sooner
+        # so long the others wait while the first computes frozen features
+        state = PartialState(parse_flag_from_env("ACCELERATE_USE_CPU"), timeout=timedelta(hours=6))
+        if state.num_processes < count:
+            raise ValueError(f"of {count} processes, this one has LOCAL_RANK={os.environ.get('LOCAL_RANK', '')}")
+    except (ValueError, RuntimeError, ImportError) as error:
+        if not several:
+            raise
+        reason = str(error).partition("\n")[0].rstrip(".")
+        raise KitError(
+            f"The environment says that several processes train together, but not how they meet ({reason}): start "
+            f"them with accelerate launch, or unset RANK, LOCAL_RANK, WORLD_SIZE and MASTER_ADDR to train alone."
+        ) from error
+    finally:
+        signal.signal(signal.SIGINT, usual)
+    return state
+
+
+def _finished(run: Run) -> bool:
+    """The same answer on all processes."""
+    return broadcast_object_list([run.finished])[0]
+
+
 def _train_all(arguments: list[str], state: PartialState, watch: Watch) -> int:
     """The exit status: 1 where a run failed, 130 after an interruption."""
-    failed = 0
+    failed, main = 0, state.is_main_process
     for argument in arguments:
-        run = Run(Path(argument).resolve().parent)
-        if len(arguments) > 1 and state.is_main_process:
-            print(f"{BEGINS}{run.name}", flush=True)
-        if run.finished:
-            if state.is_main_process:
-                print(f"{run.name} is finished already", flush=True)
-            continue
+        path = Path(argument).resolve()
+        run = Run(path if path.is_dir() else path.parent)
         try:
-            system = run.config.system  # before the lock, which would make a folder that is not there
-            with run.alone() if state.is_main_process else nullcontext():
-                if system in LINEAR:
+            if not isinstance(run.config, TrainConfig):  # before the lock, which would make a folder that is not there
+                raise KitError(f"{run.folder} is an ensemble's: 05_ensemble makes it, from runs that are trained here.")
+            finished = _finished(run)
+            with run.alone() if main and not finished else nullcontext():
+                if finished or _finished(run):  # by now: another process may have held it meanwhile
+                    if main:
+                        print(f"{run.name} is finished already", flush=True)
+                    continue
+                if main:
+                    print(f"{BEGINS}{run.name}", flush=True)
+                if run.config.system in LINEAR:
                     linear.fit(run)
                 else:
                     train(run, watch)

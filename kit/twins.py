@@ -10,10 +10,10 @@ import numpy as np
 import pandas as pd
 from scipy.sparse import coo_matrix
 from scipy.sparse.csgraph import connected_components
-from tqdm.auto import tqdm
 
 from kit.challenge import product_texts
 from kit.config import KitError
+from kit.console import Bar
 from kit.folds import holdout, subset
 from kit.metrics import bootstrap_macro_f1, macro_f1
 from kit.pictures import look_at
@@ -123,7 +123,7 @@ def overstatement(
     twins = ~validates & np.isin(groups, groups[validates])
     others = _as_many(labels, twins, ~validates & ~twins, seed)
     true, predicted = labels[validates], []
-    for left_out in tqdm((others, twins), desc="models on words", leave=False):
+    for left_out in Bar((others, twins), desc="models on words", leave=False):
         chosen = ~validates & ~left_out
         if not len(true) or len(set(labels[chosen])) < 2:
             raise KitError("Without twins too few items are left to measure on: use more items or a larger limit.")

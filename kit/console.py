@@ -1,0 +1,45 @@
+"""What a person sees while something runs: streams that take any character, and bars that leave nothing behind."""
+
+import io
+import sys
+
+from tqdm import tqdm
+
+
+def accept_any_character() -> None:
+    """Have standard output replace the characters that its encoding lacks (a Latin-1 locale) rather than fail."""
+    if hasattr(sys.stdout, "reconfigure"):
+        sys.stdout.reconfigure(errors="replace")  # standard error does likewise on its own
+
+
+def in_notebook() -> bool:
+    return "ipykernel" in sys.modules and sys.modules["IPython"].get_ipython() is not None
+
+
+class Line(io.TextIOBase):
+    """One line below a notebook's cell: each text that is written replaces the one before.
+
+    Unlike tqdm's widget, it leaves nothing in an executed notebook once an empty text was written.
+    """
+
+    encoding = "utf-8"  # tqdm asks, and draws with blocks
+
+    def __init__(self):
+        self.handle = None
+
+    def write(self, text: str) -> int:
+        if text.strip() or self.handle:
+            from IPython.display import display
+
+            self.handle = self.handle or display({"text/plain": ""}, raw=True, display_id=True)
+            self.handle.update({"text/plain": text.strip()}, raw=True)
+        return len(text)
+
+
+class Bar(tqdm):
+    """A progress bar: on a Line in a notebook, if it takes longer than a second; elsewhere on standard error."""
+
+    def __init__(self, *arguments, **options):
+        if in_notebook():
+            options = {"delay": 1} | options | {"file": Line(), "position": 0}
+        super().__init__(*arguments, **options)
