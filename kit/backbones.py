@@ -20,7 +20,6 @@ import pickle
 import struct
 import sys
 import textwrap
-import unicodedata
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, fields
@@ -452,7 +451,7 @@ def load_tokenizer(name: str, pretrained: bool = True) -> Encode:
     def encode(texts: list[str], max_tokens: int) -> list[list[int]]:
         if not texts:  # some tokenizers stumble over none
             return []
-        ids = encode_all([unicodedata.normalize("NFC", prefix + text) for text in texts], max_tokens)
+        ids = encode_all([prefix + text for text in texts], max_tokens)
         return [[5 + i % (fold - 5) for i in row] for row in ids] if fold else ids
 
     return encode
