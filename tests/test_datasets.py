@@ -177,13 +177,21 @@ def scaled(folder: str, to: Path, factor: float, layer: int = 0) -> str:
     return str(to)
 
 
-@pytest.mark.parametrize("precision", ["bf16", "fp16"])
-@pytest.mark.parametrize("system", ["coattention", "text", "logistic"])
-@pytest.mark.parametrize("factor", [1, 6e4, 1e30, 1e-7])
+@pytest.mark.parametrize(
+    ("factor", "system", "precision"),
+    [
+        (1, "coattention", "bf16"),
+        (1, "text", "fp16"),
+        (6e4, "coattention", "bf16"),
+        (6e4, "text", "bf16"),
+        (6e4, "logistic", "bf16"),
+        (1e30, "coattention", "bf16"),
+        (1e-7, "coattention", "bf16"),
+        (1e-7, "text", "fp16"),
+    ],
+)
 def test_kept_features_are_those_that_are_not_kept(factor, system, precision, root, tmp_path, tiny_config, tiny_texts):
     """Whatever their size: what half precision does not hold is kept in float32."""
-    if precision == "fp16" and factor > 1:
-        pytest.skip("fp16 computes nothing beyond its own range")
     # the layers between have a norm, and so the last one's size alone changes where others' would be lost
     text = scaled(tiny_texts["bert"], tmp_path / "text", factor, layer=1)
     config = train_config(**tiny_config | {"text": text, "system": system}, freeze_text=True, freeze_image=True)
