@@ -1,16 +1,21 @@
 """Parameters are read, checked and named; the recipes are complete."""
 
 import dataclasses
+import os
+import shutil
 import types
+from pathlib import Path
 
 import pytest
 
+from kit import config, runs
 from kit.config import (
     RECIPES,
     EnsembleConfig,
     KitError,
     TrainConfig,
     check_name,
+    find_places,
     parameter_types,
     read_parameters,
     resolve,
@@ -71,6 +76,7 @@ REFUSALS = [
     ({"run": "a b"}, "must be a folder name"),
     ({"run": "a" * 300}, "must be a folder name of up to 250"),
     ({"val_share": 1.0}, "val_share=1.0 is too large"),
+    ({"data": "donn\udce9es"}, r"data='donn\\udce9es' is in another encoding than this shell's"),
 ]
 
 
@@ -84,6 +90,61 @@ def test_refusals(values, sentence):
 def test_what_is_no_path_is_refused(path):
     with pytest.raises(KitError, match=r"is no path .* give a folder"):
         resolve(path)
+
+
+@pytest.fixture
+def places(tmp_path, monkeypatch):
+    """`find_places` for a package outside any project; its project, for which to look around, is tmp_path/project."""
+    for name, marked in {"project": "rakuten-notebook-kit", "another": "my-shop"}.items():
+        (tmp_path / name / "notebooks").mkdir(parents=True)
+        (tmp_path / name / "pyproject.toml").write_text(f'[project]\nname = "{marked}"\n')
+    monkeypatch.setattr(config, "__file__", str(tmp_path / "site-packages" / "kit" / "config.py"))
+
+    def found(standing: str, **environment: str):
+        (tmp_path / standing).mkdir(parents=True, exist_ok=True)
+        monkeypatch.chdir(tmp_path / standing)
+        return find_places(environment)
+
+    return found
+
+
+@pytest.mark.parametrize("standing", ["project", "project/notebooks", "project/data/a/b"])
+@pytest.mark.parametrize(
+    ("root", "place"), [("", "project"), ("out", "project/out"), ("../out", "out"), ("{tmp}/x", "x")]
+)
+def test_the_project_is_the_one_that_one_stands_in(places, tmp_path, standing, root, place):
+    """Shell and Jupyter, in whatever folder of it, mean the same; also by a relative KIT_ROOT."""
+    assert places(standing, KIT_ROOT=root.format(tmp=tmp_path)) == (tmp_path / "project", tmp_path / place)
+
+
+def test_a_project_behind_a_link_and_around_a_project(places, tmp_path, monkeypatch):
+    (tmp_path / "link").symlink_to(tmp_path / "project", target_is_directory=True)
+    assert places("link/notebooks")[0] == tmp_path / "project"
+    shutil.copytree(tmp_path / "project", tmp_path / "another" / "kit-checkout")
+    assert places("another/kit-checkout/notebooks")[0] == tmp_path / "another" / "kit-checkout"
+    monkeypatch.setattr(config, "__file__", str(tmp_path / "project" / "kit" / "config.py"))
+    assert places("another")[0] == tmp_path / "project"  # installed with -e
+    monkeypatch.setattr(config, "__file__", str(tmp_path / "project/.venv/lib/site-packages/kit/config.py"))
+    assert places("elsewhere") == (tmp_path / "project", tmp_path / "project")
+    assert places("elsewhere", KIT_PROJECT="/a", KIT_ROOT="/b") == (Path("/a"), Path("/b"))  # as the parent says
+
+
+@pytest.mark.parametrize("standing", ["elsewhere", "another/notebooks"])
+@pytest.mark.parametrize("root", ["", "out"])
+def test_without_a_project_nothing_is_written_beside_the_package(places, monkeypatch, standing, root):
+    project, place = places(standing, KIT_ROOT=root)
+    monkeypatch.setattr(config, "PROJECT", project)
+    monkeypatch.setattr(runs, "ROOT", place)
+    for ask in (lambda: resolve("data/sample"), runs.list_runs, runs.find_run, lambda: runs.find_run("mine")):
+        with pytest.raises(KitError, match=r"There is no project here: change to its folder, .* or set KIT_ROOT"):
+            ask()
+    assert resolve("/some/data") == Path("/some/data")
+
+
+def test_kit_root_alone_is_enough(places, tmp_path):
+    assert places("elsewhere", KIT_ROOT=str(tmp_path / "x")) == (tmp_path / "x", tmp_path / "x")
+    with pytest.raises(KitError, match=r"KIT_ROOT='~nobody-of-that-name/x' is no path .* set it to a folder"):
+        os.fspath(places("elsewhere", KIT_ROOT="~nobody-of-that-name/x")[1] / "runs")
 
 
 def test_notebook_parameters_are_checked():

@@ -3,6 +3,7 @@
 import dataclasses
 import shutil
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -15,7 +16,7 @@ import kit.datasets
 from kit.backbones import find_backbones, load_tokenizer
 from kit.challenge import product_texts
 from kit.config import KitError, train_config
-from kit.datasets import Pixels, Rows, loader, make_products, read_pixels, tokens
+from kit.datasets import Pixels, Products, Rows, loader, make_products, read_pixels, tokens
 from kit.features import precompute
 from kit.items import read_items
 from kit.runs import prepare_run
@@ -83,6 +84,56 @@ def test_a_picture_that_goes_bad_meanwhile_is_told_to_who_trains(root, tiny_conf
     products["test"].sides["image"].paths[3] = str(root / "gone.jpg")
     with pytest.raises(KitError, match=r"gone\.jpg"):
         list(Accelerator(cpu=True).prepare(loader(products["test"], 2, workers=workers)))
+
+
+def undecoded(size: int, items: int = 40) -> Products:
+    return Products(np.full(items, 8), {"image": Pixels([None] * items, size)})
+
+
+@pytest.mark.parametrize(
+    ("free", "size", "batch_size", "workers"),
+    [  # 500 px: 11.4 MiB a batch of 16
+        (8, 500, 16, 0),
+        (64, 500, 16, 1),
+        (100, 500, 16, 2),
+        (2048, 500, 16, 2),
+        (64, 224, 16, 2),
+        (64, 500, 64, 0),  # as for prediction on a GPU
+        (0, 32, 1, 0),
+        (None, 500, 64, 2),  # no such folder: macOS
+    ],
+)
+def test_workers_are_as_many_as_shared_memory_holds_batches_of(monkeypatch, capsys, free, size, batch_size, workers):
+    def disk_usage(folder):
+        assert folder == "/dev/shm"
+        if free is None:
+            raise FileNotFoundError(folder)
+        return SimpleNamespace(free=free * 2**20)
+
+    monkeypatch.setattr(kit.datasets.shutil, "disk_usage", disk_usage)
+    kit.datasets._say.cache_clear()
+    assert [loader(undecoded(size), batch_size, workers=2).num_workers for _ in range(2)] == [workers] * 2
+    said = f"/dev/shm is too small for 2 workers that read such batches, and {workers} start: start the container with"
+    assert capsys.readouterr().out.count(said) == (workers < 2)
+
+
+def test_workers_whose_sockets_have_too_long_a_path_are_not_started(monkeypatch, tmp_path, capsys):
+    (tmp_path / ("long" * 20)).mkdir()
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path / ("long" * 20)))
+    kit.datasets._say.cache_clear()
+    assert loader(undecoded(32), 4, workers=2).num_workers == 0
+    assert "TMPDIR is too long a path" in capsys.readouterr().out
+
+
+def test_a_batch_that_does_not_fit_into_shared_memory_is_not_lost(monkeypatch):
+    def full(tensor):
+        raise RuntimeError("unable to allocate shared memory(shm) for file </torch_1>: No space left on device (28)")
+
+    monkeypatch.setattr(torch.Tensor, "share_memory_", full)
+    sentence = r"A batch does not fit into /dev/shm \(.*No space left.*\): start the container with --shm-size"
+    with pytest.raises(KitError, match=sentence):
+        list(Accelerator(cpu=True).prepare(loader(undecoded(32), 4, workers=1)))
+    assert len(list(loader(undecoded(32), 4))) == 10  # nothing is shared without workers
 
 
 def test_rows_are_padded_with_zeros():

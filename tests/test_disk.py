@@ -6,17 +6,20 @@ The limits are real: of the size of a file (RLIMIT_FSIZE), and, where a user may
 import os
 import platform
 import resource
+import shutil
 import signal
 import subprocess
 import sys
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
+from safetensors.torch import save_file
 
 from kit.cache import array
 from kit.config import KitError, train_config
-from kit.runs import prepare_run, write_text
+from kit.runs import prepare_run, write_atomically, write_text
 from kit.train import main, train
 
 
@@ -130,6 +133,27 @@ def test_a_folder_that_may_not_be_written(tmp_path, root, tiny_config):
     finally:
         os.seteuid(os.getuid())
         (root / "runs").chmod(0o755)
+
+
+WRITERS = {
+    "text": lambda path: path.write_text("x"),
+    "safetensors": lambda path: save_file({"x": torch.zeros(1)}, path),
+    "parquet": pd.DataFrame({"x": [1]}).to_parquet,
+    "torch": lambda path: torch.save({"x": 1}, path),
+    "private": lambda path: os.close(os.open(shutil.move(path, f"{path}-") and path, os.O_CREAT | os.O_WRONLY, 0o600)),
+}
+
+
+@pytest.mark.parametrize("writer", WRITERS)
+@pytest.mark.parametrize("mask", [0o022, 0o002, 0o077])
+def test_files_are_readable_as_the_umask_says(tmp_path, writer, mask):
+    (tmp_path / "file").touch(0o600)  # what was there does not count
+    usual = os.umask(mask)
+    try:
+        write_atomically(tmp_path / "file", WRITERS[writer])
+    finally:
+        os.umask(usual)
+    assert (tmp_path / "file").stat().st_mode & 0o777 == 0o666 & ~mask
 
 
 def test_a_half_written_file_of_a_killed_process_is_swept_away(tmp_path):

@@ -10,6 +10,7 @@ import signal
 import socket
 import subprocess
 import sys
+import threading
 from pathlib import Path
 
 import numpy as np
@@ -20,8 +21,10 @@ from interrupted import work
 from safetensors.torch import load_file
 
 import kit.models
+from kit import resume
 from kit.config import KitError, train_config
 from kit.launch import launch
+from kit.resume import Interrupted, Watch
 from kit.runs import Run, prepare_run
 from kit.train import main, train
 
@@ -131,6 +134,52 @@ def test_a_training_ends_with_the_notebook_that_started_it(root, crash_config, m
     run = begun(crash_config, "run")
     assert main([str(run.folder / "config.json")]) == 130
     assert "left alone by the notebook that started it; the same command goes on" in capsys.readouterr().err
+
+
+def signalled(watch, monkeypatch):
+    os.kill(os.getpid(), signal.SIGTERM)
+    return "told to end"
+
+
+def out_of_time(watch, monkeypatch):
+    watch.minutes = 1e-9
+    return "stopped after 1e-09 minutes"
+
+
+def alone(watch, monkeypatch):
+    monkeypatch.setattr(resume, "_lives", lambda process: False)
+    watch.launcher = 1
+    return "left alone by the notebook"
+
+
+@pytest.mark.parametrize("reason", [signalled, out_of_time, alone])
+def test_a_batch_that_never_comes_keeps_nobody_from_stopping(monkeypatch, reason):
+    monkeypatch.setattr(resume, "GRACE", 0)
+    monkeypatch.setattr(resume, "TICK", 0.01)
+    watch, sentences = Watch(), []
+
+    def lost():
+        yield "first"
+        sentences.append(reason(watch, monkeypatch))
+        threading.Event().wait()  # for ever
+
+    with watch.listening(), pytest.raises(Interrupted) as stopped, watch:
+        list(watch.each(lost()))
+    assert str(stopped.value).startswith(sentences[0])
+    assert signal.getitimer(signal.ITIMER_REAL) == (0, 0)
+
+
+def test_a_batch_that_comes_after_a_signal_is_trained_on():
+    def slow():
+        for number in range(3):
+            if number == 1:
+                os.kill(os.getpid(), signal.SIGTERM)
+            yield number
+
+    watch = Watch()
+    with watch.listening(), watch:
+        assert list(watch.each(slow())) == [0, 1, 2]
+        assert watch.agree()[0] and watch.heard == "told to end"
 
 
 def test_a_run_has_one_writer(root, crash_config, monkeypatch, capsys):

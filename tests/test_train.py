@@ -1,8 +1,11 @@
 """A run from configuration to folder: complete, repeatable, exact about what it refuses."""
 
+import contextlib
 import dataclasses
 import json
+import re
 import shutil
+import signal
 import subprocess
 import sys
 from itertools import chain
@@ -12,17 +15,17 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
-from accelerate import Accelerator
+from accelerate import Accelerator, PartialState
 from accelerate.data_loader import BatchSamplerShard
 
 import kit.train
 from kit.backbones import find_backbones
-from kit.config import KitError, train_config
+from kit.config import EnsembleConfig, KitError, train_config
 from kit.datasets import LengthBatches, loader
 from kit.folds import holdout, subset
 from kit.models import build_model
-from kit.runs import find_run, list_runs, prepare_run, write_json
-from kit.train import load, main, parameter_groups, predict, prepare, train
+from kit.runs import Run, find_run, list_runs, prepare_run, write_json
+from kit.train import load, main, meet, parameter_groups, predict, prepare, train
 
 
 @pytest.fixture
@@ -172,9 +175,13 @@ def test_every_baseline_leaves_a_run(root, tiny_config, system, capsys):
 
 
 def test_a_failing_run_does_not_keep_the_others_from_training(root, tiny_config, tmp_path, monkeypatch):
+    """In the environment of a pod with several, and in a locale without the characters that are printed."""
     from kit.launch import launch
 
-    monkeypatch.setenv("OMP_NUM_THREADS", "1")
+    strange = {"OMP_NUM_THREADS": "1", "WORLD_SIZE": "2", "LOCAL_RANK": "0", "ACCELERATE_USE_FSDP": "true"}
+    strange |= {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0", "PYTHONIOENCODING": "ascii"}
+    for name, value in strange.items():
+        monkeypatch.setenv(name, value)
     names = {"first": {}, "broken": {"text": str(tmp_path / "nowhere")}, "last": {}}
     runs = [prepare_run(train_config(**tiny_config | {"epochs": 1} | c, run=n)) for n, c in names.items()]
     with pytest.raises(KitError, match=r"There is no directory .*nowhere.* \(1 of 3 runs failed: broken\)"):
@@ -182,6 +189,7 @@ def test_a_failing_run_does_not_keep_the_others_from_training(root, tiny_config,
     assert [run.finished for run in runs] == [True, False, True]
     logs = [(run.folder / "train.log").read_text() for run in runs]
     assert "epoch  1/1" in logs[0] and "nowhere" in logs[1] and "epoch  1/1" in logs[2]
+    assert all(log.startswith(f"── {name}\n") and "\n\n" not in log for name, log in zip(names, logs, strict=True))
 
 
 def test_several_runs_train_at_once_and_share_the_cores(root, tiny_config, tmp_path, monkeypatch, capsys):
@@ -199,6 +207,170 @@ def test_several_runs_train_at_once_and_share_the_cores(root, tiny_config, tmp_p
     assert (alone.folder / "oof.parquet").read_bytes() == (runs[0].folder / "oof.parquet").read_bytes()
     with pytest.raises(KitError, match="jobs=0 is too small"):
         launch(runs, jobs=0)
+
+
+LAUNCHED = {
+    "torchrun": "RANK LOCAL_RANK WORLD_SIZE LOCAL_WORLD_SIZE GROUP_RANK ROLE_RANK ROLE_NAME ROLE_WORLD_SIZE "
+    "GROUP_WORLD_SIZE MASTER_ADDR MASTER_PORT TORCHELASTIC_RUN_ID TORCHELASTIC_MAX_RESTARTS PET_NNODES NODE_RANK",
+    "mpirun": "OMPI_COMM_WORLD_SIZE OMPI_COMM_WORLD_RANK PMI_SIZE PMI_RANK PMIX_RANK MV2_COMM_WORLD_SIZE MPI_RANKS",
+    "accelerate": "ACCELERATE_USE_FSDP ACCELERATE_USE_DEEPSPEED ACCELERATE_DYNAMO_BACKEND FSDP_VERSION FORK_LAUNCHED "
+    "ACCELERATE_MIXED_PRECISION ACCELERATE_TORCH_DEVICE PARALLELISM_CONFIG_TP_SIZE",
+}
+KEPT = {"CUDA_VISIBLE_DEVICES", "NCCL_SOCKET_IFNAME", "HF_HOME", "ACCELERATE_USE_CPU", "RANKING", "SLURM_JOB_ID"}
+
+
+@pytest.mark.parametrize("launcher", LAUNCHED)
+def test_what_a_notebook_starts_takes_itself_for_no_part_of_another_training(root, monkeypatch, launcher):
+    from kit import launch
+
+    for name in [*LAUNCHED[launcher].split(), *KEPT]:
+        monkeypatch.setenv(name, "1")
+    environment = launch._Crew(1, 1, True).environment
+    assert not set(LAUNCHED[launcher].split()) & set(environment)
+    assert set(environment) >= KEPT
+    assert environment["KIT_ROOT"] == str(root)
+
+
+@pytest.fixture
+def unmet(monkeypatch):
+    """A process that has not met any other yet, with nothing about others in its environment."""
+    for name in ("RANK", "LOCAL_RANK", "WORLD_SIZE", "LOCAL_WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT", "KIT_LAUNCHER"):
+        monkeypatch.setenv(name, "")  # so that what Accelerate sets goes again
+        monkeypatch.delenv(name)
+    monkeypatch.setattr(PartialState, "_shared_state", {})
+    monkeypatch.setenv("ACCELERATE_USE_CPU", "true")
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
+
+
+@pytest.mark.parametrize(
+    ("environment", "reason"),
+    [
+        ({"WORLD_SIZE": "2"}, "of 2 processes, this one has RANK="),
+        ({"WORLD_SIZE": "two"}, "two"),
+        ({"WORLD_SIZE": "2", "RANK": "2", "MASTER_ADDR": "localhost"}, "of 2 processes, this one has RANK=2"),
+        ({"OMPI_COMM_WORLD_SIZE": "4"}, "of 4 processes, this one has RANK="),
+        ({"WORLD_SIZE": "2", "RANK": "0", "LOCAL_RANK": "0"}, "MASTER_ADDR"),
+        ({"LOCAL_RANK": "0"}, "expected, but not set"),
+    ],
+)
+def test_an_environment_that_names_others_but_not_how_to_meet_is_refused(
+    unmet, monkeypatch, capsys, environment, reason
+):
+    for name, value in environment.items():
+        monkeypatch.setenv(name, value)
+    assert main(["runs/x/config.json"]) == 1
+    sentence = capsys.readouterr().err.splitlines()[-1]
+    assert sentence.startswith("KitError: The environment says that several processes train together, but not how they")
+    assert reason in sentence and "accelerate launch, or unset RANK, LOCAL_RANK, WORLD_SIZE" in sentence
+
+
+def test_who_waits_for_others_says_so_first_and_can_be_stopped(unmet, monkeypatch, capsys):
+    environment = {"WORLD_SIZE": "2", "RANK": "1", "LOCAL_RANK": "1", "MASTER_ADDR": "host", "MASTER_PORT": "7"}
+    for name, value in environment.items():
+        monkeypatch.setenv(name, value)
+    usual = signal.getsignal(signal.SIGINT)
+
+    def waiting(cpu, timeout):
+        assert capsys.readouterr().out == "Process 1 is waiting for 2 processes at host:7\n"
+        assert signal.getsignal(signal.SIGINT) == signal.SIG_DFL  # Python's own would wait for the others too
+        raise RuntimeError("nobody came")
+
+    monkeypatch.setattr(kit.train, "PartialState", waiting)
+    with pytest.raises(KitError, match="nobody came"):
+        meet()
+    assert signal.getsignal(signal.SIGINT) == usual
+
+
+def test_a_log_is_touched_when_its_run_is_held_and_not_before(root, tiny_config):
+    from kit.launch import _Logs
+
+    runs = [prepare_run(train_config(**tiny_config, run=name)) for name in "ab"]
+    for run in runs:
+        (run.folder / "train.log").write_text("of another\n")
+
+    def logs() -> list[str]:
+        return [(run.folder / "train.log").read_text(encoding="utf-8") for run in runs]
+
+    busy, sentence = _Logs(runs), "The run 'a' is at work in another process: wait for it."
+    busy.error(f"KitError: a: {sentence}\n")
+    busy.write(f"KitError: a: {sentence}\n")
+    busy.close()
+    assert logs() == ["of another\n"] * 2 and busy.sentences == {"a": sentence}
+    held = _Logs(runs)
+    for line in ("warning\n", "── a\n", "epoch\n"):
+        held.write(line)
+    held.error("KitError: b: The run 'b' is at work in another process: wait for it.\n")
+    held.close()
+    assert logs() == ["of another\nwarning\n── a\nepoch\n", "of another\n"]
+
+
+def test_what_a_training_said_that_died_at_once_is_kept(root, tiny_config):
+    from kit.launch import _Logs
+
+    run = prepare_run(train_config(**tiny_config, run="run"))
+    logs = _Logs([run])
+    logs.write("ImportError: no torch\n")
+    with run.alone():
+        logs.close()
+    assert not (run.folder / "train.log").exists()
+    logs.close()
+    assert (run.folder / "train.log").read_text() == "ImportError: no torch\n"
+
+
+@pytest.mark.parametrize("system", ["coattention", "tfidf"])
+def test_a_run_that_another_process_finished_meanwhile_is_not_trained_again(
+    root, tiny_config, monkeypatch, capsys, system
+):
+    """The other has the folder while this one waits for it."""
+    run = prepare_run(train_config(**tiny_config | {"epochs": 1, "system": system}, run="run"))
+    config, alone, before = str(run.folder / "config.json"), Run.alone, []
+
+    def files() -> dict[str, int]:
+        return {path.name: path.stat().st_mtime_ns for path in run.folder.iterdir() if path.name != ".lock"}
+
+    @contextlib.contextmanager
+    def wait(held):
+        if not before:
+            before.append({})
+            assert main([config]) == 0  # the other
+            before.append(files())
+        with alone(held):
+            yield
+
+    monkeypatch.setattr(Run, "alone", wait)
+    assert main([config]) == 0
+    assert "run is finished already" in capsys.readouterr().out
+    assert files() == before[1]
+
+
+@pytest.mark.parametrize("finished", [False, True])
+@pytest.mark.parametrize("what", ["config.json", ""])
+def test_an_ensembles_folder_is_not_trained(root, capsys, finished, what):
+    run = prepare_run(EnsembleConfig("both", ("a", "b"), "data/sample"))
+    if finished:
+        write_json(run.folder / "summary.json", {"macro_f1": 0.5})
+    before = {path: path.read_bytes() for path in run.folder.iterdir()}
+    assert main([str(run.folder / what)]) == 1
+    assert re.fullmatch(r"\s*KitError: both: .*/both is an ensemble's: 05_ensemble .*\.\n", capsys.readouterr().err)
+    assert {path: path.read_bytes() for path in run.folder.iterdir()} == before
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        "DataLoader timed out after 1800 seconds",
+        "DataLoader worker (pid 7) is killed by signal: Bus error. It is possible that dataloader's workers are out of "
+        "shared memory. Please try to raise your shared memory limit.",
+        "DataLoader worker (pid(s) 7, 8) exited unexpectedly",
+    ],
+)
+def test_readers_that_died_end_in_a_sentence(root, tiny_config, monkeypatch, error):
+    def lost(*_):
+        raise RuntimeError(error)
+
+    monkeypatch.setattr(kit.train, "_train", lost)
+    with pytest.raises(KitError, match=r"that read images failed \(DataLoader .*: start the container with --shm-size"):
+        train(prepare_run(train_config(**tiny_config, run="run")))
 
 
 def test_a_run_out_of_memory_on_several_processes_starts_anew(root, tiny_config, monkeypatch):

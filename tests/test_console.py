@@ -1,0 +1,65 @@
+"""What is printed survives any terminal, and no bar stays in an executed notebook."""
+
+import contextlib
+import io
+import sys
+from types import SimpleNamespace
+
+import IPython.display
+import pytest
+from tqdm.contrib.concurrent import thread_map
+
+from kit import console
+from kit.console import Bar, accept_any_character
+
+
+@pytest.mark.parametrize("encoding", ["ascii", "latin-1", "utf-8"])
+def test_a_terminal_of_any_encoding_takes_any_character(monkeypatch, encoding):
+    monkeypatch.setattr(sys, "stdout", io.TextIOWrapper(io.BytesIO(), encoding))
+    accept_any_character()
+    print("── é 名 \udce9", flush=True)
+    assert sys.stdout.buffer.getvalue().decode(encoding).count("?") == {"ascii": 5, "latin-1": 4, "utf-8": 1}[encoding]
+
+
+@pytest.fixture
+def shown(monkeypatch) -> list[str]:
+    """As in a notebook: what its line showed, one text after the other."""
+    texts = []
+    handle = SimpleNamespace(update=lambda data, raw: texts.append(data["text/plain"]))
+    monkeypatch.setattr(IPython.display, "display", lambda *_, **__: handle)
+    monkeypatch.setattr(console, "in_notebook", lambda: True)
+    return texts
+
+
+def loop():
+    for _ in Bar(range(3), desc="tokens", leave=False, delay=0, mininterval=0):
+        pass
+
+
+def interrupted():
+    with contextlib.suppress(KeyboardInterrupt):
+        for _ in Bar(range(3), desc="tokens", leave=False, delay=0, mininterval=0):
+            raise KeyboardInterrupt
+
+
+def nested():
+    for _ in Bar(range(2), desc="ensembles", leave=False, delay=0, mininterval=0):
+        loop()
+
+
+def threads():
+    thread_map(str, range(3), desc="hashes", leave=False, tqdm_class=Bar, delay=0, mininterval=0)
+
+
+@pytest.mark.parametrize("work", [loop, interrupted, nested, threads])
+def test_a_bar_in_a_notebook_is_gone_when_it_is_done(shown, capsys, work):
+    work()
+    assert any("%|" in text for text in shown)
+    assert shown[-1] == ""
+    assert capsys.readouterr() == ("", "")
+
+
+def test_what_is_done_at_once_shows_no_bar(shown):
+    for _ in Bar(range(3), leave=False):
+        pass
+    assert shown == []
