@@ -1,0 +1,122 @@
+"""Pinned numbers: a silent change of an equation, a recipe or a stacker fails here, however well it agrees with itself.
+
+Heads have weights filled by a formula, so that no random generator takes part in what they return; stackers learn from
+fixed probabilities, and the two runs train from seeds. After an intended change, `PINS=print pytest -s` on this file
+prints the new numbers: pin them, and say in the commit message what moved and why.
+"""
+
+import json
+import os
+
+import numpy as np
+import pytest
+import torch
+
+from kit.config import train_config
+from kit.models import CoAttentionHead, FusionHead
+from kit.runs import prepare_run
+from kit.stacking import METHODS
+from kit.train import train
+
+# fmt: off
+PINNED = {
+    "coattention full": [1.61639, -0.90254, 1.70551, 1.58617, -0.87204, 1.67825],
+    "coattention no-layer-weights": [1.46728, -0.7799, 1.50839, 1.42785, -0.73925, 1.47431],
+    "coattention no-bilstm": [1.00716, 0.03893, 0.3568, 1.00437, 0.03883, 0.35975],
+    "coattention text-attention-only": [0.96647, -0.25582, 1.13672, 0.96653, -0.25005, 1.12579],
+    "coattention image-attention-only": [1.17723, -0.38974, 1.17834, 1.17921, -0.39181, 1.18024],
+    "coattention linear-start": [-3.87464, 10.57472, -9.6992, -3.69423, 10.4696, -9.73086],
+    "fusion concat": [1.06648, 0.20261, -0.29021, 1.04501, 0.25905, -0.31052],
+    "fusion bilinear": [1.14245, 0.02799, -0.0539, 1.14339, 0.02717, -0.05394],
+    "fusion dot": [1.04369, 0.13646, -0.14627, 1.0453, 0.12746, -0.13958],
+    "fusion text": [1.0439, 0.30213, -0.3413, 1.02149, 0.32394, -0.33504],
+    "fusion image": [1.03196, 0.24126, -0.28429, 1.02634, 0.25627, -0.28979],
+    "stacker network": [0.92066, 0.03596, 0.04338, 0.02691, 0.95945, 0.01364, 0.03313, 0.02174, 0.94513],
+    "stacker logistic": [0.93714, 0.02879, 0.03407, 0.01931, 0.96803, 0.01266, 0.02402, 0.02055, 0.95543],
+    "stacker blend": [0.99846, 3e-05, 0.0015, 6e-05, 0.99902, 0.00092, 4e-05, 0.00044, 0.99953],
+    "run fine-tuned": [1.22614, 1.20614, 1.0853, 1.10162, 0.38202, 0.34391, 0.27407],
+    "run frozen": [1.10111, 0.79423, 1.09912, 0.85312, 1.09587, 0.8374, 1.08898, 1.11643, 1.01087, 1.00536, 1.09664,
+                   1.05937, 0.25581, 0.48354, 0.26065],
+}
+# fmt: on
+
+
+def check(name: str, values, tolerance: float) -> None:
+    """Compare `values` with the numbers pinned under `name`, each within `tolerance`."""
+    values = np.asarray(values, float).ravel()
+    if os.environ.get("PINS") == "print":
+        print(f'\n    "{name}": {json.dumps([round(value, 5) for value in values.tolist()])},')
+        return
+    np.testing.assert_allclose(values, PINNED[name], rtol=0, atol=tolerance)
+
+
+@torch.no_grad()
+def fill(module: torch.nn.Module) -> torch.nn.Module:
+    """Give every parameter values between -0.5 and 0.5, in a pattern of its own."""
+    for n, parameter in enumerate(module.parameters()):
+        steps = torch.arange(parameter.numel(), dtype=torch.float64)
+        parameter.copy_(((steps + 1) * (0.37 + 0.01 * n)).sin().reshape(parameter.shape) / 2)
+    return module.eval()
+
+
+def wave(*shape: int, pace: float) -> torch.Tensor:
+    steps = torch.arange(np.prod(shape), dtype=torch.float64)
+    return (steps * pace).cos().reshape(shape).float()
+
+
+@pytest.fixture
+def features():
+    """Three text layers `[2, 5, 6]`, a mask that ends the second text after three tokens, regions `[2, 4, 7]`."""
+    mask = torch.ones(2, 5, dtype=torch.long)
+    mask[1, 3:] = 0
+    return [wave(2, 5, 6, pace=0.7 + n) for n in range(3)], mask, wave(2, 4, 7, pace=1.3)
+
+
+SIZES = {"classes": 3, "text_width": 6, "image_width": 7, "width": 8, "classifier_width": 5}
+HEADS = {
+    "full": {},
+    "no-layer-weights": {"layers": 1},
+    "no-bilstm": {"bilstm": False},
+    "text-attention-only": {"attention": "text"},
+    "image-attention-only": {"attention": "image"},
+    "linear-start": {"linear_start": True},
+}
+
+
+@pytest.mark.parametrize("name", HEADS)
+def test_a_coattention_head_of_these_weights_returns_these_logits(name, features):
+    layers, mask, regions = features
+    settings = {"layers": 3, "attention_width": 4} | HEADS[name]
+    head = fill(CoAttentionHead(**SIZES, **settings))
+    check(f"coattention {name}", head(layers[-settings["layers"] :], mask, regions).detach(), 2e-5)
+
+
+@pytest.mark.parametrize("system", ["concat", "bilinear", "dot", "text", "image"])
+def test_a_fusion_of_these_weights_returns_these_logits(system, features):
+    head = fill(FusionHead(system=system, **SIZES))
+    check(f"fusion {system}", head(*features).detach(), 2e-5)
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_a_stacker_of_these_members_returns_these_probabilities(method):
+    random = np.random.default_rng(0)
+    labels = np.arange(60) % 3
+    logits = random.normal(size=(60, 2, 3)) + 2 * np.eye(3)[labels][:, None] * np.array([[0.5], [1.0]])
+    members = np.exp(logits) / np.exp(logits).sum(2, keepdims=True)
+    stacker = METHODS[method](0)
+    stacker.fit(members, labels)
+    check(f"stacker {method}", stacker.predict_proba(members[:3]), 2e-3)
+
+
+RUNS = {
+    "fine-tuned": {},
+    "frozen": {"freeze_text": True, "freeze_image": True, "linear_start": True, "folds": 3, "keep": "last"},
+}
+
+
+@pytest.mark.parametrize("name", RUNS)
+def test_a_run_of_two_epochs_ends_with_these_losses(name, tiny_config, root):
+    run = prepare_run(train_config(**tiny_config | RUNS[name], run="pinned"))
+    train(run)
+    metrics, (_, _, oof) = run.metrics, run.predictions("oof")
+    check(f"run {name}", [*metrics["train_loss"], *metrics["loss"], *oof[0]], 2e-3)
