@@ -32,15 +32,15 @@ $(READY): requirements.txt pyproject.toml
 	@touch $@
 
 demo: $(READY)  ## every step of the paper on the shipped catalogue: no download of weights, no GPU
-	$(BIN)/python -m kit.story --study demo --data data/sample --texts e5_small,minilm \
+	$(BIN)/python -m kit paper --study demo --data data/sample --texts e5_small,minilm \
 	  --images efficientnet_lite0,efficientnet_lite2 --recipe demo --seeds 2 --jobs 2 --answers data/sample_answers/Y_test.csv
 
 paper: $(READY)  ## the same on your data: make paper DATA=dir TEXTS=a,b IMAGES=c,d RECIPE=paper OPTIONS="-p folds 5"
-	$(BIN)/python -m kit.story --study "$(STUDY)" --data "$(DATA)" --texts "$(TEXTS)" --images "$(IMAGES)" \
+	$(BIN)/python -m kit paper --study "$(STUDY)" --data "$(DATA)" --texts "$(TEXTS)" --images "$(IMAGES)" \
 	  --recipe "$(RECIPE)" --seeds $(SEEDS) --jobs $(JOBS) $(OPTIONS)
 
 report: $(READY)  ## a study's report again, from its run folders: make report STUDY=demo
-	$(BIN)/python -m kit.report "$(STUDY)"
+	$(BIN)/python -m kit report "$(STUDY)"
 
 test: $(READY)  ## the tests: no network, no GPU
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --dist worksteal
@@ -70,7 +70,7 @@ format: $(READY)  ## rewrite code and strip notebooks as lint wants them
 	$(BIN)/nbstripout --keep-id notebooks/*.ipynb
 
 notebooks: $(READY)  ## open copies of the notebooks in Jupyter, in work/: make notebooks OPTIONS="--no-browser"
-	$(BIN)/python -m kit.notebooks $(OPTIONS)
+	$(BIN)/python -m kit notebooks $(OPTIONS)
 
 clean:  ## remove the environment and caches; runs and submissions stay
 	rm -rf $(VENV) cache build *.egg-info .pytest_cache .ruff_cache

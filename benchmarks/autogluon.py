@@ -32,13 +32,19 @@ import numpy as np
 import pandas as pd
 from measure import report, row
 
-from kit.backbones import TEXT, TOKENIZER, load_image, load_text
-from kit.challenge import product_texts, read_challenge
-from kit.config import PROJECT, ROOT, KitError, TrainConfig, train_config
-from kit.items import read_items
+from kit.config import TrainConfig, train_config
+from kit.core.exceptions import KitError
+from kit.core.files import write_json, write_text
+from kit.core.paths import PROJECT, ROOT
+from kit.data.challenge import read_challenge
+from kit.data.items import read_items
+from kit.data.text import product_texts
 from kit.metrics import bootstrap_macro_f1, macro_f1
-from kit.report import read_answers
-from kit.runs import Run, write_json, write_text
+from kit.models.image import load_image
+from kit.models.registry import TEXT, TOKENIZER
+from kit.models.text import load_text
+from kit.runs import Run
+from kit.studies.report import read_answers
 
 SIDE = Path(__file__).resolve().with_name("autogluon_side.py")
 HOME = ROOT / "cache" / "autogluon"  # backbones and logs

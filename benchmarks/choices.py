@@ -16,10 +16,10 @@ from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
 from torchvision.io import ImageReadMode, decode_jpeg, read_file
 from torchvision.transforms.v2.functional import resize
 
-from kit.backbones import load_image
 from kit.config import train_config
-from kit.datasets import read_pixels
-from kit.layers import BiLSTM
+from kit.data.images import read_pixels
+from kit.models.image import load_image
+from kit.models.layers import BiLSTM
 
 QUESTION = "pace of one way ÷ pace of another"
 ROUNDS = 5

@@ -14,10 +14,10 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from kit.config import PROJECT
-from kit.errors import Errors, per_class
+from kit.analysis.errors import Errors, per_class
+from kit.core.files import write_text
+from kit.core.paths import PROJECT
 from kit.metrics import bootstrap_macro_f1, confusion, f1_per_class, macro_f1
-from kit.runs import write_text
 
 HERE = Path(__file__).resolve().parent
 CASES = {  # items, and the distribution of the classes' recall

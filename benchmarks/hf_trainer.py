@@ -19,12 +19,13 @@ from torch.nn.functional import cross_entropy
 from torch.nn.utils.rnn import pad_sequence
 from torch.utils.data import Dataset
 
-from kit.backbones import find_backbones, load_tokenizer
-from kit.challenge import product_texts
 from kit.config import TrainConfig, train_config
-from kit.datasets import read_pixels
-from kit.items import read_items
-from kit.models import build_model
+from kit.data.images import read_pixels
+from kit.data.items import read_items
+from kit.data.text import product_texts
+from kit.models.backbones import find_backbones
+from kit.models.classifier import build_model
+from kit.models.tokenizer import load_tokenizer
 
 QUESTION = "training seconds ÷ those of the Hugging Face Trainer, same model"
 

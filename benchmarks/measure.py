@@ -20,14 +20,17 @@ from accelerate.state import AcceleratorState
 from torch.nn.functional import cross_entropy
 from torch.utils.flop_counter import FlopCounterMode
 
-import kit.cache
-from kit.config import ROOT, TrainConfig
-from kit.datasets import loader
-from kit.features import fit_inputs
-from kit.layers import BiLSTM
-from kit.resume import Progress, Watch
-from kit.runs import write_json
-from kit.train import make_accelerator, parameter_groups, predict, prepare, train_epoch
+import kit.core.cache
+from kit.config import TrainConfig
+from kit.core.files import write_json
+from kit.core.paths import ROOT
+from kit.data.sampler import make_loader
+from kit.models.layers import BiLSTM
+from kit.training.checkpoint import Progress
+from kit.training.features import fit_inputs
+from kit.training.interrupt import Watch
+from kit.training.loop import parameter_groups, predict, train_epoch
+from kit.training.trainer import make_accelerator, prepare
 
 HERE = Path(__file__).resolve().parent
 RESULTS = HERE / "results"
@@ -80,10 +83,10 @@ class Workbench:
         optimizer = torch.optim.AdamW(parameter_groups(model, config), fused=True)
         self.model, self.optimizer = self.accelerator.prepare(model, optimizer)
 
-    def loader(self, part: str = "train", times: int = 1):
+    def make_loader(self, part: str = "train", times: int = 1):
         """Batches of `part`, shuffled where it trains, `times` the size of the configuration's."""
         size = times * self.config.micro_batch
-        batches = loader(self.parts[part], size, part == "train", workers=self.config.workers)
+        batches = make_loader(self.parts[part], size, part == "train", workers=self.config.workers)
         return self.accelerator.prepare(batches)
 
     def train(self, batches) -> float:
@@ -162,13 +165,13 @@ def peak(size: int, device: torch.device, kind: torch.dtype) -> float:
 @contextmanager
 def cold():
     """An empty cache for what is done inside, and gone after it."""
-    usual = kit.cache.ROOT
+    usual = kit.core.cache.ROOT
     with tempfile.TemporaryDirectory(prefix="cold-") as folder:
-        kit.cache.ROOT = Path(folder)
+        kit.core.cache.ROOT = Path(folder)
         try:
             yield
         finally:
-            kit.cache.ROOT = usual
+            kit.core.cache.ROOT = usual
 
 
 def synthetic(rows: int, test_rows: int) -> Path:

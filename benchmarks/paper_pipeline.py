@@ -19,10 +19,11 @@ from PIL import Image
 from torch.utils.data import DataLoader, Dataset
 from transformers.models.bert.tokenization_bert_legacy import BertTokenizerLegacy
 
-from kit.backbones import TEXT
-from kit.challenge import product_texts
-from kit.config import ROOT, train_config
-from kit.items import read_items
+from kit.config import train_config
+from kit.core.paths import ROOT
+from kit.data.items import read_items
+from kit.data.text import product_texts
+from kit.models.registry import TEXT
 
 QUESTION = "training samples/s ÷ those of the published recipe as it is run, same model"
 TOKENS, EPOCHS = 510, 10

@@ -1,7 +1,7 @@
 """How much of the pure forward pace prediction keeps, reading and ordering the results included.
 
-In turn: `kit.train.predict` over the loader that training uses, on a warm cache, and the model alone over a list of the
-batches it gives.
+In turn: `kit.training.loop.predict` over the loader that training uses, on a warm cache, and the model alone over a
+list of the batches it gives.
 """
 
 from functools import partial
@@ -9,7 +9,7 @@ from functools import partial
 from measure import Workbench, in_turn, ratio_row, report
 
 from kit.config import train_config
-from kit.train import PREDICT
+from kit.training.loop import PREDICTION_FACTOR
 
 QUESTION = "prediction samples/s ÷ the pure forward rate"
 
@@ -25,7 +25,7 @@ def main() -> None:
     rows = []
     for case, values in cases.items():
         bench = Workbench(train_config(**values), None if values == sample else 96)
-        batches = bench.loader("test", PREDICT)
+        batches = bench.loader("test", PREDICTION_FACTOR)
         memory = list(batches)
         bench.forward(memory[:2])
         sides = {"whole": partial(bench.predict, batches), "forward": partial(bench.forward, memory)}

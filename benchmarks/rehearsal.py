@@ -1,9 +1,9 @@
 """Dress rehearsal: the whole paper pipeline once at true size, on a few synthetic items, with random weights.
 
-`python benchmarks/rehearsal.py` makes a synthetic challenge folder and runs `kit.story` with the recipe `paper` on 54
-items of it (two a class, half of them validate): CamemBERT, FlauBERT and M-BERT × ResNet152 and ResNeXt101_32x8d, 500
-px, 510 tokens, batches of 16. Scores mean nothing here; seconds and memory do. Needs about 16 GB of memory, and on two
-cores most of an hour.
+`python benchmarks/rehearsal.py` makes a synthetic challenge folder and runs `kit paper` with the recipe `paper` on 54
+items of it (two per class, half of them validate): CamemBERT, FlauBERT and M-BERT × ResNet152 and ResNeXt101_32x8d,
+500 px, 510 tokens, batches of 16. Scores mean nothing here; seconds and memory do. Needs about 16 GB of memory, and on
+two cores most of an hour.
 """
 
 import os
@@ -14,9 +14,10 @@ from pathlib import Path
 
 import pandas as pd
 
-from kit.config import PROJECT, ROOT
-from kit.runs import open_run, write_text
-from kit.study import member_runs, study_runs
+from kit.core.files import write_text
+from kit.core.paths import PROJECT, ROOT
+from kit.runs import open_run
+from kit.studies.paper import member_runs, study_runs
 
 HERE = Path(__file__).resolve().parent
 FOLDER = ROOT / "cache" / "rehearsal"
@@ -35,7 +36,18 @@ def main() -> None:
     if not FOLDER.is_dir():
         command = [sys.executable, HERE / "synthetic.py", FOLDER, "--rows", "500", "--test-rows", "8"]
         subprocess.run(command, check=True)
-    command = [sys.executable, "-m", "kit.story", "--study", STUDY, "--data", str(FOLDER), "--recipe", "paper"]
+    command = [
+        sys.executable,
+        "-m",
+        "kit",
+        "paper",
+        "--study",
+        STUDY,
+        "--data",
+        str(FOLDER),
+        "--recipe",
+        "paper",
+    ]
     command += [part for name, value in OPTIONS.items() for part in ("-p", name, str(value))]
     log = ROOT / "runs" / STUDY / "story.log"  # of every start: a second one goes on where the first stopped
     log.parent.mkdir(parents=True, exist_ok=True)

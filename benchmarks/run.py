@@ -11,7 +11,7 @@ import time
 
 from measure import HERE, RESULTS, table
 
-from kit.runs import write_text
+from kit.core.files import write_text
 
 NAMES = ("end_to_end", "predict", "warm", "paper_pipeline", "hf_trainer", "autogluon", "scale")
 FULL = {"autogluon_full": ["autogluon", "--full"], "seeds": ["seeds"]}

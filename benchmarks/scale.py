@@ -16,11 +16,14 @@ from pathlib import Path
 
 from measure import report, row, synthetic
 
-import kit.cache
-from kit.backbones import find_backbones
-from kit.config import ROOT, train_config
-from kit.datasets import keep_pixels, loader, make_products
-from kit.items import read_items
+import kit.core.cache
+from kit.config import train_config
+from kit.core.paths import ROOT
+from kit.data.dataset import cache_pixels
+from kit.data.items import read_items
+from kit.data.sampler import make_loader
+from kit.models.backbones import find_backbones
+from kit.training.inputs import make_datasets
 
 QUESTION = "seconds from the folder to the first batch"
 SIZES = {1000: 163, 10_000: 1627, 84_916: 13_812}
@@ -28,7 +31,7 @@ SIZES = {1000: 163, 10_000: 1627, 84_916: 13_812}
 
 def one(data: str, root: str) -> None:
     """Prints the seconds of each stage and the peak memory, as JSON."""
-    kit.cache.ROOT = Path(root)
+    kit.core.cache.ROOT = Path(root)
     stages, clock = {}, time.perf_counter()
 
     def done(stage: str) -> None:
@@ -40,11 +43,11 @@ def one(data: str, root: str) -> None:
     config = train_config(data=data, text="minilm", image="efficientnet_lite0", **settings)
     codes, frames = read_items(config)
     done("read, clean, look at images, fold by twins")
-    products = make_products(config, codes, frames, find_backbones(config))
+    products = make_datasets(config, codes, frames, find_backbones(config))
     done("tokenise")
-    keep_pixels(config, products)
+    cache_pixels(config, products)
     done("open images")
-    dict(next(iter(loader(products["train"], 32, shuffle=True))))  # waits until it is read
+    dict(next(iter(make_loader(products["train"], 32, shuffle=True))))  # waits until it is read
     done("first batch")
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
     print(json.dumps({"stages": stages, "seconds": sum(stages.values()), "gb": peak}))

@@ -10,13 +10,14 @@ from pathlib import Path
 
 import pandas as pd
 
-from kit.challenge import read_challenge
 from kit.config import LINEAR
-from kit.launch import launch
-from kit.report import read_answers
-from kit.runs import prepare_run, write_text
-from kit.study import baselines, members
-from kit.tables import READING, from_summary, gain
+from kit.core.files import write_text
+from kit.data.challenge import read_challenge
+from kit.runs import prepare_run
+from kit.studies.paper import baselines, members
+from kit.studies.report import read_answers
+from kit.studies.tables import READING, from_summary, gain
+from kit.training.launch import launch
 
 HERE = Path(__file__).resolve().parent
 DEMO = {"data": "data/sample", "text": "e5_small", "image": "efficientnet_lite0", "recipe": "demo"}

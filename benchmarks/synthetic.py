@@ -35,7 +35,8 @@ from PIL import Image, ImageDraw
 from scipy.optimize import brentq
 from tqdm.auto import tqdm
 
-from kit.config import KitError, resolve
+from kit.core.exceptions import KitError
+from kit.core.paths import resolve
 
 COUNTS = {
     10: 3116, 40: 2508, 50: 1681, 60: 832, 1140: 2671, 1160: 3953, 1180: 764, 1280: 4870, 1281: 2070,

@@ -1,14 +1,21 @@
 """Reusable parts of the notebook kit for the SIGIR eCom Rakuten challenge.
 
-Floors, lowest first (a module imports only from lower ones; a test holds this):
-0 config, metrics, layers, words, console
-1 challenge, folds, runs
-2 cache, resume, launch, stacking, study, notebooks, tokenise
-3 backbones, pictures, submission, choice
-4 models, twins, plots, errors
-5 items, tables
-6 datasets, report
-7 features, story
-8 linear
-9 train
+Floors, lowest first: a module imports only from lower floors, and within a folder in no circle (a test holds this).
+
+core        paths, whole files and locks, the cache, the console: plumbing
+config      what a run is: TrainConfig, EnsembleConfig, the recipes
+parameters  what a notebook's parameters cell says
+metrics     macro-F1 and its uncertainty
+predictions files of probabilities
+runs        run folders, the contract between all steps
+data        items, before any model: the challenge's files, texts, images, duplicates, folds, batches
+submission  the files that the two boards take, and their check
+models      equations, heads, backbones
+training    how a run is made
+train       the command that trains: accelerate launch -m kit.train
+stacking    ensembles of finished runs
+analysis    what a finished run says
+studies     the reproduction: which runs answer the paper, its numbers, tables, report and pipeline
+cli         the command kit
+__main__    the same as python -m kit
 """

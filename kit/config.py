@@ -1,20 +1,17 @@
-"""Paths, the training configuration, the recipes, and the reading of notebook parameters."""
+"""The configuration of a training and of an ensemble, and the recipes."""
 
-import ast
-import contextlib
 import dataclasses
-import difflib
 import hashlib
 import json
-import os
 import re
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
+from kit.core.exceptions import KitError
+
 LAUNCHER = "KIT_LAUNCHER"  # environment variable: the process that asked for a training and reads its output
-MARK = re.compile(r'^name = "rakuten-notebook-kit"$', re.MULTILINE)  # in a project's pyproject.toml
 SYSTEMS = {  # and the backbones that each reads
     "coattention": ("text", "image"),
     "concat": ("text", "image"),
@@ -40,93 +37,23 @@ SAME_RESULT = (
     "save_steps",
     "max_minutes",
 )
-NAMES = ("run", "study", "data", "text", "image", "members")  # parameters of free text: no recipe has a value for them
 LINEAR = ("tfidf", "logistic")  # of these, those that are fitted at once and not trained step by step
+NAMES = ("run", "study", "data", "text", "image", "members")  # parameters of free text: no recipe has a value for them
 
 
-class KitError(Exception):
-    """Something the user can mend: one sentence that says what is wrong, where, and what to do."""
-
-    def _render_traceback_(self):  # IPython shows this in place of a traceback
-        return [f"{type(self).__name__}: {self}"]
-
-
-class Nowhere:
-    """Stands for a folder that could not be found: any use of a path in it raises KitError with `sentence`."""
-
-    def __init__(self, sentence: str):
-        self._sentence = sentence
-
-    def __truediv__(self, part) -> "Path | Nowhere":
-        return Path(part) if os.path.isabs(part) else self
-
-    def __repr__(self) -> str:
-        return "no project"
-
-    def __fspath__(self) -> str:
-        raise KitError(self._sentence)
-
-    def __getattr__(self, name: str):
-        raise KitError(self._sentence)
-
-
-def find_project(start: Path) -> Path | None:
-    """Return the nearest of `start` and the folders above it that holds a project: its notebooks and pyproject.toml."""
-    for folder in (start, *start.parents):
-        with contextlib.suppress(OSError, ValueError):
-            if MARK.search((folder / "pyproject.toml").read_text(encoding="utf-8")) and (folder / "notebooks").is_dir():
-                return folder
-    return None
-
-
-def find_places(environment: Mapping[str, str]) -> tuple[Path | Nowhere, Path | Nowhere]:
-    """Return the folder in which relative paths start, and the one of runs/, submissions/ and cache/.
-
-    The project is the one that the user stands in, else the one that this package is part of, else KIT_ROOT. The latter
-    is where KIT_ROOT in `environment` says, if it is set. Processes that the kit starts are told both.
-    """
-    root = environment.get("KIT_ROOT")
-    try:
-        told = environment.get("KIT_PROJECT")
-        project = Path(told) if told else _standing_in() or find_project(Path(__file__).resolve().parents[1])
-        place = Path(root or ".").expanduser()
-        if project or place.is_absolute():
-            place = ((project or place) / place).resolve()
-            return project or place, place
-        sentence = (
-            "There is no project here: change to its folder, install the kit with pip install -e, or set KIT_ROOT to "
-            "the absolute path of a folder for runs and submissions."
+def check_type(name: str, value, kind: type):
+    """`value` as the type that the parameter has, or KitError; a whole number passes for a float."""
+    if type(value) is kind:
+        return value
+    if kind is float and type(value) is int:
+        return float(value)
+    if kind is str and (value is None or isinstance(value, (bool, int, float))):
+        raise KitError(
+            f"The parameter {name}={value!r} is not text: papermill's -p changes what looks like a number, True, False "
+            f"or None (007 becomes 7), so pass it with -r {name}, as you mean it, or in Jupyter in quotation marks."
         )
-    except (RuntimeError, ValueError) as error:
-        sentence = f"KIT_ROOT={root!r} is no path ({error}): set it to a folder."
-    return Nowhere(sentence), Nowhere(sentence)
-
-
-def _standing_in() -> Path | None:
-    try:
-        return find_project(Path.cwd())
-    except OSError:  # the working directory was removed
-        return None
-
-
-PROJECT, ROOT = find_places(os.environ)
-
-
-def few(items, shown: int = 5) -> str:
-    """The first few items, and how many more there are."""
-    items = list(items)
-    return ", ".join(map(str, items[:shown])) + (f" and {len(items) - shown} more" if len(items) > shown else "")
-
-
-def resolve(path) -> Path:
-    """An absolute path; a relative one starts at the project's root, wherever the notebook kernel was started.
-
-    Raises KitError.
-    """
-    try:
-        return (PROJECT / Path(path).expanduser()).resolve()
-    except (RuntimeError, ValueError) as error:  # nobody of that name, a null byte
-        raise KitError(f"{str(path)!r} is no path ({error}): give a folder or a file.") from None
+    words = {int: "a whole number", float: "a number", bool: "True or False", str: "text"}[kind]
+    raise KitError(f"The parameter {name}={value!r} must be {words}.")
 
 
 @dataclass(frozen=True)
@@ -305,7 +232,7 @@ def possible_names(name: str) -> list[str]:
     return [*names, f"{names[-1][:53]}_{_hash(name)}"]
 
 
-def shorten(name: str, length: int = 250) -> str:
+def bounded_name(name: str, length: int = 250) -> str:
     """Return a name that is made of others, cut to `length`; a hash stands for what is cut."""
     return name if len(name) <= length else f"{name[: length - 7]}-{_hash(name)}"
 
@@ -377,8 +304,6 @@ RECIPES = {
         "keep": "last",
     },
 }
-
-
 # what a recipe changes besides for the baselines: a small head on fixed vectors learns at another rate
 BASELINE_RECIPES = {"paper": {}, "demo": {"epochs": 10, "lr": 1e-3, "lr_decay": 0.9}}
 
@@ -388,78 +313,3 @@ def train_config(**values) -> TrainConfig:
     name, given = values.get("recipe", "paper"), {key: value for key, value in values.items() if value is not None}
     baseline = BASELINE_RECIPES.get(name, {}) if values.get("system", "coattention") != "coattention" else {}
     return TrainConfig(**RECIPES.get(name, {}) | baseline | given)
-
-
-def check_type(name: str, value, kind: type):
-    """`value` as the type that the parameter has, or KitError; a whole number passes for a float."""
-    if type(value) is kind:
-        return value
-    if kind is float and type(value) is int:
-        return float(value)
-    if kind is str and (value is None or isinstance(value, (bool, int, float))):
-        raise KitError(
-            f"The parameter {name}={value!r} is not text: papermill's -p changes what looks like a number, True, False "
-            f"or None (007 becomes 7), so pass it with -r {name}, as you mean it, or in Jupyter in quotation marks."
-        )
-    words = {int: "a whole number", float: "a number", bool: "True or False", str: "text"}[kind]
-    raise KitError(f"The parameter {name}={value!r} must be {words}.")
-
-
-def parameter_types(config: type, **more: type) -> dict[str, type]:
-    """The fields of a dataclass with their types, and `more`."""
-    return {field.name: field.type for field in dataclasses.fields(config)} | more
-
-
-def read_parameters(namespace: dict, types: dict[str, type]) -> dict:
-    """Return the notebook's parameters out of its `globals()`, names and types checked.
-
-    Call it in the cell after the one tagged `parameters`. `types` says what each parameter is. What that cell or
-    papermill's assigns besides is a mistake, and is refused; variables of other cells are none of its business. None
-    passes if a recipe decides.
-    """
-    decided = {field.name for field in dataclasses.fields(TrainConfig)} - {*NAMES} if "recipe" in types else ()
-    found = {name: namespace[name] for name in _given(namespace, types) if name in namespace}
-    for name in found:
-        if name not in types:
-            close = difflib.get_close_matches(name, types, 1)
-            hint = f" Did you mean {close[0]}?" if close else ""
-            raise KitError(f"There is no parameter {name!r}.{hint} The parameters are: {', '.join(types)}.")
-    return {
-        name: value if value is None and name in decided else check_type(name, value, types[name])
-        for name, value in found.items()
-    }
-
-
-INJECTED = "# Parameters\n"  # how papermill begins the cell that it puts after the tagged one
-
-
-def _given(namespace: dict, types: dict[str, type]) -> list[str]:
-    """The names that the `parameters` cell assigned when it last ran, and papermill's cell after it.
-
-    IPython keeps the source of what ran. There the cell is one that gives types to known names, or assigns most of
-    those again; if none does, all known names count. Without IPython, in a script, all that papermill could set counts.
-    """
-    ran = namespace.get("In")
-    if not isinstance(ran, list):
-        flat = (bool, int, float, str, type(None))
-        return [name for name, value in namespace.items() if not name.startswith("_") and isinstance(value, flat)]
-    declared = (known for source in ran if len(known := types.keys() & assigned(source, annotated=True)) > 1)
-    usual, given, injected = next(declared, None), [*types], []
-    for source, names in ((source, assigned(source)) for source in ran):
-        if source.startswith(INJECTED):
-            injected = names
-        elif usual and 2 * len(usual & {*names}) >= len(usual):
-            given, injected = names, []
-    return [*dict.fromkeys(given + injected)]
-
-
-def assigned(source: str, annotated: bool = False) -> list[str]:
-    """Return the public variables that a cell assigns, or those alone that it gives a type."""
-    try:
-        nodes = list(ast.walk(ast.parse(source)))
-    except (SyntaxError, ValueError):  # a cell that did not run
-        return []
-    if annotated:
-        nodes = [node.target for node in nodes if isinstance(node, ast.AnnAssign)]
-    stored = [node.id for node in nodes if isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store)]
-    return [name for name in dict.fromkeys(stored) if not name.startswith("_")]

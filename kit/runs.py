@@ -5,162 +5,32 @@ is finished), oof.parquet (each validation item as a model that did not see it p
 a grouped split `group`, one `p_<code>` a class), test.parquet (each test item once a fold: `id`, `split`, `fold`, the
 item's FINGERPRINTS, one `p_<code>` a class), model-<fold>.safetensors, blank.csv (items without a readable image),
 train.log and the executed notebooks; until it is finished state.pt, from which an interrupted training goes on
-(`kit.resume`). Files appear whole or not at all, and one process at a time writes them.
+(`kit.training.checkpoint`). Files appear whole or not at all, and one process at a time writes them.
 
 N items · K classes · F folds
 """
 
 import dataclasses
 import functools
-import json
-import os
-import platform
-import re
-from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
-import psutil
-from filelock import FileLock, Timeout
-from safetensors import SafetensorError
 
-from kit.config import ROOT, SAME_RESULT, EnsembleConfig, KitError, TrainConfig, check_name, few
+from kit.config import SAME_RESULT, EnsembleConfig, TrainConfig, check_name
+from kit.core.exceptions import KitError
+from kit.core.files import TRAIN_AGAIN, locked, now, read_json, read_time, write_atomically, write_json
+from kit.core.paths import ROOT
 from kit.metrics import bootstrap_macro_f1, scores
+from kit.predictions import FINGERPRINTS, mean_over_folds, predicted_items, probabilities, read_probabilities
 
 PATIENCE = 10  # seconds that a process gets to let go of a run folder: one that was killed may have readers left
 STOPPED, NO_MEMORY = "The training was ", "Memory ran out"  # how the sentences begin that launch acts upon
-AGAIN = "train the run again, with -p again True"
-PROBABILITY = re.compile(r"p_(-?[0-9]+)")  # the column of a class
-# of a test item: of its texts and ids (`kit.challenge`), and of its image file's contents; "" where that was not read
-FINGERPRINTS = ("fingerprint", "image_fingerprint")
 BEGINS = "── "  # before the name of the run that a training of several comes to
-
-
-def write_atomically(path: Path, write: Callable[[Path], None]) -> None:
-    """`write(temporary path)` beside `path`, then a rename: a reader sees the old file or the whole new one.
-
-    The file may be read by whom the user's umask says, whatever its writer would have chosen.
-    """
-    here = "@" + platform.node().replace(".", "_")
-    temporary = path.with_name(f".{path.name}.{os.getpid()}{here}")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        for left in path.parent.glob(f".{path.name}.*"):  # by a process that was killed
-            process = left.suffix[1:].removesuffix(here)
-            if process.isdecimal() and not psutil.pid_exists(int(process)):
-                left.unlink(missing_ok=True)
-        temporary.touch()
-        mode = temporary.stat().st_mode
-        write(temporary)
-        if temporary.stat().st_mode != mode:
-            with suppress(OSError):  # a file system without permissions
-                temporary.chmod(mode)
-        with open(temporary, "rb+") as file:
-            os.fsync(file.fileno())  # else a machine that stops may leave an empty file under the new name
-        os.replace(temporary, path)
-    except (OSError, SafetensorError) as error:
-        raise KitError(f"{path} cannot be written ({error}): free space or fix permissions.") from error
-    finally:
-        with suppress(OSError):
-            temporary.unlink()
-
-
-@contextmanager
-def locked(lock: Path, what: Path, patience: float = -1, busy: str = "") -> Iterator[None]:
-    """Holds the lock of `what`; others wait for it, a dead process keeps nobody waiting.
-
-    Raises KitError where it can't be written, and after `patience` seconds (below 0: never) with the sentence `busy`.
-    """
-    held = FileLock(lock, timeout=patience)
-    try:
-        lock.parent.mkdir(parents=True, exist_ok=True)
-        held.acquire()
-    except Timeout:
-        raise KitError(busy) from None
-    except OSError as error:
-        raise KitError(f"{what} cannot be written ({error}): free space or fix permissions.") from error
-    try:
-        yield
-    finally:
-        held.release()
-
-
-def write_text(path: Path, text: str) -> None:
-    write_atomically(path, lambda temporary: temporary.write_text(text, encoding="utf-8"))
-
-
-def write_json(path: Path, content: dict) -> None:
-    write_text(path, json.dumps(content, indent=1, ensure_ascii=False) + "\n")
-
-
-def read_json(path: Path) -> dict:
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-        if not isinstance(content, dict):
-            raise ValueError("no JSON object")
-        return content
-    except (OSError, ValueError) as error:
-        raise KitError(f"{path} cannot be read ({error}): {AGAIN}.") from error
-
-
-def probabilities(codes: list[int], values: np.ndarray) -> pd.DataFrame:
-    """values `[N, K]` as columns `p_<code>`."""
-    return pd.DataFrame(values.astype(np.float32), columns=[f"p_{code}" for code in codes])
-
-
-def read_probabilities(path: Path, wanted: Iterable[str]) -> tuple[pd.DataFrame, list[int], np.ndarray]:
-    """Of a file of predictions the items without their probabilities, the class codes, and the probabilities `[N, K]`.
-
-    Raises KitError where it is damaged, lacks one of the columns `wanted` or all classes, or holds no probabilities.
-    """
-    try:
-        frame = pd.read_parquet(path, page_checksum_verification=True)
-        columns = [name for name in frame if PROBABILITY.fullmatch(str(name))]
-        values = frame[columns].to_numpy(np.float32)
-    except (OSError, ValueError, TypeError) as error:  # pyarrow's errors are ValueErrors
-        raise KitError(f"{path} cannot be read ({error}): {AGAIN}.") from error
-    if not columns or any(name not in frame for name in wanted):
-        raise KitError(f"{path} lacks one of {', '.join(wanted)} and p_<code>: {AGAIN}.")
-    wrong = ~(np.isfinite(values).all(1) & (values >= 0).all(1) & (np.abs(values.sum(1) - 1) < 1e-3))
-    if wrong.any():
-        what = f"{wrong.sum()} rows that are not finite probabilities with sum 1 (id {few(frame['id'][wrong])})"
-        raise KitError(f"{path} has {what}: {AGAIN}.")
-    items = frame.drop(columns=columns).reset_index(drop=True)  # a frame that was shuffled keeps its index in the file
-    return items, [int(name[2:]) for name in columns], values
-
-
-def mean_over_folds(path: Path, items: pd.DataFrame, codes: list[int], values: np.ndarray) -> pd.DataFrame:
-    """Of what a file of test predictions at `path` holds, the mean over folds of each item's probabilities, indexed by
-    `split` and `id`, with the codes as columns.
-
-    `split` is None, and there is one fold, where the items do not say. Raises KitError.
-    """
-    items = {"split": None, "fold": 0} | dict(items.items())
-    keys = pd.DataFrame(items, columns=["split", "id", "fold"])
-    if (again := keys.duplicated()).any():
-        raise KitError(f"{path} repeats id {few(keys['id'][again].unique())}: {AGAIN}.")
-    folds = pd.DataFrame(values, columns=codes, dtype=float).groupby(
-        [keys["split"], keys["id"]], sort=False, dropna=False
-    )
-    if folds.size().nunique() > 1:
-        raise KitError(f"{path} has some items in more folds than others: {AGAIN}.")
-    return folds.mean()
-
-
-def predicted_items(items: pd.DataFrame, means: pd.DataFrame) -> pd.DataFrame:
-    """Return `split` and `id` of test items, with those of FINGERPRINTS that are known, "" for one that is not.
-
-    `items`, `means`: as `read_probabilities` and `mean_over_folds` return them.
-    """
-    found = means.index.to_frame(index=False)[["split", "id"]]
-    first = items.drop_duplicates([name for name in ("split", "id") if name in items])  # in the order of `means`
-    for name in (name for name in FINGERPRINTS if name in items):
-        found[name] = first[name].fillna("").to_numpy()
-    return found
 
 
 @dataclass(frozen=True)
@@ -191,7 +61,7 @@ class Run:
         try:
             return kind(**content)
         except TypeError as error:
-            raise KitError(f"{path} is not whole ({error}): {AGAIN}.") from None
+            raise KitError(f"{path} is not whole ({error}): {TRAIN_AGAIN}.") from None
 
     @property
     def summary(self) -> dict:
@@ -199,7 +69,7 @@ class Run:
         self.require()
         content = read_json(path := self.folder / "summary.json")
         if lacking := {"run", "macro_f1", "macro_f1_low", "macro_f1_high"} - content.keys():
-            raise KitError(f"{path} lacks {', '.join(sorted(lacking))}: {AGAIN}.")
+            raise KitError(f"{path} lacks {', '.join(sorted(lacking))}: {TRAIN_AGAIN}.")
         return content
 
     @property
@@ -210,7 +80,7 @@ class Run:
         try:
             return pd.read_csv(path) if path.is_file() else pd.DataFrame(columns=["fold", "epoch"])
         except (OSError, ValueError) as error:  # pandas' errors are ValueErrors
-            raise KitError(f"{path} cannot be read ({error}): {AGAIN}.") from error
+            raise KitError(f"{path} cannot be read ({error}): {TRAIN_AGAIN}.") from error
 
     def predictions(self, part: str) -> tuple[pd.DataFrame, list[int], np.ndarray]:
         """The frame of `oof` or `test` without its probabilities, the class codes, and the probabilities `[N, K]`.
@@ -322,20 +192,6 @@ def find_run(name: str = "") -> Run:
 def list_runs() -> list[Run]:
     """The finished runs, oldest first, by the time that their summaries tell."""
     return sorted((Run(path.parent) for path in (ROOT / "runs").glob("*/summary.json")), key=finished_at)
-
-
-def now() -> str:
-    """Return the time, in UTC, as files keep it: a file's own time is lost when it is copied."""
-    return datetime.now(UTC).isoformat()
-
-
-def read_time(text) -> datetime | None:
-    """Return a time that `now` wrote; None if it is none."""
-    try:
-        time = datetime.fromisoformat(text)
-        return time if time.tzinfo else time.replace(tzinfo=UTC)
-    except (TypeError, ValueError):
-        return None
 
 
 def finished_at(run: Run) -> tuple[bool, datetime, str]:

@@ -1,10 +1,5 @@
-"""From a run's test predictions to the files the two boards accept, and the check of such a file.
+"""From a run's test predictions to the files the two boards accept, and the check of such a file."""
 
-`python -m kit.submission FILE --data DIR` says whether a file is valid; without `--data`, a file under
-submissions/<run>/ is held against the challenge folder of that run.
-"""
-
-import argparse
 import codecs
 import csv
 import io
@@ -14,11 +9,14 @@ from pathlib import Path
 
 import pandas as pd
 
-from kit.cache import content_hashes
-from kit.challenge import Challenge, check_separator, read_challenge, read_test_ids, read_text
-from kit.config import ROOT, KitError, few, resolve
-from kit.console import accept_any_character
-from kit.runs import AGAIN, FINGERPRINTS, Run, mean_over_folds, open_run, predicted_items, read_probabilities
+from kit.core.cache import content_hashes
+from kit.core.exceptions import KitError, shorten
+from kit.core.files import TRAIN_AGAIN
+from kit.core.paths import ROOT, resolve
+from kit.data.challenge import Challenge, read_challenge, read_test_ids
+from kit.data.table import check_separator, read_text
+from kit.predictions import FINGERPRINTS, mean_over_folds, predicted_items, read_probabilities
+from kit.runs import Run, open_run
 
 # header in the file → our column
 COLUMNS = {
@@ -48,7 +46,7 @@ def read_predictions(path) -> pd.DataFrame:
     if len(found) and not known and (path.parent / "config.json").is_file():
         warnings.warn(
             f"{path} does not say which products it answers, for an older kit wrote it: make sure that the test file "
-            f"has not changed since, or {AGAIN}.",
+            f"has not changed since, or {TRAIN_AGAIN}.",
             stacklevel=2,
         )
     return found[["id", "split", "label", *known]]
@@ -64,15 +62,15 @@ def write_submission(predictions: pd.DataFrame, challenge: Challenge, out_dir, s
     if not challenge.test:
         raise KitError(f"{challenge.folder} has no test file, so there is nothing to submit; add it to the folder.")
     if missing := [name for name in ("id", "label") if name not in predictions]:
-        raise KitError(f"the predictions lack the column {few(missing)}; they have {few(predictions.columns)}.")
+        raise KitError(f"the predictions lack the column {shorten(missing)}; they have {shorten(predictions.columns)}.")
     named = "split" in predictions and predictions["split"].notna().any()
     splits = list(dict.fromkeys(predictions["split"])) if named else list(challenge.test)
     if unknown := [name for name in [*splits, split or splits[0]] if name not in challenge.test]:
-        raise KitError(f"there is no test split {unknown[0]!r}; choose among {few(challenge.test)}.")
+        raise KitError(f"there is no test split {unknown[0]!r}; choose among {shorten(challenge.test)}.")
     if split is not None and split not in splits:
-        raise KitError(f"the predictions have no rows of {split!r} but of {few(splits)}; predict that split first.")
+        raise KitError(f"the predictions have no rows of {split!r} but of {shorten(splits)}; predict that split first.")
     if not named and split is None and len(splits) > 1:
-        raise KitError(f"the predictions do not name their split; pass split= one of {few(splits)}.")
+        raise KitError(f"the predictions do not name their split; pass split= one of {shorten(splits)}.")
     texts = {}
     for name in splits if split is None else [split]:
         rows = predictions[predictions["split"] == name] if named else predictions
@@ -99,13 +97,15 @@ def _as_text(rows: pd.DataFrame, challenge: Challenge, split: str) -> str:
     test, where = challenge.test[split], f"the predictions of {split!r}"
     columns = COLUMNS[challenge.edition]
     if rows["id"].duplicated().any():
-        raise KitError(f"{where} repeat id {few(rows['id'][rows['id'].duplicated()].unique())}; keep one row of each.")
+        raise KitError(
+            f"{where} repeat id {shorten(rows['id'][rows['id'].duplicated()].unique())}; keep one row of each."
+        )
     _require_same_products(rows, test, where)
     wrong = rows[~rows["label"].isin(challenge.classes)]  # NaN is in no set of codes
     if len(wrong):
         raise KitError(
             f"{where} give id {wrong['id'].iloc[0]} the code {wrong['label'].iloc[0]}, "
-            f"which training does not have; predict one of {few(challenge.classes, 3)}."
+            f"which training does not have; predict one of {shorten(challenge.classes, 3)}."
         )
     labels = rows.set_index("id")["label"].loc[test["id"]].astype("int64").to_numpy()
     table = test.assign(label=labels)[list(columns.values())]
@@ -121,7 +121,9 @@ def _require_same_products(rows: pd.DataFrame, test: pd.DataFrame, where: str) -
     sides = {"lack": test["id"][~test["id"].isin(rows["id"])], "have unknown": rows["id"][~rows["id"].isin(test["id"])]}
     for what, ids in sides.items():
         if len(ids):
-            raise KitError(f"{where} {what} id {few(ids)} ({len(rows)} rows for {len(test)}); predict that test file.")
+            raise KitError(
+                f"{where} {what} id {shorten(ids)} ({len(rows)} rows for {len(test)}); predict that test file."
+            )
     rows, differ = rows.set_index("id").loc[test["id"]].reset_index(), pd.Series(False, range(len(test)))
     now = {"fingerprint": test.get("fingerprint")}
     if "image_fingerprint" in rows and test["image_path"].notna().any():
@@ -131,7 +133,7 @@ def _require_same_products(rows: pd.DataFrame, test: pd.DataFrame, where: str) -
             old, new = rows[name].fillna(""), pd.Series(list(values), dtype=object)
             differ |= (old != new) & (old != "") & (new != "")
     if differ.any():
-        ids = few(test["id"][differ.to_numpy()])
+        ids = shorten(test["id"][differ.to_numpy()])
         raise KitError(
             f"{where} answer other products than the test file has now: {differ.sum()} of {len(test)} differ under the "
             f"same ids ({ids}); train again with -p again True, or put back the test items that were predicted."
@@ -166,6 +168,10 @@ def check_submission(path, challenge: Challenge) -> str:
     return f"{path.name} is a valid {challenge.edition} submission of {rows} rows for {split}."
 
 
+def _read_raw(folder, images: str) -> Challenge:
+    return read_challenge(folder, clean_titles=False, clean_descriptions=False, images=images)
+
+
 def _check(path: Path, challenge: Challenge, split: str) -> int:
     text, columns, sep = read_text(path), COLUMNS[challenge.edition], "\t" if challenge.edition == "sigir" else ","
     if path.read_bytes().startswith(codecs.BOM_UTF8):
@@ -193,7 +199,9 @@ def _check(path: Path, challenge: Challenge, split: str) -> int:
         raise KitError(f"{path.name}, line 1: the header is {header!r}, not {sep.join(columns)!r}; write that header.")
     for n, (line, row) in enumerate(rows[1:]):
         if len(row) != len(columns):
-            raise KitError(f"{line}{len(row)} fields, not {len(columns)}; keep {few(map(repr, columns))} and no more.")
+            raise KitError(
+                f"{line}{len(row)} fields, not {len(columns)}; keep {shorten(map(repr, columns))} and no more."
+            )
         *ids, code = row
         if n >= len(expected) or ids[0] != expected[n][0]:
             if ids[0] not in place:
@@ -217,20 +225,12 @@ def _check(path: Path, challenge: Challenge, split: str) -> int:
     return len(expected)
 
 
-def main() -> None:
-    """Print whether a submission file is valid; exit with 1 when it is not."""
-    accept_any_character()
-    parser = argparse.ArgumentParser(prog="python -m kit.submission", description=main.__doc__)
-    parser.add_argument("file", type=Path, help="the file to check")
-    parser.add_argument("--data", type=Path, help="the challenge folder (default: of the run in submissions/<run>/)")
-    args = parser.parse_args()
-    try:  # at a shell, a relative path starts where the user stands
-        print(_check_file(args.file.absolute(), args.data and args.data.absolute()))
-    except KitError as error:
-        raise SystemExit(str(error)) from None
+def check_file(file: Path, data: Path | None) -> str:
+    """Return one sentence that the submission `file` is valid for the challenge folder `data`.
 
-
-def _check_file(file: Path, data: Path | None) -> str:
+    Without `data`, a file in submissions/<run>/ is checked against the folder that the run was trained on. Raises
+    KitError.
+    """
     folder = file.resolve().parent
     run = open_run(folder.name) if folder.parent == ROOT / "submissions" else None
     run = run if run and run.finished else None
@@ -240,11 +240,3 @@ def _check_file(file: Path, data: Path | None) -> str:
     if run:
         check_test_items(run, challenge)
     return check_submission(file, challenge)
-
-
-def _read_raw(folder, images: str) -> Challenge:
-    return read_challenge(folder, clean_titles=False, clean_descriptions=False, images=images)
-
-
-if __name__ == "__main__":
-    main()

@@ -18,7 +18,7 @@ from PIL import Image
 from safetensors.torch import save_file
 from tokenizers import Tokenizer, models, pre_tokenizers, processors
 
-import kit.backbones
+import kit.models.backbones
 
 WORDS = [
     "chat",
@@ -124,7 +124,7 @@ def tiny_image(tmp_path_factory) -> str:
 def root(tmp_path, monkeypatch) -> Path:
     """Runs and submissions go to a temporary project root, in this process and in those it starts."""
     monkeypatch.setenv("KIT_ROOT", str(tmp_path))
-    kit.backbones._source.cache_clear()  # what other tests loaded is kept under their roots, not under this one
+    kit.models.backbones._handle.cache_clear()  # what other tests loaded is kept under their roots, not under this one
     for name in [name for name in sys.modules if name.startswith("kit.") and hasattr(sys.modules[name], "ROOT")]:
         monkeypatch.setattr(f"{name}.ROOT", tmp_path)
     return tmp_path

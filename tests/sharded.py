@@ -6,7 +6,7 @@ from torch.distributed.fsdp import FSDPModule
 
 import kit.train
 
-make_accelerator, save_weights = kit.train.make_accelerator, kit.train.save_weights
+make_accelerator, save_weights = kit.training.trainer.make_accelerator, kit.training.loop.save_weights
 
 
 def sharding(config):
@@ -21,7 +21,7 @@ def checking(model, *arguments):
     save_weights(model, *arguments)
 
 
-kit.train.make_accelerator, kit.train.save_weights = sharding, checking
+kit.training.trainer.make_accelerator, kit.training.loop.save_weights = sharding, checking
 
 if __name__ == "__main__":
     main()

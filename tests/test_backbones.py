@@ -14,10 +14,15 @@ from PIL import Image
 from safetensors.torch import load_file, save_file
 from sklearn.datasets import load_sample_image
 
-from kit import backbones
-from kit.backbones import IMAGE, TEXT, Source, check_image, check_text, load_image, load_text, load_tokenizer
-from kit.config import ROOT, KitError
-from kit.datasets import read_pixels
+from kit.core.exceptions import KitError
+from kit.core.paths import ROOT
+from kit.data.images import read_pixels
+from kit.models import backbones
+from kit.models.backbones import BackboneHandle
+from kit.models.image import check_image, load_image
+from kit.models.registry import IMAGE, TEXT
+from kit.models.text import check_text, load_text
+from kit.models.tokenizer import load_tokenizer
 
 
 @pytest.mark.parametrize("kind", ["camembert", "flaubert", "bert"])
@@ -420,7 +425,7 @@ SIZES = [
 def test_a_size_that_does_not_fit_says_so(architecture, args, size, sentence, tmp_path, root):
     name = timm_directory(tmp_path, architecture, {"pretrained_cfg": HALF}, args) if args else architecture
     with pytest.raises(KitError, match=sentence):
-        Source("image", name, bool(args), 0, size, True).outline  # noqa: B018 (before anything is trained)
+        BackboneHandle("image", name, bool(args), 0, size, True).outline  # noqa: B018 (before anything is trained)
 
 
 OUTPUTS = {  # what forward_features gives
@@ -440,11 +445,11 @@ def test_features_that_are_no_map_end_before_training(name, root, monkeypatch):
     monkeypatch.setattr(backbone.model, "forward_features", output)
     monkeypatch.setattr(backbones, "load_image", lambda *_: backbone)
     with pytest.raises(KitError, match=sentence):
-        Source("image", "test_resnet", False, 0, 64, True).outline  # noqa: B018
+        BackboneHandle("image", "test_resnet", False, 0, 64, True).outline  # noqa: B018
 
 
 def test_a_backbone_that_was_looked_at_can_still_be_trained(root, tiny_image):
-    source = Source("image", tiny_image, True, 0, 64, True)
+    source = BackboneHandle("image", tiny_image, True, 0, 64, True)
     assert source.outline.regions == 4
     assert not any(value.is_inference() for value in source.frozen.state_dict().values())
 
@@ -454,10 +459,10 @@ def test_hub_models_in_several_files_are_told_apart(root, monkeypatch):
     monkeypatch.setattr(
         backbones, "try_to_load_from_cache", lambda repo, file: f"/{repo}/{file}" if file in files else None
     )
-    one, other = (Source("text", name, True, 0, 64, True).identity for name in ("me/one", "me/other"))
+    one, other = (BackboneHandle("text", name, True, 0, 64, True).identity for name in ("me/one", "me/other"))
     assert one != other and "me/one" in one
     files.clear()
-    unknown = Source("text", "me/one", True, 0, 64, True)
+    unknown = BackboneHandle("text", "me/one", True, 0, 64, True)
     unknown.__dict__["frozen"] = None  # as if loaded
     with pytest.raises(KitError, match="could not be told from another model's"):
         unknown.identity  # noqa: B018

@@ -11,9 +11,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from kit import cache
-from kit.cache import array, content_hashes, digest, recall
-from kit.config import KitError
+from kit.core import cache
+from kit.core.cache import cached_memmap, content_hashes, fingerprint, get_or_compute
+from kit.core.exceptions import KitError
 
 
 def lengths(keys, asked):
@@ -23,7 +23,7 @@ def lengths(keys, asked):
         asked.append([keys[i] for i in new])
         return [[len(keys[i])] * 2 for i in new]
 
-    return recall("lengths", keys, pa.list_(pa.int32()), compute).to_pylist()
+    return get_or_compute("lengths", keys, pa.list_(pa.int32()), compute).to_pylist()
 
 
 def test_values_are_computed_once(root):
@@ -80,9 +80,9 @@ def fill(values):
 
 
 def test_an_array_is_written_once_and_mapped(root):
-    first = array("sevens", (3, 2), np.dtype(np.float32), fill)
+    first = cached_memmap("sevens", (3, 2), np.dtype(np.float32), fill)
     assert (first == 7).all() and isinstance(first, np.memmap)
-    again = array("sevens", (3, 2), np.dtype(np.float32), lambda values: pytest.fail("is there already"))
+    again = cached_memmap("sevens", (3, 2), np.dtype(np.float32), lambda values: pytest.fail("is there already"))
     assert (again == 7).all()
     with pytest.raises(ValueError, match="read-only"):
         again[0, 0] = 1
@@ -91,14 +91,14 @@ def test_an_array_is_written_once_and_mapped(root):
 @pytest.mark.parametrize("damage", ["cut", "empty", "text", "other shape", "other type"])
 def test_a_half_written_or_foreign_array_is_written_again(root, damage):
     path = root / "cache" / "sevens.npy"
-    array("sevens", (30, 2), np.dtype(np.float32), fill)
+    cached_memmap("sevens", (30, 2), np.dtype(np.float32), fill)
     if damage == "cut":
         path.write_bytes(path.read_bytes()[:-4])
     elif damage in ("empty", "text"):
         path.write_text("no array" * (damage == "text"))
     else:
         np.save(path, np.zeros((2, 30) if damage == "other shape" else (30, 2), np.float32 if "s" in damage else int))
-    assert (array("sevens", (30, 2), np.dtype(np.float32), fill) == 7).all()
+    assert (cached_memmap("sevens", (30, 2), np.dtype(np.float32), fill) == 7).all()
 
 
 def test_a_writer_that_fails_leaves_nothing(root):
@@ -107,20 +107,21 @@ def test_a_writer_that_fails_leaves_nothing(root):
         raise KitError("cannot go on")
 
     with pytest.raises(KitError, match="cannot go on"):
-        array("sevens", (3, 2), np.dtype(np.float32), stumble)
+        cached_memmap("sevens", (3, 2), np.dtype(np.float32), stumble)
     assert [path.name for path in (root / "cache").iterdir()] == ["sevens.lock"]
 
 
 def test_an_array_that_cannot_be_written_is_named(root):
     (root / "cache").write_text("in the way")
     with pytest.raises(KitError, match=r"sevens.npy cannot be written .* free space or fix permissions"):
-        array("sevens", (3, 2), np.dtype(np.float32), fill)
+        cached_memmap("sevens", (3, 2), np.dtype(np.float32), fill)
 
 
 def test_processes_that_want_the_same_array_write_it_once(root):
     """Both start at once; the one that comes second waits, and reads."""
     code = (
-        "import os, sys, numpy as np\nfrom kit.cache import array\nprint('ready', flush=True)\nsys.stdin.readline()\n"
+        "import os, sys, numpy as np\nfrom kit.core.cache import cached_memmap as array\n"
+        "print('ready', flush=True)\nsys.stdin.readline()\n"
         "def write(values):\n    values[:] = os.getpid()\n    print('wrote', flush=True)\n"
         "print(int(array('pids', (200, 50_000), np.dtype(np.int64), write)[0, 0]), flush=True)"
     )
@@ -139,4 +140,4 @@ def test_processes_that_want_the_same_array_write_it_once(root):
 @given(st.lists(st.text()), st.lists(st.text()))
 @settings(max_examples=200, deadline=None)
 def test_a_digest_tells_where_parts_end(a, b):
-    assert (digest(*a) == digest(*b)) == (a == b)
+    assert (fingerprint(*a) == fingerprint(*b)) == (a == b)

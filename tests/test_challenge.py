@@ -5,9 +5,10 @@ import warnings
 import pandas as pd
 import pytest
 
-from kit.challenge import clean_text, read_challenge, read_names
-from kit.config import KitError
-from kit.words import word_model
+from kit.core.exceptions import KitError
+from kit.data.challenge import read_challenge, read_names
+from kit.data.text import clean_text
+from kit.training.tfidf import tfidf_model
 
 CSV = {
     "X_train_update.csv": ",designation,description,productid,imageid\n"
@@ -261,7 +262,7 @@ def test_accents_are_composed_whatever_is_cleaned(tmp_path):
     for cleaned in (True, False):
         train = read_challenge(fill(tmp_path, CSV | apart), cleaned, cleaned, images="ignore").train
         assert train["title"][0] == "Révé <b>" and "à l'été" in train["description"][0]
-    one, two = word_model().fit(["café", "bière"], [1, 2])[0].transform(["ÉTÉ café", "E\u0301TE\u0301 cafe\u0301"])
+    one, two = tfidf_model().fit(["café", "bière"], [1, 2])[0].transform(["ÉTÉ café", "E\u0301TE\u0301 cafe\u0301"])
     assert (one != two).nnz == 0
 
 

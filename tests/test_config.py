@@ -9,20 +9,10 @@ from pathlib import Path
 import pytest
 
 from kit import config, runs
-from kit.config import (
-    RECIPES,
-    EnsembleConfig,
-    KitError,
-    TrainConfig,
-    check_name,
-    find_places,
-    parameter_types,
-    read_parameters,
-    resolve,
-    short_names,
-    shorten,
-    train_config,
-)
+from kit.config import RECIPES, EnsembleConfig, TrainConfig, bounded_name, check_name, short_names, train_config
+from kit.core.exceptions import KitError
+from kit.core.paths import find_places, resolve
+from kit.parameters import parameter_types, read_parameters
 
 
 def test_the_papers_recipe():
@@ -275,8 +265,8 @@ def test_short_names_are_as_short_as_they_can_be():
 
 
 def test_names_that_are_made_of_others_never_overflow():
-    assert shorten("a-b") == "a-b" and shorten("x" * 250) == "x" * 250
-    long = [shorten("x" * 250 + end) for end in ("y", "z")]
+    assert bounded_name("a-b") == "a-b" and bounded_name("x" * 250) == "x" * 250
+    long = [bounded_name("x" * 250 + end) for end in ("y", "z")]
     assert [len(name) for name in long] == [250, 250] and long[0] != long[1]
     assert len(train_config(data="d" * 300, text="t" * 300, image="i" * 300, seed=2**32 - 1).run) <= 250
     EnsembleConfig(long[0], ("a", "b"), "data")

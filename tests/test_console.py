@@ -9,8 +9,8 @@ import IPython.display
 import pytest
 from tqdm.contrib.concurrent import thread_map
 
-from kit import console
-from kit.console import Bar, accept_any_character
+from kit.core import console
+from kit.core.console import Bar, accept_any_character
 
 
 @pytest.mark.parametrize("encoding", ["ascii", "latin-1", "utf-8"])

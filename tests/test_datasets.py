@@ -12,15 +12,22 @@ from accelerate import Accelerator
 from PIL import Image
 from safetensors.torch import load_file, save_file
 
-import kit.datasets
-from kit.backbones import find_backbones, load_tokenizer
-from kit.challenge import product_texts
-from kit.config import KitError, train_config
-from kit.datasets import Pixels, Products, Rows, loader, make_products, read_pixels, tokens
-from kit.features import precompute
-from kit.items import read_items
+import kit.data.dataset
+import kit.training.inputs
+from kit.config import train_config
+from kit.core.exceptions import KitError
+from kit.data.dataset import Pixels, ProductDataset, RaggedArray
+from kit.data.images import read_pixels
+from kit.data.items import read_items
+from kit.data.sampler import make_loader
+from kit.data.text import product_texts
+from kit.models.backbones import find_backbones
+from kit.models.tokenizer import load_tokenizer
 from kit.runs import prepare_run
-from kit.train import predict, prepare, train
+from kit.training.features import precompute
+from kit.training.inputs import make_datasets, tokenize
+from kit.training.loop import predict
+from kit.training.trainer import prepare, train
 
 
 @torch.inference_mode()
@@ -62,7 +69,7 @@ def test_every_way_gives_the_plain_ways_logits(root, tiny_config, way, switches)
         return model.eval()
 
     for batch_size in (1, 5, 36):
-        batches = loader(products["train"], batch_size)
+        batches = make_loader(products["train"], batch_size)
         logits = predict(model_of(config, build), batches, len(products["train"]), accelerator)
         *_, build_plain = prepare(dataclasses.replace(config, images_gb=0.0, features_gb=0.0), accelerator)
         plain = plain_logits(config, model_of(config, build_plain), frames["train"])
@@ -71,7 +78,7 @@ def test_every_way_gives_the_plain_ways_logits(root, tiny_config, way, switches)
 
 def test_a_batch_read_ahead_is_the_one_asked_for(root, tiny_config):
     *_, products, _ = prepare(train_config(**tiny_config), Accelerator(cpu=True))
-    for batch in Accelerator(cpu=True).prepare(loader(products["train"], 5, shuffle=True)):
+    for batch in Accelerator(cpu=True).prepare(make_loader(products["train"], 5, shuffle=True)):
         plain = products["train"].read(batch["row"].tolist())
         assert batch.keys() == plain.keys() >= {"ids", "mask", "pixels", "label"}
         assert all(torch.equal(batch[key], plain[key]) for key in plain)
@@ -83,11 +90,11 @@ def test_a_picture_that_goes_bad_meanwhile_is_told_to_who_trains(root, tiny_conf
     *_, products, _ = prepare(config, Accelerator(cpu=True))
     products["test"].sides["image"].paths[3] = str(root / "gone.jpg")
     with pytest.raises(KitError, match=r"gone\.jpg"):
-        list(Accelerator(cpu=True).prepare(loader(products["test"], 2, workers=workers)))
+        list(Accelerator(cpu=True).prepare(make_loader(products["test"], 2, workers=workers)))
 
 
-def undecoded(size: int, items: int = 40) -> Products:
-    return Products(np.full(items, 8), {"image": Pixels([None] * items, size)})
+def undecoded(size: int, items: int = 40) -> ProductDataset:
+    return ProductDataset(np.full(items, 8), {"image": Pixels([None] * items, size)})
 
 
 @pytest.mark.parametrize(
@@ -110,9 +117,9 @@ def test_workers_are_as_many_as_shared_memory_holds_batches_of(monkeypatch, caps
             raise FileNotFoundError(folder)
         return SimpleNamespace(free=free * 2**20)
 
-    monkeypatch.setattr(kit.datasets.shutil, "disk_usage", disk_usage)
-    kit.datasets._say.cache_clear()
-    assert [loader(undecoded(size), batch_size, workers=2).num_workers for _ in range(2)] == [workers] * 2
+    monkeypatch.setattr(kit.data.dataset.shutil, "disk_usage", disk_usage)
+    kit.data.sampler._say.cache_clear()
+    assert [make_loader(undecoded(size), batch_size, workers=2).num_workers for _ in range(2)] == [workers] * 2
     said = f"/dev/shm is too small for 2 workers that read such batches, and {workers} start: start the container with"
     assert capsys.readouterr().out.count(said) == (workers < 2)
 
@@ -120,8 +127,8 @@ def test_workers_are_as_many_as_shared_memory_holds_batches_of(monkeypatch, caps
 def test_workers_whose_sockets_have_too_long_a_path_are_not_started(monkeypatch, tmp_path, capsys):
     (tmp_path / ("long" * 20)).mkdir()
     monkeypatch.setattr("tempfile.tempdir", str(tmp_path / ("long" * 20)))
-    kit.datasets._say.cache_clear()
-    assert loader(undecoded(32), 4, workers=2).num_workers == 0
+    kit.data.sampler._say.cache_clear()
+    assert make_loader(undecoded(32), 4, workers=2).num_workers == 0
     assert "TMPDIR is too long a path" in capsys.readouterr().out
 
 
@@ -132,19 +139,19 @@ def test_a_batch_that_does_not_fit_into_shared_memory_is_not_lost(monkeypatch):
     monkeypatch.setattr(torch.Tensor, "share_memory_", full)
     sentence = r"A batch does not fit into /dev/shm \(.*No space left.*\): start the container with --shm-size"
     with pytest.raises(KitError, match=sentence):
-        list(Accelerator(cpu=True).prepare(loader(undecoded(32), 4, workers=1)))
-    assert len(list(loader(undecoded(32), 4))) == 10  # nothing is shared without workers
+        list(Accelerator(cpu=True).prepare(make_loader(undecoded(32), 4, workers=1)))
+    assert len(list(make_loader(undecoded(32), 4))) == 10  # nothing is shared without workers
 
 
 def test_rows_are_padded_with_zeros():
-    rows = Rows("layers", np.arange(12, dtype=np.float32).reshape(6, 2), [1, 3, 2])
+    rows = RaggedArray("layers", np.arange(12, dtype=np.float32).reshape(6, 2), [1, 3, 2])
     batch = rows.batch(np.array([2, 0, 1]))
     assert batch.tolist() == [[[8, 9], [10, 11], [0, 0]], [[0, 1], [0, 0], [0, 0]], [[2, 3], [4, 5], [6, 7]]]
 
 
 def test_pixels_kept_are_those_that_would_be_decoded(root, tiny_config, monkeypatch):
     config, decoded = train_config(**tiny_config), []
-    monkeypatch.setattr(kit.datasets, "read_pixels", lambda *a: (decoded.append(a[0]), read_pixels(*a))[1])
+    monkeypatch.setattr(kit.data.dataset, "read_pixels", lambda *a: (decoded.append(a[0]), read_pixels(*a))[1])
     *_, products, _ = prepare(config, Accelerator(cpu=True))
     assert len(decoded) == 36 + 7
     kept, rows = products["train"].sides["image"], np.array([5, 0, 5])
@@ -176,14 +183,14 @@ def test_each_text_is_tokenised_once(root, tiny_config, monkeypatch):
         encode = load_tokenizer(*arguments)
         return lambda texts, most: (asked.extend(texts), encode(texts, most))[1]
 
-    monkeypatch.setattr(kit.datasets, "load_tokenizer", counting)
-    first = tokens(config, source, ["le chat", "chien rouge", "le chat"])
+    monkeypatch.setattr(kit.training.inputs, "load_tokenizer", counting)
+    first = tokenize(config, source, ["le chat", "chien rouge", "le chat"])
     assert asked == ["le chat", "chien rouge"]
     wanted = load_tokenizer(config.text)(["le chat", "chien rouge", "le chat"], 24)
     assert [first.batch(np.array([i]))[0].tolist() for i in range(3)] == wanted
-    tokens(config, source, ["chien rouge", "une table"])
+    tokenize(config, source, ["chien rouge", "une table"])
     assert asked == ["le chat", "chien rouge", "une table"]
-    tokens(dataclasses.replace(config, max_tokens=8), source, ["le chat"])  # another length
+    tokenize(dataclasses.replace(config, max_tokens=8), source, ["le chat"])  # another length
     assert asked[3:] == ["le chat"]
 
 
@@ -191,19 +198,19 @@ def test_another_tokenizer_reads_for_itself(root, tiny_config, tiny_texts):
     found = []
     for kind in ("bert", "camembert"):
         config = train_config(**tiny_config | {"text": tiny_texts[kind]})
-        found.append(tokens(config, find_backbones(config)["text"], ["le chat rouge"]).values.tolist())
+        found.append(tokenize(config, find_backbones(config)["text"], ["le chat rouge"]).values.tolist())
     assert found[0] != found[1]
 
 
 def test_a_run_on_a_warm_cache_loads_no_frozen_backbone(root, tiny_config, monkeypatch):
-    import kit.backbones
+    import kit.models.backbones
 
     frozen = train_config(**tiny_config, freeze_text=True, freeze_image=True)
     prepare(frozen, Accelerator(cpu=True))
-    kit.backbones._source.cache_clear()
+    kit.models.backbones._handle.cache_clear()
     for name in ("load_text", "load_image"):
-        monkeypatch.setattr(kit.backbones, name, lambda *a: pytest.fail("was loaded"))
-    monkeypatch.setattr(kit.datasets, "load_tokenizer", lambda *a: pytest.fail("was loaded"))
+        monkeypatch.setattr(kit.models.backbones, name, lambda *a: pytest.fail("was loaded"))
+    monkeypatch.setattr(kit.training.inputs, "load_tokenizer", lambda *a: pytest.fail("was loaded"))
     *_, build = prepare(dataclasses.replace(frozen, bilstm=False, width=8), Accelerator(cpu=True))
     assert build().text is None
 
@@ -212,7 +219,7 @@ def test_features_of_another_precision_are_kept_apart(root, tiny_config):
     config = train_config(**tiny_config, freeze_text=True, freeze_image=True)
     for precision in ("no", "bf16", "fp16"):
         backbones, (_, frames) = find_backbones(config), read_items(config)
-        products = make_products(config, [10, 40, 2705], frames, backbones)
+        products = make_datasets(config, [10, 40, 2705], frames, backbones)
         precompute(config, backbones, products, torch.device("cpu"), precision)
     for side in ("text", "image"):
         assert len(list((root / "cache").glob(f"{side}-*.npy"))) == 2 * 3  # training and test items
@@ -247,7 +254,7 @@ def test_kept_features_are_those_that_are_not_kept(factor, system, precision, ro
     text = scaled(tiny_texts["bert"], tmp_path / "text", factor, layer=1)
     config = train_config(**tiny_config | {"text": text, "system": system}, freeze_text=True, freeze_image=True)
     backbones, (_, frames) = find_backbones(config), read_items(config)
-    products = make_products(config, [10, 40, 2705], frames, backbones)
+    products = make_datasets(config, [10, 40, 2705], frames, backbones)
     ids = products["train"].sides["text"]
     assert precompute(config, backbones, products, torch.device("cpu"), precision) == []
     rows = np.arange(4)
@@ -263,7 +270,7 @@ def test_kept_features_are_those_that_are_not_kept(factor, system, precision, ro
     assert kept.dtype == (torch.float16 if factor == 1 else torch.float32)
     for backbone in backbones.values():
         backbone.__dict__.pop("frozen")
-    again = make_products(config, [10, 40, 2705], frames, backbones)
+    again = make_datasets(config, [10, 40, 2705], frames, backbones)
     precompute(config, backbones, again, torch.device("cpu"), precision)
     assert "frozen" not in backbones["text"].__dict__  # found in the cache, in either precision
 
@@ -272,7 +279,7 @@ def test_features_too_large_for_half_precision_and_the_disk_are_not_kept(root, t
     text = scaled(tiny_texts["bert"], tmp_path / "text", 6e4)
     config = train_config(**tiny_config | {"text": text}, freeze_text=True)
     backbones, (_, frames) = find_backbones(config), read_items(config)
-    products = make_products(config, [10, 40, 2705], frames, backbones)
+    products = make_datasets(config, [10, 40, 2705], frames, backbones)
     numbers = sum(part.lengths.sum() for part in products.values()) * 2 * 16
     config = dataclasses.replace(config, features_gb=3 * int(numbers) / 2**30)
     running = precompute(config, backbones, products, torch.device("cpu"), "bf16")

@@ -17,10 +17,13 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from kit.cache import array
-from kit.config import KitError, train_config
-from kit.runs import prepare_run, write_atomically, write_text
-from kit.train import main, train
+from kit.config import train_config
+from kit.core.cache import cached_memmap
+from kit.core.exceptions import KitError
+from kit.core.files import write_atomically, write_text
+from kit.runs import prepare_run
+from kit.train import main
+from kit.training.trainer import train
 
 
 @pytest.fixture
@@ -45,10 +48,10 @@ def test_a_file_that_does_not_fit_leaves_the_old_one(tmp_path, small_files):
 def test_an_array_that_does_not_fit_is_an_error_and_not_a_crash(root, small_files):
     small_files(100_000)
     with pytest.raises(KitError, match=r"values\.npy cannot be written"):
-        array("values", (1000, 1000), np.dtype(np.float32), lambda values: values.fill(1))
+        cached_memmap("values", (1000, 1000), np.dtype(np.float32), lambda values: values.fill(1))
     assert not list((root / "cache").glob("*.npy*"))
     small_files(10_000_000)
-    assert array("values", (1000, 1000), np.dtype(np.float32), lambda values: values.fill(1)).sum() == 1e6
+    assert cached_memmap("values", (1000, 1000), np.dtype(np.float32), lambda values: values.fill(1)).sum() == 1e6
 
 
 def test_training_goes_on_without_states_where_they_do_not_fit(root, tiny_config, small_files, capsys):
@@ -67,16 +70,16 @@ def test_a_disk_full_of_results_leaves_a_state_to_go_on_from(root, tiny_config, 
     run = prepare_run(train_config(**tiny_config | {"keep": "last"}, run="run"))
     train(prepare_run(train_config(**tiny_config, run="before")))
     weights = (root / "runs" / "before" / "model-0.safetensors").stat().st_size
-    from kit import resume
+    from kit.training import checkpoint
 
-    write = resume.write_atomically
+    write = checkpoint.write_atomically
 
     def first_states_then_nothing(path, content):  # space that others take in the meantime
         write(path, content)
         small_files(weights // 2)
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(resume, "write_atomically", first_states_then_nothing)
+        patch.setattr(checkpoint, "write_atomically", first_states_then_nothing)
         assert main([str(run.folder / "config.json")]) == 1
     assert "cannot be written" in capsys.readouterr().err
     assert not run.finished and run.begun
@@ -90,8 +93,8 @@ TMPFS = """
 mount -t tmpfs -o size=400k none {mount} || exit 77
 cd {mount} && {python} -c '
 from pathlib import Path
-from kit.config import KitError
-from kit.runs import write_text
+from kit.core.exceptions import KitError
+from kit.core.files import write_text
 path = Path("{mount}/submission.csv")
 write_text(path, "old")
 try:

@@ -14,8 +14,10 @@ from scipy.stats import t as student
 from scipy.stats import ttest_ind
 from sklearn.metrics import f1_score, precision_score, recall_score
 
-from kit.config import KitError, train_config
-from kit.errors import Errors, confusions, gallery, per_class, read_errors, welch, worst
+from kit.analysis.errors import Errors, confusions, per_class, read_errors, welch, worst
+from kit.analysis.gallery import gallery
+from kit.config import train_config
+from kit.core.exceptions import KitError
 from kit.runs import Run
 
 
@@ -281,5 +283,5 @@ def test_a_run_without_mistakes():
 
 
 def test_no_torch_is_needed():
-    code = "import sys, kit.errors; sys.exit('torch' in sys.modules)"
+    code = "import sys, kit.analysis.errors; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

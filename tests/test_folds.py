@@ -8,8 +8,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from kit.config import KitError
-from kit.folds import assign, holdout
+from kit.core.exceptions import KitError
+from kit.data.folds import assign_folds, holdout
 
 LABELS = pd.Series([1] * 60 + [2] * 30 + [3] * 10)
 
@@ -21,22 +21,22 @@ def shares(labels: pd.Series, chosen: np.ndarray) -> dict:
 def test_one_fold_is_the_papers_split():
     for seed in (0, 1):
         mask = holdout(LABELS, 0.2, seed)
-        assert (assign(LABELS, seed=seed) == np.where(mask, 0, -1)).all()
+        assert (assign_folds(LABELS, seed=seed) == np.where(mask, 0, -1)).all()
 
 
 @pytest.mark.parametrize("groups", [None, np.arange(100)], ids=["random", "grouped"])
 def test_every_item_validates_once_and_classes_keep_their_shares(groups):
-    fold = assign(LABELS, folds=5, groups=groups)
+    fold = assign_folds(LABELS, folds=5, groups=groups)
     assert fold.shape == (100,)
     for i in range(5):
         assert shares(LABELS, fold == i) == {1: 12, 2: 6, 3: 2}
-    assert (fold == assign(LABELS, folds=5, groups=groups)).all()
-    assert (fold != assign(LABELS, folds=5, seed=1, groups=groups)).any()
+    assert (fold == assign_folds(LABELS, folds=5, groups=groups)).all()
+    assert (fold != assign_folds(LABELS, folds=5, seed=1, groups=groups)).any()
 
 
 @pytest.mark.parametrize(("share", "size"), [(0.2, 20), (0.3, 30), (0.5, 50), (0.75, 75), (0.07, 7), (0.02, 2)])
 def test_one_grouped_fold_has_about_val_share_of_the_items(share, size):
-    fold = assign(LABELS, val_share=share, groups=np.arange(100))
+    fold = assign_folds(LABELS, val_share=share, groups=np.arange(100))
     assert set(fold) == {-1, 0}
     assert abs((fold == 0).sum() - size) <= 1
     for code, count in shares(LABELS, fold == 0).items():
@@ -61,7 +61,7 @@ def catalogues(draw) -> tuple[pd.Series, np.ndarray]:
 @given(catalogues(), st.integers(1, 6), st.integers(0, 2**32 - 1))
 def test_groups_never_part_whatever_they_are(catalogue, folds, seed):
     labels, groups = catalogue
-    fold = assign(labels, folds=folds, seed=seed, groups=groups)
+    fold = assign_folds(labels, folds=folds, seed=seed, groups=groups)
     assert set(fold) == ({-1, 0} if folds == 1 else set(range(folds)))
     assert (pd.Series(fold).groupby(groups).nunique() == 1).all()
     share = 0.2 if folds == 1 else 1 / folds
@@ -69,7 +69,7 @@ def test_groups_never_part_whatever_they_are(catalogue, folds, seed):
         for code, items in labels.value_counts().items():
             assert abs((labels[fold == i] == code).sum() - share * items) <= 6  # the largest group
             assert code in set(labels[fold != i])
-    assert (fold == assign(labels, folds=folds, seed=seed, groups=groups)).all()
+    assert (fold == assign_folds(labels, folds=folds, seed=seed, groups=groups)).all()
 
 
 def test_classes_smaller_than_the_folds_validate_where_they_can():
@@ -77,7 +77,7 @@ def test_classes_smaller_than_the_folds_validate_where_they_can():
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         for groups in (None, np.arange(22)):
-            fold = assign(labels, folds=5, groups=groups)
+            fold = assign_folds(labels, folds=5, groups=groups)
             assert len(set(fold[-2:])) == 2
 
 
@@ -85,7 +85,7 @@ def test_labels_may_have_any_index():
     moved = LABELS.set_axis(np.arange(100)[::-1] + 7)
     for folds in (1, 4):
         for groups in (None, np.arange(100) // 2):
-            assert (assign(LABELS, folds, groups=groups) == assign(moved, folds, groups=groups)).all()
+            assert (assign_folds(LABELS, folds, groups=groups) == assign_folds(moved, folds, groups=groups)).all()
 
 
 UNEQUAL = [1] * 10 + [2] * 20
@@ -105,4 +105,4 @@ REFUSALS = [
 @pytest.mark.parametrize(("labels", "groups", "setting", "sentence"), REFUSALS)
 def test_impossible_folds_are_refused(labels, groups, setting, sentence):
     with pytest.raises(KitError, match=sentence):
-        assign(pd.Series(labels), groups=None if groups is None else np.array(groups), **setting)
+        assign_folds(pd.Series(labels), groups=None if groups is None else np.array(groups), **setting)

@@ -13,18 +13,20 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from kit import items
-from kit.backbones import find_backbones
-from kit.challenge import clean_text, product_texts, read_challenge
-from kit.config import KitError, train_config
-from kit.datasets import tokens
-from kit.folds import assign
-from kit.items import read_items
-from kit.pictures import read_pixels
+from kit.config import train_config
+from kit.core.exceptions import KitError
+from kit.data import images
+from kit.data.challenge import read_challenge
+from kit.data.folds import assign_folds
+from kit.data.images import read_pixels
+from kit.data.items import read_items
+from kit.data.text import clean_text, product_texts
+from kit.models.backbones import find_backbones
 from kit.runs import prepare_run
-from kit.stacking import METHODS
+from kit.stacking.stackers import METHODS
 from kit.submission import check_submission, write_submission
 from kit.train import main
+from kit.training.inputs import tokenize
 
 # ---------------------------------------------------------------- pictures
 
@@ -168,14 +170,14 @@ def test_few_unreadable_images_are_left_white_and_many_are_not(tmp_path, tiny_da
     looks = pd.DataFrame({"id": range(200), "image_path": ["bad"] * 2 + ["good"] * 198})
     with pytest.MonkeyPatch.context() as patch:
         bad = lambda paths: ["corrupt: x" if path == "bad" else "" for path in paths]  # noqa: E731
-        patch.setattr(items, "look_at", lambda paths: pd.DataFrame({"blank": bad(paths)}))
-        items.check_images([frame := looks.copy()], "few")
+        patch.setattr(images, "inspect_images", lambda paths: pd.DataFrame({"blank": bad(paths)}))
+        images.check_images([frame := looks.copy()], "few")
         assert frame["blank"].tolist() == ["corrupt: x"] * 2 + [""] * 198
         looks.loc[2, "image_path"] = "bad"
         with pytest.raises(
             KitError, match=r"3 of the 200 images can't be read: bad \(x\), .*; replace the files, or train"
         ):
-            items.check_images([looks.copy()], "few")
+            images.check_images([looks.copy()], "few")
 
 
 # ---------------------------------------------------------------- texts
@@ -213,7 +215,7 @@ def test_titles(name, root, tmp_path, tiny_config):
     train = read_challenge(tmp_path, images="ignore").train
     assert train["title"].tolist() == ["x", expected]
     config = train_config(**tiny_config)
-    ids = tokens(config, find_backbones(config)["text"], product_texts(train))
+    ids = tokenize(config, find_backbones(config)["text"], product_texts(train))
     assert (np.diff(ids.offsets) > 1).all()
 
 
@@ -224,7 +226,7 @@ def test_two_megabytes_of_anything_are_cleaned_and_read(piece, root, tiny_config
     """Every pattern takes time in proportion: a quadratic one would take hours here."""
     text = clean_text(piece * (2_000_000 // len(piece)))
     config = train_config(**tiny_config)
-    ids = tokens(config, find_backbones(config)["text"], [text or "x"])
+    ids = tokenize(config, find_backbones(config)["text"], [text or "x"])
     assert len(ids.values) <= config.max_tokens
 
 
@@ -281,7 +283,7 @@ def test_any_table_is_read_or_refused_in_a_sentence(tmp_path_factory, rows, sep,
 def test_any_labels_are_split_or_refused(labels, folds, share, seed, grouped):
     groups = np.arange(len(labels)) // 2 if grouped else None
     try:
-        fold = assign(pd.Series(labels), folds, share, seed, groups)
+        fold = assign_folds(pd.Series(labels), folds, share, seed, groups)
     except KitError as error:
         explained(error)
         return

@@ -8,7 +8,7 @@ import torch
 from torch import nn
 from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
 
-from kit.layers import BiLSTM, CoAttention, Standardise, WeightedLayers
+from kit.models.layers import BiLSTM, CoAttention, Standardise, WeightedLayers
 
 
 def coattention_by_hand(layer, text, length, regions):

@@ -3,9 +3,8 @@
 import numpy as np
 import pytest
 
-from kit.linear import Calibrated
 from kit.metrics import softmax
-from kit.words import word_model
+from kit.training.tfidf import Calibrated, tfidf_model
 
 LETTERS = np.array(list("abcdefghijklmnop"))
 
@@ -30,11 +29,11 @@ def loss(probabilities: np.ndarray, y: np.ndarray, codes: np.ndarray) -> float:
 def test_probabilities_are_calibrated(classes, own):
     texts, y = catalogue(1000, classes, np.random.default_rng(0), own)
     learn, scored = np.arange(1000) < 600, np.arange(1000) >= 600
-    codes, plain = np.unique(y), word_model().fit(texts[learn], y[learn])
+    codes, plain = np.unique(y), tfidf_model().fit(texts[learn], y[learn])
     margins = plain.decision_function(texts[scored])
     if classes == 2:
         margins = np.column_stack([-margins, margins])
-    model = Calibrated(word_model()).fit(texts[learn], y[learn], np.arange(600))
+    model = Calibrated(tfidf_model()).fit(texts[learn], y[learn], np.arange(600))
     found = model.predict_proba(texts[scored])
     assert np.allclose(found.sum(1), 1) and found.shape == (400, classes)
     assert (codes[found.argmax(1)] == plain.predict(texts[scored])).all()
@@ -42,7 +41,7 @@ def test_probabilities_are_calibrated(classes, own):
     assert calibrated < loss(softmax(margins), y[scored], codes)
     best = min(loss(softmax(margins * sharpness), y[scored], codes) for sharpness in np.geomspace(0.01, 100, 200))
     assert calibrated < 1.03 * best  # the best that any sharpness does, in hindsight
-    again = Calibrated(word_model()).fit(texts[learn], y[learn], np.arange(600)).predict_proba(texts[scored])
+    again = Calibrated(tfidf_model()).fit(texts[learn], y[learn], np.arange(600)).predict_proba(texts[scored])
     assert (found == again).all()
 
 
@@ -51,8 +50,8 @@ def test_twins_are_held_out_together():
     texts, y = catalogue(300, 4, np.random.default_rng(0), own=0.0)
     texts, y, twins = np.tile(texts, 2), np.tile(y, 2), np.tile(np.arange(300), 2)
     others, labels = catalogue(200, 4, np.random.default_rng(1), own=0.0)
-    apart = Calibrated(word_model()).fit(texts, y, np.arange(600))
-    together = Calibrated(word_model()).fit(texts, y, twins)
+    apart = Calibrated(tfidf_model()).fit(texts, y, np.arange(600))
+    together = Calibrated(tfidf_model()).fit(texts, y, twins)
     sure, unsure = (loss(model.predict_proba(others), labels, np.unique(y)) for model in (apart, together))
     assert 0 < 2 * (unsure - np.log(4)) < sure - np.log(4)  # of which log 4 is the best that there is
 
@@ -63,7 +62,7 @@ def test_twins_are_held_out_together():
 def test_classes_of_an_item_or_two_have_probabilities(labels, twins):
     texts = np.array([f"livre {code} numero {i}" for i, code in enumerate(labels)], object)
     groups = np.zeros(len(labels)) if twins else np.arange(len(labels))
-    model = Calibrated(word_model()).fit(texts, np.array(labels), groups)
+    model = Calibrated(tfidf_model()).fit(texts, np.array(labels), groups)
     found = model.predict_proba(np.array([*texts, "", "tout autre chose"], object))
     assert found.shape == (len(labels) + 2, len(set(labels)))
     assert np.isfinite(found).all() and np.allclose(found.sum(1), 1)
@@ -71,7 +70,7 @@ def test_classes_of_an_item_or_two_have_probabilities(labels, twins):
 
 def test_few_items_without_a_mistake_do_not_make_it_sure():
     texts, y = catalogue(60, 3, np.random.default_rng(0), own=1.0)
-    model = Calibrated(word_model()).fit(texts, y, np.arange(60))
+    model = Calibrated(tfidf_model()).fit(texts, y, np.arange(60))
     found = model.predict_proba(texts)
     assert (np.unique(y)[found.argmax(1)] == y).all()
     assert found.max(1).min() > 0.9 and (1 - found.max(1)).max() > 1e-5

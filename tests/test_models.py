@@ -4,10 +4,12 @@ import numpy as np
 import pytest
 import torch
 
-from kit.backbones import find_backbones, load_text
 from kit.config import train_config
-from kit.datasets import Products, Rows
-from kit.models import FusionHead, build_model
+from kit.data.dataset import ProductDataset, RaggedArray
+from kit.models.backbones import find_backbones
+from kit.models.classifier import build_model
+from kit.models.heads import FusionHead
+from kit.models.text import load_text
 
 SWITCHES = {
     "full": {},
@@ -133,7 +135,7 @@ def test_frozen_backbones_stay_as_they_are(build):
 
 
 def test_batches_are_padded_to_their_longest():
-    products = Products([3, 1], {"text": Rows("ids", np.array([7, 8, 9, 5]), [3, 1])})
+    products = ProductDataset([3, 1], {"text": RaggedArray("ids", np.array([7, 8, 9, 5]), [3, 1])})
     got = products.__getitems__([0, 1])
     assert got["ids"].tolist() == [[7, 8, 9], [5, 0, 0]]
     assert got["mask"].tolist() == [[1, 1, 1], [1, 0, 0]]

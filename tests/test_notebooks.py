@@ -15,12 +15,14 @@ import pytest
 from conftest import CODES
 from papermill.exceptions import PapermillExecutionError
 
-from kit import notebooks, story
-from kit.challenge import read_challenge
-from kit.config import KitError, TrainConfig, parameter_types, read_parameters, train_config
+from kit.config import TrainConfig, train_config
+from kit.core.exceptions import KitError
+from kit.data.challenge import read_challenge
+from kit.parameters import parameter_types, read_parameters
 from kit.runs import open_run
-from kit.stacking import METHODS
-from kit.study import ABLATIONS, BASELINES, ablations, baselines, one_run
+from kit.stacking.stackers import METHODS
+from kit.studies import pipeline, working_copies
+from kit.studies.paper import ABLATIONS, BASELINES, ablations, baselines, one_run
 from kit.submission import check_submission
 
 NOTEBOOKS = sorted((Path(__file__).parents[1] / "notebooks").glob("*.ipynb"))
@@ -70,9 +72,9 @@ TINY = {
 
 
 def tell(root: Path, data: Path, texts: str, images: str, *more: str) -> subprocess.CompletedProcess:
-    """`python -m kit.story` on tiny backbones, in a root of its own, from a folder that is not the project's."""
+    """The whole study on tiny backbones, in a root of its own, from a folder that is not the project's."""
     options = [part for name, value in TINY.items() for part in ("-p", name, str(value))]
-    command = [sys.executable, "-m", "kit.story", "--study", "tiny", "--data", str(data), "--texts", texts]
+    command = [sys.executable, "-m", "kit", "paper", "--study", "tiny", "--data", str(data), "--texts", texts]
     command += ["--images", images, *options, *more]
     environment = os.environ | {"KIT_ROOT": str(root), "OMP_NUM_THREADS": "1"}
     return subprocess.run(command, cwd=root, env=environment, capture_output=True, text=True, check=False)
@@ -226,12 +228,12 @@ def test_05_to_07_run_twice_in_one_kernel(shell, root, tiny_data, capsys, monkey
     """Nothing is trained: of two made up runs, an ensemble and a submission, then with another method."""
     from test_study import VALUES, fake
 
-    import kit.study
+    import kit.studies.paper
 
     for method in ("network", "logistic"):
         monkeypatch.setitem(METHODS, method, METHODS["blend"])  # the fastest
     values = VALUES | {"data": str(tiny_data)}
-    for seed, config in enumerate(kit.study.members(values, ["camembert", "flaubert"], ["resnet152"])):
+    for seed, config in enumerate(kit.studies.paper.members(values, ["camembert", "flaubert"], ["resnet152"])):
         fake(config, 0.7, seed)
     for method in ("network", "blend"):
         for path in NOTEBOOKS[4:]:
@@ -257,10 +259,10 @@ def planned(tiny_config: dict) -> tuple[dict, list[TrainConfig]]:
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
 def test_a_study_sets_every_parameter_that_a_notebook_has(path, tiny_config):
     given, configs = planned(tiny_config)
-    values = story.parameters(path.stem, given, configs)
+    values = pipeline.parameters(path.stem, given, configs)
     options = {"processes", "again", "jobs", "seeds"} | ({"run"} if path.stem[:2] in ("06", "07") else set())
     assert set(parameters(path)) - options <= set(values)
-    for name, value in story.SHIPPED.get(path.stem, {}).items():
+    for name, value in pipeline.SHIPPED.get(path.stem, {}).items():
         assert parameters(path)[name][1] == value
 
 
@@ -282,10 +284,12 @@ def test_what_is_edited_in_a_notebooks_first_cell_changes_no_study(
     cell.source += "".join(f"\n{name}: {type(value).__name__} = {value!r}" for name, value in edit.items())
     (tmp_path / "notebooks").mkdir()
     nbformat.write(notebook, tmp_path / "notebooks" / path.name)
-    monkeypatch.setattr("kit.story.PROJECT", tmp_path)
+    monkeypatch.setattr("kit.studies.pipeline.PROJECT", tmp_path)
     given, configs = planned(tiny_config)
     given |= {"run": "s-member"} if name == "03_train" else {}
-    injected = "# Parameters\n" + "".join(f"{n} = {v!r}\n" for n, v in story.parameters(name, given, configs).items())
+    injected = "# Parameters\n" + "".join(
+        f"{n} = {v!r}\n" for n, v in pipeline.parameters(name, given, configs).items()
+    )
     namespace = {"In": [cell.source, injected]}
     for source in namespace["In"]:
         exec(source, namespace)
@@ -307,21 +311,20 @@ def test_a_run_that_a_notebook_made_otherwise_than_planned_is_refused(root):
     with pytest.raises(
         KitError, match=r"03_train.ipynb left the run 's-member' with other settings \(limit \(40 → 0\), ep"
     ):
-        story._require_planned("03_train", [config])
+        pipeline._require_planned("03_train", [config])
     (open_run("s-member").folder / "summary.json").unlink()
     with pytest.raises(KitError, match="left the run 's-member' unfinished"):
-        story._require_planned("03_train", [config])
+        pipeline._require_planned("03_train", [config])
 
 
-def test_a_study_refuses_runs_of_other_settings_before_it_trains(tiny_config, root, monkeypatch, capsys):
+def test_a_study_refuses_runs_of_other_settings_before_it_trains(tiny_config, root, capsys):
     from test_study import fake
 
     given, _ = planned(tiny_config)
     fake(baselines(given | {"limit": 30, "lr": 0.5})[1], 0.9)
     arguments = ["--study", "s", "--data", given["data"], "--texts", given["text"], "--images", given["image"]]
     arguments += [part for name, value in given.items() if name in TINY for part in ("-p", name, str(value))]
-    monkeypatch.setattr("sys.argv", ["story", *arguments])
-    assert story.main() == 1
+    assert cli.main(["paper", *arguments]) == 1
     said = capsys.readouterr().err
     assert (
         "The run 's-baseline-bilinear' is there with other settings than this study's (limit (30 → 0), lr (0.5 →"
@@ -339,7 +342,7 @@ def folders(tmp_path) -> tuple[Path, Path]:
     shipped.mkdir()
     for name in ("01_eda", "03_train"):
         (shipped / f"{name}.ipynb").write_text(name)
-    assert notebooks.copy_notebooks(shipped, work) == []
+    assert working_copies.copy_notebooks(shipped, work) == []
     return shipped, work
 
 
@@ -347,29 +350,29 @@ def test_jupyter_opens_copies_that_a_newer_version_never_overwrites(folders):
     shipped, work = folders
     edited, other = work / "03_train.ipynb", work / "01_eda.ipynb"
     edited.write_text("mine")
-    assert notebooks.copy_notebooks(shipped, work) == []  # no newer one is there
+    assert working_copies.copy_notebooks(shipped, work) == []  # no newer one is there
     for path in shipped.iterdir():
         path.write_text("newer")
     for _ in range(2):
-        (sentence,) = notebooks.copy_notebooks(shipped, work)
+        (sentence,) = working_copies.copy_notebooks(shipped, work)
         assert str(edited) in sentence and "is newer: rename or remove yours" in sentence
         assert (edited.read_text(), other.read_text()) == ("mine", "newer")
     edited.unlink()
-    assert notebooks.copy_notebooks(shipped, work) == [] and edited.read_text() == "newer"
+    assert working_copies.copy_notebooks(shipped, work) == [] and edited.read_text() == "newer"
 
 
 def test_copies_without_a_record_are_taken_for_changed(folders):
     shipped, work = folders
     (work / ".shipped.json").unlink()
     (work / "01_eda.ipynb").write_text("mine")
-    assert len(notebooks.copy_notebooks(shipped, work)) == 1
+    assert len(working_copies.copy_notebooks(shipped, work)) == 1
     with pytest.raises(KitError, match="has no notebooks"):
-        notebooks.copy_notebooks(work / "none", work)
+        working_copies.copy_notebooks(work / "none", work)
 
 
 @pytest.mark.parametrize("user", [0, 1000])
 def test_jupyter_reaches_the_whole_project_and_starts_in_containers(user, tmp_path, monkeypatch):
     monkeypatch.setattr("os.geteuid", lambda: user)
-    command = notebooks.command(tmp_path, ["--no-browser"])
+    command = working_copies.command(tmp_path, ["--no-browser"])
     assert f"--ServerApp.root_dir={tmp_path}" in command and command[-1] == "--no-browser"
     assert ("--allow-root" in command) == (user == 0)

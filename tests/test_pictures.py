@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 from PIL import Image, ImageCms, ImageOps
 
-from kit import pictures
-from kit.pictures import as_seen, look_at, read_picture, read_pixels, thumbnail
+from kit.data import images
+from kit.data.images import as_seen, inspect_images, read_image, read_pixels, thumbnail
 
 RAMP = np.tile(np.linspace(0, 1, 64), (48, 1))  # darkest on the left
 WHITE = (255, 255, 255)
@@ -25,7 +25,7 @@ def scene(width: int, height: int) -> Image.Image:
 def stored(path: Path, image: Image.Image, orientation: int) -> str:
     """Save the image as a camera does: turned, with a tag that tells viewers to turn it back."""
     back = {6: Image.Transpose.ROTATE_90, 8: Image.Transpose.ROTATE_270}
-    turn = back.get(orientation, pictures.TURNS.get(orientation))  # the others undo themselves
+    turn = back.get(orientation, images.TURNS.get(orientation))  # the others undo themselves
     exif = Image.Exif()
     exif[0x0112] = orientation
     options = {"quality": 95} if path.suffix in (".jpg", ".webp") else {}
@@ -44,7 +44,7 @@ def test_photos_stand_upright(orientation, kind, tmp_path, root):
     assert small.size == (60, 40)
     assert np.abs(np.asarray(small, float) - np.asarray(upright.resize((60, 40)), float)).mean() < 40
     upright.save(tmp_path / "plain.png")
-    tagged, plain = (int(look, 16) for look in look_at([path, str(tmp_path / "plain.png")])["perceptual"])
+    tagged, plain = (int(look, 16) for look in inspect_images([path, str(tmp_path / "plain.png")])["perceptual"])
     assert (tagged ^ plain).bit_count() <= 4
 
 
@@ -56,7 +56,7 @@ def test_photos_stand_upright(orientation, kind, tmp_path, root):
 def test_broken_exif_turns_nothing(exif, kind, tmp_path):
     for name, options in {"broken": {"exif": exif}, "none": {}}.items():
         scene(60, 40).save(tmp_path / name, kind, **options)
-    broken, none = (np.asarray(read_picture(str(tmp_path / name))) for name in ("broken", "none"))
+    broken, none = (np.asarray(read_image(str(tmp_path / name))) for name in ("broken", "none"))
     assert np.array_equal(broken, none)
 
 
@@ -87,7 +87,7 @@ def test_grey_of_many_bits_is_grey(name, tmp_path):
     image = image or Image.fromarray(values)
     assert image.mode in ("F", "I", "I;16", "I;16B")
     image.save(tmp_path / "grey.tif", **({"tiffinfo": {339: 2}} if image.mode == "I" else {}))
-    for seen in (as_seen(image), read_picture(str(tmp_path / "grey.tif"))):
+    for seen in (as_seen(image), read_image(str(tmp_path / "grey.tif"))):
         assert seen.mode == "RGB"
         assert np.abs(np.asarray(seen, float) - 255 * RAMP[..., None]).max() <= 2
 
@@ -96,7 +96,7 @@ def test_grey_of_many_bits_is_grey(name, tmp_path):
 def test_a_turned_photo_of_one_grey(values, tmp_path):
     for kind in ("png", "tif"):
         path = stored(tmp_path / f"a.{kind}", Image.fromarray(values), 6)
-        seen = np.asarray(read_picture(path), float)
+        seen = np.asarray(read_image(path), float)
         assert np.abs(seen - 255 * RAMP[..., None]).max() <= 1
 
 
@@ -108,7 +108,7 @@ def test_unsigned_integers_of_32_bits(tmp_path):
     tag = struct.pack("<HHIH", 339, 3, 1, 2)  # sample format: signed
     assert content.count(tag) == 1
     (tmp_path / "a.tif").write_bytes(content.replace(tag, struct.pack("<HHIH", 339, 3, 1, 1)))
-    assert np.abs(np.asarray(read_picture(str(tmp_path / "a.tif")), float) - 255 * RAMP[..., None]).max() <= 1
+    assert np.abs(np.asarray(read_image(str(tmp_path / "a.tif")), float) - 255 * RAMP[..., None]).max() <= 1
 
 
 @pytest.mark.parametrize("value", [0, 40, 128, 255])
@@ -119,13 +119,13 @@ def test_an_even_grey_keeps_its_shade(value):
 
 def test_the_16_bits_of_a_png_are_never_stretched(tmp_path):
     Image.fromarray(np.full((30, 40), 0x1000, np.uint16)).save(tmp_path / "dark.png")
-    assert read_picture(str(tmp_path / "dark.png")).getpixel((5, 5)) == (16, 16, 16)
+    assert read_image(str(tmp_path / "dark.png")).getpixel((5, 5)) == (16, 16, 16)
 
 
 def test_white_is_zero_and_what_is_not_there_is_white(tmp_path):
     for values in ((65535 * RAMP).astype(np.uint16), RAMP.astype(np.float32)):
         Image.fromarray(values).save(tmp_path / "a.tif", tiffinfo={262: 0})
-        seen = np.asarray(read_picture(str(tmp_path / "a.tif")), float)
+        seen = np.asarray(read_image(str(tmp_path / "a.tif")), float)
         assert np.abs(seen - 255 * (1 - RAMP[..., None])).max() <= 2
     gaps = RAMP.astype(np.float32)
     gaps[0, 0], gaps[0, 1], gaps[0, 2] = np.nan, np.inf, -np.inf
@@ -169,7 +169,7 @@ def test_the_transparent_colour_of_a_png_is_white(name, tmp_path):
     content, left, right = TRANSPARENT[name]
     content = content.replace(png(1, 0, b"", b"")[33:45], b"") if name.endswith("alpha") else content
     (tmp_path / "a.png").write_bytes(content)
-    seen = read_picture(str(tmp_path / "a.png"))
+    seen = read_image(str(tmp_path / "a.png"))
     assert (seen.getpixel((1, 4)), seen.getpixel((6, 4))) == (left, right)
 
 
@@ -202,7 +202,7 @@ def test_every_mode_becomes_rgb_on_white(mode, tmp_path):
     seen = [as_seen(image.copy())]
     if mode in IN_TIFF:
         image.save(tmp_path / "a.tif")
-        seen.append(read_picture(str(tmp_path / "a.tif")))
+        seen.append(read_image(str(tmp_path / "a.tif")))
     for result in seen:
         assert result.mode == "RGB"
         assert np.abs(np.array(result.getpixel((20, 15))) - wanted).max() <= 6
@@ -212,16 +212,16 @@ def test_ink_of_a_jpeg(tmp_path):
     """Adobe stores a JPEG's ink inverted, and marks it."""
     RED.convert("CMYK").save(tmp_path / "a.jpg", quality=95)
     assert b"Adobe" in (tmp_path / "a.jpg").read_bytes()
-    assert np.abs(np.array(read_picture(str(tmp_path / "a.jpg"), 16).getpixel((2, 2))) - (200, 30, 40)).max() < 12
+    assert np.abs(np.array(read_image(str(tmp_path / "a.jpg"), 16).getpixel((2, 2))) - (200, 30, 40)).max() < 12
 
 
 def test_what_was_seen_is_forgotten_when_decoding_changes(root, tmp_path, monkeypatch):
     scene(60, 40).save(tmp_path / "a.png")
-    looked, look = [], pictures._look
-    monkeypatch.setattr(pictures, "_look", lambda path: looked.append(path) or look(path))
-    for decoder, times in ((pictures.DECODER, 1), (pictures.DECODER, 1), ("another", 2)):
-        monkeypatch.setattr(pictures, "DECODER", decoder)
-        look_at([str(tmp_path / "a.png")])
+    looked, look = [], images._inspect_image
+    monkeypatch.setattr(images, "_inspect_image", lambda path: looked.append(path) or look(path))
+    for decoder, times in ((images.DECODER, 1), (images.DECODER, 1), ("another", 2)):
+        monkeypatch.setattr(images, "DECODER", decoder)
+        inspect_images([str(tmp_path / "a.png")])
         assert len(looked) == times
 
 
@@ -230,4 +230,4 @@ def test_viewers_agree_about_orientation(tmp_path):
     for orientation in range(1, 9):
         path = stored(tmp_path / "a.png", scene(60, 40), orientation)
         with Image.open(path) as image:
-            assert np.array_equal(np.asarray(ImageOps.exif_transpose(image)), np.asarray(read_picture(path)))
+            assert np.array_equal(np.asarray(ImageOps.exif_transpose(image)), np.asarray(read_image(path)))

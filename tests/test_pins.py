@@ -13,10 +13,10 @@ import pytest
 import torch
 
 from kit.config import train_config
-from kit.models import CoAttentionHead, FusionHead
+from kit.models.heads import CoAttentionHead, FusionHead
 from kit.runs import prepare_run
-from kit.stacking import METHODS
-from kit.train import train
+from kit.stacking.stackers import METHODS
+from kit.training.trainer import train
 
 # fmt: off
 PINNED = {

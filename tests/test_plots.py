@@ -16,8 +16,9 @@ import papermill
 import pytest
 from test_errors import make_errors
 
-from kit import plots, report
-from kit.errors import confusions, per_class
+from kit.analysis import plots
+from kit.analysis.errors import confusions, per_class
+from kit.studies import report
 
 
 def texts(figure) -> list[str]:
@@ -139,7 +140,7 @@ def test_any_name_is_written_or_left_out_in_every_figure(name, classes, own_font
     items = pd.DataFrame({"title": [content] * 2, "description": [content] * 2, "label": codes[:2], "image_path": None})
     unwritten = shown or plots.UNWRITTEN
     assert sum(text.startswith(unwritten[:20]) for text in drawn(plots.sample_rows(items, names))[0]) >= 4
-    assert any(unwritten[:20] in text for text in drawn(plots.twin_rows(items, np.zeros(2), names))[0])
+    assert any(unwritten[:20] in text for text in drawn(plots.duplicate_rows(items, np.zeros(2), names))[0])
     plt.close("all")
 
 

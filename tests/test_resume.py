@@ -20,13 +20,15 @@ import torch
 from interrupted import work
 from safetensors.torch import load_file
 
-import kit.models
-from kit import resume
-from kit.config import KitError, train_config
-from kit.launch import launch
-from kit.resume import Interrupted, Watch
+import kit.models.classifier
+from kit.config import train_config
+from kit.core.exceptions import KitError
 from kit.runs import Run, prepare_run
-from kit.train import main, train
+from kit.train import main
+from kit.training import checkpoint
+from kit.training.interrupt import Interrupted, Watch
+from kit.training.launch import launch
+from kit.training.trainer import train
 
 # a process that has imported all and does nothing else: from it a training starts in no time, and without our threads
 FORKS = multiprocessing.get_context("forkserver")
@@ -147,15 +149,15 @@ def out_of_time(watch, monkeypatch):
 
 
 def alone(watch, monkeypatch):
-    monkeypatch.setattr(resume, "_lives", lambda process: False)
+    monkeypatch.setattr(checkpoint, "_lives", lambda process: False)
     watch.launcher = 1
     return "left alone by the notebook"
 
 
 @pytest.mark.parametrize("reason", [signalled, out_of_time, alone])
 def test_a_batch_that_never_comes_keeps_nobody_from_stopping(monkeypatch, reason):
-    monkeypatch.setattr(resume, "GRACE", 0)
-    monkeypatch.setattr(resume, "TICK", 0.01)
+    monkeypatch.setattr(checkpoint, "GRACE", 0)
+    monkeypatch.setattr(checkpoint, "TICK", 0.01)
     watch, sentences = Watch(), []
 
     def lost():
@@ -208,19 +210,19 @@ def hold(folder: str, ready) -> None:
 
 def test_memory_that_runs_out_makes_smaller_batches(root, crash_config, monkeypatch, capsys):
     """The step stays: its items are cut into more batches."""
-    forward = kit.models.CoAttentionHead.forward
+    forward = kit.models.heads.CoAttentionHead.forward
 
     def leaky(head, layers, mask, regions):
         if len(mask) > 2:
             raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB.")
         return forward(head, layers, mask, regions)
 
-    monkeypatch.setattr(kit.models.CoAttentionHead, "forward", leaky)
+    monkeypatch.setattr(kit.models.heads.CoAttentionHead, "forward", leaky)
     run = begun(crash_config | {"batch_size": 8, "freeze_image": True}, "run")
     train(run)
     assert run.summary["accumulate"] == 4
     assert "Memory ran out: a step's 8 items are now cut into 4 batches (accumulate=4)" in capsys.readouterr().out
-    monkeypatch.setattr(kit.models.CoAttentionHead, "forward", forward)
+    monkeypatch.setattr(kit.models.heads.CoAttentionHead, "forward", forward)
     cut = begun(crash_config | {"batch_size": 8, "freeze_image": True, "accumulate": 4}, "cut")
     train(cut)
     assert results(cut)["oof.parquet"] == results(run)["oof.parquet"]
@@ -230,20 +232,20 @@ def test_memory_too_small_for_one_item_says_what_to_lower(root, crash_config, mo
     def full(*_):
         raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB.")
 
-    monkeypatch.setattr(kit.models.CoAttentionHead, "forward", full)
+    monkeypatch.setattr(kit.models.heads.CoAttentionHead, "forward", full)
     with pytest.raises(KitError, match="too little memory for a batch of one item a process: lower max_tokens"):
         train(begun(crash_config, "run"))
 
 
 def spoil(monkeypatch, at: int) -> None:
     """The model's output at its `at`-th training batch is no number."""
-    forward, count = kit.models.CoAttentionHead.forward, iter(range(10**9))
+    forward, count = kit.models.heads.CoAttentionHead.forward, iter(range(10**9))
 
     def spoilt(head, *inputs):
         logits = forward(head, *inputs)
         return logits * torch.nan if head.training and next(count) == at else logits
 
-    monkeypatch.setattr(kit.models.CoAttentionHead, "forward", spoilt)
+    monkeypatch.setattr(kit.models.heads.CoAttentionHead, "forward", spoilt)
 
 
 def test_a_loss_that_is_no_number_stops_with_the_items(root, crash_config, monkeypatch, tiny_data):
@@ -350,7 +352,7 @@ def test_twenty_kills_of_two_processes(root, crash_config, monkeypatch):
 
 NOTEBOOK = """
 import sys
-from kit.launch import launch
+from kit.training.launch import launch
 from kit.runs import open_run
 launch([open_run("torn")], processes=int(sys.argv[1]))
 """

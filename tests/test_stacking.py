@@ -8,11 +8,14 @@ import pytest
 from sklearn.model_selection import StratifiedKFold
 from sklearn.neighbors import KNeighborsClassifier
 
-from kit import stacking
-from kit.challenge import read_challenge
-from kit.config import EnsembleConfig, KitError, TrainConfig
+from kit.config import EnsembleConfig, TrainConfig
+from kit.core.exceptions import KitError
+from kit.data.challenge import read_challenge
 from kit.runs import Run, open_run, prepare_run
-from kit.stacking import METHODS, compare, ensemble_config, evaluation_folds, groupings, read_members, stack
+from kit.stacking import ensemble, members
+from kit.stacking.ensemble import compare, ensemble_config, evaluation_folds, groupings, stack
+from kit.stacking.members import read_members
+from kit.stacking.stackers import METHODS
 from kit.submission import check_submission, read_predictions, write_submission
 
 CODES = [10, 40, 50, 1140, 2705]
@@ -116,7 +119,7 @@ def test_a_scored_fold_is_never_learned_from(monkeypatch):
             return X.mean(1)
 
     monkeypatch.setitem(METHODS, "blend", lambda seed: Spy())
-    stacking.out_of_fold(members, config(names, method="blend"))
+    ensemble.out_of_fold(members, config(names, method="blend"))
     assert [len(rows) for rows in seen] == [48] * 5
 
 
@@ -416,7 +419,7 @@ def test_both_wrong_counts_items():
     right, half = np.eye(5)[y], np.eye(5)[np.where(np.arange(20) < 10, y, (y + 1) % 5)]
     write_run("right", y, right)
     write_run("half", y, half)
-    table = stacking.both_wrong(read_members(["right", "half"]))
+    table = members.both_wrong(read_members(["right", "half"]))
     assert table.to_numpy().tolist() == [[0, 0], [0, 50]]
 
 
@@ -432,12 +435,12 @@ def test_nothing_warns_on_few_items():
 def test_an_ensemble_of_members_that_changed_is_out_of_date():
     names, y = write_complementary()
     run = stack(ensemble_config(names, "all 3", "s", method="blend"))
-    assert stacking.is_current(run)
+    assert members.is_current(run)
     write_run(names[0], y, soft(np.eye(len(CODES))[y]), k_folds(y))
-    assert not stacking.is_current(run)
+    assert not members.is_current(run)
     again = stack(ensemble_config(names, "all 3", "s", method="blend"))  # made anew, without being asked
-    assert stacking.is_current(again)
+    assert members.is_current(again)
     fewer = stack(ensemble_config(names[::-1], "all 3", "s", method="blend"))  # the study's members in another order
     assert list(fewer.summary["members"]) == names[::-1]
     (open_run(names[2]).folder / "summary.json").unlink()
-    assert not stacking.is_current(fewer)
+    assert not members.is_current(fewer)

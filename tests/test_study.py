@@ -7,15 +7,18 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from kit import tables
-from kit.challenge import read_challenge
-from kit.choice import choice_of, choose, chosen, find_result
-from kit.config import PROJECT, EnsembleConfig, KitError, train_config
-from kit.errors import read_errors
-from kit.report import notes, read_answers, write_report
-from kit.runs import find_run, list_runs, open_run, read_json, write_json
-from kit.stacking import METHODS, ensemble_config, groupings, stack
-from kit.study import (
+from kit.analysis.errors import read_errors
+from kit.config import EnsembleConfig, train_config
+from kit.core.exceptions import KitError
+from kit.core.files import read_json, write_json
+from kit.core.paths import PROJECT
+from kit.data.challenge import read_challenge
+from kit.runs import find_run, list_runs, open_run
+from kit.stacking.ensemble import ensemble_config, groupings, stack
+from kit.stacking.stackers import METHODS
+from kit.studies import tables
+from kit.studies.choice import choice_of, choose, chosen, find_result
+from kit.studies.paper import (
     ABLATIONS,
     BASELINES,
     ablation,
@@ -27,6 +30,7 @@ from kit.study import (
     one_run,
     study_runs,
 )
+from kit.studies.report import notes, read_answers, write_report
 
 VALUES = {"study": "s", "text": "camembert", "image": "resnet152", "recipe": "paper"}
 
@@ -526,13 +530,10 @@ def test_members_come_in_the_same_order_whichever_was_trained_last(study):
         (["--data", "/no/where", "--texts", "/no/text"], "/no/where cannot be listed"),
     ],
 )
-def test_the_story_refuses_before_it_starts(
-    more, sentence, root, tiny_data, tiny_texts, tiny_image, monkeypatch, capsys
-):
-    from kit.story import main
+def test_a_study_refuses_before_it_starts(more, sentence, root, tiny_data, tiny_texts, tiny_image, capsys):
+    from kit.cli import main
 
     texts = ["--texts", tiny_texts["bert"], "--images", tiny_image]
-    monkeypatch.setattr("sys.argv", ["story", "--study", "s", "--data", str(tiny_data), *texts, *more])
-    assert main() == 1
+    assert main(["paper", "--study", "s", "--data", str(tiny_data), *texts, *more]) == 1
     assert sentence in capsys.readouterr().err
     assert not list((root / "runs").glob("*"))

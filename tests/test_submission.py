@@ -1,8 +1,8 @@
 """What the boards accept is written and checked; anything else is refused with its line."""
 
 import dataclasses
+import re
 import shutil
-import sys
 import unicodedata
 from pathlib import Path
 
@@ -13,12 +13,16 @@ import pytest
 from papermill.exceptions import PapermillExecutionError
 from PIL import Image
 
-from kit.challenge import read_challenge
-from kit.config import KitError, train_config
-from kit.items import describe_items, outline, read_items
+from kit.cli import main
+from kit.config import train_config
+from kit.core.exceptions import KitError
+from kit.data.challenge import read_challenge
+from kit.data.items import data_fingerprints, read_items
 from kit.runs import prepare_run
-from kit.stacking import ensemble_config, read_members, stack
-from kit.submission import check_submission, check_test_items, main, read_predictions, write_submission
+from kit.stacking.ensemble import ensemble_config, stack
+from kit.stacking.members import read_members
+from kit.submission import check_submission, check_test_items, read_predictions, write_submission
+from kit.training.summary import summarise_items
 
 X = ",designation,description,productid,imageid\n"
 CSV = {
@@ -248,7 +252,9 @@ def fake(name: str, data: Path, system: str = "coattention", **values):
     codes, frames = read_items(config)
     run, train, test = prepare_run(config), frames["train"], frames["test"]
     even = [np.full((len(part), len(codes)), 1 / len(codes)) for part in (train, test)]
-    run.write(codes, (train, even[0]), (test, np.stack([even[1]] * 2)), describe_items(frames, outline(frames)))
+    run.write(
+        codes, (train, even[0]), (test, np.stack([even[1]] * 2)), summarise_items(frames, data_fingerprints(frames))
+    )
     return run
 
 
@@ -361,35 +367,31 @@ def test_the_notebooks_refuse_old_answers_to_new_products(root, catalogue, noteb
     assert "3 of 7 differ under the same ids (36, 37, 38)" in caught.value.evalue
 
 
-def command(monkeypatch, *arguments) -> None:
-    monkeypatch.setattr(sys, "argv", ["kit.submission", *map(str, arguments)])
-    main()
+def check(*arguments) -> int:
+    return main(["check", *map(str, arguments)])
 
 
-def test_the_command_finds_the_folder_of_a_run(root, catalogue, monkeypatch, capsys):
+def test_the_command_finds_the_folder_of_a_run(root, catalogue, capsys):
     run = fake("run", catalogue)
     (path,) = write_submission(read_predictions(run.folder), read_challenge(catalogue), root / "submissions" / "run")
-    command(monkeypatch, path)
+    assert check(path) == 0
     assert "valid" in capsys.readouterr().out
     elsewhere = shutil.copy(path, root / "mine.csv")
-    with pytest.raises(SystemExit, match=r"mine.csv is in no submissions/ folder .*--data DIR"):
-        command(monkeypatch, elsewhere)
-    command(monkeypatch, elsewhere, "--data", catalogue)
+    assert check(elsewhere) == 1
+    assert re.search(r"mine.csv is in no submissions/ folder .*--data DIR", capsys.readouterr().err)
+    assert check(elsewhere, "--data", catalogue) == 0
     change(catalogue, rows=[1], text="Autre")
     for more in ([], ["--data", catalogue]):
-        with pytest.raises(SystemExit, match="1 of 7 differ under the same ids"):
-            command(monkeypatch, path, *more)
-    command(monkeypatch, elsewhere, "--data", catalogue)  # of which nothing is known
+        assert check(path, *more) == 1
+        assert "1 of 7 differ under the same ids" in capsys.readouterr().err
+    assert check(elsewhere, "--data", catalogue) == 0  # of which nothing is known
 
 
 def test_command(csv, tmp_path, monkeypatch, capsys):
     fill(tmp_path, {"good.csv": GOOD, "bad.csv": GOOD.replace("8,10", "8,x")})
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(sys, "argv", ["kit.submission", "good.csv", "--data", "data"])
-    main()
+    assert check("good.csv", "--data", "data") == 0
     assert "valid" in capsys.readouterr().out
     for wrong in (["bad.csv", "--data", "data"], ["gone.csv", "--data", "data"], ["good.csv", "--data", "nowhere"]):
-        monkeypatch.setattr(sys, "argv", ["kit.submission", *wrong])
-        with pytest.raises(SystemExit) as caught:
-            main()
-        assert isinstance(caught.value.code, str)  # printed to stderr, exit 1
+        assert check(*wrong) == 1
+        assert capsys.readouterr().err.count("\n") == 1  # one sentence

@@ -6,8 +6,9 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
-from kit.challenge import read_challenge
-from kit.config import PROJECT, KitError
+from kit.core.exceptions import KitError
+from kit.core.paths import PROJECT
+from kit.data.challenge import read_challenge
 
 spec = importlib.util.spec_from_file_location("synthetic", PROJECT / "benchmarks" / "synthetic.py")
 synthetic = importlib.util.module_from_spec(spec)

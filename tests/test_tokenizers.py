@@ -11,8 +11,9 @@ import sentencepiece
 import transformers
 from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors, trainers
 
-from kit.backbones import TEXT, load_tokenizer
-from kit.config import KitError
+from kit.core.exceptions import KitError
+from kit.models.registry import TEXT
+from kit.models.tokenizer import load_tokenizer
 
 CORPUS = ["Été à Orléans", "Lampe de chevet ROUGE", "le chat d'Élodie", "livre ancien neuf", "PISCINE ronde <i>"] * 20
 TEXTS = ["Été à Orléans", "cafe\u0301 ROUGE", "LAMPE ﬁne", "zzz 中 😀", "livre " * 30]

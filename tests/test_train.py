@@ -19,13 +19,17 @@ from accelerate import Accelerator, PartialState
 from accelerate.data_loader import BatchSamplerShard
 
 import kit.train
-from kit.backbones import find_backbones
-from kit.config import EnsembleConfig, KitError, train_config
-from kit.datasets import LengthBatches, loader
-from kit.folds import holdout, subset
-from kit.models import build_model
-from kit.runs import Run, find_run, list_runs, prepare_run, write_json
-from kit.train import load, main, meet, parameter_groups, predict, prepare, train
+from kit.config import EnsembleConfig, train_config
+from kit.core.exceptions import KitError
+from kit.core.files import write_json
+from kit.data.folds import holdout, subset
+from kit.data.sampler import LengthBatches, make_loader
+from kit.models.backbones import find_backbones
+from kit.models.classifier import build_model
+from kit.runs import Run, find_run, list_runs, prepare_run
+from kit.train import main, meet
+from kit.training.loop import load_weights, parameter_groups, predict
+from kit.training.trainer import prepare, train
 
 
 @pytest.fixture
@@ -80,8 +84,8 @@ def test_the_saved_weights_are_the_kept_epochs(run):
     """A new model with model-0.safetensors gives the predictions of oof.parquet."""
     accelerator = Accelerator(cpu=True)
     model, oof = prepared(run.config, accelerator)
-    load(model, run.folder / "model-0.safetensors", model.frozen_prefixes)
-    logits = predict(model, accelerator.prepare(loader(oof, 3)), len(oof), accelerator)
+    load_weights(model, run.folder / "model-0.safetensors", model.frozen_prefixes)
+    logits = predict(model, accelerator.prepare(make_loader(oof, 3)), len(oof), accelerator)
     _, _, values = run.predictions("oof")
     assert np.allclose(torch.from_numpy(logits).softmax(1), values, atol=1e-5)
 
@@ -92,7 +96,7 @@ def test_features_once_or_at_every_step_give_the_same_logits(root, tiny_config):
         config = train_config(**tiny_config, freeze_text=True, freeze_image=True, features_gb=budget)
         model, oof = prepared(config, accelerator)
         assert (model.text is None) == (model.image is None) == (budget == 1)
-        logits.append(predict(model, loader(oof, 3), len(oof), accelerator))
+        logits.append(predict(model, make_loader(oof, 3), len(oof), accelerator))
     assert np.allclose(*logits, atol=1e-5)
 
 
@@ -103,16 +107,18 @@ def test_vectors_out_of_the_cache_or_computed_are_the_same(root, tiny_config):
             **tiny_config, system="concat", freeze_text=True, freeze_image=True, features_gb=budget, linear_start=True
         )
         model, oof = prepared(config, accelerator)
-        logits.append(predict(model, loader(oof, 3), len(oof), accelerator))
+        logits.append(predict(model, make_loader(oof, 3), len(oof), accelerator))
     assert np.allclose(*logits, atol=1e-5)
 
 
 def test_frozen_features_are_computed_once_and_never_trusted_when_stale(root, tiny_config, tiny_data, monkeypatch):
-    import kit.features
+    import kit.training.features
 
     computed = []
-    write = kit.features._Frozen.write
-    monkeypatch.setattr(kit.features._Frozen, "write", lambda self, *a: (computed.append(self.side), write(self, *a)))
+    write = kit.training.features._Frozen.write
+    monkeypatch.setattr(
+        kit.training.features._Frozen, "write", lambda self, *a: (computed.append(self.side), write(self, *a))
+    )
     data = root / "data"
     shutil.copytree(tiny_data, data)
     accelerator = Accelerator(cpu=True)
@@ -176,7 +182,7 @@ def test_every_baseline_leaves_a_run(root, tiny_config, system, capsys):
 
 def test_a_failing_run_does_not_keep_the_others_from_training(root, tiny_config, tmp_path, monkeypatch):
     """In the environment of a pod with several, and in a locale without the characters that are printed."""
-    from kit.launch import launch
+    from kit.training.launch import launch
 
     strange = {"OMP_NUM_THREADS": "1", "WORLD_SIZE": "2", "LOCAL_RANK": "0", "ACCELERATE_USE_FSDP": "true"}
     strange |= {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0", "PYTHONIOENCODING": "ascii"}
@@ -193,7 +199,7 @@ def test_a_failing_run_does_not_keep_the_others_from_training(root, tiny_config,
 
 
 def test_several_runs_train_at_once_and_share_the_cores(root, tiny_config, tmp_path, monkeypatch, capsys):
-    from kit.launch import launch
+    from kit.training.launch import launch
 
     monkeypatch.setenv("OMP_NUM_THREADS", "2")
     changes = {"a": {}, "b": {"text": str(tmp_path / "nowhere")}, "c": {"seed": 1}, "d": {"seed": 2}}
@@ -221,7 +227,7 @@ KEPT = {"CUDA_VISIBLE_DEVICES", "NCCL_SOCKET_IFNAME", "HF_HOME", "ACCELERATE_USE
 
 @pytest.mark.parametrize("launcher", LAUNCHED)
 def test_what_a_notebook_starts_takes_itself_for_no_part_of_another_training(root, monkeypatch, launcher):
-    from kit import launch
+    from kit.training import launch
 
     for name in [*LAUNCHED[launcher].split(), *KEPT]:
         monkeypatch.setenv(name, "1")
@@ -282,7 +288,7 @@ def test_who_waits_for_others_says_so_first_and_can_be_stopped(unmet, monkeypatc
 
 
 def test_a_log_is_touched_when_its_run_is_held_and_not_before(root, tiny_config):
-    from kit.launch import _Logs
+    from kit.training.launch import _Logs
 
     runs = [prepare_run(train_config(**tiny_config, run=name)) for name in "ab"]
     for run in runs:
@@ -305,7 +311,7 @@ def test_a_log_is_touched_when_its_run_is_held_and_not_before(root, tiny_config)
 
 
 def test_what_a_training_said_that_died_at_once_is_kept(root, tiny_config):
-    from kit.launch import _Logs
+    from kit.training.launch import _Logs
 
     run = prepare_run(train_config(**tiny_config, run="run"))
     logs = _Logs([run])
@@ -375,7 +381,7 @@ def test_readers_that_died_end_in_a_sentence(root, tiny_config, monkeypatch, err
 
 def test_a_run_out_of_memory_on_several_processes_starts_anew(root, tiny_config, monkeypatch):
     """One of them can't make the others' batches smaller: it says so in config.json, and ends."""
-    from kit import launch
+    from kit.training import launch
 
     run, asked = prepare_run(train_config(**tiny_config, run="run")), []
 
@@ -393,7 +399,7 @@ def test_a_run_out_of_memory_on_several_processes_starts_anew(root, tiny_config,
 
 @pytest.mark.parametrize(("gpus", "count"), [(0, 1), (1, 1), (3, 2), (4, 4), (6, 4)])
 def test_as_many_processes_as_can_share_a_batch(root, tiny_config, monkeypatch, capsys, gpus, count):
-    from kit import launch
+    from kit.training import launch
 
     run, asked = prepare_run(train_config(**tiny_config | {"batch_size": 8, "accumulate": 2}, run="run")), []
     monkeypatch.setattr(launch, "_gpus", lambda: gpus)
@@ -405,7 +411,7 @@ def test_as_many_processes_as_can_share_a_batch(root, tiny_config, monkeypatch, 
 
 
 def test_a_stopped_run_keeps_the_others_from_starting(root, tiny_config, monkeypatch):
-    from kit import launch
+    from kit.training import launch
 
     runs, asked = [prepare_run(train_config(**tiny_config, run=name)) for name in "abc"], []
 
@@ -503,7 +509,7 @@ def test_a_bit_that_flips_in_the_predictions_is_noticed(run):
 
 def test_a_folder_removed_meanwhile_is_not_made_again(root, tiny_config, monkeypatch):
     run = prepare_run(train_config(**tiny_config, run="gone"))
-    predict = kit.train.predict
+    predict = kit.training.loop.predict
     monkeypatch.setattr(kit.train, "predict", lambda *a: (shutil.rmtree(run.folder, True), predict(*a))[1])
     with pytest.raises(KitError, match="gone was removed or emptied meanwhile"):
         train(run)
@@ -514,7 +520,7 @@ def test_pictures_that_change_meanwhile_are_noticed(root, tiny_config, tiny_data
     shutil.copytree(tiny_data, folder := tmp_path / "data")
     first, second, *_ = sorted((folder / "images" / "image_train").iterdir())
     run = prepare_run(train_config(**tiny_config | {"data": str(folder), "images_gb": 0.0}, run="run"))
-    predict = kit.train.predict
+    predict = kit.training.loop.predict
     monkeypatch.setattr(kit.train, "predict", lambda *a: (shutil.copyfile(second, first), predict(*a))[1])
     with pytest.raises(KitError, match=r"changed since it was begun \(images\)"):
         train(run)
@@ -648,7 +654,7 @@ def test_impossible_splits_are_refused(labels, share, sentence):
 def test_two_processes_see_every_item_once_and_predict_all(root, tiny_config, monkeypatch):
     """Two processes (gloo), and steps cut into four batches, learn what one process does with whole steps: 29 items in
     steps of 8, so that the last is shared unevenly. Gathered predictions have every id once, in order."""
-    from kit.launch import launch
+    from kit.training.launch import launch
 
     monkeypatch.setenv("OMP_NUM_THREADS", "1")
     same = tiny_config | {"text": no_dropout(tiny_config["text"], root), "dropout": 0.0, "freeze_image": True}

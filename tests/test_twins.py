@@ -12,11 +12,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from kit import pictures, plots, twins
-from kit.config import KitError
-from kit.folds import assign
-from kit.pictures import look_at
-from kit.twins import count_twins, overstatement, twin_groups, twin_kinds
+from kit.analysis import plots
+from kit.analysis.leakage import count_duplicates, overstatement
+from kit.core.exceptions import KitError
+from kit.data import duplicates, images
+from kit.data.duplicates import duplicate_groups, duplicate_kinds
+from kit.data.folds import assign_folds
+from kit.data.images import inspect_images
 
 
 def picture(path: Path, seed: int, size: int = 300, quality: int = 95) -> str:
@@ -35,8 +37,8 @@ def items(titles: list, descriptions: list | None = None, paths: list | None = N
 @pytest.fixture
 def hashed(root, monkeypatch) -> list[str]:
     """The names of the files that are hashed, as it happens."""
-    names, look = [], pictures._look
-    monkeypatch.setattr(pictures, "_look", lambda path: names.append(Path(path).name) or look(path))
+    names, look = [], images._inspect_image
+    monkeypatch.setattr(images, "_inspect_image", lambda path: names.append(Path(path).name) or look(path))
     return names
 
 
@@ -45,7 +47,7 @@ def test_copies_of_an_image_are_twins_and_other_images_are_not(root, tmp_path):
     shutil.copy(first, tmp_path / "copy.jpg")
     paths = [first, str(tmp_path / "copy.jpg"), picture(tmp_path / "b.jpg", 2)]
     paths += [picture(tmp_path / "quality.jpg", 1, quality=60), picture(tmp_path / "size.jpg", 1, size=420)]
-    kinds = twin_kinds(items([f"title {i}" for i in range(5)], paths=paths))
+    kinds = duplicate_kinds(items([f"title {i}" for i in range(5)], paths=paths))
     assert kinds["same file"].tolist() == [0, 0, 1, 2, 3]
     assert kinds["same picture"].tolist() == [0, 0, 1, 0, 0]
     assert kinds["any"].tolist() == [0, 0, 1, 0, 0]
@@ -59,7 +61,7 @@ def test_transparent_drawings_differ_by_what_is_seen(root, tmp_path):
         image.paste((0, 0, 0, 255), box)
         image.save(tmp_path / f"{i}.png")
         paths.append(str(tmp_path / f"{i}.png"))
-    assert twin_groups(items(["a", "b"], paths=paths)).tolist() == [0, 1]
+    assert duplicate_groups(items(["a", "b"], paths=paths)).tolist() == [0, 1]
 
 
 def test_the_same_text_but_for_case_and_punctuation_is_a_twin(root):
@@ -73,8 +75,8 @@ def test_the_same_text_but_for_case_and_punctuation_is_a_twin(root):
         "Che\u0302ne",
     ]
     descriptions = [None, None, None, "Chêne!", None, None, None]
-    assert twin_groups(items(titles, descriptions)).tolist() == [0, 0, 1, 0, 2, 3, 4]
-    assert twin_groups(items(["chêne", titles[-1]])).tolist() == [0, 0]
+    assert duplicate_groups(items(titles, descriptions)).tolist() == [0, 0, 1, 0, 2, 3, 4]
+    assert duplicate_groups(items(["chêne", titles[-1]])).tolist() == [0, 0]
 
 
 def test_pictures_are_alike_within_a_few_bits_and_in_chains(root, monkeypatch):
@@ -83,8 +85,8 @@ def test_pictures_are_alike_within_a_few_bits_and_in_chains(root, monkeypatch):
     hashes = [f"{base ^ flip:064x}" for flip in flips]
     frame = items(list("abcdef"), paths=[*"vwxyz", None])
     files = pd.DataFrame({"bytes": [*"vwxyz", None], "perceptual": [*hashes, None]})
-    monkeypatch.setattr(twins, "look_at", lambda paths: files)
-    assert twin_groups(frame).tolist() == [0, 0, 0, 1, 0, 2]
+    monkeypatch.setattr(duplicates, "inspect_images", lambda paths: files)
+    assert duplicate_groups(frame).tolist() == [0, 0, 0, 1, 0, 2]
 
 
 KEYS = st.lists(st.tuples(st.integers(0, 60), st.integers(0, 60), st.integers(0, 60)), min_size=1, max_size=60)
@@ -99,8 +101,8 @@ def test_groups_are_what_is_linked_and_twins_never_straddle_folds(keys, folds, s
     looks = [hashlib.sha256(str(look).encode()).hexdigest() for _, look, _ in keys]
     files = pd.DataFrame({"bytes": [str(file) for file, *_ in keys], "perceptual": looks})
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(twins, "look_at", lambda paths: files)
-        groups = twin_groups(frame)
+        patch.setattr(duplicates, "inspect_images", lambda paths: files)
+        groups = duplicate_groups(frame)
     expected = np.full(len(keys), -1)
     for start in range(len(keys)):
         reached = [start] if expected[start] < 0 else []
@@ -111,33 +113,37 @@ def test_groups_are_what_is_linked_and_twins_never_straddle_folds(keys, folds, s
             reached += [i for i in linked if expected[i] < 0]
     assert groups.tolist() == pd.factorize(expected)[0].tolist()
     labels = pd.Series([i % 2 for i in range(len(keys))])
-    fold = assign(labels, folds=folds, seed=seed, groups=groups) if folds > 1 else assign(labels, groups=groups)
+    fold = (
+        assign_folds(labels, folds=folds, seed=seed, groups=groups)
+        if folds > 1
+        else assign_folds(labels, groups=groups)
+    )
     assert (pd.Series(fold).groupby(expected).nunique() == 1).all()
 
 
 def test_hashes_are_kept_until_a_file_changes(hashed, tmp_path):
     paths = [picture(tmp_path / f"{name}.jpg", i) for i, name in enumerate("abc")]
-    first = look_at([*paths, paths[0]])
+    first = inspect_images([*paths, paths[0]])
     assert sorted(hashed) == ["a.jpg", "b.jpg", "c.jpg"]
     assert first.iloc[3].equals(first.iloc[0].rename(3))
     hashed.clear()
-    assert look_at(paths[::-1]).equals(first[:3][::-1].reset_index(drop=True))
+    assert inspect_images(paths[::-1]).equals(first[:3][::-1].reset_index(drop=True))
     assert not hashed
 
     picture(tmp_path / "b.jpg", 9)
-    again = look_at(paths)
+    again = inspect_images(paths)
     assert hashed == ["b.jpg"]
     assert (again.iloc[1] != first.iloc[1])[["bytes", "perceptual"]].all()
     assert again.iloc[[0, 2]].equals(first.iloc[[0, 2]])
     shutil.copytree(tmp_path, tmp_path / "moved", ignore=shutil.ignore_patterns("cache"))
-    assert look_at([str(tmp_path / "moved" / Path(path).name) for path in paths]).equals(again)
+    assert inspect_images([str(tmp_path / "moved" / Path(path).name) for path in paths]).equals(again)
     assert hashed == ["b.jpg"]
 
 
 @pytest.mark.parametrize("damage", ["text", "columns", "cut", "folder", "unwritable"])
 def test_a_damaged_cache_is_ignored(hashed, root, tmp_path, damage):
     paths = [picture(tmp_path / "a.jpg", 1)]
-    expected = look_at(paths)
+    expected = inspect_images(paths)
     (cache,) = (root / "cache").glob("images_*")
     if damage == "text":
         cache.write_text("not a table")
@@ -152,19 +158,19 @@ def test_a_damaged_cache_is_ignored(hashed, root, tmp_path, damage):
         else:
             shutil.rmtree(cache.parent)
             cache.parent.write_text("a file where the folder should be")
-    assert look_at(paths).equals(expected)
+    assert inspect_images(paths).equals(expected)
     assert hashed == ["a.jpg", "a.jpg"]
-    look_at(paths)
+    inspect_images(paths)
     assert len(hashed) == (2 if damage in ("text", "columns", "cut") else 3)  # mended where it can be
 
 
 def test_an_unreadable_image_is_named(root, tmp_path):
     good, bad = picture(tmp_path / "good.jpg", 1), tmp_path / "bad.jpg"
     bad.write_bytes(Path(good).read_bytes()[:200])
-    found = look_at([good, str(bad), str(tmp_path / "gone.jpg"), str(tmp_path)])
+    found = inspect_images([good, str(bad), str(tmp_path / "gone.jpg"), str(tmp_path)])
     assert [reason[:13] for reason in found["blank"]] == ["", "corrupt: Trun", "corrupt: No s", "corrupt: no f"]
     assert found["perceptual"].isna().tolist() == found["bytes"].isna().tolist() == [False, True, True, True]
-    groups = twin_kinds(items(list("abcd"), paths=[str(bad), str(bad), good, str(tmp_path / "gone.jpg")]))
+    groups = duplicate_kinds(items(list("abcd"), paths=[str(bad), str(bad), good, str(tmp_path / "gone.jpg")]))
     assert groups["any"].tolist() == [0, 1, 2, 3]  # what can't be read is nobody's twin
 
 
@@ -172,10 +178,10 @@ def test_counts_say_what_a_split_leaks():
     kinds = pd.DataFrame({"kind": [0, 0, 0, 1, 1, 2, 3, 3], "none": range(8)})
     labels = pd.Series([5, 5, 6, 7, 8, 9, 4, 4])
     validates = np.array([0, 0, 1, 1, 0, 1, 1, 1], bool)  # of the five, the first two have a twin that trains
-    table = count_twins(kinds, labels, validates)
+    table = count_duplicates(kinds, labels, validates)
     assert table.loc["kind", ["items", "groups", "largest", "leak", "label right"]].tolist() == [7, 3, 3, 0.4, 0]
     assert table.loc["none", ["items", "groups", "largest", "leak"]].tolist() == [0, 0, 1, 0]
-    right = count_twins(kinds, labels.replace({7: 8}), validates)
+    right = count_duplicates(kinds, labels.replace({7: 8}), validates)
     assert right.loc["kind", "label right"] == 0.5
 
 
@@ -188,20 +194,20 @@ def guesses(copies: int) -> pd.DataFrame:
 
 def test_a_model_that_only_remembers_is_overstated(root):
     frame = guesses(copies=4)
-    found = overstatement(frame, twin_groups(frame), limit=0)
+    found = overstatement(frame, duplicate_groups(frame), limit=0)
     assert found["validation"] == 48
     assert 48 < found["twins"] <= 144
     assert found["with"] == 1
     assert found["gain"] == found["with"] - found["without"]
     assert 0.3 < found["low"] < found["gain"] < found["high"]
-    drawn = overstatement(frame, twin_groups(frame), limit=80)
+    drawn = overstatement(frame, duplicate_groups(frame), limit=80)
     assert drawn["training"] + drawn["validation"] + drawn["twins"] <= 88
     assert drawn["twins"] > 0
 
 
 def test_without_twins_nothing_is_overstated(root):
     frame = guesses(copies=1)
-    found = overstatement(frame, twin_groups(frame))
+    found = overstatement(frame, duplicate_groups(frame))
     assert (found["twins"], found["gain"], found["low"], found["high"]) == (0, 0, 0, 0)
     with pytest.raises(KitError, match="too few items are left"):
         overstatement(frame, np.zeros(60, int))
@@ -210,11 +216,11 @@ def test_without_twins_nothing_is_overstated(root):
 def test_the_figure_shows_twins_or_that_there_are_none(tmp_path):
     paths = [picture(tmp_path / f"{i}.jpg", i) for i in range(8)]
     frame = items([f"title $ {i}" for i in range(8)], paths=paths, labels=[1, 2, 1, 1, 1, 1, 3, 4])
-    figure = plots.twin_rows(frame, np.array([0, 1, 0, 0, 0, 0, 2, 2]), {1: "one"})
+    figure = plots.duplicate_rows(frame, np.array([0, 1, 0, 0, 0, 0, 2, 2]), {1: "one"})
     shown = [axis for axis in figure.axes if axis.images]
     assert len(shown) == 4 + 2
     assert "and 1 more" in [text.get_text() for axis in shown for text in axis.texts]
     figure.canvas.draw()
-    none = plots.twin_rows(frame, np.arange(8), {})
+    none = plots.duplicate_rows(frame, np.arange(8), {})
     assert none.get_suptitle() == "no twins among 8 items"
     plt.close("all")

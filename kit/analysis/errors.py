@@ -1,0 +1,192 @@
+"""Error analysis of a finished run or ensemble (paper section 4.7).
+
+N items · K classes
+"""
+
+import warnings
+from dataclasses import dataclass
+
+import numpy as np
+import pandas as pd
+from scipy.stats import binomtest, ttest_ind
+from scipy.stats import t as student
+
+from kit.core.exceptions import KitError, shorten
+from kit.data.challenge import Challenge
+from kit.data.items import challenge_of
+from kit.metrics import confusion, f1_per_class
+from kit.runs import Run
+
+UNTESTED = dict.fromkeys(("difference_low", "difference_high", "t", "df", "p"), np.nan) | {"note": ""}
+NO_VARIANCE = "The losses do not vary: the test needs some that differ."
+
+
+@dataclass(frozen=True, eq=False)
+class Errors:
+    """The out-of-fold items of a run and what it predicts of each.
+
+    `items` `[N]`: id, title, description (None: missing), image_path, label, predicted, probability (of the predicted
+    class), probability_true, loss (cross-entropy, nats), described, wrong · `codes` `[K]` · `names` by code, maybe {}.
+    """
+
+    items: pd.DataFrame
+    codes: list[int]
+    names: dict[int, str]
+
+    @property
+    def wrong(self) -> pd.DataFrame:
+        """The misclassified items."""
+        return self.items[self.items["wrong"]]
+
+    @property
+    def counts(self) -> np.ndarray:
+        """Confusion counts `[K, K]`, true class by predicted class."""
+        positions = (pd.Index(self.codes).get_indexer(self.items[name]) for name in ("label", "predicted"))
+        return confusion(*positions, len(self.codes))
+
+    def name(self, code: int) -> str:
+        return self.names.get(code, str(code))
+
+
+def read_errors(run: Run, challenge: Challenge | None = None) -> Errors:
+    """Joins a run's out-of-fold predictions to the items of its challenge folder. A missing image warns.
+
+    `challenge`: the folder, where it has been read already.
+
+    Raises KitError where ids or labels are no longer those that the run was trained on.
+    """
+    frame, codes, probabilities = run.predictions("oof")
+    challenge = challenge or challenge_of(run)
+    items = challenge.train.set_index("id").reindex(frame["id"])
+    changed = (items["label"].to_numpy() != frame["label"].to_numpy()) | ~frame["label"].isin(codes).to_numpy()
+    if changed.any():
+        raise KitError(
+            f"{challenge.folder} has changed since {run.name} was trained on it: {changed.sum()} of the run's items "
+            f"are gone or have another label (id {shorten(frame['id'][changed])}); train again, or restore the data."
+        )
+    rows, labels = np.arange(len(frame)), pd.Index(codes).get_indexer(frame["label"])
+    predicted = probabilities.argmax(1)
+    items = items[["title", "description", "image_path"]].assign(
+        label=frame["label"].to_numpy(),
+        predicted=np.array(codes)[predicted],
+        probability=probabilities[rows, predicted],
+        probability_true=probabilities[rows, labels],
+        described=items["description"].notna(),
+    )
+    loss = -np.log(items["probability_true"].clip(lower=np.finfo(np.float32).tiny).astype(float))
+    items = items.assign(loss=loss, wrong=items["predicted"] != items["label"]).reset_index()
+    return Errors(items, codes, challenge.names)
+
+
+def confusions(errors: Errors, top: int = 5) -> pd.DataFrame:
+    """The most frequent mistakes (figure 4): predicted and actual code and name, count, and share of all mistakes."""
+    wrong = errors.wrong
+    pairs = wrong.groupby(["predicted", "label"]).size().sort_values(ascending=False, kind="stable")
+    pairs = pairs.head(_positive("top", top)).rename("count").reset_index().rename(columns={"label": "actual"})
+    for side in ("predicted", "actual"):
+        pairs[f"{side}_name"] = [errors.name(code) for code in pairs[side]]
+    return pairs.assign(share=pairs["count"] / max(len(wrong), 1))
+
+
+def welch(errors: Errors) -> pd.DataFrame:
+    """Does a missing description go with a larger loss (table 4)? A row for each of three comparisons.
+
+    `misclassified items`, the paper's group, and `all items`: Welch's t-test. `within class`: what is left of the
+    second between items of one class, since classes differ in how often they lack descriptions and in how hard they
+    are. Columns: number of items, mean loss (nats) and error rate, `_without` and `_with` a description; the difference
+    of the mean losses, without − with, and its 95 % interval; its `t` (the paper prints with − without), `df`, and the
+    one-sided `p` (H1: without is larger). If no test is possible these are nan, and `note` says why.
+    """
+    items = errors.items
+    rows = {"misclassified items": _welch(errors.wrong), "all items": _welch(items), "within class": _within(items)}
+    return pd.DataFrame.from_dict(rows, orient="index")
+
+
+def _welch(items: pd.DataFrame) -> dict:
+    without, given = items[~items["described"]], items[items["described"]]
+    row = {"items_without": len(without), "items_with": len(given)}
+    row |= {"mean_loss_without": without["loss"].mean(), "mean_loss_with": given["loss"].mean()}
+    row |= {"error_rate_without": without["wrong"].mean(), "error_rate_with": given["wrong"].mean()}
+    row |= {"difference": row["mean_loss_without"] - row["mean_loss_with"]} | UNTESTED
+    if min(len(without), len(given)) < 2:
+        return row | {"note": "Too few items: the test needs two without and two with a description."}
+    if max(without["loss"].std(), given["loss"].std()) < 1e-9:
+        return row | {"note": NO_VARIANCE}
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", RuntimeWarning)  # scipy's, where one side's losses are all the same
+        test = ttest_ind(without["loss"], given["loss"], equal_var=False)
+        larger = ttest_ind(without["loss"], given["loss"], equal_var=False, alternative="greater")
+    low, high = test.confidence_interval(0.95)
+    row |= {"difference_low": low, "difference_high": high}
+    return row | {"t": test.statistic, "df": test.df, "p": larger.pvalue}
+
+
+def _within(items: pd.DataFrame) -> dict:
+    """The within-class (fixed effects) estimator: the slope of the loss on "has no description", each less its class's
+    mean, with the robust error HC3.
+
+    Only the items of classes that have both kinds compare anything: the numbers of items count those. Means are nan:
+    an estimate across classes has none of its own.
+    """
+    share = items.groupby("label")["described"].transform("mean")
+    items = items[(share > 0) & (share < 1)]
+    missing = ~items["described"]
+    row = {"items_without": missing.sum(), "items_with": (~missing).sum()}
+    names = ("mean_loss_without", "mean_loss_with", "error_rate_without", "error_rate_with", "difference")
+    row |= dict.fromkeys(names, np.nan) | UNTESTED
+    if min(row["items_without"], row["items_with"]) < 2:
+        note = "Too few items: the test needs two without and two with a description in classes that have both."
+        return row | {"note": note}
+    columns = pd.DataFrame({"d": missing.astype(float), "loss": items["loss"]})
+    classes = columns.groupby(items["label"])
+    d, loss = (columns - classes.transform("mean")).to_numpy().T
+    spread = d @ d
+    slope = d @ loss / spread
+    rest = loss - slope * d
+    if np.abs(rest).max() < 1e-9:
+        return row | {"difference": slope, "note": NO_VARIANCE}
+    leverage = 1 / classes["d"].transform("size").to_numpy() + d**2 / spread  # below 1 with two of each kind
+    error = np.sqrt((d**2) @ (rest / (1 - leverage)) ** 2) / spread
+    df = len(items) - classes.ngroups - 1
+    t, half = slope / error, student.ppf(0.975, df) * error
+    row |= {"difference": slope, "difference_low": slope - half, "difference_high": slope + half}
+    return row | {"t": t, "df": df, "p": student.sf(t, df)}
+
+
+def per_class(errors: Errors) -> pd.DataFrame:
+    """One row per class: code, name, support, predicted (counts), precision, recall, f1, and the F1's 95 % interval.
+
+    Of the n items that are of a class or taken for it, the share h of the hits is a binomial proportion, and F1 is
+    2h / (1 + h): the interval is Wilson's of h. nan where there is nothing to divide by.
+    """
+    counts = errors.counts
+    support, predicted, hits = counts.sum(1), counts.sum(0), np.diag(counts)
+    concerned = support + predicted - hits
+    shares = np.full((len(counts), 2), np.nan)
+    for row in np.flatnonzero(concerned):
+        shares[row] = binomtest(hits[row], concerned[row]).proportion_ci(method="wilson")
+    low, high = (2 * shares / (1 + shares)).T
+    return pd.DataFrame(
+        {
+            "code": errors.codes,
+            "name": [errors.name(code) for code in errors.codes],
+            "support": support,
+            "predicted": predicted,
+            "precision": np.where(predicted > 0, hits / np.maximum(predicted, 1), np.nan),
+            "recall": np.where(support > 0, hits / np.maximum(support, 1), np.nan),
+            "f1": f1_per_class(counts),
+            "f1_low": low,
+            "f1_high": high,
+        }
+    )
+
+
+def worst(errors: Errors, n: int = 12) -> pd.DataFrame:
+    """The misclassified items with the highest loss, highest first."""
+    return errors.wrong.nlargest(_positive("worst", n), "loss")
+
+
+def _positive(name: str, value: int) -> int:
+    if value < 1:
+        raise KitError(f"{name}={value} is too small: it must be at least 1.")
+    return value

@@ -1,0 +1,376 @@
+"""Frames → figures. Every function returns a matplotlib figure.
+
+Names, titles and descriptions are anybody's: each goes through `_text`, which returns what a figure can show of it.
+"""
+
+import functools
+import os
+import re
+import sys
+import textwrap
+import unicodedata
+from collections.abc import Callable
+from contextlib import suppress
+
+import matplotlib.pyplot as plt
+import numpy as np
+import pandas as pd
+from matplotlib import font_manager
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.text import Text
+
+from kit.core.exceptions import KitError
+from kit.data.images import read_image
+
+_imported, _asked = "matplotlib" in sys.modules, os.environ.pop("MPLBACKEND", None)  # an unknown name ends its import
+BLUE, ORANGE, GREY = "#2a6f97", "#e07a3f", "#8d99ae"
+USUAL = "usual"
+NAME = 40  # columns of a class's name beside a bar
+UNWRITTEN = "(no installed font can write this)"
+TALLEST = 400  # inches: matplotlib draws no more than 65,536 pixels
+
+
+def _choose_backend() -> None:
+    """Show figures under a notebook's cells, whatever MPLBACKEND says; elsewhere heed it if it names one that works."""
+    if _asked:
+        os.environ["MPLBACKEND"] = _asked
+    shell = sys.modules["IPython"].get_ipython() if "IPython" in sys.modules else None
+    if hasattr(shell, "kernel"):
+        if not _imported or plt.get_backend() == _asked:  # else chosen in a cell
+            shell.run_line_magic("matplotlib", "inline")
+        pd.set_option("display.html.use_mathjax", False)  # names with two $ in tables
+    elif _asked and not _imported:
+        with suppress(ImportError, ValueError):
+            plt.switch_backend(_asked)
+
+
+_choose_backend()
+_more_fonts: set[str] = set()  # that the figure being drawn needs beside the usual ones
+
+
+def _figure(draw: Callable[..., Figure]) -> Callable[..., Figure]:
+    """Give all text of the figure that `draw` returns the fonts that `_text` found it to need."""
+
+    @functools.wraps(draw)
+    def wrapped(*args, **options) -> Figure:
+        _more_fonts.clear()
+        figure = draw(*args, **options)
+        for text in figure.findobj(Text) if _more_fonts else ():
+            text.set(
+                fontfamily=[*plt.rcParams["font.family"], *sorted(_more_fonts)], fontweight="normal"
+            )  # few have bold
+        return figure
+
+    return wrapped
+
+
+def _axes(width: float, height: float, **options):
+    figure, axes = plt.subplots(figsize=(width, min(height, TALLEST)), layout="constrained", **options)
+    for axis in np.atleast_1d(axes).ravel():
+        axis.spines[["top", "right"]].set_visible(False)
+    return figure, axes
+
+
+def _text(text: str, width: int, lines: int = 1) -> str:
+    """Return `text` in at most `lines` lines of `width` columns, as a figure shows it: no $ means mathematics, and what
+    no installed font can write is left out, words as "…", so that "" may be all that remains."""
+    text = unicodedata.normalize("NFC", str(text)[: 9 * width * lines])  # of megabytes no more is read
+    text = " ".join("".join(" " if c.isspace() else c for c in text).split())
+    shown = "".join(c if _family(c) else "\0" if unicodedata.category(c)[0] in "LN" else "\1" for c in text)
+    families = {_family(c) for c in text}
+    _more_fonts.update(families - {USUAL, None})
+    if None in families:
+        shown = re.sub("[\0\1\u200d\ufe0f]*\0[\0\1\u200d\ufe0f]*", "…", shown)
+        shown = " ".join(re.sub("\1[\1\u200d\ufe0f]*", "", shown).split())
+        if not any(unicodedata.category(c)[0] in "LN" or unicodedata.category(c) == "So" for c in shown):
+            return ""
+    pad = "\ue000"  # behind what takes two columns
+    padded = "".join(c + pad * (unicodedata.east_asian_width(c) in "WF") for c in shown)
+    rows = textwrap.wrap(padded, width)
+    if len(rows) > lines:
+        rows = textwrap.wrap(padded, width - 1)[:lines]
+        rows[-1] = rows[-1].rstrip("…") + "…"
+    return "\n".join(rows).replace(pad, "").replace("$", r"\$")
+
+
+def _family(character: str) -> str | None:
+    """Return an installed font family that can write the character, USUAL if matplotlib's own can, None without any."""
+    return _find_family(character, *plt.rcParams["font.family"])
+
+
+@functools.cache
+def _find_family(character: str, *usual: str) -> str | None:
+    if ord(character) in _glyphs(*usual):
+        return USUAL
+    return next((name for name in _families() if ord(character) in _glyphs(name)), None)
+
+
+@functools.cache
+def _families() -> list[str]:
+    """Return installed families, upright and of usual weight, but matplotlib's own for mathematics and for boxes."""
+    fonts = [
+        font for font in font_manager.fontManager.ttflist if font.style == "normal" and font.weight in (400, "normal")
+    ]
+    names = {font.name for font in fonts if not font.name.startswith(("cm", "STIX", "Last Resort"))}
+    return sorted(names, key=lambda name: ("Sans" not in name and "Gothic" not in name, name))
+
+
+@functools.cache
+def _glyphs(*families: str) -> frozenset[int]:
+    try:
+        path = font_manager.findfont(font_manager.FontProperties(family=list(families)), fallback_to_default=False)
+        return frozenset(font_manager.get_font(path).get_charmap())
+    except (OSError, RuntimeError, ValueError):  # a font that FreeType can't read
+        return frozenset()
+
+
+def _class(code: int, name: str | None, width: int = NAME) -> str:
+    """Return a class's code and as much of its name as fits and can be written; the code alone if that is nothing."""
+    name = "" if name is None or str(name) == str(code) else _text(name, width)
+    return f"{code}  {name}" if name else str(code)
+
+
+def _name(code: int, name: str, width: int) -> str:
+    """Return a class's name, with its code if the name is not whole."""
+    shown = _text(name, width)
+    return shown if shown and "…" not in shown else _class(code, name, width)
+
+
+def _inches(text: str) -> float:
+    """Return at most how wide a line of 9 points is."""
+    wide = [c in "WMmw@%" or unicodedata.east_asian_width(c) in "WF" for c in text]
+    return sum(0.125 if broad else 0.095 if c.isupper() else 0.08 for c, broad in zip(text, wide, strict=True))
+
+
+@_figure
+def sample_rows(frame: pd.DataFrame, names: dict, rows: int = 6, seed: int = 0) -> Figure:
+    """Random items of a training frame: image, title, description, class (the paper's figure 2)."""
+    chosen = frame.sample(min(rows, len(frame)), random_state=seed)
+    figure, axes = plt.subplots(
+        len(chosen), 2, figsize=(10, 1.5 * len(chosen)), width_ratios=[1, 6], layout="constrained", squeeze=False
+    )
+    for (picture, text), item in zip(axes, chosen.itertuples(), strict=True):
+        picture.axis("off")
+        text.axis("off")
+        _show(picture, item.image_path)
+        description = item.description if isinstance(item.description, str) else "(no description)"
+        name = _class(item.label, names.get(item.label), 100)
+        options = {"va": "center", "in_layout": False}  # a long line is cut at the edge and squeezes nothing
+        text.text(0, 0.85, _text(item.title, 72) or UNWRITTEN, fontsize=12, weight="bold", **options)
+        text.text(0, 0.5, _text(description, 110, 2) or UNWRITTEN, fontsize=10, color="#333333", **options)
+        text.text(0, 0.12, name, fontsize=10, color=BLUE, **options)
+        text.set(xlim=(0, 1), ylim=(0, 1))
+    return figure
+
+
+def _show(axis: Axes, path: str | None) -> None:
+    try:
+        if isinstance(path, str):
+            axis.imshow(read_image(path, 400))
+    except KitError:
+        path = "unreadable"
+    if not axis.images:
+        axis.text(0.5, 0.5, "picture unreadable" if path else "no picture", ha="center", va="center")
+
+
+@_figure
+def text_length(frame: pd.DataFrame) -> Figure:
+    """How many words title and description have together (the paper's figure 3)."""
+    words = (frame["title"] + (" " + frame["description"]).fillna("")).str.split().str.len()
+    edges = np.unique(np.geomspace(1, max(words.max(), 2) + 1, 40).round())
+    figure, axis = _axes(8, 3.2)
+    axis.hist(words, bins=edges, color=BLUE)
+    axis.axvline(words.median(), color=ORANGE, label=f"median {words.median():.0f} words")
+    axis.set(xscale="log", xlabel="words in title and description (logarithmic)", ylabel="items")
+    ticks = [tick for tick in (1, 2, 5, 10, 20, 50, 100, 200, 500, 1000, 2000) if tick <= edges[-1]]
+    axis.set_xticks(ticks, [str(tick) for tick in ticks])
+    axis.minorticks_off()
+    axis.legend(frameon=False)
+    return figure
+
+
+@_figure
+def class_bars(values: pd.Series, names: dict, label: str, mean: float | None = None) -> Figure:
+    """One horizontal bar a class; `values` is indexed by code, `mean` draws a line across."""
+    values = values.sort_values()
+    figure, axis = _axes(8, 0.24 * len(values) + 1)
+    axis.barh([_class(code, names.get(code)) for code in values.index], values, color=BLUE, height=0.75)
+    if mean is not None:
+        axis.axvline(mean, color=ORANGE, label=f"all items: {mean:.3g}")
+        axis.legend(frameon=False, loc="lower right")
+    axis.set(xlabel=label)
+    axis.margins(y=0.01)
+    axis.tick_params(axis="y", labelsize=9, length=0)
+    return figure
+
+
+@_figure
+def duplicate_rows(frame: pd.DataFrame, groups: np.ndarray, names: dict, rows: int = 4, seed: int = 0) -> Figure:
+    """Random groups `[N]` of twins, one a row, up to four of its items: image, title, class (orange: not all alike)."""
+    sizes = pd.Series(groups).value_counts().sort_index()
+    sizes = sizes[sizes > 1]
+    sizes = sizes.sample(min(rows, len(sizes)), random_state=seed)
+    columns = min(sizes.max(), 4) if len(sizes) else 1
+    height = 2.2 * len(sizes) or 0.6
+    figure, axes = plt.subplots(
+        max(len(sizes), 1), columns, figsize=(2.6 * columns, height), layout="constrained", squeeze=False
+    )
+    for axis in axes.ravel():
+        axis.axis("off")
+    if sizes.empty:
+        figure.suptitle(f"no twins among {len(frame):,} items", fontsize=10)
+    for row, group in zip(axes, sizes.index, strict=False):
+        items = frame[groups == group]
+        for axis, item in zip(row, items.itertuples(), strict=False):
+            _show(axis, item.image_path)
+            title = _text(item.title, 34, 2) or UNWRITTEN
+            label = _class(item.label, names.get(item.label), 28)
+            color = "black" if items["label"].nunique() == 1 else ORANGE
+            axis.set_title(f"{title}\n{label}", fontsize=8, color=color)
+        if len(items) > len(row):
+            more = f"and {len(items) - len(row)} more"
+            row[-1].text(1, 0, more, transform=row[-1].transAxes, ha="right", va="top", fontsize=8)
+    return figure
+
+
+@_figure
+def intervals(frame: pd.DataFrame, label: str, mark: float | None = None) -> Figure:
+    """Estimates with their intervals (objects with value, low and high), a row each; `mark` draws a line across."""
+    figure, axis = _axes(8, 0.4 * len(frame) + 1)
+    colours = dict(zip(frame.columns, (BLUE, ORANGE, GREY), strict=False))
+    for place, (column, cells) in enumerate(frame.items()):
+        shown = [(row - 0.18 * place, cell) for row, cell in enumerate(reversed(cells.tolist())) if cell]
+        rows, values = [row for row, _ in shown], [cell.value for _, cell in shown]
+        bars = [[cell.value - cell.low for _, cell in shown], [cell.high - cell.value for _, cell in shown]]
+        axis.errorbar(values, rows, xerr=bars, fmt="o", color=colours[column], capsize=3, label=column)
+    if mark is not None:
+        axis.axvline(mark, color=GREY, linewidth=1, zorder=0)
+    axis.set_yticks(range(len(frame)), [_text(name, 44, 2) or UNWRITTEN for name in reversed(frame.index.tolist())])
+    axis.set(xlabel=label)
+    axis.tick_params(axis="y", length=0)
+    axis.margins(y=0.1)
+    if len(frame.columns) > 1:
+        axis.legend(frameon=False, loc="best")
+    return figure
+
+
+@_figure
+def learning_curves(metrics: pd.DataFrame) -> Figure:
+    """Loss and macro-F1 by epoch, a line a fold; the kept epochs are marked."""
+    figure, (left, right) = _axes(9, 3, ncols=2)
+    if metrics.empty:
+        left.text(0, 0.5, "nothing was trained step by step")
+        return figure
+    for number, (_, rows) in enumerate(metrics.groupby("fold")):
+        named = number == 0  # one entry of the legend stands for all folds
+        for column, colour, name in (("train_loss", GREY, "training"), ("loss", BLUE, "validation")):
+            left.plot(rows["epoch"], rows[column], "o-", color=colour, label=name if named else None)
+        right.plot(rows["epoch"], rows["macro_f1"], "o-", color=BLUE)
+        kept = rows[rows["kept"]]
+        label = "kept epoch" if named else None
+        right.plot(kept["epoch"], kept["macro_f1"], "o", color=ORANGE, markersize=10, label=label)
+    left.set(xlabel="epoch", ylabel="cross-entropy")
+    left.legend(frameon=False)
+    right.set(xlabel="epoch", ylabel="validation macro-F1")
+    right.legend(frameon=False, loc="lower right")
+    for axis in (left, right):
+        axis.xaxis.get_major_locator().set_params(integer=True)
+    return figure
+
+
+@_figure
+def f1_bars(scores: pd.DataFrame) -> Figure:
+    """F1 of each class with its interval, lowest first; `scores` is from `errors.per_class`."""
+    scores = scores.dropna(subset="f1").sort_values("f1", ascending=False)
+    rows = np.arange(len(scores))
+    figure, axis = _axes(8, 0.26 * len(scores) + 1.1)
+    axis.barh(rows, scores["f1"], color=BLUE, height=0.7)
+    axis.hlines(rows, scores["f1_low"], scores["f1_high"], color="black", linewidth=1.2)
+    axis.axvline(scores["f1"].mean(), color=ORANGE, label=f"macro-F1 {scores['f1'].mean():.3f}")
+    for row, support in zip(rows, scores["support"], strict=True):
+        axis.text(1.02, row, f"{support:,}", va="center", ha="left", fontsize=8, color="#555555")
+    axis.text(1.02, len(scores) - 0.3, "items", va="bottom", fontsize=8, color="#555555")
+    axis.set_yticks(rows, [_class(*pair) for pair in zip(scores["code"], scores["name"], strict=True)])
+    axis.set(xlabel="F1 (black: 95 % interval)", xlim=(0, 1), ylim=(-0.6, len(scores) - 0.4))
+    axis.tick_params(axis="y", labelsize=9, length=0)
+    axis.legend(frameon=False, loc="lower left", bbox_to_anchor=(0, 1), borderpad=0)
+    return figure
+
+
+@_figure
+def confusion_matrix(counts: np.ndarray, codes: list[int], names: dict, least: float = 0.05) -> Figure:
+    """Of each true class (row), the per cent predicted as each class (column); printed from the share `least` on.
+
+    counts `[K, K]`, true by predicted class. The row of a class that no item has stays empty.
+    """
+    shares = counts / np.maximum(counts.sum(1, keepdims=True), 1)
+    labels = [_class(code, names.get(code)) for code in codes]
+    cell = min(0.3, 60 / len(codes))  # inches; smaller than can be printed from 300 classes on
+    side, size = cell * len(codes), 30 * cell
+    beside = max(map(_inches, labels)) + 0.6  # or the matrix gives way to the longest name
+    figure, axis = plt.subplots(figsize=(side + max(beside, 3.5), side + 1.2), layout="constrained")
+    axis.imshow(shares, cmap="Blues", vmin=0, vmax=1, aspect="auto")
+    for row, column in np.argwhere(shares >= least):
+        shade = "white" if shares[row, column] > 0.5 else "black"
+        axis.text(
+            column, row, f"{100 * shares[row, column]:.0f}", ha="center", va="center", fontsize=size - 1, color=shade
+        )
+    axis.set_yticks(range(len(codes)), labels, fontsize=size)
+    axis.set_xticks(range(len(codes)), [str(code) for code in codes], fontsize=size, rotation=90)
+    axis.set_xlabel("predicted class")
+    figure.suptitle(f"per cent of each true class (row), from {least:.0%} on", fontsize=10)
+    axis.tick_params(length=0)
+    axis.spines[:].set_visible(False)
+    return figure
+
+
+@_figure
+def confusion_bars(pairs: pd.DataFrame) -> Figure:
+    """The most frequent mistakes, "predicted → actual" (the paper's figure 4); `pairs` is from `errors.confusions`."""
+    pairs = pairs[::-1]  # the most frequent on top
+    figure, axis = _axes(8, 0.55 * len(pairs) + 1)
+    predicted, actual = (
+        [_name(*pair, 50) for pair in zip(pairs[side], pairs[f"{side}_name"], strict=True)]
+        for side in ("predicted", "actual")
+    )
+    labels = [f"{a}\n→ {b}" for a, b in zip(predicted, actual, strict=True)]
+    bars = axis.barh(range(len(pairs)), pairs["count"], color=ORANGE, height=0.65)
+    ends = [f"{count:,} ({share:.1%})" for count, share in zip(pairs["count"], pairs["share"], strict=True)]
+    axis.bar_label(bars, ends, padding=4, fontsize=9)
+    axis.set_yticks(range(len(pairs)), labels)
+    label = "misclassified items, predicted → actual (share of all mistakes)" if ends else "no mistakes"
+    figure.supxlabel(label, fontsize=10)  # an axis between long names is narrower than that
+    axis.margins(x=0.18)
+    axis.tick_params(axis="y", labelsize=9, length=0)
+    axis.xaxis.get_major_locator().set_params(integer=True)
+    if not ends:
+        axis.set_xticks([])
+    return figure
+
+
+@_figure
+def loss_boxes(items: pd.DataFrame, least: float = 1e-4) -> Figure:
+    """Loss without and with a description, of the misclassified (the paper's figure 5) and of all items.
+
+    `items` is from `errors.read_errors`. The axis of all items is logarithmic: losses below `least` are drawn there.
+    """
+    figure, panels = _axes(9, 3.8, ncols=2)
+    for axis, chosen in zip(panels, (items[items["wrong"]], items), strict=True):
+        parts = [chosen.loc[chosen["described"] == described, "loss"] for described in (False, True)]
+        axis.boxplot(
+            [part.clip(lower=least) for part in parts],
+            whis=(5, 95),
+            showfliers=False,
+            widths=0.5,
+            medianprops={"color": BLUE, "linewidth": 2},
+        )
+        axis.plot([1, 2], np.maximum([part.mean() for part in parts], least), "D", color=ORANGE, label="mean")
+        words = zip(("without", "with"), parts, strict=True)
+        axis.set_xticks([1, 2], [f"{word} description\n{len(part):,} items" for word, part in words])
+    panels[0].set(title="misclassified items", ylabel="cross-entropy (nats)", ylim=(0, None))
+    panels[1].set(title="all items (logarithmic)", yscale="log")
+    panels[1].yaxis.set_major_formatter("{x:g}")
+    panels[0].legend(frameon=False)
+    figure.supxlabel("box: quartiles and median · whiskers: 5 % and 95 %", fontsize=9, color="#555555")
+    return figure

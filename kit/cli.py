@@ -1,0 +1,67 @@
+"""The command `kit`: one sub-command for each thing that is started from a shell. No logic of its own."""
+
+import argparse
+import sys
+from pathlib import Path
+
+from kit.core.console import accept_any_character
+from kit.core.exceptions import KitError
+from kit.runs import list_runs
+from kit.studies.pipeline import add_options, run_notebook, run_study
+from kit.studies.report import write_report
+from kit.studies.working_copies import open_notebooks
+from kit.submission import check_file
+
+
+def parser() -> argparse.ArgumentParser:
+    """Return the parser of all sub-commands; `action` of what it parses is the function to call."""
+    main = argparse.ArgumentParser(prog="kit", description="The Rakuten notebook kit.")
+    commands = main.add_subparsers(required=True, metavar="COMMAND")
+
+    run = commands.add_parser("run", help="execute a notebook into the folder of its run")
+    run.add_argument("notebook", help="its name, such as 03_train")
+    run.add_argument("-p", nargs=2, action="append", default=[], metavar=("NAME", "VALUE"), help="a parameter")
+    run.set_defaults(action=_run)
+
+    paper = commands.add_parser("paper", help="run a whole study: every notebook in turn, then the report")
+    add_options(paper)
+    paper.set_defaults(action=run_study)
+
+    report = commands.add_parser("report", help="write a study's report again")
+    report.add_argument("study", help="name of the study")
+    report.set_defaults(action=lambda options: print(write_report(options.study)))
+
+    runs = commands.add_parser("runs", help="list the finished runs with their scores")
+    runs.set_defaults(action=lambda options: print(*(list_runs() or ["There is no finished run yet."]), sep="\n"))
+
+    check = commands.add_parser("check", help="say whether a submission file is valid")
+    check.add_argument("file", type=Path, help="the file to check")
+    check.add_argument("--data", type=Path, help="the challenge folder (default: of the run in submissions/<run>/)")
+    check.set_defaults(action=_check)
+
+    notebooks = commands.add_parser("notebooks", help="open working copies of the notebooks in JupyterLab")
+    notebooks.add_argument("options", nargs=argparse.REMAINDER, help="options of jupyter lab")
+    notebooks.set_defaults(action=lambda options: open_notebooks(options.options))
+    return main
+
+
+def _run(options: argparse.Namespace) -> None:
+    print(f"Executed notebook: {run_notebook(options.notebook, options.p)}")
+
+
+def _check(options: argparse.Namespace) -> None:  # in a shell, a relative path starts at the working directory
+    print(check_file(options.file.absolute(), options.data and options.data.absolute()))
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Run one sub-command; return its exit status: 1 after a sentence about what is wrong, 130 if interrupted."""
+    accept_any_character()
+    options = parser().parse_args(arguments)
+    try:
+        return options.action(options) or 0
+    except KitError as error:
+        print(error, file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        print("\nInterrupted.", file=sys.stderr)
+        return 130

@@ -1,0 +1,160 @@
+"""Items as tensors: tokens and pixels, or what frozen backbones make of them, a batch at a time.
+
+B batch · T tokens · R regions · L layers · d backbone width · N items
+"""
+
+import functools
+import os
+import sys
+import threading
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.utils.data import Dataset, get_worker_info
+from tqdm.contrib.concurrent import thread_map
+
+from kit.config import TrainConfig
+from kit.core.cache import cached_memmap, content_hashes, fingerprint, release
+from kit.core.console import Bar
+from kit.data.images import DECODER, read_pixels
+
+NICE = 10  # of the thread that reads ahead, on Linux: at 19 it starves beside other programs
+
+
+class RaggedArray:
+    """Rows of unlike length, one after the other in `values` `[Σ lengths, …]`; item i has `lengths[i]` of them.
+
+    `key`, of the batch: "ids", rows `[T]`; "layers", rows `[T, L, d]`; or "regions", rows `[R, d]`.
+    """
+
+    def __init__(self, key: str, values: np.ndarray, lengths: Sequence[int]):
+        self.key, self.values = key, values
+        self.offsets = np.concatenate([[0], np.cumsum(lengths, dtype=np.int64)])
+
+    @property
+    def item_bytes(self) -> int:
+        """The size of the longest item."""
+        return int(np.diff(self.offsets).max(initial=0)) * self.values[:1].nbytes
+
+    def batch(self, places: np.ndarray) -> Tensor:
+        """The rows of these items, padded with zeros to the longest."""
+        starts, ends = self.offsets[places], self.offsets[places + 1]
+        padded = np.empty((len(places), (ends - starts).max(), *self.values.shape[1:]), self.values.dtype)
+        for item, start, end in zip(padded, starts, ends, strict=True):
+            item[: end - start] = self.values[start:end]
+            item[end - start :] = 0
+        return torch.from_numpy(padded)
+
+
+class Pixels:
+    """Images of the items, `[size, size, 3]` each, 0 to 255: out of `cached` `[N, size, size, 3]`, or else decoded.
+
+    An item whose path is None has a white one.
+    """
+
+    key = "pixels"
+
+    def __init__(self, paths: list[str | None], size: int, cached: np.ndarray | None = None):
+        self.paths, self.size, self.cached = paths, size, cached
+        self.item_bytes = size * size * 3
+
+    def batch(self, places: np.ndarray) -> Tensor:
+        if self.cached is not None:
+            return torch.from_numpy(self.cached[places])
+        return torch.from_numpy(np.stack([read_pixels(self.paths[place], self.size) for place in places]))
+
+
+class ProductDataset(Dataset):
+    """Items, read a batch at a time: their rows, masks, labels where known, and what their sides give.
+
+    `lengths`: tokens of each item · `sides`: "text" and "image" → Rows or Pixels, of which an item's place is in
+    `places` · `labels`: positions among the model's outputs.
+    """
+
+    def __init__(self, lengths: np.ndarray, sides: dict, labels: np.ndarray | None = None, places=None):
+        self.lengths, self.sides, self.labels = np.asarray(lengths), sides, labels
+        self.places = np.arange(len(self.lengths)) if places is None else places
+
+    def part(self, rows: np.ndarray) -> "ProductDataset":
+        """The items at `rows`, in that order; nothing is copied."""
+        labels = None if self.labels is None else self.labels[rows]
+        return ProductDataset(self.lengths[rows], self.sides, labels, self.places[rows])
+
+    def __len__(self) -> int:
+        return len(self.lengths)
+
+    def __getitems__(self, rows: list[int]) -> Mapping[str, Tensor]:
+        """What `read` gives, at once in a process that only reads, or else while the step before is computed."""
+        if get_worker_info() or torch.cuda.is_available():
+            return self.read(rows)
+        return PrefetchedBatch(functools.partial(self.read, rows))
+
+    def read(self, rows: list[int]) -> dict[str, Tensor]:
+        """ids, mask `[B, T]` · layers `[B, T, L, d]` · pixels `[B, H, W, 3]` · regions `[B, R, d]` · row, label `[B]`.
+
+        What is shorter than the batch's longest is padded with zeros.
+        """
+        lengths = torch.from_numpy(self.lengths[rows])
+        batch = {"row": torch.tensor(rows), "mask": (torch.arange(lengths.max()) < lengths[:, None]).long()}
+        if self.labels is not None:
+            batch["label"] = torch.from_numpy(self.labels[rows])
+        return batch | {side.key: side.batch(self.places[rows]) for side in self.sides.values()}
+
+
+class PrefetchedBatch(Mapping):
+    """A batch that `read` gives, in a thread meanwhile: who asks for it waits, or reads it where that has not begun."""
+
+    def __init__(self, read: Callable[[], dict[str, Tensor]]):
+        self.read, self.future = read, _reader(os.getpid()).submit(read)
+
+    @functools.cached_property
+    def batch(self) -> dict[str, Tensor]:
+        return self.read() if self.future.cancel() else self.future.result()
+
+    def to(self, device: torch.device, non_blocking: bool = False) -> dict[str, Tensor]:
+        return {key: value.to(device, non_blocking=non_blocking) for key, value in self.batch.items()}
+
+    def __getitem__(self, key: str) -> Tensor:
+        return self.batch[key]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self.batch)
+
+    def __len__(self) -> int:
+        return len(self.batch)
+
+
+@functools.cache
+def _reader(process: int) -> ThreadPoolExecutor:
+    """A thread of this process (a fork has none of its parent's) that leaves the cores to those that compute."""
+
+    def yielding() -> None:
+        if sys.platform == "linux":  # elsewhere a thread has no priority of its own
+            os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), NICE)
+
+    return ThreadPoolExecutor(1, initializer=yielding)
+
+
+def cache_pixels(config: TrainConfig, parts: dict[str, ProductDataset]) -> None:
+    """Decodes the images of `parts` once, to be read from the cache at the size that the model sees, where they take no
+    more than `images_gb` GiB. Raises KitError where one is not readable."""
+    size = (config.image_size, config.image_size, 3)
+    filled = [part for part in parts.values() if len(part) and isinstance(part.sides.get("image"), Pixels)]
+    if sum(len(part) for part in filled) * np.prod(size) > config.images_gb * 2**30:
+        return
+    for part in filled:
+        source = part.sides["image"]
+
+        def write(values: np.ndarray, paths: list[str | None] = source.paths) -> None:
+            def fill(i: int) -> None:
+                values[i] = read_pixels(paths[i], config.image_size)
+                if i % 4096 == 0:
+                    release(values)
+
+            thread_map(fill, range(len(paths)), desc="images", leave=False, tqdm_class=Bar)
+
+        name = f"pixels-{fingerprint(DECODER, str(size), *content_hashes(source.paths))}"
+        source.cached = cached_memmap(name, (len(source.paths), *size), np.dtype(np.uint8), write)

@@ -1,0 +1,227 @@
+"""Delimited files with their faults named: encoding, separator, columns, rows, whole numbers."""
+
+import csv
+import io
+import itertools
+import re
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import NamedTuple
+
+import pandas as pd
+
+from kit.core.exceptions import KitError, shorten
+
+WHOLE_NUMBER = re.compile(r"\s*(-?[0-9]{1,18})(?:\.0*)?\s*")  # as text: a float would round a long id
+PLAIN_NUMBER = "0|-?[1-9][0-9]{0,17}"  # the one way in which a whole number is usually written
+TEXT_COLUMNS = ("title", "description", "name")  # our columns that hold text; the others hold whole numbers
+PANDAS_INDEX = re.compile(r"unnamed: 0(?:\.\d+)?")  # how pandas names an unnamed first column that it saves again
+END = "\0end of the table"  # a line after a table's last, which an open quotation mark swallows
+
+
+def read_text(path: Path) -> str:
+    """A file's text without its byte-order mark. Raises KitError: unreadable, empty, or not UTF-8 (names the line)."""
+    try:
+        text = path.read_bytes().decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        line = error.object[: error.start].count(b"\n") + 1
+        raise KitError(f"{path.name}, line {line}: a byte is not UTF-8; save the file again as UTF-8.") from None
+    except OSError as error:
+        raise KitError(f"{path} cannot be read ({error.strerror}); check the path and its permissions.") from None
+    if not text.strip():
+        raise KitError(f"{path.name} is empty; download or write it again.")
+    return text
+
+
+def check_separator(name: str, header: str, sep: str) -> None:
+    """Raise KitError when another separator than `sep` cuts the header of file `name`."""
+    shown = {",": "a comma", "\t": "a tab", ";": "a semicolon", "|": "a bar"}
+    other = next((mark for mark in shown if mark in header), None)
+    if sep not in header and other:
+        raise KitError(f"{name} is separated by {shown[other]}; save it again separated by {shown[sep]}.")
+
+
+def read_table(path: Path, sep: str, columns: dict[str, str]) -> pd.DataFrame:
+    """Return these columns (lower-case name in the file → ours), the first of which is the key: whole numbers as int64,
+    the rest as text ("NaN" stays a word). "" is a first column without a name.
+
+    Quotation marks mean what they mean to pandas, in TSV too. Raise KitError if the table is damaged, and if a stray
+    quotation mark makes several rows one.
+    """
+    text, name = read_text(path), path.name
+    check_separator(name, text.lstrip("\r\n").splitlines()[0], sep)
+    lines = list(io.StringIO(text, newline=""))  # as CSV ends them: \n, \r\n or \r
+    records, opened = _read_records(lines, sep)
+    never = f"{name}, line {opened}: a field begins with a quotation mark and never ends; remove that mark or close it."
+    if not records:
+        raise KitError(never if opened else f"{name} is empty; download or write it again.")
+    header, *records = records
+    places = _find_columns(name, header, records, columns)
+    numbers, key = [place for place, ours in places.items() if ours not in TEXT_COLUMNS], next(iter(places))
+    _refuse_rows_in_fields(name, lines, records, _Layout(sep, len(header.fields), key, numbers))
+    if opened:
+        raise KitError(never)
+    if not records:
+        raise KitError(f"{name} is empty below its header; download it again.")
+    for record in records:
+        if (count := len(record.fields)) > len(header.fields):
+            wrong = f"{count} fields, not {len(header.fields)}"
+            raise KitError(f"{name}, line {record.first}: {wrong}; mend that line or download the file again.")
+        record.fields.extend([""] * (len(header.fields) - count))
+    frame = pd.DataFrame({ours: [r.fields[place] for r in records] for place, ours in places.items()}, dtype=object)
+    for place in numbers:
+        ours, column = places[place], " ".join(header.fields[place].split()) or "the row index"
+        frame[ours] = _integers(frame[ours], [record.first for record in records], name, column)
+    if (again := frame[places[key]].duplicated()).any():
+        ids = shorten(frame[places[key]][again].unique())
+        raise KitError(f"{name} has the same {places[key]} in two rows ({ids}); keep one of each.")
+    return frame
+
+
+class _Record(NamedTuple):
+    """One row of a table, and the first and last line on which it stands."""
+
+    first: int
+    last: int
+    fields: list[str]
+
+
+def _read_records(lines: list[str], sep: str) -> tuple[list[_Record], int]:
+    """Return the rows that are not blank, and the line on which a field opens that never ends (0: none does)."""
+    csv.field_size_limit(sys.maxsize)
+    reader, records, last = csv.reader(itertools.chain(lines, [END]), delimiter=sep), [], 0
+    for fields in reader:
+        records.append(_Record(last + 1, reader.line_num, fields))
+        last = reader.line_num
+    end = records.pop()
+    opened = 0 if end.fields == [END] else end.first + sum(map(_breaks, end.fields[:-1]))
+    return [record for record in records if len(record.fields) > 1 or "".join(record.fields).strip()], opened
+
+
+def _breaks(field: str) -> int:
+    return field.count("\n") + field.count("\r") - field.count("\r\n")
+
+
+def _find_columns(name: str, header: _Record, records: list[_Record], columns: dict[str, str]) -> dict[int, str]:
+    """Return where each of `columns` stands (place in the header → our name), in their order. Raises KitError."""
+    found = [" ".join(column.split()) for column in header.fields]
+    lower = [column.lower() for column in found]
+    if twice := [column for column in columns if column and lower.count(column) > 1]:
+        raise KitError(
+            f"{name} has the column {shorten(twice)} more than once, but for case and spaces; keep one of each."
+        )
+    if "" in columns:
+        unnamed = [place for place, column in enumerate(lower) if not column or PANDAS_INDEX.fullmatch(column)]
+        unnamed = [p for p in unnamed if not p or any("".join(r.fields[p : p + 1]).strip() for r in records)]
+        if len(unnamed) > 1:
+            which = shorten(
+                [repr(found[place]) if found[place] else f"unnamed column {place + 1}" for place in unnamed]
+            )
+            raise KitError(
+                f"{name} has {len(unnamed)} columns that may be the row index ({which}); keep the one that holds the "
+                f"ids, as the first column."
+            )
+        lower = ["" if unnamed == [0] and not place else column or None for place, column in enumerate(lower)]
+    if missing := [column for column in columns if column not in lower]:
+        if header.last > header.first:
+            raise KitError(
+                f"{name}, lines {header.first} to {header.last}: the header holds rows of the table; remove the stray "
+                f"quotation mark in line {header.first}, or download the file again."
+            )
+        wanted, got = (shorten([column or "(unnamed index)" for column in some], 9) for some in (missing, found))
+        raise KitError(f"{name} lacks the column {wanted}; it has {got}: rename the column or download it again.")
+    return {lower.index(column): ours for column, ours in columns.items()}
+
+
+class _Layout:
+    """What a row of a table looks like on its line, whatever quotation marks stand in it."""
+
+    def __init__(self, sep: str, width: int, key: int, numbers: list[int]):
+        self.sep, self.width, self.key = sep, width, key
+        self.texts = [place for place in range(width) if place not in numbers]
+        ends = self.texts or [width]
+        self.before = range(ends[0])  # the columns of numbers before the first text
+        self.after = range(ends[-1] + 1 - width, 0)  # and those after the last, counted from the end
+
+    def ends_row(self, line: str) -> bool:
+        cells = self._cells(line)
+        return len(cells) >= len(self.after) and all(WHOLE_NUMBER.fullmatch(cells[place]) for place in self.after)
+
+    def read_key(self, lines: Iterator[str]) -> int | None:
+        """Return the key of the row that begins with the first of `lines`, or None if none does.
+
+        The row is on that line alone, whatever marks are in it, with texts that may hold the separator; or it is read
+        as quoted, and may go on over the next lines.
+        """
+        cells = self._cells(line := next(lines))
+        key = self.key if self.key in self.before else self.key - self.width
+        firm = len(self.before) < self.width and (key in self.before or key in self.after)
+        if len(cells) < self.width or (len(cells) > self.width and not firm) or not self._holds(cells, key):
+            if '"' not in line or not all(WHOLE_NUMBER.fullmatch(cell) for cell in cells[: len(self.before)]):
+                return None
+            cells = next(csv.reader(itertools.chain([line], lines, [END]), delimiter=self.sep))
+            if len(cells) != self.width or cells[-1].endswith(END) or not self._holds(cells, key):
+                return None
+        return int(WHOLE_NUMBER.fullmatch(cells[key])[1])
+
+    def _holds(self, cells: list[str], key: int) -> bool:
+        return all(WHOLE_NUMBER.fullmatch(cells[place]) for place in (key, *self.before, *self.after))
+
+    def _cells(self, line: str) -> list[str]:
+        return [cell.strip().strip('"') for cell in line.strip("\r\n").split(self.sep)]
+
+
+def _refuse_rows_in_fields(name: str, lines: list[str], records: list[_Record], layout: _Layout) -> None:
+    """Raise KitError if a quoted field holds rows of its own table: a stray quotation mark opens a field that ends at
+    the next mark, which may be many rows on.
+
+    Descriptions of several lines are legal, and may hold lists of numbers. So a line in a field counts as a row only if
+    it has numbers where a row has them, as the line before has at its end, and a key that no other row has; and if the
+    key fits between those of this row and the next, or the line has letters.
+    """
+    if all(record.first == record.last for record in records):
+        return
+    matches = [WHOLE_NUMBER.fullmatch("".join(record.fields[layout.key : layout.key + 1])) for record in records]
+    keys = [int(match[1]) if match else None for match in matches]
+    known = set(keys)
+
+    def is_row(number: int, last: int, own: int | None, following: int | None) -> bool:
+        key = layout.read_key(lines[place] for place in range(number - 1, last))
+        if key is None or key in known:
+            return False
+        fits = own is not None and own < key and (following is None or key < following)
+        before = next(lines[place] for place in range(number - 2, -1, -1) if lines[place].strip())
+        return (fits or any(character.isalpha() for character in lines[number - 1])) and layout.ends_row(before)
+
+    for record, own, following in zip(records, keys, [*keys[1:], None], strict=True):
+        first = record.first
+        for place, field in enumerate(record.fields if record.first < record.last else ()):
+            last = first + _breaks(field)
+            broken = place not in layout.texts and _breaks(field.strip()) > 0
+            if broken or any(is_row(n, record.last, own, following) for n in range(first + 1, last + 1)):
+                raise KitError(
+                    f"{name}, lines {first} to {last}: one field in quotation marks holds rows of the table; remove "
+                    f"the stray mark that opens it, or download the file again."
+                )
+            first = last
+
+
+def _integers(values: pd.Series, lines: list[int], name: str, column: str) -> pd.Series:
+    """Return text as int64. Raises KitError where it is no whole number, or could be taken for another: `007` and `7`
+    are two ids, and two codes, to whoever wrote them."""
+    if values.str.fullmatch(PLAIN_NUMBER).all():
+        return values.astype("int64")
+    numbers, written = [], {}
+    for line, value in zip(lines, values, strict=True):
+        where, text = f"{name}, line {line}: {column} is", value.strip()
+        if not (match := WHOLE_NUMBER.fullmatch(value)):
+            wrong = f"{where} {value[:60]!r}, not a whole number" if text else f"{where} missing"
+            raise KitError(f"{wrong}; mend that line or download the file again.")
+        number = int(match[1])
+        if re.match("-?0[0-9]", text):
+            raise KitError(f"{where} {text!r}, which would be read as {number}; write it without leading zeros.")
+        if (other := written.setdefault(number, text)) != text:
+            raise KitError(f"{where} {text!r}, and {other!r} in another line; write the same number alike.")
+        numbers.append(number)
+    return pd.Series(numbers, dtype="int64")

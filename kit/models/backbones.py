@@ -1,0 +1,113 @@
+"""Backbones by side, loaded only when something has to run through them."""
+
+import functools
+import json
+from dataclasses import dataclass
+from importlib.metadata import version
+
+import pyarrow as pa
+import torch
+from torch import nn
+
+from kit.config import TrainConfig
+from kit.core.cache import fingerprint, get_or_compute
+from kit.core.exceptions import KitError
+from kit.models.image import check_image, load_image
+from kit.models.text import check_text, load_text
+from kit.models.weights import WEIGHTS_FORMAT, weights_fingerprint
+
+SHAPE_FORMAT = 1  # of what is known of a backbone: raise it where more is asked of one
+
+
+def check_backbones(config: TrainConfig, *sides: str) -> None:
+    """Raises KitError, within seconds, where a backbone of `config`, of `sides` or of all, can't be loaded here."""
+    for side in (sides or config.sides) if config.pretrained else ():
+        {"text": check_text, "image": check_image}[side](getattr(config, side))
+
+
+@dataclass(frozen=True)
+class BackboneShape:
+    """What is known of a backbone without its weights: the width d of its vectors; of a text backbone its `depth` in
+    layers, the most tokens that it reads and its vocabulary; of an image backbone how many regions it gives."""
+
+    width: int
+    depth: int = 0
+    max_tokens: int = 0
+    vocabulary: int = 0
+    regions: int = 0
+
+
+@dataclass(frozen=True)
+class BackboneHandle:
+    """One side's backbone as a configuration names it; weights are read when they are asked for, and not before."""
+
+    side: str  # text or image
+    name: str
+    pretrained: bool
+    seed: int  # of random weights
+    image_size: int
+    train_embeddings: bool
+
+    def load(self) -> nn.Module:
+        """The backbone, a new one at each call. Raises KitError."""
+        gpu = [torch.cuda.current_device()] if torch.cuda.is_available() else []
+        # also called where nothing is to be trained, of what trains later
+        with torch.random.fork_rng(devices=gpu), torch.inference_mode(False):
+            torch.manual_seed(self.seed)
+            backbone = (load_text if self.side == "text" else load_image)(self.name, self.pretrained)
+        if self.side == "text" and not self.train_embeddings:
+            backbone.freeze_embeddings()
+        return backbone
+
+    @functools.cached_property
+    def frozen(self) -> nn.Module:
+        """The backbone, loaded once, to be used as it is."""
+        return self.load().eval().requires_grad_(False)
+
+    @functools.cached_property
+    def identity(self) -> str:
+        """Tells apart, for caches, whatever changes the backbone's outputs for the same input."""
+        library, seed = ("transformers", "timm")[self.side == "image"], None if self.pretrained else self.seed
+        weights = weights_fingerprint(self.name, self.side, self.pretrained)
+        if weights is None:
+            self.frozen  # noqa: B018 (brings them from the hub)
+            weights = weights_fingerprint(self.name, self.side, self.pretrained, here=True)
+        if weights is None:
+            raise KitError(
+                f"What is kept of {self.name!r} could not be told from another model's: download its repository (hf "
+                f"download {self.name} --local-dir DIR) and pass -p {self.side} DIR."
+            )
+        return repr((weights, seed, WEIGHTS_FORMAT, version(library)))
+
+    @functools.cached_property
+    def outline(self) -> BackboneShape:
+        """Kept, so that a run which needs no weights reads none."""
+        key, size = self.identity, self.image_size if self.side == "image" else 0
+        found = get_or_compute(
+            "outlines",
+            [fingerprint(key, str(size), str(SHAPE_FORMAT))],
+            pa.string(),
+            lambda _: [json.dumps(self._outline())],
+        )
+        return BackboneShape(**json.loads(found[0].as_py()))
+
+    @torch.inference_mode()
+    def _outline(self) -> dict[str, int]:
+        backbone = self.frozen
+        if self.side == "image":
+            return {"width": backbone.width, "regions": backbone.count_regions(self.image_size)}
+        return {name: getattr(backbone, name) for name in ("width", "depth", "max_tokens", "vocabulary")}
+
+
+def find_backbones(config: TrainConfig) -> dict[str, BackboneHandle]:
+    """The backbones that the system reads, by side; frozen ones are loaded once a process."""
+    seed = 0 if config.pretrained else config.seed
+    return {
+        side: (_handle if side in config.frozen else BackboneHandle)(
+            side, getattr(config, side), config.pretrained, seed, config.image_size, config.train_embeddings
+        )
+        for side in config.sides
+    }
+
+
+_handle = functools.lru_cache(maxsize=2)(BackboneHandle)

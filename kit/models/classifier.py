@@ -1,0 +1,104 @@
+"""Backbones and a head as one classifier, built from a configuration.
+
+B batch · T tokens · R regions · L layers · d backbone width · K classes
+"""
+
+from collections.abc import Sequence
+
+from torch import Tensor, nn
+
+from kit.config import TrainConfig
+from kit.models.backbones import BackboneHandle
+from kit.models.heads import CoAttentionHead, FusionHead
+from kit.models.image import ImageBackbone
+from kit.models.text import TextBackbone
+
+
+class Classifier(nn.Module):
+    """Backbones and head.
+
+    `layers`: which of the text backbone's hidden states the head reads · `frozen`: sides ("text", "image") whose
+    backbone never trains. A backbone is None where its features come with the batch, or nothing reads them.
+    """
+
+    def __init__(
+        self,
+        head: nn.Module,
+        text: TextBackbone | None,
+        image: ImageBackbone | None,
+        layers: slice,
+        frozen: tuple[str, ...],
+        classes: int,
+    ):
+        super().__init__()
+        self.head, self.text, self.image = head, text, image
+        self.layers, self.frozen, self.classes = layers, frozen, classes
+        for name in frozen:
+            if getattr(self, name) is not None:
+                getattr(self, name).requires_grad_(False)
+
+    @property
+    def frozen_prefixes(self) -> tuple[str, ...]:
+        return tuple(f"{side}." for side in self.frozen)
+
+    def train(self, mode: bool = True) -> "Classifier":
+        super().train(mode)
+        for name in self.frozen:  # no dropout, no running statistics
+            if getattr(self, name) is not None:
+                getattr(self, name).eval()
+        return self
+
+    def forward(self, batch: dict[str, Tensor]) -> Tensor:
+        """A batch of `kit.data.dataset` → logits `[B, K]`."""
+        layers, regions = self.features(batch)
+        return self.head(layers, batch["mask"], regions)
+
+    def features(self, batch: dict[str, Tensor]) -> tuple[Sequence[Tensor] | None, Tensor | None]:
+        """What the head reads: L text layers `[B, T, d]` and image regions `[B, R, d]`, from the batch or computed."""
+        layers = batch["layers"].float().unbind(2) if "layers" in batch else None  # [B, T, L, d] → L × [B, T, d]
+        regions = batch["regions"].float() if "regions" in batch else None
+        if self.text is not None:
+            layers = self.text(batch["ids"], batch["mask"])[self.layers]
+        if self.image is not None:
+            regions = self.image(batch["pixels"])
+        return layers, regions
+
+
+def text_layers(config: TrainConfig) -> slice:
+    """Which of a text backbone's hidden states (0: the embeddings' output) the configuration reads."""
+    return slice(-1 if not config.layer_weights else 0 if config.embedding_layer else 1, None)
+
+
+def build_model(
+    config: TrainConfig, classes: int, backbones: dict[str, BackboneHandle], running: Sequence[str]
+) -> Classifier:
+    """The classifier that `config` describes, over `backbones`; of these, those of the sides in `running` are loaded
+    and part of it, and the others' features come with the batches. Raises KitError."""
+    text, image = (backbones[side].outline if side in backbones else None for side in ("text", "image"))
+    shared = {
+        "classes": classes,
+        "text_width": text.width if text else 0,
+        "image_width": image.width if image else 0,
+        "width": config.width,
+        "classifier_width": config.classifier_width,
+        "dropout": config.dropout,
+    }
+    layers = slice(-1, None) if config.pooled else text_layers(config)
+    live = {side: backbones[side].frozen if side in config.frozen else backbones[side].load() for side in running}
+    for side, backbone in live.items():
+        if config.checkpointing and side not in config.frozen:
+            backbone.checkpoint()
+        if config.compile:
+            backbone.compile()
+    if config.pooled:
+        head = FusionHead(system=config.system, standardise=config.linear_start, **shared)
+    else:
+        head = CoAttentionHead(
+            layers=len(range(text.depth + 1)[layers]),
+            attention_width=config.attention_width,
+            bilstm=config.bilstm,
+            attention=config.attention,
+            linear_start=config.linear_start,
+            **shared,
+        )
+    return Classifier(head, live.get("text"), live.get("image"), layers, config.frozen, classes)

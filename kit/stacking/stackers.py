@@ -1,0 +1,91 @@
+"""Stackers: fit(X [N, M, K], y [N] class positions), predict_proba(X) → [N, K].
+
+N items · M members · K classes
+"""
+
+import warnings
+
+import numpy as np
+from scipy.optimize import minimize
+from scipy.special import log_softmax, softmax
+from sklearn.ensemble import VotingClassifier
+from sklearn.exceptions import ConvergenceWarning
+from sklearn.linear_model import LogisticRegression
+from sklearn.neural_network import MLPClassifier
+
+
+class Blend:
+    """A logarithmic opinion pool, p ∝ Π_m p_m^(sharpness · weights_m): log-loss is convex in the exponents.
+
+    `weights` `[M]`: non-negative, with sum 1.
+    """
+
+    FLOOR = 1e-4  # of a probability: one member that excludes the truth must not decide alone
+
+    def fit(self, X: np.ndarray, y: np.ndarray) -> "Blend":
+        logs = np.log(np.maximum(X, self.FLOOR))
+        truth = logs[np.arange(len(y)), :, y]  # [N, M]
+
+        def loss(exponents):
+            pooled = log_softmax(np.einsum("nmk,m->nk", logs, exponents), axis=1)
+            slope = np.einsum("nk,nmk->m", np.exp(pooled), logs) - truth.sum(0)
+            return -pooled[np.arange(len(y)), y].mean(), slope / len(y)
+
+        members = X.shape[1]
+        start = np.full(members, 1 / members)
+        found = minimize(loss, start, jac=True, method="L-BFGS-B", bounds=[(0, 10)] * members).x
+        self.sharpness = found.sum()
+        self.weights = found / self.sharpness if self.sharpness > 0 else start
+        return self
+
+    def predict_proba(self, X: np.ndarray) -> np.ndarray:
+        logs = np.log(np.maximum(X, self.FLOOR))
+        return softmax(np.einsum("nmk,m->nk", logs, self.sharpness * self.weights), axis=1)
+
+
+class Stacked:
+    """A scikit-learn classifier on the square roots of the members' probabilities and of their blend's, side by side.
+
+    The blend, a weight a member, saves it from learning per class that a member is weak, which few items don't teach.
+    Every class is seen SURE times more, as an item of which all members are sure: a class of no item keeps its column.
+    """
+
+    SURE = 5
+
+    def __init__(self, model):
+        self.model = model
+
+    def fit(self, X: np.ndarray, y: np.ndarray) -> "Stacked":
+        self.blend = Blend().fit(X, y)
+        members, classes = X.shape[1:]
+        sure = np.eye(classes).repeat(self.SURE, axis=0)  # [SURE·K, K]
+        inputs = self._inputs(np.concatenate([X, sure[:, None].repeat(members, axis=1)]))
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", ConvergenceWarning)  # few steps on purpose: they regularise too
+            self.model.fit(inputs, np.concatenate([y, sure.argmax(1)]))
+        return self
+
+    def predict_proba(self, X: np.ndarray) -> np.ndarray:
+        return self.model.predict_proba(self._inputs(X))
+
+    def _inputs(self, X: np.ndarray) -> np.ndarray:
+        blended = self.blend.predict_proba(X)[:, None]
+        return np.sqrt(np.concatenate([X, blended], axis=1, dtype=np.float32)).reshape(len(X), -1)  # [N, (M + 1)·K]
+
+
+def network(seed: int) -> Stacked:
+    """The paper's feed-forward network on class probabilities: one hidden layer, mean of three initialisations.
+
+    The regularisation, and that of the logistic regression, was chosen on models of the sample, 229 to 1,144 items.
+    """
+    settings = {"activation": "tanh", "solver": "lbfgs", "alpha": 2.0, "max_iter": 50}
+    starts = np.random.SeedSequence(seed).generate_state(3).tolist()
+    networks = [(str(start), MLPClassifier((64,), random_state=start, **settings)) for start in starts]
+    return Stacked(VotingClassifier(networks, voting="soft"))
+
+
+METHODS = {
+    "network": network,
+    "logistic": lambda seed: Stacked(LogisticRegression(C=2.0, max_iter=300)),
+    "blend": lambda seed: Blend(),
+}

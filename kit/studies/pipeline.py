@@ -1,0 +1,307 @@
+"""The whole paper on one challenge folder: every notebook in turn, then the report.
+
+What is finished is skipped, so that the same command goes on after an interruption; a run that fails does not keep the
+others from being trained, and is named at the end.
+"""
+
+import argparse
+import contextlib
+import dataclasses
+import io
+import logging
+import os
+import sys
+import time
+from concurrent.futures import ThreadPoolExecutor
+from itertools import groupby
+from pathlib import Path
+from typing import TextIO
+
+import nbformat
+import papermill
+import psutil
+from papermill.exceptions import PapermillExecutionError
+
+from kit.config import NAMES, EnsembleConfig, TrainConfig, check_type
+from kit.core.exceptions import KitError
+from kit.core.files import write_json
+from kit.core.machine import available_threads
+from kit.core.paths import PROJECT, ROOT
+from kit.data.challenge import read_challenge
+from kit.parameters import assigned, parameter_types
+from kit.runs import open_run
+from kit.studies.choice import choice_of, chosen, find_result, preferred
+from kit.studies.paper import member_runs, one_run, study_runs
+from kit.studies.plan import RESERVED_FIELDS, Plan, is_done
+from kit.studies.report import read_answers, write_report
+
+# of the notebooks' parameters, those that no option of a study sets, as they are shipped
+SHIPPED = {
+    "01_eda": {"items": 6, "seed": 0, "limit": 20000},
+    "05_ensemble": {"members": "", "method": EnsembleConfig.method, "evaluation": EnsembleConfig.evaluation, "seed": 0},
+    "06_error_analysis": {"data": "", "top": 5, "worst": 12},
+    "07_submission": {"data": "", "edition": ""},
+}
+
+
+def parameters(notebook: str, given: dict, configs: list[TrainConfig]) -> dict:
+    """Return what papermill sets: `given`, and all else that the notebook's parameters cell sets, as it is planned or
+    shipped, for somebody may have edited the cell. Raises KitError."""
+    path = PROJECT / "notebooks" / f"{notebook}.ipynb"
+    try:
+        cells = nbformat.read(path, as_version=4).cells
+    except (OSError, ValueError) as error:
+        raise KitError(f"{path} cannot be read ({error}): restore it with git checkout notebooks.") from error
+    tagged = next((cell for cell in cells if "parameters" in cell.metadata.get("tags", [])), None)
+    planned = {field.name: "" if field.name in NAMES else None for field in dataclasses.fields(TrainConfig)}
+    planned = dataclasses.asdict(configs[0]) if notebook == "03_train" else SHIPPED.get(notebook, planned)
+    names = assigned(tagged.source) if tagged else []
+    return {name: planned[name] for name in names if name in planned} | given
+
+
+def run_notebook(notebook: str, given: list[list[str]]) -> Path:
+    """Execute one notebook with papermill into the folder of its run or study; return the executed copy.
+
+    `given`: names and values as typed. A value stays text if its parameter is text. Raises KitError: what a cell says,
+    or that there is no such notebook.
+    """
+    source = PROJECT / "notebooks" / f"{notebook.removesuffix('.ipynb')}.ipynb"
+    if not source.is_file():
+        known = ", ".join(path.stem for path in sorted(source.parent.glob("*.ipynb")))
+        raise KitError(f"There is no notebook {notebook!r}; the notebooks are: {known or 'none here'}.")
+    logging.getLogger("papermill").setLevel(logging.ERROR)  # it warns of fields that a notebook does not list
+    known = papermill.inspect_notebook(str(source))
+    kinds = {name: str if one["inferred_type_name"] == "str" else None for name, one in known.items()}
+    kinds = parameter_types(TrainConfig) | kinds
+    values = {name: _value(value, kinds.get(name)) for name, value in given}
+    out = ROOT / "runs" / _folder(source.stem, values, known) / source.name
+    try:
+        _papermill(source, out, values, sys.stdout)
+    except (PapermillExecutionError, RuntimeError) as error:  # the latter: the kernel died
+        raise KitError(str(getattr(error, "evalue", error)).strip()) from error
+    return out
+
+
+def _folder(notebook: str, values: dict, known: dict) -> str:
+    """The name of the folder under runs/ in which an executed notebook is kept."""
+    if notebook in ("06_error_analysis", "07_submission"):
+        return find_result(values.get("run", "")).name
+    if notebook == "03_train":
+        fields = parameter_types(TrainConfig)
+        return one_run({name: value for name, value in values.items() if name in fields}).run
+    default = str(known["study"]["default"]).strip("\"'") if "study" in known else notebook
+    return values.get("study") or default
+
+
+def _papermill(source: Path, out: Path, values: dict, stream: TextIO) -> None:
+    """Execute `source` into `out`, which appears when it is whole; what its cells print goes to `stream`."""
+    partial = out.with_suffix(".partial.ipynb")
+    quiet = ["--IPKernelApp.log_level=CRITICAL"]  # the kernel warns of local sockets, and of its own shutdown
+    try:
+        out.parent.mkdir(parents=True, exist_ok=True)
+        papermill.execute_notebook(
+            source, partial, values, progress_bar=False, stdout_file=stream, extra_arguments=quiet
+        )
+        partial.replace(out)
+    except OSError as error:
+        raise KitError(f"{out} cannot be written ({error}): fix its permissions, or set KIT_ROOT.") from error
+
+
+class Listener(io.TextIOBase):
+    """Standard output that the plan hears too; `training`: the run at work, as far as is known."""
+
+    def __init__(self, plan: Plan, training: TrainConfig | None):
+        self.plan, self.training = plan, training
+
+    def write(self, text: str) -> int:
+        sys.stdout.write(text)
+        for line in text.splitlines():
+            self.training = self.plan.learn(line, self.training)
+        return len(text)
+
+    def flush(self) -> None:
+        sys.stdout.flush()
+
+
+def run_notebooks(
+    study: str, plan: Plan, base: dict, seeds: int, jobs: int, processes: int, again: bool, failed: dict[str, str]
+) -> None:
+    """Executes the notebooks; what fails, and why, goes to `failed`."""
+    failed |= plan.cannot
+    shared = base | {"study": study, "processes": processes, "again": again}
+    steps = [("01_eda", study, {"data": base["data"]}, [])]
+    steps += [("02_baselines", study, shared | {"jobs": jobs}, plan.groups["02_baselines"])]
+    for config in plan.members:
+        if config.run not in plan.cannot:
+            values = {"text": config.text, "image": config.image, "run": config.run}
+            steps.append(("03_train", config.run, shared | values, [config]))
+    rows = [plan.members[0], *plan.groups["04_ablations"]]
+    steps += [("04_ablations", study, shared | {"seeds": seeds, "jobs": jobs}, rows)]
+    for notebook, alike in groupby(steps, key=lambda step: step[0]):
+        todo = []
+        for _, folder, values, configs in alike:
+            left = [config for config in configs if not is_done(config)]
+            if not left and not again and (ROOT / "runs" / folder / f"{notebook}.ipynb").is_file():
+                print(f"── {notebook} ({folder}): finished already", flush=True)
+            else:
+                todo.append((folder, values, configs, next(iter(configs if again else left), None)))
+        _execute_all(notebook, todo, plan, failed, jobs)
+    try:
+        if len(member_runs(study)) > 1:
+            how = {} if again else preferred(study)  # what the user chose with 05_ensemble stays chosen
+            _execute("05_ensemble", study, {"study": study, "again": again} | how, plan, failed)
+        choice = choice_of(study)
+    except KitError as error:
+        failed["06_error_analysis, 07_submission"] = str(error)
+        return
+    print(f"\n── analysed and submitted: {choice.why}", flush=True)
+    for notebook in ("06_error_analysis", "07_submission"):
+        _execute(notebook, study, {"run": choice.run.name}, plan, failed)
+
+
+def _execute_all(notebook: str, todo: list[tuple], plan: Plan, failed: dict[str, str], jobs: int) -> None:
+    """The notebook once for each (folder, parameters, runs that it makes, first of them to do) of `todo`, `jobs` at a
+    time, which share the cores."""
+    if min(jobs, len(todo)) < 2:
+        for folder, values, configs, first in todo:
+            _execute(notebook, folder, values, plan, failed, configs, first)
+        return
+    usual = os.environ.get("OMP_NUM_THREADS")
+    os.environ["OMP_NUM_THREADS"] = str(max(1, available_threads() // jobs))  # of the kernels and what they start
+    with ThreadPoolExecutor(jobs) as pool:
+        try:
+            list(pool.map(lambda one: _execute(notebook, *one[:2], plan, failed, *one[2:]), todo))
+        except BaseException:
+            pool.shutdown(wait=False, cancel_futures=True)
+            for process in psutil.Process().children():  # kernels; their training saves and ends when they are gone
+                with contextlib.suppress(psutil.NoSuchProcess):
+                    process.terminate()
+            raise
+        finally:
+            os.environ.pop("OMP_NUM_THREADS")
+            os.environ |= {} if usual is None else {"OMP_NUM_THREADS": usual}
+
+
+def _execute(
+    notebook: str,
+    folder: str,
+    values: dict,
+    plan: Plan,
+    failed: dict[str, str],
+    configs: list[TrainConfig] = (),
+    first: TrainConfig | None = None,
+) -> None:
+    """One notebook into runs/<folder>/, which makes the runs of `configs`, `first` before the others; a failing cell's
+    sentence goes to `failed`."""
+    out = ROOT / "runs" / folder / f"{notebook}.ipynb"
+    print(f"\n── {notebook} → {out}", flush=True)
+    started = time.perf_counter()
+    try:
+        source = PROJECT / "notebooks" / f"{notebook}.ipynb"
+        _papermill(source, out, parameters(notebook, values, configs), Listener(plan, first))
+        _require_planned(notebook, configs)
+        print(f"   {notebook} took {time.perf_counter() - started:.0f} s", flush=True)
+    except (PapermillExecutionError, RuntimeError) as error:  # the latter: the kernel died
+        name = folder if notebook == "03_train" else notebook
+        sentence = str(getattr(error, "evalue", error)).strip()
+        failed[name] = f"{sentence} (the notebook as far as it came: {out.with_suffix('.partial.ipynb')})"
+        print(f"   failed: {failed[name]}", flush=True)
+
+
+def _require_planned(notebook: str, configs: list[TrainConfig]) -> None:
+    """Raises KitError where a notebook that went through has not made the runs that were planned."""
+    for config in configs:
+        if not is_done(config):
+            run = open_run(config.run)
+            how = f"with other settings ({', '.join(run.changes(config))})" if run.finished else "unfinished"
+            raise KitError(
+                f"{PROJECT / 'notebooks' / notebook}.ipynb left the run {run.name!r} {how}, so it is not the notebook "
+                f"that was shipped: restore it with git checkout notebooks, and remove {run.folder}."
+            )
+
+
+def _tell_failed(failed: dict[str, str]) -> None:
+    for name, sentence in failed.items():
+        print(f"FAILED {name}: {sentence}", file=sys.stderr)
+
+
+def _value(text: str, kind: type):
+    """A parameter of that type, as papermill's -p reads it: True, False, a number or text."""
+    if text in ("True", "False") and kind is not str:
+        return text == "True"
+    for number in (int, float) if kind is not str else ():
+        try:
+            return number(text)
+        except ValueError:
+            continue
+    return text
+
+
+def add_options(parser: argparse.ArgumentParser) -> None:
+    """Add the options of `run_study` to a parser."""
+    parser.add_argument("--study", default="paper", help="the study's name: its folder is runs/<study>")
+    parser.add_argument("--data", default=TrainConfig.data, help="challenge folder, either edition")
+    parser.add_argument("--texts", default="camembert,flaubert,mbert", help="text backbones, comma between")
+    parser.add_argument("--images", default="resnet152,resnext101_32x8d", help="image backbones, comma between")
+    parser.add_argument("--recipe", default=TrainConfig.recipe, help="paper or demo")
+    parser.add_argument("--seeds", type=int, default=1, help="how many of each ablation")
+    parser.add_argument("--jobs", type=int, default=1, help="trainings at once; each needs its memory")
+    parser.add_argument("--answers", default="", help="the test items' codes: scored in the report, never chosen on")
+    parser.add_argument(
+        "-p",
+        nargs=2,
+        action="append",
+        default=[],
+        metavar=("FIELD", "VALUE"),
+        help="of every run, or processes, or again",
+    )
+
+
+def run_study(options: argparse.Namespace) -> int:
+    """Run a whole study as `add_options` describes it; return the exit status."""
+    texts, images = ([name for name in names.split(",") if name] for names in (options.texts, options.images))
+    started, failed = time.perf_counter(), {}
+    logging.getLogger("papermill").setLevel(logging.ERROR)  # else it warns of fields that a notebook does not list
+    try:
+        if not (PROJECT / "notebooks").is_dir():
+            raise KitError(f"There are no notebooks in {PROJECT}: change to the project's folder.")
+        if options.jobs < 1:
+            raise KitError(f"jobs={options.jobs} is too small: it must be at least 1.")
+        if not texts or not images:
+            raise KitError("texts and images must name one backbone or more each.")
+        types = parameter_types(TrainConfig, processes=int, again=bool)
+        if unknown := {name for name, _ in options.p} - set(types):
+            raise KitError(f"-p {min(unknown)} is no field of a run; the fields are: {', '.join(types)}.")
+        values = {name: _value(value, types[name]) for name, value in options.p}
+        if taken := set(values) & RESERVED_FIELDS:
+            raise KitError(f"-p {min(taken)} is not for a whole study, which varies it, or has an option of its own.")
+        values = {name: check_type(name, value, types[name]) for name, value in values.items()}
+        how = {"processes": values.pop("processes", 0), "again": values.pop("again", False)}
+        values |= {"data": options.data, "recipe": options.recipe, "text": texts[0], "image": images[0]}
+        challenge = read_challenge(options.data, clean_titles=False, clean_descriptions=False, images="ignore")
+        read_answers(options.answers, challenge)
+        plan = Plan(values | {"study": options.study}, texts, images, options.seeds, options.jobs, how["again"])
+        plan.tell()
+        run_notebooks(options.study, plan, values, options.seeds, options.jobs, **how, failed=failed)
+        settings = {"data": options.data, "answers": options.answers, "failed": failed}
+        write_json(ROOT / "runs" / options.study / "study.json", settings)
+        print("\n── report", flush=True)
+        report = write_report(options.study)
+        final = chosen(options.study)
+    except KitError as error:
+        print(f"\n{error}", file=sys.stderr)
+        _tell_failed(failed)
+        return 1
+    except KeyboardInterrupt:
+        print("\nInterrupted: the same command goes on (-p again True would start over).", file=sys.stderr)
+        return 130
+    print(report.read_text(encoding="utf-8").partition("## Table 1")[0])
+    peak = max(run.summary.get("peak_memory_gb", 0) for run in study_runs(options.study))
+    members_of = len(final.config.members) if isinstance(final.config, EnsembleConfig) else 1
+    print(
+        f"{(time.perf_counter() - started) / 60:.1f} min{f'; a training process took at most {peak} GB' * bool(peak)}. "
+        f"{final.name} ({members_of} members) is in {ROOT / 'submissions' / final.name}.\n"
+        f"Report: {report} and {report.with_suffix('.html')}"
+    )
+    _tell_failed(failed)
+    return int(bool(failed))

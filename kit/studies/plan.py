@@ -1,0 +1,124 @@
+"""The runs of a study, what each still has to do, and how long that may take."""
+
+import re
+
+from kit.config import TrainConfig
+from kit.core.exceptions import KitError
+from kit.data.items import data_fingerprints, read_items
+from kit.models.backbones import check_backbones
+from kit.runs import BEGINS, open_run
+from kit.studies.paper import ablations, baselines, members
+
+# fields that the options of the story set, or that tell members, baselines and ablations apart
+RESERVED_FIELDS = {"study", "data", "text", "image", "recipe", "run", "system", "bilstm", "layer_weights", "attention"}
+PACE = re.compile(r"([\d.e+-]+) s a step over the first")  # what kit.train says of a run's first steps
+
+
+class Plan:
+    """The runs of a study, what each still has to do, and how long that may take."""
+
+    def __init__(self, values: dict, texts: list[str], images: list[str], seeds: int, jobs: int, again: bool):
+        self.members = members(values, texts, images)
+        rows = ablations(values, seeds)
+        rows["full"][0] = self.members[0]
+        self.groups = {
+            "02_baselines": baselines(values),
+            "03_train": self.members,
+            "04_ablations": [config for row in rows.values() for config in row if config != self.members[0]],
+        }
+        self.paces, self.jobs = {}, jobs  # seconds a step by kind of run, each run's share of the time
+        sides, missing = {(side, getattr(c, side)): c for c in self.configs for side in c.sides}, {}
+        for (side, name), config in sides.items():
+            try:
+                check_backbones(config, side)
+            except KitError as error:
+                missing[side, name] = str(error)
+        self.cannot = {  # runs whose backbones can't be loaded, and why
+            config.run: missing[side, getattr(config, side)]
+            for config in self.configs
+            for side in config.sides
+            if (side, getattr(config, side)) in missing
+        }
+        if all(config.run in self.cannot for config in self.members):
+            raise KitError(next(iter(self.cannot.values())))
+        if not again:
+            self._require_settings()
+        frames = read_items(self.members[0])[1]
+        self.items = int((frames["train"]["fold"] != 0).sum())  # that a model trains on
+        finished = [config for config in self.configs if is_done(config)]
+        if finished and not again:
+            self._require_data(data_fingerprints(frames), finished)
+
+    @property
+    def configs(self) -> list[TrainConfig]:
+        return [config for group in self.groups.values() for config in group]
+
+    def _require_settings(self) -> None:
+        """Raises KitError where a run that is there was made with other settings than the planned ones."""
+        for config in self.configs:
+            run = open_run(config.run)
+            if (run.finished or run.begun) and (changed := run.changes(config)):
+                raise KitError(
+                    f"The run {run.name!r} is there with other settings than this study's ({', '.join(changed)}): give "
+                    f"the study another name, remove {run.folder}, or pass -p again True to train everything again."
+                )
+
+    @staticmethod
+    def _require_data(seen: dict[str, str], finished: list[TrainConfig]) -> None:
+        """Raises KitError where a finished run saw other data."""
+        for config in finished:
+            found = open_run(config.run).summary.get("outline", {})
+            if changed := [name for name in found if name in seen and found[name] != seen[name]]:
+                raise KitError(
+                    f"The data changed since the run {config.run!r} was trained ({', '.join(changed)}): put back the "
+                    f"old data, give the study another name, or pass -p again True to train everything again."
+                )
+
+    def left(self) -> list[TrainConfig]:
+        return [config for config in self.configs if config.run not in self.cannot and not is_done(config)]
+
+    def run_notebooks(self) -> None:
+        print(f"{len(self.configs)} runs, {len(self.left())} of them to do:")
+        for notebook, configs in self.groups.items():
+            for config in configs:
+                state = self.cannot.get(config.run) or ("finished" if is_done(config) else "to do")
+                steps = config.steps(self.items)
+                print(f"  {notebook:<13} {config.run:<48} {f'{steps:,} steps' if steps else '':>14}  {state}")
+        print("Then 05_ensemble, 06_error_analysis, 07_submission and the report. Time: told after the first steps.")
+
+    def learn(self, text: str, training: TrainConfig | None) -> TrainConfig | None:
+        """Notes the pace of the run `training` where `text`, a line of it, tells; gives the run that is at work now."""
+        named = {config.run: config for config in self.configs}
+        if text.startswith(BEGINS) and text[len(BEGINS) :].strip() in named:
+            training = named[text[len(BEGINS) :].strip()]
+        if (found := PACE.search(text)) and training:
+            self.paces[self._kind(training)] = float(found[1]) / self.jobs
+            print(self.estimate(), flush=True)
+        return training
+
+    def estimate(self) -> str:
+        """How long the training steps that are left will take, of the kinds of runs whose pace is known."""
+        seconds, timed, untimed = 0.0, 0, 0
+        for config in self.left():
+            alike = [pace for kind, pace in self.paces.items() if kind[0] == self._kind(config)[0]]
+            if alike:
+                timed += 1
+                pace = self.paces.get(self._kind(config), sum(alike) / len(alike))
+                seconds += config.steps(self.items) * pace
+            else:
+                untimed += 1
+        later = f", and {untimed} of another kind, not timed yet" if untimed else ""
+        return f"   (training steps left, at this pace: about {seconds / 60:.0f} min in {timed} runs{later})"
+
+    @staticmethod
+    def _kind(config: TrainConfig) -> tuple:
+        return config.system == "coattention", config.text, config.image
+
+
+def is_done(config: TrainConfig) -> bool:
+    """True where a run of this very configuration is finished."""
+    run = open_run(config.run)
+    try:
+        return run.finished and not run.changes(config)
+    except KitError:
+        return False

@@ -1,0 +1,357 @@
+"""The paper's tables beside a study's, each row with the runs that it comes from.
+
+All scores in per cent. Intervals are 95 % bootstraps over items; differences are paired on the same items.
+"""
+
+from dataclasses import dataclass, field
+
+import numpy as np
+import pandas as pd
+from scipy.stats import norm
+
+from kit.analysis.errors import Errors, welch
+from kit.config import EnsembleConfig, TrainConfig
+from kit.core.exceptions import KitError
+from kit.metrics import bootstrap_macro_f1, macro_f1
+from kit.runs import Run, open_run
+from kit.stacking.members import is_current
+from kit.studies.numbers import PAPER_ABLATIONS, PAPER_ALL, PAPER_BASELINE, PAPER_ENSEMBLES, PAPER_GAIN, PAPER_MODELS
+from kit.studies.numbers import PAPER_WELCH as PAPER_WELCH
+from kit.studies.paper import (
+    ABLATIONS,
+    BASELINES,
+    ablation,
+    backbone_names,
+    member_runs,
+    resolved_backbones,
+    study_runs,
+)
+
+GAINS = "co-attention gains"
+READING = (
+    "Scores are macro-F1 in per cent on items that the model did not learn from. Intervals are 95 % bootstraps over "
+    "items: they cover the choice of the items, not the seed nor the split; only the ablations average seeds. A score "
+    "need not be in the middle of its interval: with small classes scores fall short of what more items would show, "
+    "and the interval makes up for that. Differences are paired on the same items: they decide between two systems, "
+    "and not whether two intervals overlap."
+)
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """A score, or with `signed` a difference of scores, in per cent with its 95 % interval."""
+
+    value: float
+    low: float
+    high: float
+    signed: bool = False
+
+    def __str__(self) -> str:
+        sign = "+" if self.signed else ""
+        return f"{self.value:{sign}.1f} [{self.low:{sign}.1f}, {self.high:{sign}.1f}]"
+
+
+def estimate(share: float, bounds: tuple[float, float], signed: bool = False) -> Estimate:
+    """Of shares between 0 and 1."""
+    return Estimate(100 * share, 100 * bounds[0], 100 * bounds[1], signed)
+
+
+def from_summary(run: Run, key: str, signed: bool = False) -> Estimate:
+    """What summary.json says under `key`, `key`_low and `key`_high."""
+    summary = run.summary
+    return estimate(summary[key], (summary[f"{key}_low"], summary[f"{key}_high"]), signed)
+
+
+@dataclass
+class Answers:
+    """The test items' codes by id, where somebody has them: scored beside the validation items, never chosen on."""
+
+    codes: pd.Series = field(default_factory=lambda: pd.Series(dtype=int))
+    fingerprints: pd.Series | None = None  # by id: of the products that the answers belong to
+
+    def score(self, run: Run) -> Estimate | None:
+        """Macro-F1; None where there are no answers to what the run predicts."""
+        if self.codes.empty:
+            return None
+        items, means = run.read_test()
+        ids = means.index.get_level_values("id")
+        if not len(ids) or not set(ids) <= set(self.codes.index):
+            return None  # of another test file
+        known = "fingerprint" in items and self.fingerprints is not None
+        if known and (items["fingerprint"].to_numpy() != self.fingerprints.loc[ids].to_numpy()).any():
+            return None  # of other products under the same ids
+        true, predicted = self.codes.loc[ids].to_numpy(), means.idxmax(axis=1).to_numpy()
+        return estimate(macro_f1(true, predicted), bootstrap_macro_f1(true, predicted))
+
+
+def models(study: str, answers: Answers | None = None) -> pd.DataFrame:
+    """Table 1: the co-attention model on each pair of backbones."""
+    rows = []
+    for name, (text, image) in member_runs(study).items():
+        rows.append({"image": image, "text": text, **_scores(open_run(name), answers)})
+        rows[-1] |= {"paper": _paper(PAPER_MODELS.get((image, text))), "run": name}
+    return pd.DataFrame(rows)
+
+
+def baselines(study: str, answers: Answers | None = None) -> pd.DataFrame:
+    """The fusions, each side alone, the linear references, and the member on the same backbones with what it gains."""
+    runs = {run.config.system: run for run in study_runs(study) if isinstance(run.config, TrainConfig)}
+    found = {system: runs[system] for system in BASELINES if system in runs}
+    pairs = {resolved_backbones(run.config): run for run in map(open_run, member_runs(study))}
+    member = next((pairs.get(resolved_backbones(run.config)) for run in found.values()), None)
+    rows = []
+    for system, run in (found | ({"co-attention": member} if member else {})).items():
+        row = {"system": system, **_scores(run, answers)}
+        if member:
+            row[GAINS] = "" if run is member else gain([member], [run])
+        rows.append(row | {"run": run.name})
+    return pd.DataFrame(rows)
+
+
+def ablations(study: str) -> pd.DataFrame:
+    """Table 2: the mean over seeds of each ablation, and its difference to the full model, same items, same seeds."""
+    runs = [run for run in study_runs(study) if isinstance(run.config, TrainConfig) and ablation(run.config)]
+    ablated = [run.config for run in runs if ablation(run.config) != "full"]
+    pair = next(map(resolved_backbones, ablated), None)
+    seeds = {row: {} for row in ABLATIONS}
+    for run in runs:
+        if resolved_backbones(run.config) == pair:
+            seeds[ablation(run.config)][run.config.seed] = run
+    rows = []
+    for row, found in seeds.items():
+        shared = sorted(set(found) & set(seeds["full"]))
+        if not shared:
+            continue
+        ours, full = [found[seed] for seed in shared], [seeds["full"][seed] for seed in shared]
+        values = [100 * run.summary["macro_f1"] for run in ours]
+        change = "" if row == "full" else gain(ours, full)
+        paper = "" if row == "full" else f"{PAPER_ABLATIONS[row] - PAPER_ABLATIONS['full']:+.2f}"
+        rows.append(
+            {
+                "model": row,
+                "macro-F1": f"{np.mean(values):.1f}",
+                "seeds": ", ".join(f"{value:.1f}" for value in values),
+                "difference": change,
+                "paper": f"{PAPER_ABLATIONS[row]:.2f}",
+                "paper's difference": paper,
+                "runs": ", ".join(run.name for run in ours),
+            }
+        )
+    return pd.DataFrame(rows)
+
+
+def ensembles(study: str, answers: Answers | None = None) -> pd.DataFrame:
+    """Table 3: the stacked ensemble of each grouping and method, and what it gains on its best member."""
+    rows, runs = [], study_runs(study)
+    stacked = [run for run in runs if isinstance(run.config, EnsembleConfig) and is_current(run)]
+    names = backbone_names([*runs, *(open_run(name) for run in stacked for name in run.config.members)])
+    for run in stacked:
+        summary, config = run.summary, run.config
+        pairs = [names[name][::-1] for name in config.members]  # (image, text)
+        row = {"members": len(pairs), "grouping": _grouping(pairs), "method": config.method}
+        row |= {"evaluation": config.evaluation, **_scores(run, answers)}
+        row["gain on best member"] = from_summary(run, "gain", signed=True)
+        row["in-sample"] = f"{100 * summary['in_sample_macro_f1']:.1f}"
+        rows.append(row | {"paper": _paper(_paper_ensemble(pairs)), "run": run.name})
+    table = pd.DataFrame(rows)
+    return table.sort_values(["evaluation", "members", "grouping", "method"], ignore_index=True) if rows else table
+
+
+def descriptions(errors: Errors) -> pd.DataFrame:
+    """Table 4: the loss of items without against items with a description (`errors.welch`), beside the paper's."""
+    found = welch(errors)
+    rows = []
+    for name, row in found.iterrows():
+        cells = {"items": name, "n without / with": f"{row.items_without} / {row.items_with}"}
+        if name != "within class":
+            cells["mean loss without / with"] = f"{row.mean_loss_without:.3f} / {row.mean_loss_with:.3f}"
+        if name == "all items":
+            cells["errors without / with, %"] = f"{100 * row.error_rate_without:.1f} / {100 * row.error_rate_with:.1f}"
+        bounds = f"{row.difference:+.3f} [{row.difference_low:+.3f}, {row.difference_high:+.3f}]"
+        tested = {"difference": bounds, "t": f"{row.t:.2f}", "p, one-sided": f"{row.p:.2g}"}
+        rows.append(cells | ({"difference": row.note} if row.note else tested))
+    paper = {"t": f"{PAPER_WELCH['t']:.2f}", "p, one-sided": f"{PAPER_WELCH['p']:.2g}"}
+    return pd.DataFrame([*rows, {"items": "paper: misclassified items", **paper}]).fillna("")
+
+
+def paper_models() -> pd.DataFrame:
+    """The paper's table 1, as it prints it."""
+    grid = pd.Series(PAPER_MODELS).unstack()[["camembert", "flaubert", "mbert"]]
+    return grid.map(_paper).rename_axis("image").reset_index()
+
+
+def paper_ensembles() -> pd.DataFrame:
+    """The paper's table 3, as it prints it."""
+    rows = [
+        (f"{image} × {texts.replace(' ', ' + ')}", f"{score:.2f}")
+        for image, found in PAPER_ENSEMBLES.items()
+        for texts, score in found.items()
+    ]
+    return pd.DataFrame([*rows, ("all six", f"{PAPER_ALL:.2f}")], columns=["members", "macro-F1"])
+
+
+def claims(compared: pd.DataFrame, ablated: pd.DataFrame, final: Run, errors: Errors) -> pd.DataFrame:
+    """What the paper claims, its difference, ours with an interval, and whether the interval bears the claim out.
+
+    `compared`, `ablated`: the tables of `baselines` and `ablations` · `final`: the ensemble that is submitted, and its
+    `errors`. Beside the paper's claims stands a question that it does not ask: the logistic regression. `verdicts` says
+    how to read the last two columns.
+    """
+    rows = []
+    systems = compared.to_dict("records") if GAINS in compared else []
+    fusions = [row for row in systems if row["system"] in ("concat", "bilinear", "dot")]
+    if fusions:
+        best = max(fusions, key=lambda row: row["macro-F1"].value)
+        paper = PAPER_ABLATIONS["full"] - PAPER_BASELINE
+        rows.append(_gain_claim(f"co-attention beats the best fusion (here {best['system']})", paper, best[GAINS]))
+    for row in systems:
+        if row["system"] == "logistic":
+            rows.append(_gain_claim("co-attention beats logistic regression on frozen features", None, row[GAINS]))
+    for row in ablated.to_dict("records"):
+        if row["difference"]:
+            paper = PAPER_ABLATIONS[row["model"]] - PAPER_ABLATIONS["full"]
+            rows.append(_gain_claim(f"{row['model']} does worse", paper, row["difference"]))
+    in_sample = ""
+    if isinstance(final.config, EnsembleConfig):
+        if final.config.evaluation == "in-sample":
+            in_sample = "in-sample: the ensemble is scored on the items that it learned from"
+        ours = from_summary(final, "gain", signed=True)
+        rows.append(_gain_claim("the ensemble beats its best member", PAPER_GAIN, ours, in_sample))
+    rows.append(_description_claim(errors, in_sample))
+    table = pd.DataFrame(rows)
+    stands = table["p"].isna() | (holm(table["p"]) < 0.05)  # nan: not testable at all
+    table[AT_ONCE] = table["verdict"].where(stands, "not told apart")
+    return table.drop(columns="p")
+
+
+AT_ONCE = "verdict, all at once"
+
+
+def verdicts(found: pd.DataFrame) -> str:
+    """How to read the verdicts of `claims`."""
+    text = (
+        "holds: the sign that is claimed, and the 95 % interval excludes zero; it says nothing of the size. not told "
+        "apart: the interval includes zero, which refutes nothing. contradicted: the interval lies on the other side. "
+        "The claim about descriptions is tested one-sidedly, as in the paper: it holds if p is below .05. A verdict "
+        "covers the choice of the items alone: other seeds and splits would move a difference too."
+    )
+    if (tested := (found["verdict"] != "not testable").sum()) > 1:
+        text += (
+            f" {tested} claims are tested at once: `verdict` takes each by itself, so that chance alone brings one or "
+            f"another about more often than 1 time in 20. `{AT_ONCE}` keeps it to that (Holm's method; a difference of "
+            "scores has the p of a normal distribution with the width of its interval)."
+        )
+    return text
+
+
+def _gain_claim(claim: str, paper: float | None, ours: Estimate, untestable: str = "") -> dict:
+    row = {"claim": claim, "paper": "not asked" if paper is None else f"{paper:+.2f}"}
+    if untestable:
+        return row | {"ours": f"{ours}, {untestable}", "verdict": "not testable", "p": np.nan}
+    low, high = sorted(np.sign(paper or 1) * np.array([ours.low, ours.high]))
+    deviation = max(high - low, 1e-9) / (2 * norm.ppf(0.975))
+    return row | {"ours": ours, "verdict": _verdict(low > 0, high < 0), "p": 2 * norm.sf(abs(ours.value) / deviation)}
+
+
+def _description_claim(errors: Errors, untestable: str) -> dict:
+    test = welch(errors).loc["misclassified items"]
+    row = {"claim": f"mistakes without a description ({test.items_without} here) are worse, nats"}
+    row |= {"paper": f"t = {PAPER_WELCH['t']}"}
+    if untestable or test.note:
+        return row | {"ours": untestable or test.note, "verdict": "not testable", "p": np.nan}
+    ours = f"{test.difference:+.2f} [{test.difference_low:+.2f}, {test.difference_high:+.2f}], p = {test.p:.2g}"
+    found = _verdict(test.p < 0.05, test.difference_high < 0)
+    return row | {"ours": ours, "verdict": found, "p": min(test.p, 2 * (1 - test.p))}
+
+
+def _verdict(holds: bool, contradicted: bool) -> str:
+    return "holds" if holds else "contradicted" if contradicted else "not told apart"
+
+
+def holm(p: pd.Series) -> pd.Series:
+    """p-values adjusted by Holm's method, so that the chance of any below .05 is at most that if no effect is real;
+    nan, of what was not tested, stays nan and does not count."""
+    ordered = p.dropna().sort_values()
+    adjusted = (ordered * np.arange(len(ordered), 0, -1)).cummax().clip(upper=1)
+    return adjusted.reindex(p.index)
+
+
+def runs(found: list[Run]) -> pd.DataFrame:
+    """The study's run folders, with what tells them apart; a dash for what was not measured."""
+    rows = []
+    for run in found:
+        summary, config = run.summary, run.config
+        system = "ensemble" if isinstance(config, EnsembleConfig) else config.system
+        row = {"run": f"runs/{run.name}", "system": system, "seed": config.seed}
+        row["macro-F1"] = f"{100 * summary['macro_f1']:.2f}"
+        measured = {"seconds": "seconds", "seconds a step": "step_seconds", "process peak GB": "peak_memory_gb"}
+        rows.append(row | {name: _measured(summary.get(key)) for name, key in measured.items()})
+    return pd.DataFrame(rows)
+
+
+def _measured(value: float | None) -> str:
+    return "–" if not value else f"{value:.2g}" if value < 10 else f"{value:.0f}"
+
+
+def gain(ours: list[Run], others: list[Run]) -> Estimate:
+    """How much macro-F1 `ours` gain on `others` in the mean, run by run, paired on the same validation items.
+
+    Raises KitError where the runs were not scored on the same items.
+    """
+    frame = ours[0].predictions("oof")[0]
+    true = frame["label"].to_numpy()
+    for run in (*ours, *others):
+        if run.summary.get("data") != ours[0].summary.get("data"):
+            changed = _differing(ours[0], run, ("data", "limit", "split_seed", "clean_titles", "clean_descriptions"))
+            two = f"{ours[0].name!r} and {run.name!r}"
+            if changed:
+                raise KitError(f"{two} read other items ({'; '.join(changed)}): train one again as the other.")
+            raise KitError(f"The data changed between {two}: train the older one again.")
+    sides = [np.stack([_predicted(run, frame["id"], ours[0].name) for run in runs]) for runs in (ours, others)]
+    means = [np.mean([macro_f1(true, row) for row in rows]) for rows in sides]
+    return estimate(means[0] - means[1], bootstrap_macro_f1(true, *sides), True)
+
+
+def _predicted(run: Run, ids: pd.Series, first: str) -> np.ndarray:
+    """The codes `[N]` that the run predicts of `ids`."""
+    frame, codes, values = run.predictions("oof")
+    found = pd.Series(np.array(codes)[values.argmax(1)], index=frame["id"])
+    if set(ids) != set(found.index):
+        changed = _differing(open_run(first), run, ("folds", "split", "val_share", "split_seed", "limit"))
+        how = f" ({'; '.join(changed)})" if changed else ""
+        two = f"The runs {first!r} and {run.name!r}"
+        raise KitError(f"{two} validate other items{how}: train them with the same split.")
+    return found.loc[ids].to_numpy()
+
+
+def _differing(one: Run, other: Run, settings: tuple[str, ...]) -> list[str]:
+    """Those of the settings in which two runs differ."""
+    values = {name: [getattr(run.config, name, None) for run in (one, other)] for name in settings}
+    return [f"{name}: {first} and {second}" for name, (first, second) in values.items() if first != second]
+
+
+def _scores(run: Run, answers: Answers | None) -> dict[str, Estimate]:
+    found = {"macro-F1": from_summary(run, "macro_f1")}
+    test = answers.score(run) if answers else None
+    return found | ({"test": test} if test else {})
+
+
+def _paper(value: float | None) -> str:
+    return "" if value is None else f"{value:.2f}"
+
+
+def _grouping(pairs: list[tuple[str, str]]) -> str:
+    images, texts = sorted({image for image, _ in pairs}), sorted({text for _, text in pairs})
+    return (
+        f"{' + '.join(images)} × {' + '.join(texts)}"
+        if len(pairs) == len(images) * len(texts)
+        else f"{len(pairs)} runs"
+    )
+
+
+def _paper_ensemble(pairs: list[tuple[str, str]]) -> float | None:
+    if set(pairs) == set(PAPER_MODELS):
+        return PAPER_ALL
+    images = {image for image, _ in pairs}
+    key = " ".join(sorted(text for _, text in pairs))
+    return PAPER_ENSEMBLES.get(images.pop(), {}).get(key) if len(images) == 1 else None

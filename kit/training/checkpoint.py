@@ -1,0 +1,159 @@
+"""The saved state from which an interrupted training resumes.
+
+N items · K classes · F folds
+"""
+
+import dataclasses
+import functools
+import time
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field
+
+import torch
+from accelerate import Accelerator
+from accelerate.utils import gather_object
+from torch import Tensor, nn
+from torch.distributed.checkpoint.state_dict import StateDictOptions, get_state_dict, set_state_dict
+
+from kit.core.exceptions import KitError
+from kit.core.files import write_atomically
+from kit.runs import Run
+from kit.training.interrupt import _save
+
+
+@dataclass
+class Progress:
+    """How far a run has come: in `fold`, in `epoch` (both from 0), `step` optimizer steps.
+
+    `history`: a row an epoch, which becomes metrics.csv · `best`: macro-F1 of the fold's kept epoch, and `kept` its
+    logits `[n, K]` · `oof` `[N, K]` and `test` (F of `[M, K]`, probabilities): what finished folds gave · `loss`,
+    `items`: this process's sum over the epoch so far, in `epoch_seconds` · `skipped`: steps left out · `parameters`: of
+    the model · `seconds`: of training and all around it, in earlier processes.
+    """
+
+    oof: Tensor
+    fold: int = 0
+    epoch: int = 0
+    step: int = 0
+    history: list[dict] = field(default_factory=list)
+    best: float = -1.0
+    kept: Tensor | None = None
+    test: list[Tensor] = field(default_factory=list)
+    loss: float = 0.0
+    items: int = 0
+    epoch_seconds: float = 0.0
+    skipped: int = 0
+    parameters: int = 0
+    seconds: float = 0.0
+
+    def next_epoch(self) -> None:
+        self.epoch, self.step, self.loss, self.items, self.epoch_seconds = self.epoch + 1, 0, 0.0, 0, 0.0
+
+    def next_fold(self) -> None:
+        self.fold, self.epoch, self.best, self.kept = self.fold + 1, 0, -1.0, None
+
+
+class Checkpoints:
+    """The state of a run, in its folder's state.pt: plain tensors, numbers and text, never code.
+
+    `data`: a hash of each thing that the run sees of its data, by name: a state of other data is refused. Where none
+    can be written, the training goes on without, and says so.
+    """
+
+    def __init__(self, run: Run, accelerator: Accelerator, data: dict[str, str]):
+        self.run, self.path, self.accelerator, self.data = run, run.folder / "state.pt", accelerator, data
+        self.content: dict = {}
+        self.clock, self.warned = time.perf_counter(), False
+
+    def read(self, fresh: Progress) -> Progress:
+        """The saved progress, or `fresh` where there is none. Raises KitError where it is damaged or of other data."""
+        if not self.path.is_file():
+            return fresh
+        again = "pass -p again True to start over."
+        try:
+            self.content = torch.load(self.path, map_location="cpu", weights_only=True)
+            progress, local = Progress(**self.content["progress"]), self.content["local"]
+        except Exception as error:  # a damaged archive raises what it likes
+            reason = str(error).partition("\n")[0]
+            raise KitError(f"{self.path} cannot be read ({reason}): {again}") from error
+        self.require(self.content["data"])
+        own, main = local[self.accelerator.process_index % len(local)], self.accelerator.is_main_process
+        sums = {name: own[name] for name in ("loss", "items")}
+        if (now := self.accelerator.num_processes) != len(local):
+            sums = {name: main * sum(part[name] for part in local) for name in sums}
+            if main:
+                print(f"begun with {len(local)} processes, now {now}: the result will not be the very same", flush=True)
+        progress = dataclasses.replace(progress, **sums)
+        if "model" not in self.content:  # between two folds: the next begins with a seed of its own
+            self.content = {}
+        if main:
+            where = f"fold {progress.fold + 1}, " if progress.fold else ""
+            print(f"goes on after {where}epoch {progress.epoch + 1}, step {progress.step}", flush=True)
+        return progress
+
+    def require(self, data: dict[str, str]) -> None:
+        """Raises KitError where `data` is of other data than this run sees."""
+        if changed := [name for name, found in data.items() if self.data.get(name) != found]:
+            raise KitError(
+                f"The data of the run {self.run.name!r} changed since it was begun ({', '.join(changed)}): put back "
+                f"the old data, or pass -p again True to start over."
+            )
+
+    @property
+    def training(self) -> bool:
+        """True where what was read is of a fold in training, and not all put in its place yet."""
+        return bool(self.content)
+
+    def restore(self, model: nn.Module, optimizer, schedule) -> None:
+        """Puts the state that was read into what trains."""
+        options = StateDictOptions(full_state_dict=True, ignore_frozen_params=True, strict=False)
+        set_state_dict(
+            model,
+            optimizer.optimizer,
+            model_state_dict=self.content["model"],
+            optim_state_dict=self.content["optimizer"],
+            options=options,
+        )
+        schedule.load_state_dict(self.content["schedule"])
+        if self.accelerator.scaler is not None:
+            self.accelerator.scaler.load_state_dict(self.content["scaler"])
+
+    def batches(self, batches: Iterable) -> Iterator:
+        """`batches`, with the random generators as they were from the first one on: to begin draws from them."""
+        for batch in batches:
+            self.restore_random()
+            yield batch
+
+    def restore_random(self) -> None:
+        if not self.training:
+            return
+        own = self.content["local"][self.accelerator.process_index % len(self.content["local"])]
+        torch.set_rng_state(own["random"])
+        if own["gpu_random"] is not None and torch.cuda.is_available():
+            torch.cuda.set_rng_state(own["gpu_random"])
+        self.content = {}
+
+    def remove(self) -> None:
+        self.path.unlink(missing_ok=True)
+
+    def write(self, progress: Progress, model: nn.Module | None = None, optimizer=None, schedule=None) -> None:
+        """Saves the state, atomically, in the place of the last one; every process must call it. Raises KitError where
+        the run's folder is gone."""
+        progress.seconds, self.clock = progress.seconds + time.perf_counter() - self.clock, time.perf_counter()
+        local = {"loss": progress.loss, "items": progress.items, "random": torch.get_rng_state()}
+        local["gpu_random"] = torch.cuda.get_rng_state() if torch.cuda.is_available() else None
+        content = {"data": self.data, "local": gather_object([local])}
+        content["progress"] = {item.name: getattr(progress, item.name) for item in dataclasses.fields(progress)}
+        if model is not None:
+            options = StateDictOptions(full_state_dict=True, ignore_frozen_params=True, cpu_offload=True)
+            content["model"], content["optimizer"] = get_state_dict(model, optimizer.optimizer, options=options)
+            content["schedule"] = schedule.state_dict()
+            content["scaler"] = self.accelerator.scaler.state_dict() if self.accelerator.scaler else None
+        if self.accelerator.is_main_process:
+            self.run.still_there()
+            try:
+                write_atomically(self.path, functools.partial(_save, content))
+            except KitError as error:  # hours of training are worth more than the chance to go on with them
+                if not self.warned:
+                    print(f"The training goes on, but without saved states: {error}", flush=True)
+                self.warned = True

@@ -1,0 +1,198 @@
+"""What frozen backbones make of the items, computed once, kept on disk, and reused by every run that reads it.
+
+T tokens · R regions · L layers · d backbone width
+"""
+
+import math
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from kit.config import TrainConfig
+from kit.core.cache import cached_memmap, content_hashes, fingerprint, release
+from kit.core.console import Bar
+from kit.core.exceptions import KitError
+from kit.data.dataset import ProductDataset, RaggedArray
+from kit.data.images import DECODER
+from kit.data.sampler import make_loader
+from kit.models.backbones import BackboneHandle
+from kit.models.classifier import Classifier, text_layers
+
+BATCH = 32
+FEATURES_FORMAT = 2  # of what is kept: raise it when the same backbone's outputs are kept in another way
+
+
+def precompute(
+    config: TrainConfig,
+    backbones: dict[str, BackboneHandle],
+    parts: dict[str, ProductDataset],
+    device: torch.device,
+    precision: str,
+) -> list[str]:
+    """Puts the outputs of each frozen backbone in the place of the tokens or pixels of `parts`, from the cache or
+    computed; gives the sides whose backbone still has to run with the model.
+
+    A system that reads one vector a side gets that alone: of a text the top layer's first token and the mean of its
+    tokens, `[2, 1, d]`; of an image the mean of its regions, `[1, d]`. Outputs that would take more than `features_gb`
+    GiB are not kept: then such a system has its vectors computed and kept, and for any other the backbone runs at every
+    step. A backbone whose outputs are all in the cache is not loaded.
+
+    `precision`, of the run: with "no" the outputs are computed and kept in float32, as the head would get them at every
+    step; with "bf16" or "fp16" they are computed under autocast and kept in half precision, or in float32 if that
+    can't hold them. Raises KitError where a backbone gives numbers that are not finite.
+    """
+    running = []
+    for side, backbone in backbones.items():
+        if side not in config.frozen:
+            running.append(side)
+            continue
+        filled = {name: part for name, part in parts.items() if len(part)}
+        for pooled in (False, True) if config.pooled else (False,):
+            frozen = _Frozen(config, backbone, device, precision, pooled)
+            plans = {name: frozen.plan(part) for name, part in filled.items()}
+            numbers = sum(int(rows.sum()) * math.prod(shape) for rows, shape in plans.values())
+            able = [kind for kind in frozen.dtypes if pooled or numbers * kind.itemsize <= config.features_gb * 2**30]
+            try:
+                kept = {name: frozen.cached(filled[name], *plan, able) for name, plan in plans.items() if able}
+            except OverflowError:  # what would hold them takes too much
+                able = []
+            if able:
+                break
+        if not able:
+            running.append(side)
+            continue
+        for name, (rows, _) in plans.items():
+            values = kept[name]
+            if config.pooled and not pooled:
+                values, rows = _pool(side, values, rows)
+            parts[name].sides[side] = RaggedArray("layers" if side == "text" else "regions", values, rows)
+    return running
+
+
+def _pool(side: str, values: np.ndarray, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """The vectors of each item out of its whole outputs, and how many it has."""
+    starts, counts = np.cumsum(rows) - rows, rows[:, None]
+    if side == "image":
+        vectors = np.add.reduceat(values, starts, dtype=np.float32) / counts  # [N, d]
+        return vectors.astype(values.dtype), np.ones(len(rows), int)
+    top = values[:, -1]  # [Σ T, d]
+    means = np.add.reduceat(top, starts, dtype=np.float32) / counts
+    vectors = np.stack([top[starts], means], axis=1)[:, :, None]  # [N, 2, 1, d]
+    return vectors.reshape(-1, 1, top.shape[1]).astype(values.dtype), np.full(len(rows), 2)
+
+
+class _Frozen:
+    """One frozen backbone as `config` reads it; `pooled`: one vector, of a text two, in the place of its outputs."""
+
+    def __init__(self, config: TrainConfig, source: BackboneHandle, device: torch.device, precision: str, pooled: bool):
+        self.config, self.source, self.device, self.pooled = config, source, device, pooled
+        self.side, self.precision = source.side, precision
+        self.dtypes = [np.dtype(kind) for kind in ([] if precision == "no" else [np.float16]) + [np.float32]]
+        self.layers = slice(-1, None) if pooled else text_layers(config)
+
+    def plan(self, part: ProductDataset) -> tuple[np.ndarray, tuple[int, ...]]:
+        """How many rows each item's outputs have, and the shape of a row."""
+        outline = self.source.outline
+        if self.side == "image":
+            return np.full(len(part), 1 if self.pooled else outline.regions), (outline.width,)
+        layers = len(range(outline.depth + 1)[self.layers])
+        return np.full(len(part), 2) if self.pooled else part.lengths, (layers, outline.width)
+
+    def forward(self, batch: dict[str, Tensor]) -> Tensor:
+        """`[B, T, L, d]` or `[B, R, d]`."""
+        backbone = self.source.frozen
+        batch = {key: value.to(self.device, non_blocking=True) for key, value in batch.items()}
+        if self.side == "image":
+            regions = backbone(batch["pixels"])
+            return regions.mean(1, keepdim=True) if self.pooled else regions
+        layers = torch.stack(backbone(batch["ids"], batch["mask"])[self.layers], dim=2)  # [B, T, L, d]
+        if not self.pooled:
+            return layers
+        mask = batch["mask"][:, :, None, None]
+        return torch.stack([layers[:, 0], (layers * mask).sum(1) / mask.sum(1)], dim=1)  # [B, 2, 1, d]
+
+    def cached(
+        self, part: ProductDataset, rows: np.ndarray, shape: tuple[int, ...], dtypes: Sequence[np.dtype]
+    ) -> np.ndarray:
+        """The outputs for all items of `part`, mapped from the cache's file, of the first of `dtypes` that holds them.
+        Raises OverflowError if none does."""
+        name, size = f"{self.side}-{self.key(part)}", (int(rows.sum()), *shape)
+        return cached_memmap(name, size, dtypes[0], lambda values: self.write(values, part, rows), *dtypes[1:])
+
+    @torch.inference_mode()
+    def write(self, values: np.ndarray, part: ProductDataset, rows: np.ndarray) -> None:
+        self.source.frozen.to(self.device)
+        ends = np.cumsum(rows)
+        only = ProductDataset(part.lengths, {self.side: part.sides[self.side]}, places=part.places)
+        size = min(BATCH, self.config.micro_batch)  # smaller where memory ran out
+        batches = make_loader(only, size, workers=self.config.workers)
+        kind = torch.bfloat16 if self.precision == "bf16" else torch.float16
+        for count, batch in enumerate(Bar(batches, desc=f"frozen {self.side}", leave=False)):
+            with torch.autocast(self.device.type, kind, enabled=self.precision != "no"):
+                outputs = self.forward(batch).float().cpu().numpy()
+            for row, value in zip(batch["row"].tolist(), outputs, strict=True):
+                value = value[: rows[row]]  # without the padding
+                peaks, limits = np.abs(value).max(axis=(0, -1)), np.finfo(values.dtype)  # peaks of each layer
+                if not np.isfinite(peaks).all():
+                    raise KitError(not_finite(self.config, self.side, self.precision))
+                if (peaks > limits.max).any() or ((peaks > 0) & (peaks < limits.tiny)).any():
+                    raise OverflowError
+                values[ends[row] - rows[row] : ends[row]] = value
+            if count % 100 == 0:
+                release(values)
+        self.source.frozen.cpu()
+
+    def key(self, part: ProductDataset) -> str:
+        """A hash of all that the outputs depend on: weights, what is read of them, and the contents of the items."""
+        source = part.sides[self.side]
+        how = (self.source.identity, str(self.pooled), self.precision, str(FEATURES_FORMAT))
+        if self.side == "text":
+            return fingerprint(*how, str(self.layers), source.values.tobytes(), source.offsets.tobytes())
+        return fingerprint(*how, f"{self.config.image_size} {DECODER}", *content_hashes(source.paths))
+
+
+def not_finite(config: TrainConfig, side: str, precision: str) -> str:
+    """The sentence about a backbone whose outputs, before anything was learned, are NaN or infinite."""
+    mend = "fetch its weights again, they may be damaged" if precision == "no" else "pass -p precision no"
+    return (
+        f"The {side} backbone {getattr(config, side)!r} itself gives numbers that are not finite (NaN or infinite) "
+        f"with precision {precision!r}: {mend}, or take another backbone."
+    )
+
+
+@torch.inference_mode()
+def fit_inputs(
+    config: TrainConfig, model: Classifier, products: ProductDataset, device: torch.device, items: int = 2048
+) -> None:
+    """Sets the head's input means and deviations from `items` of the training items or a few more, backbones as they
+    are."""
+    how = {"workers": config.workers, "accumulate": config.accumulate}
+    batches = make_loader(products, config.micro_batch, shuffle=True, **how)
+    model.eval()
+    sums = {"text": [0.0, 0.0, 0], "image": [0.0, 0.0, 0]}  # of x, of x², in double precision, and how many
+    seen = 0
+    for batch in Bar(batches, desc="standardise", leave=False):
+        batch = {key: value.to(device) for key, value in batch.items()}
+        layers, regions = model.features(batch)
+        for side, values in zip(sums, model.head.inputs(layers, batch["mask"], regions), strict=True):
+            if values is not None:
+                values = values.float()
+                squares = values.square().sum(0)
+                if not squares.isfinite().all():  # beyond single precision
+                    squares = values.double().square().sum(0)
+                sums[side][0] += values.sum(0).double()
+                sums[side][1] += squares.double()
+                sums[side][2] += len(values)
+        seen += len(batch["row"])
+        if seen >= items and seen % config.batch_size == 0:  # the same items, however steps are cut
+            break
+    for side, layer in (("text", model.head.text_input), ("image", model.head.image_input)):
+        total, squares, count = sums[side]
+        if count:
+            if not squares.isfinite().all():
+                raise KitError(not_finite(config, side, "no"))
+            mean = total / count
+            std = (squares / count - mean.square()).clamp_min(0).sqrt()
+            layer.fit(mean.reshape(layer.mean.shape), std.reshape(layer.std.shape))

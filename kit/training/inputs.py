@@ -1,0 +1,55 @@
+"""From items to model inputs: token ids and pixels, as the backbones want them."""
+
+from importlib.metadata import version
+
+import numpy as np
+import pandas as pd
+import pyarrow as pa
+
+from kit.config import TrainConfig
+from kit.core.cache import fingerprint, get_or_compute
+from kit.core.console import Bar
+from kit.core.exceptions import KitError
+from kit.data.dataset import Pixels, ProductDataset, RaggedArray
+from kit.data.text import product_texts
+from kit.models import tokenizer
+from kit.models.backbones import BackboneHandle
+from kit.models.tokenizer import load_tokenizer
+
+TEXTS_PER_CALL = 4096  # tokenised at once: what a tokenizer makes of a text takes a hundred times the memory of its ids
+
+
+def make_datasets(
+    config: TrainConfig, codes: list[int], frames: dict[str, pd.DataFrame], backbones: dict[str, BackboneHandle]
+) -> dict[str, ProductDataset]:
+    """The items of each frame, tokens and pixels, as these backbones want them."""
+    parts = {}
+    for name, frame in frames.items():
+        labels = None if name == "test" else pd.Categorical(frame["label"], categories=codes).codes.astype(int)
+        parts[name] = ProductDataset(np.ones(len(frame), int), {}, labels)
+        if "text" in backbones:
+            ids = tokenize(config, backbones["text"], product_texts(frame))
+            parts[name].lengths = np.diff(ids.offsets)
+            parts[name].sides["text"] = ids
+        if "image" in backbones:
+            parts[name].sides["image"] = Pixels(frame["image_path"].tolist(), config.image_size)
+    return parts
+
+
+def tokenize(config: TrainConfig, backbone: BackboneHandle, texts: list[str]) -> RaggedArray:
+    """Token ids of the texts; each text is tokenised once and kept. Raises KitError."""
+    most = min(config.max_tokens, backbone.outline.max_tokens)
+
+    def compute(new: list[int]) -> list[np.ndarray]:
+        tokenizer, found = load_tokenizer(config.text, config.pretrained), []
+        for start in Bar(range(0, len(new), TEXTS_PER_CALL), desc="tokens", leave=False):
+            part = [texts[i] for i in new[start : start + TEXTS_PER_CALL]]
+            found += [np.array(ids, np.int32) for ids in tokenizer(part, most)]
+        return found
+
+    store = f"tokens-{fingerprint(backbone.identity, str(most), str(tokenizer.TOKENS_FORMAT), version('tokenizers'))}"
+    ids = get_or_compute(store, [fingerprint(text) for text in texts], pa.list_(pa.int32()), compute)
+    values = ids.flatten().to_numpy()
+    if values.max(initial=0) >= backbone.outline.vocabulary:
+        raise KitError(f"The tokenizer of {config.text!r} has more tokens than its model: they do not belong together.")
+    return RaggedArray("ids", values, ids.value_lengths().to_numpy())

@@ -1,0 +1,68 @@
+"""What a training says of its items and of itself in summary.json."""
+
+import functools
+import platform
+import resource
+import sys
+from importlib.metadata import version
+
+import numpy as np
+import pandas as pd
+import torch
+from accelerate import Accelerator
+
+from kit.config import TrainConfig
+from kit.core.cache import fingerprint
+from kit.core.files import write_atomically
+from kit.runs import Run
+from kit.training.checkpoint import Progress
+
+
+def report_blank_images(run: Run, frames: dict[str, pd.DataFrame]) -> None:
+    """Lists the items that have no readable image in the run's blank.csv, and prints how many there are."""
+    tables = [frame.assign(part=part) for part, frame in frames.items() if "blank" in frame]
+    if not tables or (found := pd.concat(tables).query("blank != ''")).empty:
+        return
+    path = run.folder / "blank.csv"
+    table = found[["part", "id", "blank"]].rename(columns={"blank": "why"})
+    write_atomically(path, functools.partial(table.to_csv, index=False))
+    print(f"{len(table)} items have a white picture, for want of a readable one: {path} lists them", flush=True)
+
+
+def summarise_items(frames: dict[str, pd.DataFrame], outlined: dict[str, str]) -> dict:
+    """What summary.json says of them: their outline; `data`, a hash of ids, texts and labels; and how many have no
+    readable image, for each reason."""
+    blank = [why.partition(":")[0] for frame in frames.values() for why in frame.get("blank", ()) if why]
+    return {
+        "data": fingerprint(*(outlined[name] for name in ("ids", "texts", "labels"))),
+        "outline": outlined,
+        "blank": {why: blank.count(why) for why in ("missing", "corrupt")},
+    }
+
+
+def summarise_training(config: TrainConfig, progress: Progress, accelerator: Accelerator) -> dict:
+    """What summary.json says of how the run went, but for its scores."""
+    history = progress.history
+    kilobytes = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / (1024 if sys.platform == "darwin" else 1)
+    cuda = accelerator.device.type == "cuda"
+    packages = ("torch", "transformers", "timm", "accelerate", "numpy", "pandas")
+    return {
+        "text": config.text,
+        "image": config.image,
+        "recipe": config.recipe,
+        "system": config.system,
+        "kept_epochs": [row["epoch"] for row in history if row["kept"]],
+        "epochs": config.epochs,
+        "accumulate": config.accumulate,
+        "skipped_steps": progress.skipped,
+        "parameters": progress.parameters,
+        "seconds": round(progress.seconds, 1),
+        "step_seconds": float(np.median([row["step_seconds"] for row in history])),
+        "samples_per_second": float(np.median([row["samples_per_second"] for row in history])),
+        "device": torch.cuda.get_device_name() if cuda else platform.processor() or platform.machine(),
+        "processes": accelerator.num_processes,
+        "precision": accelerator.mixed_precision,
+        "peak_memory_gb": round(kilobytes / 2**20, 2),
+        "peak_gpu_memory_gb": round(torch.cuda.max_memory_allocated() / 2**30, 2) if cuda else 0,
+        "versions": {"python": platform.python_version()} | {package: version(package) for package in packages},
+    }

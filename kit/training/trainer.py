@@ -1,0 +1,175 @@
+"""One run from its items to its results, fold by fold.
+
+N items · K classes · F folds
+"""
+
+import dataclasses
+import functools
+import time
+from collections.abc import Callable
+
+import numpy as np
+import pandas as pd
+import torch
+from accelerate import Accelerator, DataLoaderConfiguration, DistributedDataParallelKwargs, PartialState
+from accelerate.utils import set_seed
+from accelerate.utils.memory import clear_device_cache, should_reduce_batch_size
+
+from kit.config import TrainConfig
+from kit.core.cache import fingerprint
+from kit.core.exceptions import KitError, shorten
+from kit.core.files import write_json
+from kit.data.dataset import ProductDataset, cache_pixels
+from kit.data.items import data_fingerprints, read_items
+from kit.data.sampler import MORE_SHARED
+from kit.metrics import softmax
+from kit.models.backbones import find_backbones
+from kit.models.classifier import Classifier, build_model
+from kit.models.registry import IMAGE, TEXT
+from kit.runs import NO_MEMORY, Run
+from kit.training.checkpoint import Checkpoints, Progress
+from kit.training.features import fit_inputs, precompute
+from kit.training.inputs import make_datasets
+from kit.training.interrupt import Watch
+from kit.training.loop import NotFinite, fit
+from kit.training.summary import report_blank_images, summarise_items, summarise_training
+
+
+def train(run: Run, watch: Watch | None = None) -> None:
+    """Trains the run's configuration, one model a fold, and writes its results (see `kit.runs`); where it was begun
+    already, goes on. Memory that runs out makes the batches smaller and more of them make a step.
+
+    Raises KitError, and Interrupted where `watch` says so.
+    """
+    while True:
+        config = run.config
+        try:
+            return _train(run, config, watch or Watch())
+        except RuntimeError as error:
+            if str(error).startswith("DataLoader"):  # a worker was killed, or its batch was lost
+                reason = str(error).partition("\n")[0].rstrip(".")
+                raise KitError(f"The processes that read images failed ({reason}): {MORE_SHARED}.") from error
+            if not should_reduce_batch_size(error):
+                raise
+        split_steps_further(run, config)
+        clear_device_cache(garbage_collection=True)
+
+
+def split_steps_further(run: Run, config: TrainConfig) -> None:
+    """Has the steps of a run that was trained as `config` cut into twice as many batches, or the next number that
+    divides them. Raises KitError where one item is too many, or several processes have to start anew."""
+    processes = PartialState().num_processes
+    cuts = range(2 * config.accumulate, config.batch_size // processes + 1)
+    able = [n for n in cuts if config.batch_size % (n * processes) == 0]
+    if not able:
+        raise KitError(
+            "There is too little memory for a batch of one item a process: lower max_tokens, image_size or width, "
+            "freeze a backbone, or pass -p checkpointing True."
+        )
+    write_json(run.folder / "config.json", dataclasses.asdict(config) | {"accumulate": able[0]})
+    sentence = f"{NO_MEMORY}: a step's {config.batch_size} items are now cut into {able[0]} batches"
+    if processes > 1:
+        raise KitError(f"{sentence}. Start the run again with -p accumulate {able[0]}.")
+    print(f"{sentence} (accumulate={able[0]}).", flush=True)
+
+
+def _train(run: Run, config: TrainConfig, watch: Watch) -> None:
+    started = time.perf_counter()
+    accelerator = make_accelerator(config)
+    watch.join(accelerator, config.max_minutes)
+    if accelerator.is_main_process and not run.begun:
+        run.clear()
+    codes, frames, products, build = prepare(config, accelerator)
+    if accelerator.is_main_process:
+        report_blank_images(run, frames)
+    weights = {f"{side} backbone": fingerprint(source.identity) for side, source in find_backbones(config).items()}
+    states = Checkpoints(run, accelerator, data_fingerprints(frames) | weights)
+    states.clock = started
+    folds = frames["train"]["fold"].to_numpy()
+    progress = states.read(Progress(torch.full((len(folds), len(codes)), torch.nan)))
+    for fold in range(progress.fold, config.folds):
+        set_seed(config.seed + 1000 * fold)
+        parts = {
+            "train": products["train"].part(np.flatnonzero(folds != fold)),
+            "oof": products["train"].part(np.flatnonzero(folds == fold)),
+            "test": products["test"],
+        }
+        model = build().to(accelerator.device)
+        if accelerator.process_index:  # the same weights, but a dropout of its own
+            set_seed(config.seed + 1000 * fold + accelerator.process_index)
+        if config.linear_start and not states.training:
+            fit_inputs(config, model, parts["train"], accelerator.device)
+        try:
+            oof, test = fit(run, config, model, parts, accelerator, watch, progress, states)
+        except NotFinite as error:
+            ids = frames["train"]["id"].to_numpy()[parts["train"].places[error.rows]]
+            items = f" The items of the batch: id {shorten(ids, 16)}." if len(ids) else ""
+            raise KitError(
+                f"{error}{items} Start over with a lower lr or a clip_norm, or with those items mended; or go on from "
+                f"the last saved state with -p nonfinite skip."
+            ) from error
+        progress.oof[torch.from_numpy(folds == fold)] = torch.from_numpy(oof)
+        progress.test.append(torch.from_numpy(softmax(test)))
+        progress.parameters = sum(parameter.numel() for parameter in model.parameters())
+        progress.next_fold()
+        states.write(progress)
+        del model
+        accelerator.free_memory()
+    if accelerator.is_main_process:
+        states.require(seen := data_fingerprints(frames))  # pictures are read all the while
+        scored = folds >= 0
+        summary = summarise_training(config, progress, accelerator) | summarise_items(frames, seen)
+        summary |= {"trained": {str(fold): int((folds != fold).sum()) for fold in range(config.folds)}}
+        oof, test = softmax(progress.oof[torch.from_numpy(scored)].numpy()), torch.stack(progress.test).numpy()
+        run.write(codes, (frames["train"][scored], oof), (frames["test"], test), summary)
+        states.remove()
+        print(run, flush=True)
+    accelerator.wait_for_everyone()
+
+
+def make_accelerator(config: TrainConfig) -> Accelerator:
+    """Raises KitError where the processes can't share a batch."""
+    torch.set_float32_matmul_precision("high")  # TF32
+    torch.set_flush_denormal(True)  # a shut LSTM gate makes numbers that slow a CPU down
+    try:
+        accelerator = Accelerator(
+            mixed_precision=_precision(config),
+            gradient_accumulation_steps=config.accumulate,
+            dataloader_config=DataLoaderConfiguration(split_batches=True, non_blocking=True),
+            kwargs_handlers=[DistributedDataParallelKwargs(find_unused_parameters=_any_backbone(config))],
+        )
+    except ValueError as error:  # of what this device can't do, or of two runs of one command that differ in it
+        raise KitError(f"precision={config.precision!r} can't be had here: {error}") from error
+    micro = config.micro_batch
+    if micro % accelerator.num_processes:
+        raise KitError(
+            f"batch_size / accumulate = {micro} items can't be shared by {accelerator.num_processes} processes: make "
+            f"batch_size a multiple of {config.accumulate * accelerator.num_processes}."
+        )
+    if torch.cuda.is_available():
+        torch.cuda.reset_peak_memory_stats()
+    return accelerator
+
+
+def prepare(
+    config: TrainConfig, accelerator: Accelerator
+) -> tuple[list[int], dict[str, pd.DataFrame], dict[str, ProductDataset], Callable[[], Classifier]]:
+    """The class codes, the frames `train` and `test`, their products, and what builds the model. Raises KitError."""
+    with accelerator.main_process_first():  # the others find in the cache what it computes
+        codes, frames = read_items(config)
+        backbones = find_backbones(config)
+        products = make_datasets(config, codes, frames, backbones)
+        running = precompute(config, backbones, products, accelerator.device, accelerator.mixed_precision)
+        cache_pixels(config, products)
+    return codes, frames, products, functools.partial(build_model, config, len(codes), backbones, running)
+
+
+def _any_backbone(config: TrainConfig) -> bool:
+    """A backbone from outside may have weights that its features never pass, which several processes must know."""
+    return config.text not in TEXT or config.image not in IMAGE
+
+
+def _precision(config: TrainConfig) -> str:
+    if config.precision != "auto":
+        return config.precision
+    return "bf16" if torch.cuda.is_available() and torch.cuda.is_bf16_supported(including_emulation=False) else "no"
