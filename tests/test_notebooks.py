@@ -15,6 +15,7 @@ import pytest
 from conftest import CODES
 from papermill.exceptions import PapermillExecutionError
 
+from kit import cli
 from kit.config import TrainConfig, train_config
 from kit.core.exceptions import KitError
 from kit.data.challenge import read_challenge
