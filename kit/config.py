@@ -73,31 +73,44 @@ class TrainConfig:
     limit: int = 0  # use only so many training items, stratified; 0: all
     pretrained: bool = True  # False: random weights of the same size, for rehearsals
     folds: int = 1  # 1: one split, val_share of the items validates; k: k models, each item validates once
+    # The paper sets 20 % aside and says no more; both splits here keep the shares of the classes (stratified).
     split: str = "random"  # random (the paper's), or grouped: twins never part
     val_share: float = 0.2  # share of the training items that validates where folds is 1
     split_seed: int = 0  # of the folds
 
     # --- model
     system: str = "coattention"  # or a baseline: concat, bilinear, dot, text, image, tfidf or logistic
+    # The paper's "hidden dimension size of 2048" is taken as the BiLSTM's output: 1024 per direction. It does not give
+    # attention_width, classifier_width, dropout or the rank of the bilinear map (width here).
     width: int = 2048  # D, the joint width
     attention_width: int = 512  # k, the hidden width of the co-attention
     classifier_width: int = 512  # hidden width of the classifier
+    # Co-attention: before the classifier and after its hidden layer; baselines: after the hidden layer only. A text
+    # backbone that is fine-tuned has its own besides.
     dropout: float = 0.1  # in the classifier
     layer_weights: bool = True  # False: the text backbone's top layer only
+    # Eq. 2 with L = 12: the transformer layers, not the embeddings. (The authors' code drops the last layer.)
     embedding_layer: bool = False  # count the embeddings' output as a layer
     bilstm: bool = True  # False: a linear layer to D instead
     attention: str = "both"  # both, text or image: the attended vectors that the classifier sees
 
-    # --- recipe
+    # --- recipe: the paper's. Comments say how its words were read; docs/paper-to-code.md has the whole list
     image_size: int = 500  # pixels a side; 500 gives 16×16 regions at stride 32
+    # Tokens, as the paper says. (The authors' code cuts after 510 characters.)
     max_tokens: int = 510  # tokens kept of each text, special ones included
     batch_size: int = 16  # items a step, over all processes
     accumulate: int = 1  # micro-batches a step
     epochs: int = 10
+    # "best" chooses on the items that are scored, which flatters the score. (The authors' code goes by accuracy.)
     keep: str = "best"  # the epoch that is kept: best (by validation macro-F1, the paper's) or last
     curve: bool = True  # validate after every epoch; False, where keep is last: after that one alone
+    # The paper gives new layers ".01 times the learning rate of the base network to avoid over-fitting of the learned
+    # features". Here it is the other way round, as that reason demands and as in the authors' code (0.1 there): new
+    # layers learn at lr, pretrained ones at 0.01 times lr.
     lr: float = 3e-4  # Adam's learning rate for new layers
     backbone_lr_scale: float = 0.01  # times lr: the learning rate of pretrained layers
+    # "A weight decay of 0.9" in Adam would erase the weights. The authors' code multiplies the learning rate by 0.9
+    # after each epoch, so that is what it means here. The optimizer is AdamW: Adam, if weight_decay is 0.
     lr_decay: float = 0.9  # factor on both learning rates after each epoch
     weight_decay: float = 0.0
     label_smoothing: float = 0.0
@@ -111,6 +124,8 @@ class TrainConfig:
     precision: str = "auto"  # auto (bf16 where the GPU has it), no, bf16 or fp16
     compile: bool = False  # torch.compile: minutes before the first step, faster ones after it
     checkpointing: bool = False  # backbones' activations are computed again for the gradient: less memory, slower
+    # The paper strips tags and odd symbols. Here tags, entities and mojibake go; case, accents, punctuation and numbers
+    # stay.
     clean_titles: bool = True  # entities and white space only
     clean_descriptions: bool = True  # tags, entities, mojibake, white space
     workers: int = 2  # processes that read images
