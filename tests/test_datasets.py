@@ -13,6 +13,7 @@ from PIL import Image
 from safetensors.torch import load_file, save_file
 
 import kit.data.dataset
+import kit.data.sampler
 import kit.training.inputs
 from kit.config import train_config
 from kit.core.exceptions import KitError
@@ -117,7 +118,7 @@ def test_workers_are_as_many_as_shared_memory_holds_batches_of(monkeypatch, caps
             raise FileNotFoundError(folder)
         return SimpleNamespace(free=free * 2**20)
 
-    monkeypatch.setattr(kit.data.dataset.shutil, "disk_usage", disk_usage)
+    monkeypatch.setattr(kit.data.sampler.shutil, "disk_usage", disk_usage)
     kit.data.sampler._say.cache_clear()
     assert [make_loader(undecoded(size), batch_size, workers=2).num_workers for _ in range(2)] == [workers] * 2
     said = f"/dev/shm is too small for 2 workers that read such batches, and {workers} start: start the container with"
