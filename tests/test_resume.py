@@ -25,7 +25,7 @@ from kit.config import train_config
 from kit.core.exceptions import KitError
 from kit.runs import Run, prepare_run
 from kit.train import main
-from kit.training import checkpoint
+from kit.training import interrupt
 from kit.training.interrupt import Interrupted, Watch
 from kit.training.launch import launch
 from kit.training.trainer import train
@@ -126,7 +126,7 @@ def test_max_minutes_stops_with_a_state(root, crash_config, capsys):
     )
     assert run.begun
     assert main([str(begun(crash_config | {"max_minutes": 0}, "run").folder / "config.json")]) == 0
-    assert "goes on after epoch 1, step 1" in capsys.readouterr().out
+    assert "Resuming at epoch 1, step 1" in capsys.readouterr().out
 
 
 def test_a_training_ends_with_the_notebook_that_started_it(root, crash_config, monkeypatch, capsys):
@@ -149,15 +149,15 @@ def out_of_time(watch, monkeypatch):
 
 
 def alone(watch, monkeypatch):
-    monkeypatch.setattr(checkpoint, "_lives", lambda process: False)
+    monkeypatch.setattr(interrupt, "_is_alive", lambda process: False)
     watch.launcher = 1
     return "left alone by the notebook"
 
 
 @pytest.mark.parametrize("reason", [signalled, out_of_time, alone])
 def test_a_batch_that_never_comes_keeps_nobody_from_stopping(monkeypatch, reason):
-    monkeypatch.setattr(checkpoint, "GRACE", 0)
-    monkeypatch.setattr(checkpoint, "TICK", 0.01)
+    monkeypatch.setattr(interrupt, "GRACE", 0)
+    monkeypatch.setattr(interrupt, "TICK", 0.01)
     watch, sentences = Watch(), []
 
     def lost():
