@@ -91,11 +91,11 @@ def stack(config: EnsembleConfig, again: bool = False) -> Run:
 
     X = members.oof.transpose(1, 0, 2)  # [N, M, K]
     stacker = METHODS[config.method](config.seed).fit(X, members.labels)
-    learned = stacker.predict_proba(X)
-    scored = learned if config.evaluation == "in-sample" else out_of_fold(members, config)
+    in_sample = stacker.predict_proba(X)
+    scored = in_sample if config.evaluation == "in-sample" else out_of_fold(members, config)
     test = stacker.predict_proba(members.test.transpose(1, 0, 2)) if len(members.test_items) else members.test[0]
 
-    summary = _summarise(config, members, scored, learned)
+    summary = _summarise(config, members, scored, in_sample)
     if isinstance(stacker, Blend):
         summary["weights"] = dict(zip(members.names, stacker.weights_.tolist(), strict=True))
         summary["sharpness"] = float(stacker.sharpness_)
@@ -106,7 +106,7 @@ def stack(config: EnsembleConfig, again: bool = False) -> Run:
 
 def _check_config(config: EnsembleConfig) -> None:
     if config.run in config.members:
-        raise KitError(f"run={config.run!r} is the name of a member: give the ensemble another.")
+        raise KitError(f"run={config.run!r} is the name of a member: choose another name for the ensemble.")
     for name, value in _member_fields(config.members).items():
         if getattr(config, name) != value:
             raise KitError(
@@ -121,11 +121,11 @@ def _member_fields(names: tuple[str, ...]) -> dict:
     return {name: getattr(first, name) for name in ("data", "clean_titles", "clean_descriptions")}
 
 
-def _summarise(config: EnsembleConfig, members: Members, scored: np.ndarray, learned: np.ndarray) -> dict:
+def _summarise(config: EnsembleConfig, members: Members, scored: np.ndarray, in_sample: np.ndarray) -> dict:
     """Return the entries of summary.json besides the scores; gains are over the best member on the same items.
 
-    `scored`: the evaluated probabilities `[N, K]` · `learned`: the stacker's probabilities `[N, K]` for the items that
-    it was trained on.
+    `scored`: the evaluated probabilities `[N, K]` · `in_sample`: the stacker's probabilities `[N, K]` for the items
+    that it was trained on.
     """
     y, predicted = members.labels, scored.argmax(1)
     singles = [macro_f1(y, single) for single in members.predicted]
@@ -141,7 +141,7 @@ def _summarise(config: EnsembleConfig, members: Members, scored: np.ndarray, lea
         "gain": macro_f1(y, predicted) - singles[best],
         "gain_low": low,
         "gain_high": high,
-        "in_sample_macro_f1": macro_f1(y, learned.argmax(1)),
+        "in_sample_macro_f1": macro_f1(y, in_sample.argmax(1)),
         "data": members.data,
     }
     return summary | ({"warning": TOO_GOOD} if config.evaluation == "in-sample" else {})
@@ -166,19 +166,17 @@ def groupings(members: dict[str, tuple[str, str]]) -> dict[str, list[str]]:
 
 def _sizes(texts: dict[str, list[str]]) -> dict[str, list[int]]:
     """Return by image backbone the sizes of the sets of text backbones to stack."""
-    most = max(map(len, texts.values()))
+    largest = max(map(len, texts.values()))
     taken, sets = set(), 0
-    for size in dict.fromkeys([most, *range(2, most)]):
+    for size in dict.fromkeys([largest, *range(2, largest)]):
         new = sum(comb(len(names), size) for names in texts.values()) if size > 1 else 0
         if taken and sets + new > GROUPINGS:
             break
         taken, sets = taken | {size}, sets + new
-    every = sum(comb(len(names), size) for names in texts.values() for size in range(2, most + 1))
-    if sets < every:
-        shown = ", ".join(map(str, sorted(taken)))
-        print(
-            f"Of {every:,} sets of text backbones only those of {shown} are stacked, {sets} in total, and all members."
-        )
+    possible = sum(comb(len(names), size) for names in texts.values() for size in range(2, largest + 1))
+    if sets < possible:
+        sizes = ", ".join(map(str, sorted(taken)))
+        print(f"Of {possible:,} sets of text backbones only those of {sizes} are stacked ({sets}), and all members.")
     return {image: [size for size in range(2, len(names) + 1) if size in taken] for image, names in texts.items()}
 
 

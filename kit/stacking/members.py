@@ -52,15 +52,15 @@ def read_members(names: Iterable[str]) -> Members:
     test_items, test = zip(*(run.read_test() for run in runs), strict=True)
     known = test_items[0]
     for i in range(1, len(runs)):
-        two = f"The run {runs[i].name!r} does not fit {runs[0].name!r}: "
-        _same_set(two + "it has other classes", oof[i].columns, oof[0].columns, SAME_DATA)
-        _same_set(two + "it was validated on other items", items[i].index, items[0].index, SAME_SPLIT)
-        _same_values(two, items[i].loc[items[0].index], items[0])
-        _same_set(two + "it predicts other test items", test[i].index, test[0].index, SAME_DATA)
-        known = _same_products(two, test_items[i].loc[known.index], known)
+        misfit = f"The run {runs[i].name!r} does not fit {runs[0].name!r}: "
+        _require_same_set(misfit + "it has other classes", oof[i].columns, oof[0].columns, SAME_DATA)
+        _require_same_set(misfit + "it was validated on other items", items[i].index, items[0].index, SAME_SPLIT)
+        _require_same_values(misfit, items[i].loc[items[0].index], items[0])
+        _require_same_set(misfit + "it predicts other test items", test[i].index, test[0].index, SAME_DATA)
+        known = _merge_fingerprints(misfit, test_items[i].loc[known.index], known)
         if runs[i].summary.get("data") != runs[0].summary.get("data"):
             folders = " and ".join(run.config.data for run in (runs[i], runs[0]))
-            raise KitError(f"{two}it read other texts (data: {folders}): {SAME_DATA}.")
+            raise KitError(f"{misfit}it read other texts (data: {folders}): {SAME_DATA}.")
     return Members(
         [run.name for run in runs],
         oof[0].columns.tolist(),
@@ -122,7 +122,7 @@ def _read_oof(run: Run) -> tuple[pd.DataFrame, pd.DataFrame]:
     return items, pd.DataFrame(values, items.index, codes, dtype=float)
 
 
-def _same_products(what: str, theirs: pd.DataFrame, ours: pd.DataFrame) -> pd.DataFrame:
+def _merge_fingerprints(misfit: str, theirs: pd.DataFrame, ours: pd.DataFrame) -> pd.DataFrame:
     """Return the fingerprints that either side knows. Raise KitError if they are of different products."""
     for name in theirs:
         known = ours[name] if name in ours else pd.Series("", theirs.index, dtype=object)
@@ -130,26 +130,26 @@ def _same_products(what: str, theirs: pd.DataFrame, ours: pd.DataFrame) -> pd.Da
         if differ.any():
             ids = shorten(differ.index[differ].get_level_values("id"))
             raise KitError(
-                f"{what}it predicts other products, {differ.sum()} of {len(differ)} under the same ids ({ids}): train "
-                f"the older one again, with -p again True."
+                f"{misfit}it predicts other products, {differ.sum()} of {len(differ)} under the same ids ({ids}): "
+                f"train the older one again, with -p again True."
             )
         ours = ours.assign(**{name: known.where(known != "", theirs[name])})
     return ours
 
 
-def _same_set(what: str, theirs: pd.Index, ours: pd.Index, advice: str) -> None:
+def _require_same_set(misfit: str, theirs: pd.Index, ours: pd.Index, advice: str) -> None:
     sides = {"more": theirs.difference(ours), "missing": ours.difference(theirs)}
     differences = [f"{len(values)} {side} ({shorten(values)})" for side, values in sides.items() if len(values)]
     if differences:
-        raise KitError(f"{what}, {' and '.join(differences)}: {advice}.")
+        raise KitError(f"{misfit}, {' and '.join(differences)}: {advice}.")
 
 
-def _same_values(what: str, theirs: pd.DataFrame, ours: pd.DataFrame) -> None:
+def _require_same_values(misfit: str, theirs: pd.DataFrame, ours: pd.DataFrame) -> None:
     for column, advice in {"label": SAME_DATA, "fold": SAME_SPLIT}.items():
         wrong = ours.index[theirs[column] != ours[column]]
         if len(wrong):
             values = f"{theirs[column][wrong[0]]} and {ours[column][wrong[0]]}"
-            raise KitError(f"{what}the {column} of id {shorten(wrong)} differs ({values} for the first): {advice}.")
+            raise KitError(f"{misfit}the {column} of id {shorten(wrong)} differs ({values} for the first): {advice}.")
 
 
 def member_backbones(names: Iterable[str]) -> dict[str, tuple[str, str]]:
@@ -172,6 +172,6 @@ def _percent(summary: dict) -> dict[str, float]:
 
 
 def both_wrong(members: Members) -> pd.DataFrame:
-    """Return the per cent `[M, M]` of items that two members both get wrong; the diagonal is each one's error rate."""
+    """Return in per cent how many items two members both get wrong, `[M, M]`; the diagonal has their error rates."""
     wrong = (members.predicted != members.labels).astype(float)
     return pd.DataFrame(100 * wrong @ wrong.T / wrong.shape[1], members.names, members.names)

@@ -41,16 +41,18 @@ def tokenize(config: TrainConfig, backbone: BackboneHandle, texts: list[str]) ->
 
     Raise KitError if the tokenizer fails or does not fit the model.
     """
-    most = min(config.max_tokens, backbone.outline.max_tokens)
+    max_tokens = min(config.max_tokens, backbone.outline.max_tokens)
 
     def compute(new: list[int]) -> list[np.ndarray]:
         encode, rows = load_tokenizer(config.text, config.pretrained), []
         for start in Bar(range(0, len(new), TEXTS_PER_CALL), desc="tokens", leave=False):
             part = [texts[i] for i in new[start : start + TEXTS_PER_CALL]]
-            rows += [np.array(ids, np.int32) for ids in encode(part, most)]
+            rows += [np.array(ids, np.int32) for ids in encode(part, max_tokens)]
         return rows
 
-    store = f"tokens-{fingerprint(backbone.identity, str(most), str(tokenizer.TOKENS_FORMAT), version('tokenizers'))}"
+    store = (
+        f"tokens-{fingerprint(backbone.identity, str(max_tokens), str(tokenizer.TOKENS_FORMAT), version('tokenizers'))}"
+    )
     ids = get_or_compute(store, [fingerprint(text) for text in texts], pa.list_(pa.int32()), compute)
     values = ids.flatten().to_numpy()
     if values.max(initial=0) >= backbone.outline.vocabulary:

@@ -14,7 +14,7 @@ from accelerate import Accelerator
 
 from kit.config import LAUNCHER
 
-GRACE = 60  # seconds to wait for the next batch after a reason to stop, so that its step can still be saved
+GRACE = 60  # seconds to wait for a batch after a reason to stop, so that its step can still be saved
 TICK = 5  # seconds between checks for such a reason while waiting for a batch
 
 
@@ -35,7 +35,7 @@ class Watch:
     def __init__(self):
         self.started, self.minutes, self.heard, self.in_step = time.monotonic(), 0.0, "", False
         self.launcher, self.group, self.since = int(os.environ.get(LAUNCHER) or 0), None, 0.0
-        self.listens, self.waits = False, 0.0  # start of the wait for a batch, or of a reason to stop during it
+        self.listens, self.waits = False, 0.0  # `waits`: when waiting for a batch began, or had last no reason to stop
 
     @contextmanager
     def listening(self) -> Iterator[None]:
