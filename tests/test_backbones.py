@@ -17,7 +17,7 @@ from sklearn.datasets import load_sample_image
 from kit.core.exceptions import KitError
 from kit.core.paths import ROOT
 from kit.data.images import read_pixels
-from kit.models import backbones
+from kit.models import backbones, weights
 from kit.models.backbones import BackboneHandle
 from kit.models.image import check_image, load_image
 from kit.models.registry import IMAGE, TEXT
@@ -433,8 +433,8 @@ def test_a_size_that_does_not_fit_says_so(architecture, args, size, sentence, tm
 OUTPUTS = {  # what forward_features gives
     "a vector": (lambda pixels: pixels.mean((2, 3)), "of shape .*no map of regions"),
     "parts": (lambda pixels: [pixels, pixels], "in several parts, no map of regions"),
-    "a class token alone": (lambda pixels: torch.zeros(len(pixels), 1, 96), "makes 1 vectors"),
-    "an unknown class token": (lambda pixels: torch.zeros(len(pixels), 17, 96), "makes 17 vectors"),
+    "a class token alone": (lambda pixels: torch.zeros(len(pixels), 1, 96), "returns 1 vectors"),
+    "an unknown class token": (lambda pixels: torch.zeros(len(pixels), 17, 96), "returns 17 vectors"),
     "another width": (lambda pixels: torch.zeros(len(pixels), 95, 4, 4), "of width 95"),
     "rank 5": (lambda pixels: torch.zeros(len(pixels), 96, 4, 4, 1), "of shape .*no map of regions"),
 }
@@ -459,7 +459,7 @@ def test_a_backbone_that_was_looked_at_can_still_be_trained(root, tiny_image):
 def test_hub_models_in_several_files_are_told_apart(root, monkeypatch):
     files = {"model.safetensors.index.json"}
     monkeypatch.setattr(
-        backbones, "try_to_load_from_cache", lambda repo, file: f"/{repo}/{file}" if file in files else None
+        weights, "try_to_load_from_cache", lambda repo, file: f"/{repo}/{file}" if file in files else None
     )
     one, other = (BackboneHandle("text", name, True, 0, 64, True).identity for name in ("me/one", "me/other"))
     assert one != other and "me/one" in one
