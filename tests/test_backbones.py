@@ -161,7 +161,7 @@ def test_what_is_no_encoder_is_refused(tmp_path):
     small = {"d_model": 8, "d_kv": 4, "d_ff": 8, "num_layers": 1, "num_heads": 2, "vocab_size": 20}
     transformers.T5Config(**small).save_pretrained(tmp_path)
     (tmp_path / "tokenizer.json").touch()
-    with pytest.raises(KitError, match="t5 model is no text encoder"):
+    with pytest.raises(KitError, match="t5 model is not a text encoder"):
         load_text(str(tmp_path))
 
 
@@ -226,17 +226,17 @@ def test_a_family_reads_as_many_tokens_as_it_has_positions_for(kind, tmp_path):
 
 LLAMA = SMALL | PLACES | {"num_key_value_heads": 2}
 GPT = {"n_embd": 16, "n_layer": 2, "n_head": 2, "vocab_size": 60, "n_positions": 20}
-SEES_NOTHING = "its first token sees nothing of what follows"
+CAUSAL = "its first token does not see the following ones"
 REFUSED = {
-    "gpt2": (GPT, SEES_NOTHING),
-    "openai-gpt": (GPT, SEES_NOTHING),
-    "llama": (LLAMA, SEES_NOTHING),
-    "qwen2": (LLAMA, SEES_NOTHING),
-    "modernbert-decoder": (SMALL | PLACES | {"pad_token_id": 0}, SEES_NOTHING),
-    "bert-generation": (SMALL | PLACES | {"is_decoder": True}, SEES_NOTHING),
-    "bloom": ({"hidden_size": 16, "n_layer": 2, "n_head": 2, "vocab_size": 60}, SEES_NOTHING),
-    "fnet": (SMALL | PLACES, "does not heed the mask"),
-    "convbert": (SMALL | PLACES | {"embedding_size": 16}, "does not heed the mask"),
+    "gpt2": (GPT, CAUSAL),
+    "openai-gpt": (GPT, CAUSAL),
+    "llama": (LLAMA, CAUSAL),
+    "qwen2": (LLAMA, CAUSAL),
+    "modernbert-decoder": (SMALL | PLACES | {"pad_token_id": 0}, CAUSAL),
+    "bert-generation": (SMALL | PLACES | {"is_decoder": True}, CAUSAL),
+    "bloom": ({"hidden_size": 16, "n_layer": 2, "n_head": 2, "vocab_size": 60}, CAUSAL),
+    "fnet": (SMALL | PLACES, "ignores the mask"),
+    "convbert": (SMALL | PLACES | {"embedding_size": 16}, "ignores the mask"),
     "vit": ({key: value for key, value in SMALL.items() if key != "vocab_size"}, "it has no vocabulary"),
 }
 
@@ -246,7 +246,9 @@ REFUSED = {
 def test_what_does_not_behave_like_an_encoder_is_refused(kind, pretrained, tmp_path):
     config, reason = REFUSED[kind]
     folder = saved(tmp_path, kind, config)
-    with pytest.raises(KitError, match=f"A {kind} model is no text encoder that the kit can use .*{reason}.*like BERT"):
+    with pytest.raises(
+        KitError, match=f"A {kind} model is not a text encoder that the kit can use .*{reason}.*like BERT"
+    ):
         load_text(folder, pretrained)
 
 
@@ -256,7 +258,7 @@ def test_weights_that_say_nothing_are_refused(value, tmp_path):
         for part in ("weight", "bias"):
             getattr(model.encoder.layer[-1].output.LayerNorm, part).fill_(value)
 
-    with pytest.raises(KitError, match="bert model gives no usable numbers"):
+    with pytest.raises(KitError, match="bert model returns no usable numbers"):
         load_text(saved(tmp_path, "bert", SMALL | PLACES, spoil))
 
 
@@ -386,9 +388,9 @@ def test_a_classifier_of_any_size_is_left_out(config, classes, suffix, tmp_path)
 
 
 UNREAD = [
-    ("test_vit", {"model_args": {"img_size": 96}} | HALF, "says model_args where timm does not read it"),
-    ("test_vit", {"pretrained_cfg": HALF | {"act_layer": "relu"}}, "says act_layer where timm does not read it"),
-    ("test_vit", {"pretrained_cfg": {"crop_pct": 1}} | HALF, "says mean, std where timm does not read it"),
+    ("test_vit", {"model_args": {"img_size": 96}} | HALF, "has model_args in a place that timm does not read"),
+    ("test_vit", {"pretrained_cfg": HALF | {"act_layer": "relu"}}, "has act_layer in a place that timm does not read"),
+    ("test_vit", {"pretrained_cfg": {"crop_pct": 1}} | HALF, "has mean, std in a place that timm does not read"),
     ("test_vit", {"pretrained_cfg": HALF, "model_args": {"colour": "red"}}, "unexpected keyword argument 'colour'"),
     ("test_vit", {"pretrained_cfg": HALF, "model_args": {"depth": 2}}, "Unexpected key"),
     ("test_vit", {"pretrained_cfg": HALF, "model_args": {"depth": 9}}, "Missing key"),
@@ -416,8 +418,8 @@ SIZES = [
     ("test_vit", {}, 500, "image_size=500 does not fit the image backbone test_vit.* -p image_size 160"),
     ("test_maxvit", {}, 96, "-p image_size 160"),
     ("test_vit", {"dynamic_img_size": True}, 65, "divisible by patch size"),
-    ("test_resnet", {}, 32, "makes 1 vectors of width 96 of an image of 32 pixels"),
-    ("test_vit", {"in_chans": 1}, 160, "fails on it.*take another"),
+    ("test_resnet", {}, 32, "returns 1 vectors of width 96 for an image of 32 pixels"),
+    ("test_vit", {"in_chans": 1}, 160, "fails on it.*use another"),
 ]
 
 
@@ -431,8 +433,8 @@ def test_a_size_that_does_not_fit_says_so(architecture, args, size, sentence, tm
 OUTPUTS = {  # what forward_features gives
     "a vector": (lambda pixels: pixels.mean((2, 3)), "of shape .*no map of regions"),
     "parts": (lambda pixels: [pixels, pixels], "in several parts, no map of regions"),
-    "a class token alone": (lambda pixels: torch.zeros(len(pixels), 1, 96), "makes 1 vectors"),
-    "an unknown class token": (lambda pixels: torch.zeros(len(pixels), 17, 96), "makes 17 vectors"),
+    "a class token alone": (lambda pixels: torch.zeros(len(pixels), 1, 96), "returns 1 vectors"),
+    "an unknown class token": (lambda pixels: torch.zeros(len(pixels), 17, 96), "returns 17 vectors"),
     "another width": (lambda pixels: torch.zeros(len(pixels), 95, 4, 4), "of width 95"),
     "rank 5": (lambda pixels: torch.zeros(len(pixels), 96, 4, 4, 1), "of shape .*no map of regions"),
 }
@@ -456,8 +458,9 @@ def test_a_backbone_that_was_looked_at_can_still_be_trained(root, tiny_image):
 
 def test_hub_models_in_several_files_are_told_apart(root, monkeypatch):
     files = {"model.safetensors.index.json"}
-    cached = lambda repo, file: f"/{repo}/{file}" if file in files else None  # noqa: E731
-    monkeypatch.setattr("kit.models.weights.try_to_load_from_cache", cached)
+    monkeypatch.setattr(
+        "kit.models.weights.try_to_load_from_cache", lambda repo, file: f"/{repo}/{file}" if file in files else None
+    )
     one, other = (BackboneHandle("text", name, True, 0, 64, True).identity for name in ("me/one", "me/other"))
     assert one != other and "me/one" in one
     files.clear()

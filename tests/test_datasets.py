@@ -77,14 +77,6 @@ def test_every_way_gives_the_plain_ways_logits(root, tiny_config, way, switches)
         assert np.allclose(logits, plain, atol=1e-5), batch_size
 
 
-def test_a_batch_read_ahead_is_the_one_asked_for(root, tiny_config):
-    *_, products, _ = prepare(train_config(**tiny_config), Accelerator(cpu=True))
-    for batch in Accelerator(cpu=True).prepare(make_loader(products["train"], 5, shuffle=True)):
-        plain = products["train"].read(batch["row"].tolist())
-        assert batch.keys() == plain.keys() >= {"ids", "mask", "pixels", "label"}
-        assert all(torch.equal(batch[key], plain[key]) for key in plain)
-
-
 @pytest.mark.parametrize("workers", [0, 1])
 def test_a_picture_that_goes_bad_meanwhile_is_told_to_who_trains(root, tiny_config, workers):
     config = train_config(**tiny_config | {"images_gb": 0})
@@ -297,7 +289,7 @@ def test_a_backbone_that_gives_no_numbers_is_blamed(how, linear_start, root, tmp
     save_file(weights, folder / "model.safetensors")
     config = tiny_config | {"image": str(folder), "linear_start": linear_start} | how
     with pytest.raises(
-        KitError, match=r"image backbone '.*' itself gives numbers that are not finite .* fetch its weights"
+        KitError, match=r"image backbone '.*' itself returns numbers that are not finite .* fetch its weights"
     ):
         train(prepare_run(train_config(**config, run="run")))
 
