@@ -133,8 +133,8 @@ def test_a_folder_without_a_test_file(tmp_path):
         (GOOD.replace(",", ";"), ["semicolon", "comma"]),
         (GOOD.replace(",prd", "id,prd"), ["line 1", "header", "',prdtypecode'"]),
         ("prdtypecode\n10\n2583\n10\n", ["line 1", "header"]),
-        (GOOD.replace("9,10\n7,2583", "7,2583\n9,10"), ["line 2", "id 7 stands where 9 belongs", "order"]),
-        (GOOD.replace("8,10", "7,10"), ["line 4", "id 7 comes a second time"]),
+        (GOOD.replace("9,10\n7,2583", "7,2583\n9,10"), ["line 2", "id 7 is in the place of 9", "order"]),
+        (GOOD.replace("8,10", "7,10"), ["line 4", "id 7 occurs a second time"]),
         (GOOD.replace("8,10", "99,10"), ["line 4", "'99' is not in the test file"]),
         (GOOD.replace("7,", "7.0,"), ["line 3", "'7.0'"]),
         (GOOD + "9,10\n", ["line 5", "second time"]),
@@ -292,7 +292,7 @@ def test_predictions_of_other_products_are_refused(root, catalogue, name):
         if name == "a picture" and run.name == "one":  # which read none
             assert write_submission(read_predictions(run.folder), challenge, root / "out")
             continue
-        with pytest.raises(KitError, match=rf"answer other products .* {count} of 7 differ under the same ids"):
+        with pytest.raises(KitError, match=rf"are for other products .* {count} of 7 differ under the same ids"):
             write_submission(read_predictions(run.folder), challenge, root / "other")
         with pytest.raises(KitError, match=rf"run '{run.name}' .* {count} of 7 differ"):
             check_test_items(run)
@@ -340,7 +340,7 @@ def test_predictions_that_do_not_know_their_products(root, catalogue):
     table.to_parquet(run.folder / "test.parquet")
     change(catalogue, rows=[1], text="Autre")
     challenge = read_challenge(catalogue, images="ignore")
-    with pytest.warns(UserWarning, match="does not say which products it answers"):
+    with pytest.warns(UserWarning, match="does not say which products it predicts"):
         predictions = read_predictions(run.folder)
     assert write_submission(predictions, challenge, root / "out")
     table.to_parquet(root / "mine.parquet")
@@ -378,7 +378,7 @@ def test_the_command_finds_the_folder_of_a_run(root, catalogue, capsys):
     assert "valid" in capsys.readouterr().out
     elsewhere = shutil.copy(path, root / "mine.csv")
     assert check(elsewhere) == 1
-    assert re.search(r"mine.csv is in no submissions/ folder .*--data DIR", capsys.readouterr().err)
+    assert re.search(r"mine.csv is not in the submissions/ folder .*--data DIR", capsys.readouterr().err)
     assert check(elsewhere, "--data", catalogue) == 0
     change(catalogue, rows=[1], text="Autre")
     for more in ([], ["--data", catalogue]):

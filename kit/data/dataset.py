@@ -1,4 +1,4 @@
-"""Items as tensors: tokens and pixels, or what frozen backbones make of them, a batch at a time.
+"""Items as tensors, one batch at a time: tokens and pixels, or the outputs of frozen backbones.
 
 B batch · T tokens · R regions · L layers · d backbone width · N items
 """
@@ -21,13 +21,13 @@ from kit.core.cache import cached_memmap, content_hashes, fingerprint, release
 from kit.core.console import Bar
 from kit.data.images import DECODER, read_pixels
 
-NICE = 10  # of the thread that reads ahead, on Linux: at 19 it starves beside other programs
+NICE = 10  # niceness of the prefetch thread on Linux: at 19, other programs starve it
 
 
 class RaggedArray:
-    """Rows of unlike length, one after the other in `values` `[Σ lengths, …]`; item i has `lengths[i]` of them.
+    """Items of different lengths, concatenated in `values` `[Σ lengths, …]`; item i has `lengths[i]` rows.
 
-    `key`, of the batch: "ids", rows `[T]`; "layers", rows `[T, L, d]`; or "regions", rows `[R, d]`.
+    `key` names them in the batch: "ids" `[T]`, "layers" `[T, L, d]` or "regions" `[R, d]`.
     """
 
     def __init__(self, key: str, values: np.ndarray, lengths: Sequence[int]):
@@ -36,11 +36,11 @@ class RaggedArray:
 
     @property
     def item_bytes(self) -> int:
-        """The size of the longest item."""
+        """Return the size of the longest item."""
         return int(np.diff(self.offsets).max(initial=0)) * self.values[:1].nbytes
 
     def batch(self, places: np.ndarray) -> Tensor:
-        """The rows of these items, padded with zeros to the longest."""
+        """Return these items, padded with zeros to the longest."""
         starts, ends = self.offsets[places], self.offsets[places + 1]
         padded = np.empty((len(places), (ends - starts).max(), *self.values.shape[1:]), self.values.dtype)
         for item, start, end in zip(padded, starts, ends, strict=True):
@@ -50,9 +50,9 @@ class RaggedArray:
 
 
 class Pixels:
-    """Images of the items, `[size, size, 3]` each, 0 to 255: out of `cached` `[N, size, size, 3]`, or else decoded.
+    """Images of the items, `[size, size, 3]` each, 0 to 255: read from `cached` `[N, size, size, 3]` or decoded.
 
-    An item whose path is None has a white one.
+    An item whose path is None has a white image.
     """
 
     key = "pixels"
@@ -68,10 +68,10 @@ class Pixels:
 
 
 class ProductDataset(Dataset):
-    """Items, read a batch at a time: their rows, masks, labels where known, and what their sides give.
+    """Items, read one batch at a time: their rows, masks, labels if known, and the tensors of each side.
 
-    `lengths`: tokens of each item · `sides`: "text" and "image" → Rows or Pixels, of which an item's place is in
-    `places` · `labels`: positions among the model's outputs.
+    `lengths`: tokens per item · `sides`: "text" and "image" → RaggedArray or Pixels · `places`: each item's index in
+    them · `labels`: indices of the model's outputs.
     """
 
     def __init__(self, lengths: np.ndarray, sides: dict, labels: np.ndarray | None = None, places=None):
@@ -79,7 +79,7 @@ class ProductDataset(Dataset):
         self.places = np.arange(len(self.lengths)) if places is None else places
 
     def part(self, rows: np.ndarray) -> "ProductDataset":
-        """The items at `rows`, in that order; nothing is copied."""
+        """Return the items at `rows`, in that order, without copying anything."""
         labels = None if self.labels is None else self.labels[rows]
         return ProductDataset(self.lengths[rows], self.sides, labels, self.places[rows])
 
@@ -87,16 +87,14 @@ class ProductDataset(Dataset):
         return len(self.lengths)
 
     def __getitems__(self, rows: list[int]) -> Mapping[str, Tensor]:
-        """What `read` gives, at once in a process that only reads, or else while the step before is computed."""
+        """Read now in a loader worker or on a GPU machine; otherwise prefetch while the previous step runs."""
         if get_worker_info() or torch.cuda.is_available():
             return self.read(rows)
         return PrefetchedBatch(functools.partial(self.read, rows))
 
     def read(self, rows: list[int]) -> dict[str, Tensor]:
-        """ids, mask `[B, T]` · layers `[B, T, L, d]` · pixels `[B, H, W, 3]` · regions `[B, R, d]` · row, label `[B]`.
-
-        What is shorter than the batch's longest is padded with zeros.
-        """
+        """Return the batch: ids, mask `[B, T]` · layers `[B, T, L, d]` · pixels `[B, H, W, 3]` · regions `[B, R, d]` ·
+        row, label `[B]`. Items are padded with zeros to the longest of the batch."""
         lengths = torch.from_numpy(self.lengths[rows])
         batch = {"row": torch.tensor(rows), "mask": (torch.arange(lengths.max()) < lengths[:, None]).long()}
         if self.labels is not None:
@@ -105,7 +103,10 @@ class ProductDataset(Dataset):
 
 
 class PrefetchedBatch(Mapping):
-    """A batch that `read` gives, in a thread meanwhile: who asks for it waits, or reads it where that has not begun."""
+    """A batch that a background thread is reading.
+
+    Access waits for the thread, or reads the batch directly if the thread has not started.
+    """
 
     def __init__(self, read: Callable[[], dict[str, Tensor]]):
         self.read, self.future = read, _reader(os.getpid()).submit(read)
@@ -129,18 +130,21 @@ class PrefetchedBatch(Mapping):
 
 @functools.cache
 def _reader(process: int) -> ThreadPoolExecutor:
-    """A thread of this process (a fork has none of its parent's) that leaves the cores to those that compute."""
+    """Return a background thread for this process (a fork does not inherit its parent's), of lower priority than the
+    computation."""
 
-    def yielding() -> None:
-        if sys.platform == "linux":  # elsewhere a thread has no priority of its own
+    def lower_priority() -> None:
+        if sys.platform == "linux":  # other systems have no priority per thread
             os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), NICE)
 
-    return ThreadPoolExecutor(1, initializer=yielding)
+    return ThreadPoolExecutor(1, initializer=lower_priority)
 
 
 def cache_pixels(config: TrainConfig, parts: dict[str, ProductDataset]) -> None:
-    """Decodes the images of `parts` once, to be read from the cache at the size that the model sees, where they take no
-    more than `images_gb` GiB. Raises KitError where one is not readable."""
+    """Decode the images of `parts` once, at the model's size, into the cache, if they fit in `images_gb` GiB.
+
+    Raise KitError if an image is unreadable.
+    """
     size = (config.image_size, config.image_size, 3)
     filled = [part for part in parts.values() if len(part) and isinstance(part.sides.get("image"), Pixels)]
     if sum(len(part) for part in filled) * np.prod(size) > config.images_gb * 2**30:

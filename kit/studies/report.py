@@ -18,7 +18,7 @@ import pandas as pd
 from matplotlib.figure import Figure
 
 from kit.analysis import plots
-from kit.analysis.errors import confusions, read_errors, worst
+from kit.analysis.errors import confusions, read_errors, worst_mistakes
 from kit.analysis.gallery import gallery
 from kit.config import TrainConfig
 from kit.core.exceptions import KitError
@@ -118,7 +118,7 @@ def write_report(study: str) -> Path:
     text = "\n\n".join(parts) + "\n"
     path = folder / "REPORT.md"
     write_text(path, text)
-    page = _page(study, text, folder, gallery(worst(errors), challenge.names))
+    page = _page(study, text, folder, gallery(worst_mistakes(errors), challenge.names))
     write_text(folder / "REPORT.html", page)
     return path
 
