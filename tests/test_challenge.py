@@ -357,7 +357,10 @@ def test_descriptions_of_several_lines_are_legal(tmp_path, edition, text):
         ({X: CSV[X].replace("designation", '"designation').replace("ronde", 'ronde"')}, [X, "lines 1 to 2", "header"]),
         ({X: CSV[X].replace("1,NaN", "007,NaN")}, [X, "line 3", "row index is '007'", "read as 7", "leading zeros"]),
         ({Y: CSV[Y].replace("2583", "0010")}, [Y, "line 2", "prdtypecode is '0010'", "read as 10"]),
-        ({Y: CSV[Y].replace("2583", "10.0")}, [Y, "line 3", "prdtypecode is '10'", "'10.0' in another", "alike"]),
+        (
+            {Y: CSV[Y].replace("2583", "10.0")},
+            [Y, "line 3", "prdtypecode is '10'", "'10.0' in another", "the same way"],
+        ),
         ({X: CSV[X].replace("12,22", "-03,22")}, [X, "line 3", "productid", "'-03'"]),
         ({"classes.csv": "code,name\n10,A\n010,B\n"}, ["classes.csv", "line 3", "code is '010'"]),
         ({X: ("," + CSV[X]).replace("\n", "\n5,").replace(",,des", ",Unnamed: 0,des")}, [X, "2 columns that may be"]),

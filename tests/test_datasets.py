@@ -117,8 +117,8 @@ def test_workers_are_as_many_as_shared_memory_holds_batches_of(monkeypatch, caps
             raise FileNotFoundError(folder)
         return SimpleNamespace(free=free * 2**20)
 
-    monkeypatch.setattr(kit.data.dataset.shutil, "disk_usage", disk_usage)
-    kit.data.sampler._say.cache_clear()
+    monkeypatch.setattr(kit.data.sampler.shutil, "disk_usage", disk_usage)
+    kit.data.sampler._print_once.cache_clear()
     assert [make_loader(undecoded(size), batch_size, workers=2).num_workers for _ in range(2)] == [workers] * 2
     said = f"Only {workers} of 2 workers start: /dev/shm is too small for their batches, so start the container with"
     assert capsys.readouterr().out.count(said) == (workers < 2)
@@ -127,7 +127,7 @@ def test_workers_are_as_many_as_shared_memory_holds_batches_of(monkeypatch, caps
 def test_workers_whose_sockets_have_too_long_a_path_are_not_started(monkeypatch, tmp_path, capsys):
     (tmp_path / ("long" * 20)).mkdir()
     monkeypatch.setattr("tempfile.tempdir", str(tmp_path / ("long" * 20)))
-    kit.data.sampler._say.cache_clear()
+    kit.data.sampler._print_once.cache_clear()
     assert make_loader(undecoded(32), 4, workers=2).num_workers == 0
     assert "No workers start: TMPDIR is too long" in capsys.readouterr().out
 

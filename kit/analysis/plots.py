@@ -12,21 +12,20 @@ import unicodedata
 from collections.abc import Callable
 from contextlib import suppress
 
-import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
-from matplotlib import font_manager
-from matplotlib.axes import Axes
-from matplotlib.figure import Figure
-from matplotlib.text import Text
 
 from kit.core.exceptions import KitError
 from kit.data.images import read_image
 
-_imported, _asked = (
-    "matplotlib" in sys.modules,
-    os.environ.pop("MPLBACKEND", None),
-)  # an unknown one breaks imports
+# An unknown backend in MPLBACKEND would break the import of matplotlib.
+_imported, _asked = "matplotlib" in sys.modules, os.environ.pop("MPLBACKEND", None)
+import matplotlib.pyplot as plt  # noqa: E402
+from matplotlib import font_manager  # noqa: E402
+from matplotlib.axes import Axes  # noqa: E402
+from matplotlib.figure import Figure  # noqa: E402
+from matplotlib.text import Text  # noqa: E402
+
 BLUE, ORANGE, GREY = "#2a6f97", "#e07a3f", "#8d99ae"
 USUAL = "usual"
 NAME = 40  # widest class name beside a bar, in characters
@@ -275,13 +274,13 @@ def learning_curves(metrics: pd.DataFrame) -> Figure:
         named = number == 0  # one legend entry for all folds
         for column, colour, name in (("train_loss", GREY, "training"), ("loss", BLUE, "validation")):
             left.plot(rows["epoch"], rows[column], "o-", color=colour, label=name if named else None)
-        right.plot(rows["epoch"], rows["macro_f1"], "o-", color=BLUE)
+        right.plot(rows["epoch"], 100 * rows["macro_f1"], "o-", color=BLUE)
         selected = rows[rows["kept"]]
-        label = "kept epoch" if named else None
-        right.plot(selected["epoch"], selected["macro_f1"], "o", color=ORANGE, markersize=10, label=label)
+        label = "selected epoch" if named else None
+        right.plot(selected["epoch"], 100 * selected["macro_f1"], "o", color=ORANGE, markersize=10, label=label)
     left.set(xlabel="epoch", ylabel="cross-entropy")
     left.legend(frameon=False)
-    right.set(xlabel="epoch", ylabel="validation macro-F1")
+    right.set(xlabel="epoch", ylabel="validation macro-F1, per cent")
     right.legend(frameon=False, loc="lower right")
     for axis in (left, right):
         axis.xaxis.get_major_locator().set_params(integer=True)
