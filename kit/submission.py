@@ -187,8 +187,8 @@ def _check_rows(path: Path, challenge: Challenge, split: str) -> int:
     test = challenge.test[split]
     if (ids := read_test_ids(challenge, split)) != test["id"].tolist():
         raise KitError(
-            f"the test file of {split!r} in {challenge.folder} now has {len(ids)} items, not the {len(test)} that were "
-            f"read; read the challenge folder again."
+            f"the test file of {split!r} in {challenge.folder} has changed since it was read ({len(ids)} items now, "
+            f"{len(test)} then); read the challenge folder again."
         )
     expected = list(test[keys].astype(str).itertuples(index=False, name=None))
     place, codes = {row[0]: n for n, row in enumerate(expected)}, {str(code) for code in challenge.classes}
