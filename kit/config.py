@@ -50,7 +50,7 @@ def check_type(name: str, value, kind: type):
     if kind is str and (value is None or isinstance(value, (bool, int, float))):
         raise KitError(
             f"The parameter {name}={value!r} is not text: papermill's -p changes what looks like a number, True, False "
-            f"or None (007 becomes 7), so pass it with -r {name}, which keeps it as it is, or in Jupyter in quotation marks."
+            f"or None (007 becomes 7), so pass it with -r {name}, which keeps it, or in Jupyter in quotation marks."
         )
     words = {int: "a whole number", float: "a number", bool: "True or False", str: "text"}[kind]
     raise KitError(f"The parameter {name}={value!r} must be {words}.")
