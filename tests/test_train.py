@@ -24,7 +24,7 @@ import kit.training.trainer
 from kit.config import EnsembleConfig, train_config
 from kit.core.exceptions import KitError
 from kit.core.files import write_json
-from kit.data.folds import holdout, subset
+from kit.data.folds import holdout, stratified_sample
 from kit.data.sampler import LengthBatches, make_loader
 from kit.models.backbones import find_backbones
 from kit.models.classifier import build_model
@@ -514,7 +514,7 @@ def test_a_folder_removed_meanwhile_is_not_made_again(root, tiny_config, monkeyp
     run = prepare_run(train_config(**tiny_config, run="gone"))
     predict = kit.training.loop.predict
     monkeypatch.setattr(kit.training.loop, "predict", lambda *a: (shutil.rmtree(run.folder, True), predict(*a))[1])
-    with pytest.raises(KitError, match="gone was removed or emptied meanwhile"):
+    with pytest.raises(KitError, match="gone was removed or emptied during the run"):
         train(run)
     assert not run.finished
 
@@ -633,12 +633,12 @@ def test_the_split_is_stratified_and_repeatable():
     assert labels[mask].value_counts().to_dict() == {1: 12, 2: 6, 3: 2}
     assert (mask == holdout(labels, 0.2, 0)).all()
     assert (mask != holdout(labels, 0.2, 1)).any()
-    half = subset(labels, 50, 0)
+    half = stratified_sample(labels, 50, 0)
     assert labels[half].value_counts().to_dict() == {1: 30, 2: 15, 3: 5}
-    assert set(labels[subset(labels, 99, 0)]) == set(labels[subset(labels, 6, 0)]) == {1, 2, 3}
+    assert set(labels[stratified_sample(labels, 99, 0)]) == set(labels[stratified_sample(labels, 6, 0)]) == {1, 2, 3}
     with pytest.raises(KitError, match="limit=5 is too small for 3 classes"):
-        subset(labels, 5, 0)
-    assert len(subset(labels, 0, 0)) == len(subset(labels, 500, 0)) == 100
+        stratified_sample(labels, 5, 0)
+    assert len(stratified_sample(labels, 0, 0)) == len(stratified_sample(labels, 500, 0)) == 100
 
 
 @pytest.mark.parametrize(
