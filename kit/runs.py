@@ -4,8 +4,8 @@ runs/<name>/ has config.json, metrics.csv (a row an epoch and fold), summary.jso
 is finished), oof.parquet (each validation item as a model that did not see it predicts it: `id`, `label`, `fold`, with
 a grouped split `group`, one `p_<code>` a class), test.parquet (each test item once a fold: `id`, `split`, `fold`, the
 item's FINGERPRINTS, one `p_<code>` a class), model-<fold>.safetensors, blank.csv (items without a readable image),
-train.log and the executed notebooks; until it is finished state.pt, from which an interrupted training goes on
-(`kit.training.checkpoint`). Files appear whole or not at all, and one process at a time writes them.
+train.log, status.json and error.json (`kit.training.status`) and the executed notebooks; until it is finished
+state.pt, from which an interrupted training goes on (`kit.training.checkpoint`). Files appear whole or not at all, and one process at a time writes them.
 
 N items · K classes · F folds
 """
@@ -29,8 +29,6 @@ from kit.metrics import bootstrap_macro_f1, scores
 from kit.predictions import FINGERPRINTS, mean_over_folds, predicted_items, probabilities, read_probabilities
 
 PATIENCE = 10  # seconds that a process gets to let go of a run folder: one that was killed may have readers left
-STOPPED, NO_MEMORY = "The training was ", "Memory ran out"  # how the sentences begin that launch acts upon
-BEGINS = "── "  # before the name of the run that a training of several comes to
 
 
 @dataclass(frozen=True)
@@ -114,10 +112,12 @@ class Run:
         return not self.finished and (self.folder / "state.pt").is_file()
 
     @contextmanager
-    def alone(self) -> Iterator[None]:
-        """Holds the folder for this process. Raises KitError where another one has it; a dead one keeps nothing."""
+    def alone(self, patience: float | None = None) -> Iterator[None]:
+        """Hold the folder for this process. Raises Busy if another one has it (after `patience` seconds; None: as
+        long as it takes a dead one's children to let go); a dead one keeps nothing."""
         busy = f"The run {self.name!r} is at work in another process: wait for it, stop it, or choose another name "
-        with locked(self.folder / ".lock", self.folder, PATIENCE, f"{busy}with -p run."):
+        patience = PATIENCE if patience is None else patience
+        with locked(self.folder / ".lock", self.folder, patience, f"{busy}with -p run."):
             yield
 
     def still_there(self) -> None:
@@ -226,6 +226,7 @@ def prepare_run(config: TrainConfig | EnsembleConfig, again: bool = False) -> Ru
                 return run
         else:
             run.clear()
-            (run.folder / "train.log").unlink(missing_ok=True)
+            for name in ("train.log", "status.json", "error.json"):
+                (run.folder / name).unlink(missing_ok=True)
         write_json(run.folder / "config.json", dataclasses.asdict(config))
     return run

@@ -12,7 +12,7 @@ import psutil
 from filelock import FileLock, Timeout
 from safetensors import SafetensorError
 
-from kit.core.exceptions import KitError
+from kit.core.exceptions import Busy, KitError
 
 TRAIN_AGAIN = "train the run again, with -p again True"
 
@@ -50,14 +50,14 @@ def write_atomically(path: Path, write: Callable[[Path], None]) -> None:
 def locked(lock: Path, what: Path, patience: float = -1, busy: str = "") -> Iterator[None]:
     """Holds the lock of `what`; others wait for it, a dead process keeps nobody waiting.
 
-    Raises KitError where it can't be written, and after `patience` seconds (below 0: never) with the sentence `busy`.
+    Raises KitError if it can't be written, and Busy after `patience` seconds (below 0: never), with that sentence.
     """
     held = FileLock(lock, timeout=patience)
     try:
         lock.parent.mkdir(parents=True, exist_ok=True)
         held.acquire()
     except Timeout:
-        raise KitError(busy) from None
+        raise Busy(busy) from None
     except OSError as error:
         raise KitError(f"{what} cannot be written ({error}): free space or fix permissions.") from error
     try:

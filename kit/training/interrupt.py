@@ -1,13 +1,10 @@
 """What makes a training stop before its end: signals, a time limit, a notebook that is gone."""
 
-import io
 import os
 import signal
 import time
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager, suppress
-from pathlib import Path
-from typing import TextIO
+from contextlib import contextmanager
 
 import torch
 from accelerate import Accelerator
@@ -122,26 +119,3 @@ def _lives(process: int) -> bool:
     except PermissionError:
         pass
     return True
-
-
-def _save(content: dict, path: Path) -> None:
-    try:
-        torch.save(content, path)
-    except RuntimeError as error:  # the writer's way to say that the disk is full
-        raise OSError(str(error).partition("\n")[0]) from error
-
-
-class IgnoreBrokenPipe(io.TextIOBase):
-    """A stream whose reader may go away: the notebook that shows what a training says."""
-
-    def __init__(self, stream: TextIO):
-        self.stream = stream
-
-    def write(self, text: str) -> int:
-        with suppress(BrokenPipeError):
-            self.stream.write(text)
-        return len(text)
-
-    def flush(self) -> None:
-        with suppress(BrokenPipeError):
-            self.stream.flush()

@@ -31,6 +31,7 @@ from kit.runs import Run
 from kit.training.checkpoint import Checkpoints, Progress
 from kit.training.features import not_finite
 from kit.training.interrupt import Interrupted, Watch
+from kit.training.status import report
 
 PREDICTION_FACTOR = 4 if torch.cuda.is_available() else 1  # times a training batch: without a gradient there is room
 
@@ -141,7 +142,8 @@ def train_epoch(
     processes, rank = accelerator.num_processes, accelerator.process_index
     micro = config.micro_batch
     clock, first, spoilt = time.perf_counter(), progress.step, False
-    told = first + min(10, -(-len(batches) // config.accumulate)) if whole and accelerator.is_main_process else 0
+    measured = first + min(10, -(-len(batches) // config.accumulate))
+    told = measured if whole and accelerator.is_main_process else 0
     seen = first * config.batch_size  # by all processes
     model.train()
     with watch:
@@ -176,6 +178,10 @@ def train_epoch(
                 progress.step, progress.skipped, spoilt = progress.step + 1, progress.skipped + spoilt, False
                 progress.epoch_seconds += time.perf_counter() - clock
                 clock = time.perf_counter()
+                done = (progress.fold * config.epochs + progress.epoch) * -(-items // config.batch_size) + progress.step
+                report(fold=progress.fold + 1, epoch=progress.epoch + 1, step=progress.step, done=done)
+                if progress.step >= measured:
+                    report(seconds_per_step=progress.epoch_seconds / progress.step, total=config.steps(items))
                 if progress.step == told:
                     print(describe_pace(progress.epoch_seconds / told, told, whole), flush=True)
                 if stop or (config.save_steps and progress.step % config.save_steps == 0 and seen < items):
@@ -185,7 +191,7 @@ def train_epoch(
 
 
 def describe_pace(seconds: float, steps: int, whole: int) -> str:
-    """What the first `steps` say of the `whole` run; the story's plan reads this line too."""
+    """What the first `steps` say of the `whole` run."""
     return f"{seconds:.3g} s a step over the first {steps}: about {seconds * whole / 60:.1f} min for {whole} steps"
 
 
