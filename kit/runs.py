@@ -5,7 +5,8 @@ is finished), oof.parquet (each validation item as a model that did not see it p
 a grouped split `group`, one `p_<code>` a class), test.parquet (each test item once a fold: `id`, `split`, `fold`, the
 item's FINGERPRINTS, one `p_<code>` a class), model-<fold>.safetensors, blank.csv (items without a readable image),
 train.log, status.json and error.json (`kit.training.status`) and the executed notebooks; until it is finished
-state.pt, from which an interrupted training goes on (`kit.training.checkpoint`). Files appear whole or not at all, and one process at a time writes them.
+state.pt, from which an interrupted training goes on (`kit.training.checkpoint`). Files appear whole or not at all, and
+one process at a time writes them.
 
 N items · K classes · F folds
 """

@@ -5,6 +5,7 @@ import signal
 import time
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
+from pathlib import Path
 
 import torch
 from accelerate import Accelerator
@@ -119,3 +120,10 @@ def _lives(process: int) -> bool:
     except PermissionError:
         pass
     return True
+
+
+def _save(content: dict, path: Path) -> None:
+    try:
+        torch.save(content, path)
+    except RuntimeError as error:  # the writer's way to say that the disk is full
+        raise OSError(str(error).partition("\n")[0]) from error

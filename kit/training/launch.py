@@ -130,7 +130,7 @@ class _Crew:
         reached = max(view.at, *(place for place, run in enumerate(runs) if run.name in reasons), 0)
         for run in runs[: reached + 1]:
             if not run.finished and run.name not in reasons:
-                reasons[run.name] = _died(run, process.returncode, rest if run is runs[reached] else "")
+                reasons[run.name] = died(run, process.returncode, rest if run is runs[reached] else "")
         return reached, reasons
 
 
@@ -187,7 +187,7 @@ def _size(path: Path) -> int:
     return path.stat().st_size if path.is_file() else 0
 
 
-def _died(run: Run, status: int, said: str) -> dict:
+def died(run: Run, status: int, said: str) -> dict:
     """Why a training ended that says nothing of it: another process has the run, or it was killed. What it `said` goes
     into the log."""
     lines = [line for line in said.splitlines() if line.strip()]

@@ -179,9 +179,9 @@ def train_epoch(
                 progress.epoch_seconds += time.perf_counter() - clock
                 clock = time.perf_counter()
                 done = (progress.fold * config.epochs + progress.epoch) * -(-items // config.batch_size) + progress.step
-                report(fold=progress.fold + 1, epoch=progress.epoch + 1, step=progress.step, done=done)
-                if progress.step >= measured:
-                    report(seconds_per_step=progress.epoch_seconds / progress.step, total=config.steps(items))
+                pace = {"seconds_per_step": progress.epoch_seconds / progress.step} if progress.step >= measured else {}
+                place = {"fold": progress.fold + 1, "epoch": progress.epoch + 1, "step": progress.step}
+                report(**place, done=done, total=config.steps(items), **pace)
                 if progress.step == told:
                     print(describe_pace(progress.epoch_seconds / told, told, whole), flush=True)
                 if stop or (config.save_steps and progress.step % config.save_steps == 0 and seen < items):

@@ -31,8 +31,9 @@ _teller: "Teller | None" = None  # of the run that this process trains
 def read_status(run: Run) -> dict:
     """Return how far the training is or was; nothing if it has not begun.
 
-    `process`, `launcher` (the process that asked for it; 0: none), `started`, `phase` and `bar` (what its progress bar shows); while it trains `fold`, `epoch`, `step` of
-    the epoch, `done` of `total` steps and, once enough of them are measured, `seconds_per_step`.
+    `process`, `launcher` (the process that asked for it; 0: none), `started`, `phase` and `bar` (what its progress bar
+    is called and shows); while it trains `fold`, `epoch`, `step` of the epoch, `done` of `total` steps and, once enough
+    of them are measured, `seconds_per_step`.
     """
     return _read(run.folder / STATUS)
 
@@ -57,7 +58,7 @@ class Teller:
 
     @contextmanager
     def listening(self) -> Iterator[None]:
-        """Inside, what is printed is heard. Lines that come before a run is held wait for it."""
+        """Inside, what is printed is heard. Lines that come before the first run is held wait for it."""
         usual = sys.stdout, sys.stderr
         sys.stdout, sys.stderr = _Tee(sys.stdout, self), _Tee(sys.stderr, self)
         try:
@@ -76,9 +77,9 @@ class Teller:
         self.status = {"process": os.getpid(), "launcher": launcher, "started": now(), "phase": "", "bar": ""}
         self.written = -PERIOD
         self.note()
-        before, self.before = self.before, []
-        for line in before:
+        for line in self.before or ():
             self.line(line)
+        self.before = None
         _teller, console.sink = self, lambda phase, bar: self.note(phase=phase, bar=bar)
         try:
             yield
@@ -91,7 +92,8 @@ class Teller:
     def line(self, line: str) -> None:
         with self.writing:
             if not self.folder:
-                self.before.append(line)
+                if self.before is not None:
+                    self.before.append(line)
                 return
             with suppress(OSError), open(self.folder / "train.log", "a", encoding="utf-8") as file:
                 file.write(line + "\n")
