@@ -11,7 +11,7 @@ from pathlib import Path
 
 from kit.core.exceptions import KitError
 
-LAUNCHER = "KIT_LAUNCHER"  # environment variable: the process that asked for a training and reads its output
+LAUNCHER = "KIT_LAUNCHER"  # environment variable: the process that asked for a training and watches its folder
 SYSTEMS = {  # system → the backbones that it reads
     "coattention": ("text", "image"),
     "concat": ("text", "image"),

@@ -9,7 +9,8 @@ oof.parquet                each validation item, predicted by a model that did n
 test.parquet               each test item once per fold: `id`, `split`, `fold`, FINGERPRINTS, one `p_<code>` per class
 model-<fold>.safetensors   the trained weights
 blank.csv                  items without a readable image
-train.log                  and the executed notebooks
+train.log                  what the training printed, and the executed notebooks
+status.json, error.json    how far the training is, and why it ended too soon (`kit.training.status`)
 state.pt                   until the run is finished: resumes an interrupted training (`kit.training.checkpoint`)
 summary.json               written last: its presence means that the run is finished
 
@@ -37,8 +38,6 @@ from kit.metrics import bootstrap_macro_f1, scores
 from kit.predictions import FINGERPRINTS, mean_over_folds, predicted_items, probabilities, read_probabilities
 
 PATIENCE = 10  # seconds to wait for a locked run folder: a killed process may leave workers behind for a while
-STOPPED, NO_MEMORY = "The training was ", "Memory ran out"  # how the sentences begin that launch acts upon
-BEGINS = "── "  # before the name of the run that a training of several comes to
 
 
 @dataclass(frozen=True)
@@ -126,10 +125,14 @@ class Run:
         return not self.finished and (self.folder / "state.pt").is_file()
 
     @contextmanager
-    def alone(self) -> Iterator[None]:
-        """Lock the folder for this process. Raise KitError if another living process holds it."""
+    def alone(self, patience: float | None = None) -> Iterator[None]:
+        """Lock the folder for this process.
+
+        Raise Busy if another living process holds it after `patience` seconds (None: PATIENCE).
+        """
         busy = f"The run {self.name!r} is at work in another process: wait for it, stop it, or choose another name "
-        with locked(self.folder / ".lock", self.folder, PATIENCE, f"{busy}with -p run."):
+        patience = PATIENCE if patience is None else patience
+        with locked(self.folder / ".lock", self.folder, patience, f"{busy}with -p run."):
             yield
 
     def still_there(self) -> None:
@@ -240,6 +243,7 @@ def prepare_run(config: TrainConfig | EnsembleConfig, again: bool = False) -> Ru
                 return run
         else:
             run.clear()
-            (run.folder / "train.log").unlink(missing_ok=True)
+            for name in ("train.log", "status.json", "error.json"):
+                (run.folder / name).unlink(missing_ok=True)
         write_json(run.folder / "config.json", dataclasses.asdict(config))
     return run

@@ -1,9 +1,13 @@
 """Console output: streams that accept any character, and progress bars that leave nothing behind."""
 
 import io
+import shutil
 import sys
+from collections.abc import Callable
 
 from tqdm import tqdm
+
+sink: Callable[[str, str], None] | None = None  # told what each bar is called and shows
 
 
 def accept_any_character() -> None:
@@ -36,6 +40,15 @@ class Line(io.TextIOBase):
         return len(text)
 
 
+class Terminal:
+    """The same on the last line of a terminal; nothing if standard error is none."""
+
+    def write(self, text: str) -> None:
+        if sys.stderr.isatty():
+            columns = shutil.get_terminal_size().columns
+            print(f"\r\x1b[2K{text[: columns - 1]}", end="", file=sys.stderr, flush=True)
+
+
 class Bar(tqdm):
     """A progress bar: on a Line in a notebook, if the work takes longer than a second; elsewhere on standard error."""
 
@@ -43,3 +56,8 @@ class Bar(tqdm):
         if in_notebook():
             options = {"delay": 1} | options | {"file": Line(), "position": 0}
         super().__init__(*arguments, **options)
+
+    def display(self, msg: str | None = None, pos: int | None = None) -> bool | None:
+        if sink:
+            sink((self.desc or "").removesuffix(": "), str(self) if msg is None else msg)
+        return super().display(msg, pos)

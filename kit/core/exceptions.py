@@ -5,7 +5,15 @@ class KitError(Exception):
     """A problem that the user can fix: one sentence that says what is wrong, where, and what to do."""
 
     def _render_traceback_(self):  # IPython shows this instead of a traceback
-        return [f"{type(self).__name__}: {self}"]
+        return [f"{KitError.__name__}: {self}"]
+
+
+class Busy(KitError):
+    """Another process holds what this one needs."""
+
+
+class OutOfMemory(KitError):
+    """Memory ran out in several processes; config.json now asks for smaller batches, so start the run again."""
 
 
 def shorten(items, shown: int = 5) -> str:

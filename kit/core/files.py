@@ -12,7 +12,7 @@ import psutil
 from filelock import FileLock, Timeout
 from safetensors import SafetensorError
 
-from kit.core.exceptions import KitError
+from kit.core.exceptions import Busy, KitError
 
 TRAIN_AGAIN = "train the run again, with -p again True"
 
@@ -51,14 +51,14 @@ def write_atomically(path: Path, write: Callable[[Path], None]) -> None:
 def locked(lock: Path, what: Path, patience: float = -1, busy: str = "") -> Iterator[None]:
     """Hold the lock of `what`. Other processes wait for it, but not for a dead one.
 
-    Raise KitError if it cannot be written, or, with the sentence `busy`, after `patience` seconds (below 0: never).
+    Raise KitError if it cannot be written, or Busy, with the sentence `busy`, after `patience` seconds (below 0: never).
     """
     file_lock = FileLock(lock, timeout=patience)
     try:
         lock.parent.mkdir(parents=True, exist_ok=True)
         file_lock.acquire()
     except Timeout:
-        raise KitError(busy) from None
+        raise Busy(busy) from None
     except OSError as error:
         raise KitError(f"{what} cannot be written ({error}): free space or fix permissions.") from error
     try:

@@ -107,16 +107,15 @@ def _papermill(source: Path, out: Path, values: dict, stream: TextIO) -> None:
         raise KitError(f"{out} cannot be written ({error}): fix its permissions, or set KIT_ROOT.") from error
 
 
-class Listener(io.TextIOBase):
-    """Standard output that the plan hears too; `training`: the run at work, as far as is known."""
+class Named(io.TextIOBase):
+    """Standard output of one notebook among several: its name begins every line."""
 
-    def __init__(self, plan: Plan, training: TrainConfig | None):
-        self.plan, self.training = plan, training
+    def __init__(self, name: str):
+        self.name, self.pending = name, ""
 
     def write(self, text: str) -> int:
-        sys.stdout.write(text)
-        for line in text.splitlines():
-            self.training = self.plan.learn(line, self.training)
+        *lines, self.pending = (self.pending + text).split("\n")
+        sys.stdout.write("".join(f"{self.name}: {line}\n" for line in lines))
         return len(text)
 
     def flush(self) -> None:
@@ -140,12 +139,13 @@ def run_notebooks(
     for notebook, alike in groupby(steps, key=lambda step: step[0]):
         todo = []
         for _, folder, values, configs in alike:
-            left = [config for config in configs if not is_done(config)]
-            if not left and not again and (ROOT / "runs" / folder / f"{notebook}.ipynb").is_file():
+            done = all(is_done(config) for config in configs)
+            if done and not again and (ROOT / "runs" / folder / f"{notebook}.ipynb").is_file():
                 print(f"── {notebook} ({folder}): finished already", flush=True)
             else:
-                todo.append((folder, values, configs, next(iter(configs if again else left), None)))
-        _execute_all(notebook, todo, plan, failed, jobs)
+                todo.append((folder, values, configs))
+        with plan.following():
+            _execute_all(notebook, todo, plan, failed, jobs)
     try:
         if len(member_runs(study)) > 1:
             how = {} if again else preferred(study)  # what the user chose with 05_ensemble stays chosen
@@ -160,17 +160,17 @@ def run_notebooks(
 
 
 def _execute_all(notebook: str, todo: list[tuple], plan: Plan, failed: dict[str, str], jobs: int) -> None:
-    """The notebook once for each (folder, parameters, runs that it makes, first of them to do) of `todo`, `jobs` at a
+    """The notebook once for each (folder, parameters, runs that it makes) of `todo`, `jobs` at a
     time, which share the cores."""
     if min(jobs, len(todo)) < 2:
-        for folder, values, configs, first in todo:
-            _execute(notebook, folder, values, plan, failed, configs, first)
+        for folder, values, configs in todo:
+            _execute(notebook, folder, values, plan, failed, configs)
         return
     usual = os.environ.get("OMP_NUM_THREADS")
     os.environ["OMP_NUM_THREADS"] = str(max(1, available_threads() // jobs))  # of the kernels and what they start
     with ThreadPoolExecutor(jobs) as pool:
         try:
-            list(pool.map(lambda one: _execute(notebook, *one[:2], plan, failed, *one[2:]), todo))
+            list(pool.map(lambda one: _execute(notebook, *one[:2], plan, failed, one[2], named=True), todo))
         except BaseException:
             pool.shutdown(wait=False, cancel_futures=True)
             for process in psutil.Process().children():  # kernels; their training saves and ends when they are gone
@@ -189,16 +189,16 @@ def _execute(
     plan: Plan,
     failed: dict[str, str],
     configs: list[TrainConfig] = (),
-    first: TrainConfig | None = None,
+    named: bool = False,
 ) -> None:
-    """One notebook into runs/<folder>/, which makes the runs of `configs`, `first` before the others; a failing cell's
-    sentence goes to `failed`."""
+    """One notebook into runs/<folder>/, which makes the runs of `configs`; a failing cell's sentence goes to `failed`.
+    `named`: among several, so that each line says of which it is."""
     out = ROOT / "runs" / folder / f"{notebook}.ipynb"
     print(f"\n── {notebook} → {out}", flush=True)
     started = time.perf_counter()
     try:
         source = PROJECT / "notebooks" / f"{notebook}.ipynb"
-        _papermill(source, out, parameters(notebook, values, configs), Listener(plan, first))
+        _papermill(source, out, parameters(notebook, values, configs), Named(folder) if named else sys.stdout)
         _require_planned(notebook, configs)
         print(f"   {notebook} took {time.perf_counter() - started:.0f} s", flush=True)
     except (PapermillExecutionError, RuntimeError) as error:  # the latter: the kernel died
@@ -206,6 +206,8 @@ def _execute(
         sentence = str(getattr(error, "evalue", error)).strip()
         failed[name] = f"{sentence} (the notebook as far as it came: {out.with_suffix('.partial.ipynb')})"
         print(f"   failed: {failed[name]}", flush=True)
+    finally:
+        plan.look()
 
 
 def _require_planned(notebook: str, configs: list[TrainConfig]) -> None:
