@@ -51,7 +51,7 @@ def write_atomically(path: Path, write: Callable[[Path], None]) -> None:
 def locked(lock: Path, what: Path, patience: float = -1, busy: str = "") -> Iterator[None]:
     """Hold the lock of `what`. Other processes wait for it, but not for a dead one.
 
-    Raise KitError if it cannot be written, or Busy, with the sentence `busy`, after `patience` seconds (below 0: never).
+    Raise KitError if it cannot be written, or Busy, with the sentence `busy`, after `patience` seconds (below 0: wait).
     """
     file_lock = FileLock(lock, timeout=patience)
     try:
