@@ -24,7 +24,7 @@ import pandas as pd
 from kit.config import SAME_RESULT, EnsembleConfig, TrainConfig, check_name
 from kit.core.exceptions import KitError
 from kit.core.files import TRAIN_AGAIN, locked, now, read_json, read_time, write_atomically, write_json
-from kit.core.paths import ROOT
+from kit.core.paths import runs_folder
 from kit.metrics import bootstrap_macro_f1, scores
 from kit.predictions import FINGERPRINTS, mean_over_folds, predicted_items, probabilities, read_probabilities
 
@@ -177,13 +177,13 @@ class Run:
 def open_run(name: str) -> Run:
     """Raises KitError where that is no name."""
     check_name(name)
-    return Run(ROOT / "runs" / name)
+    return Run(runs_folder() / name)
 
 
 def find_run(name: str = "") -> Run:
     """The finished run of that name, or the newest. Raises KitError."""
     if not name and not list_runs():
-        raise KitError(f"There is no finished run in {ROOT / 'runs'} yet: train one with 03_train.")
+        raise KitError(f"There is no finished run in {runs_folder()} yet: train one with 03_train.")
     run = open_run(name) if name else list_runs()[-1]
     run.require()
     return run
@@ -191,7 +191,7 @@ def find_run(name: str = "") -> Run:
 
 def list_runs() -> list[Run]:
     """The finished runs, oldest first, by the time that their summaries tell."""
-    return sorted((Run(path.parent) for path in (ROOT / "runs").glob("*/summary.json")), key=finished_at)
+    return sorted((Run(path.parent) for path in runs_folder().glob("*/summary.json")), key=finished_at)
 
 
 def finished_at(run: Run) -> tuple[bool, datetime, str]:

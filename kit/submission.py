@@ -12,7 +12,7 @@ import pandas as pd
 from kit.core.cache import content_hashes
 from kit.core.exceptions import KitError, shorten
 from kit.core.files import TRAIN_AGAIN
-from kit.core.paths import ROOT, resolve
+from kit.core.paths import resolve, submissions_folder
 from kit.data.challenge import Challenge, read_challenge, read_test_ids
 from kit.data.table import check_separator, read_text
 from kit.predictions import FINGERPRINTS, mean_over_folds, predicted_items, read_probabilities
@@ -232,7 +232,7 @@ def check_file(file: Path, data: Path | None) -> str:
     KitError.
     """
     folder = file.resolve().parent
-    run = open_run(folder.name) if folder.parent == ROOT / "submissions" else None
+    run = open_run(folder.name) if folder.parent == submissions_folder() else None
     run = run if run and run.finished else None
     if data is None and run is None:
         raise KitError(f"{file.name} is in no submissions/ folder of a finished run; name its challenge: --data DIR.")

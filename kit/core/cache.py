@@ -22,7 +22,7 @@ from tqdm.contrib.concurrent import thread_map
 from kit.core.console import Bar
 from kit.core.exceptions import KitError
 from kit.core.files import locked, write_atomically
-from kit.core.paths import ROOT
+from kit.core.paths import cache_folder
 
 UNREADABLE = "!"  # before the reason why a file can't be read, in the place of what it would give
 
@@ -35,7 +35,7 @@ def get_or_compute(
     `compute` gives the values that are not there, for their positions among `keys` (of equal keys the first); they are
     added to the store.
     """
-    path = ROOT / "cache" / f"{store}.parquet"
+    path = cache_folder() / f"{store}.parquet"
     known, values = _read_store(path, kind)
     places = {key: place for place, key in enumerate(known)}
     new: dict[str, int] = {}
@@ -71,7 +71,7 @@ def cached_memmap(
     If `write` raises OverflowError, since `dtype` does not hold the values, it fills one of the dtype `wider`. Raises
     KitError where it can't be written.
     """
-    path, dtypes = ROOT / "cache" / f"{name}.npy", [dtype] if wider is None else [dtype, wider]
+    path, dtypes = cache_folder() / f"{name}.npy", [dtype] if wider is None else [dtype, wider]
     if (values := _map(path, size, dtypes)) is None:
         with locked(path.with_suffix(".lock"), path):
             if (values := _map(path, size, dtypes)) is None:  # still, and no other process has written it meanwhile

@@ -10,7 +10,7 @@ from pathlib import Path
 from kit.config import EnsembleConfig
 from kit.core.exceptions import KitError, shorten
 from kit.core.files import now, read_json, read_time, write_json
-from kit.core.paths import ROOT
+from kit.core.paths import runs_folder
 from kit.runs import Run, find_run, finished_at, list_runs, open_run
 from kit.stacking.ensemble import TOO_GOOD
 from kit.stacking.members import is_current
@@ -80,7 +80,7 @@ def _latest() -> Choice:
     """What 05_ensemble chose of the study that was worked on last, or of none; else the newest run."""
     newest, note = find_run(), ""
     study, last = newest.config.study or None, finished_at(newest)[1]
-    for file in [_file(""), *(ROOT / "runs").glob("*/choice.json")]:
+    for file in [_file(""), *runs_folder().glob("*/choice.json")]:
         time = read_time(_read(file).get("chosen"))
         if time and time >= last:
             study, last = "" if file == _file("") else file.parent.name, time
@@ -121,7 +121,7 @@ def _caution(run: Run) -> str:
 
 
 def _file(study: str) -> Path:
-    return ROOT / "runs" / study / "choice.json"
+    return runs_folder() / study / "choice.json"
 
 
 def _read(file: Path) -> dict:

@@ -26,7 +26,7 @@ from kit.config import NAMES, EnsembleConfig, TrainConfig, check_type
 from kit.core.exceptions import KitError
 from kit.core.files import write_json
 from kit.core.machine import available_threads
-from kit.core.paths import PROJECT, ROOT
+from kit.core.paths import notebooks_folder, project, runs_folder, submissions_folder
 from kit.data.challenge import read_challenge
 from kit.parameters import assigned, parameter_types
 from kit.runs import open_run
@@ -47,7 +47,7 @@ SHIPPED = {
 def parameters(notebook: str, given: dict, configs: list[TrainConfig]) -> dict:
     """Return what papermill sets: `given`, and all else that the notebook's parameters cell sets, as it is planned or
     shipped, for somebody may have edited the cell. Raises KitError."""
-    path = PROJECT / "notebooks" / f"{notebook}.ipynb"
+    path = notebooks_folder() / f"{notebook}.ipynb"
     try:
         cells = nbformat.read(path, as_version=4).cells
     except (OSError, ValueError) as error:
@@ -65,7 +65,7 @@ def run_notebook(notebook: str, given: list[list[str]]) -> Path:
     `given`: names and values as typed. A value stays text if its parameter is text. Raises KitError: what a cell says,
     or that there is no such notebook.
     """
-    source = PROJECT / "notebooks" / f"{notebook.removesuffix('.ipynb')}.ipynb"
+    source = notebooks_folder() / f"{notebook.removesuffix('.ipynb')}.ipynb"
     if not source.is_file():
         known = ", ".join(path.stem for path in sorted(source.parent.glob("*.ipynb")))
         raise KitError(f"There is no notebook {notebook!r}; the notebooks are: {known or 'none here'}.")
@@ -74,7 +74,7 @@ def run_notebook(notebook: str, given: list[list[str]]) -> Path:
     kinds = {name: str if one["inferred_type_name"] == "str" else None for name, one in known.items()}
     kinds = parameter_types(TrainConfig) | kinds
     values = {name: _value(value, kinds.get(name)) for name, value in given}
-    out = ROOT / "runs" / _folder(source.stem, values, known) / source.name
+    out = runs_folder() / _folder(source.stem, values, known) / source.name
     try:
         _papermill(source, out, values, sys.stdout)
     except (PapermillExecutionError, RuntimeError) as error:  # the latter: the kernel died
@@ -141,7 +141,7 @@ def run_notebooks(
         todo = []
         for _, folder, values, configs in alike:
             left = [config for config in configs if not is_done(config)]
-            if not left and not again and (ROOT / "runs" / folder / f"{notebook}.ipynb").is_file():
+            if not left and not again and (runs_folder() / folder / f"{notebook}.ipynb").is_file():
                 print(f"── {notebook} ({folder}): finished already", flush=True)
             else:
                 todo.append((folder, values, configs, next(iter(configs if again else left), None)))
@@ -193,11 +193,11 @@ def _execute(
 ) -> None:
     """One notebook into runs/<folder>/, which makes the runs of `configs`, `first` before the others; a failing cell's
     sentence goes to `failed`."""
-    out = ROOT / "runs" / folder / f"{notebook}.ipynb"
+    out = runs_folder() / folder / f"{notebook}.ipynb"
     print(f"\n── {notebook} → {out}", flush=True)
     started = time.perf_counter()
     try:
-        source = PROJECT / "notebooks" / f"{notebook}.ipynb"
+        source = notebooks_folder() / f"{notebook}.ipynb"
         _papermill(source, out, parameters(notebook, values, configs), Listener(plan, first))
         _require_planned(notebook, configs)
         print(f"   {notebook} took {time.perf_counter() - started:.0f} s", flush=True)
@@ -215,7 +215,7 @@ def _require_planned(notebook: str, configs: list[TrainConfig]) -> None:
             run = open_run(config.run)
             how = f"with other settings ({', '.join(run.changes(config))})" if run.finished else "unfinished"
             raise KitError(
-                f"{PROJECT / 'notebooks' / notebook}.ipynb left the run {run.name!r} {how}, so it is not the notebook "
+                f"{notebooks_folder() / notebook}.ipynb left the run {run.name!r} {how}, so it is not the notebook "
                 f"that was shipped: restore it with git checkout notebooks, and remove {run.folder}."
             )
 
@@ -263,8 +263,8 @@ def run_study(options: argparse.Namespace) -> int:
     started, failed = time.perf_counter(), {}
     logging.getLogger("papermill").setLevel(logging.ERROR)  # else it warns of fields that a notebook does not list
     try:
-        if not (PROJECT / "notebooks").is_dir():
-            raise KitError(f"There are no notebooks in {PROJECT}: change to the project's folder.")
+        if not notebooks_folder().is_dir():
+            raise KitError(f"There are no notebooks in {project()}: change to the project's folder.")
         if options.jobs < 1:
             raise KitError(f"jobs={options.jobs} is too small: it must be at least 1.")
         if not texts or not images:
@@ -284,7 +284,7 @@ def run_study(options: argparse.Namespace) -> int:
         plan.tell()
         run_notebooks(options.study, plan, values, options.seeds, options.jobs, **how, failed=failed)
         settings = {"data": options.data, "answers": options.answers, "failed": failed}
-        write_json(ROOT / "runs" / options.study / "study.json", settings)
+        write_json(runs_folder() / options.study / "study.json", settings)
         print("\n── report", flush=True)
         report = write_report(options.study)
         final = chosen(options.study)
@@ -300,7 +300,7 @@ def run_study(options: argparse.Namespace) -> int:
     members_of = len(final.config.members) if isinstance(final.config, EnsembleConfig) else 1
     print(
         f"{(time.perf_counter() - started) / 60:.1f} min{f'; a training process took at most {peak} GB' * bool(peak)}. "
-        f"{final.name} ({members_of} members) is in {ROOT / 'submissions' / final.name}.\n"
+        f"{final.name} ({members_of} members) is in {submissions_folder() / final.name}.\n"
         f"Report: {report} and {report.with_suffix('.html')}"
     )
     _tell_failed(failed)

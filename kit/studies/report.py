@@ -23,7 +23,7 @@ from kit.analysis.gallery import gallery
 from kit.config import TrainConfig
 from kit.core.exceptions import KitError
 from kit.core.files import read_json, write_atomically, write_text
-from kit.core.paths import ROOT, resolve
+from kit.core.paths import resolve, runs_folder
 from kit.data.challenge import EDITIONS, Challenge
 from kit.data.items import challenge_of
 from kit.data.table import read_table
@@ -55,7 +55,7 @@ def read_answers(path: str, challenge: Challenge) -> tables.Answers:
 
 def write_report(study: str) -> Path:
     """Writes the report of a study from its run folders; gives the Markdown file. Raises KitError."""
-    folder = ROOT / "runs" / study
+    folder = runs_folder() / study
     settings = read_json(folder / "study.json") if (folder / "study.json").is_file() else {}
     runs = study_runs(study)
     choice = choice_of(study)

@@ -13,7 +13,7 @@ from kit.core.console import Line, accept_any_character, in_notebook
 from kit.core.exceptions import KitError
 from kit.core.files import locked, write_json
 from kit.core.machine import available_gpus, available_threads
-from kit.core.paths import PROJECT, ROOT
+from kit.core.paths import project, root
 from kit.runs import BEGINS, NO_MEMORY, STOPPED, Run
 
 # variables by which torchrun, Accelerate and MPI tell a process which of several it is, and how it trains; a pod or a
@@ -73,7 +73,7 @@ class _Crew:
         }
         self.environment |= {"OMP_NUM_THREADS": str(max(1, available_threads)), "PYTHONUNBUFFERED": "1"}
         self.environment["PYTHONIOENCODING"] = "utf-8:replace"
-        self.environment |= {"KIT_PROJECT": os.fspath(PROJECT), "KIT_ROOT": os.fspath(ROOT)}
+        self.environment |= {"KIT_PROJECT": os.fspath(project()), "KIT_ROOT": os.fspath(root())}
         self.environment[LAUNCHER] = str(os.getpid())
         if not available_gpus():
             self.environment["ACCELERATE_USE_CPU"] = "true"  # else several processes would each train alone
