@@ -7,6 +7,8 @@ item's FINGERPRINTS, one `p_<code>` a class), model-<fold>.safetensors, blank.cs
 train.log and the executed notebooks; until it is finished state.pt, from which an interrupted training goes on
 (`kit.training.checkpoint`). Files appear whole or not at all, and one process at a time writes them.
 
+A run is a training or an ensemble: two classes over this one format, told apart by what config.json holds.
+
 N items · K classes · F folds
 """
 
@@ -17,6 +19,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import TypeVar, overload
 
 import numpy as np
 import pandas as pd
@@ -32,10 +35,12 @@ PATIENCE = 10  # seconds that a process gets to let go of a run folder: one that
 STOPPED, NO_MEMORY = "The training was ", "Memory ran out"  # how the sentences begin that launch acts upon
 BEGINS = "── "  # before the name of the run that a training of several comes to
 
+Config = TypeVar("Config", TrainConfig, EnsembleConfig)
+
 
 @dataclass(frozen=True)
 class Run:
-    """One run's folder."""
+    """One run's folder: a TrainingRun, an EnsembleRun, or neither as long as there is no config.json to tell."""
 
     folder: Path
 
@@ -49,19 +54,8 @@ class Run:
 
     @property
     def config(self) -> TrainConfig | EnsembleConfig:
-        """Raises KitError where config.json is missing or has a field that this kit does not know."""
-        path = self.folder / "config.json"
-        content = read_json(path)
-        kind = EnsembleConfig if "members" in content else TrainConfig
-        unknown = set(content) - {field.name for field in dataclasses.fields(kind)}
-        if unknown:
-            raise KitError(
-                f"{path} has the unknown field {', '.join(sorted(unknown))}: another version of the kit wrote it."
-            )
-        try:
-            return kind(**content)
-        except TypeError as error:
-            raise KitError(f"{path} is not whole ({error}): {TRAIN_AGAIN}.") from None
+        """Raises KitError if config.json is missing, damaged, of another version of the kit or of the other kind."""
+        return _read_config(self.folder, EnsembleConfig if _is_ensemble(self.folder) else TrainConfig)
 
     @property
     def summary(self) -> dict:
@@ -104,7 +98,9 @@ class Run:
         return predicted_items(items, means).set_index(["split", "id"]), means
 
     def changes(self, config: TrainConfig | EnsembleConfig) -> list[str]:
-        """The fields in which `config` is not what the run was made with, but for those that change no result."""
+        """Return the settings in which `config` differs from the run's, except those that change no result."""
+        if type(config) is not type(self.config):
+            return [f"kind ({'training → ensemble' if isinstance(config, EnsembleConfig) else 'ensemble → training'})"]
         old, new = dataclasses.asdict(self.config), dataclasses.asdict(config)
         return [f"{k} ({old.get(k)} → {new[k]})" for k in new if old.get(k) != new[k] and k not in SAME_RESULT]
 
@@ -174,10 +170,66 @@ class Run:
             raise KitError(f"The run {self.name!r} is not finished: start 03_train again with the same parameters.")
 
 
+class TrainingRun(Run):
+    """The folder of a training: of a network, or of a linear model."""
+
+    @property
+    def config(self) -> TrainConfig:
+        if _is_ensemble(self.folder):
+            raise KitError(f"{self.folder} is an ensemble's: 05_ensemble makes it, from runs that are trained here.")
+        return _read_config(self.folder, TrainConfig)
+
+
+class EnsembleRun(Run):
+    """The folder of an ensemble of trainings."""
+
+    @property
+    def config(self) -> EnsembleConfig:
+        if not _is_ensemble(self.folder):
+            raise KitError(f"{self.folder} is a training's, and no ensemble: 05_ensemble makes one of several.")
+        return _read_config(self.folder, EnsembleConfig)
+
+
+def _is_ensemble(folder: Path) -> bool:
+    """Raises KitError if config.json is missing or damaged."""
+    return "members" in read_json(folder / "config.json")
+
+
+def _read_config(folder: Path, kind: type[Config]) -> Config:
+    content = read_json(path := folder / "config.json")
+    if unknown := set(content) - {field.name for field in dataclasses.fields(kind)}:
+        raise KitError(
+            f"{path} has the unknown field {', '.join(sorted(unknown))}: another version of the kit wrote it."
+        )
+    try:
+        return kind(**content)
+    except TypeError as error:
+        raise KitError(f"{path} is not whole ({error}): {TRAIN_AGAIN}.") from None
+
+
+def _open(folder: Path) -> Run:
+    try:
+        return EnsembleRun(folder) if _is_ensemble(folder) else TrainingRun(folder)
+    except KitError:  # no such run yet; or whoever asks for its configuration says what is wrong
+        return Run(folder)
+
+
 def open_run(name: str) -> Run:
-    """Raises KitError where that is no name."""
+    """Return the run of that name, of its kind; there need not be one yet. Raises KitError if that is not a name."""
     check_name(name)
-    return Run(runs_folder() / name)
+    return _open(runs_folder() / name)
+
+
+def open_training(name: str) -> TrainingRun:
+    """Return the finished training of that name. Raises KitError, also if it is an ensemble."""
+    run = open_run(name)
+    run.require()
+    if isinstance(run, EnsembleRun):
+        raise KitError(
+            f"{name!r} is an ensemble, which learned from labels of all folds: "
+            f"name its members instead ({', '.join(run.config.members)})."
+        )
+    return TrainingRun(run.folder)
 
 
 def find_run(name: str = "") -> Run:
@@ -191,7 +243,7 @@ def find_run(name: str = "") -> Run:
 
 def list_runs() -> list[Run]:
     """The finished runs, oldest first, by the time that their summaries tell."""
-    return sorted((Run(path.parent) for path in runs_folder().glob("*/summary.json")), key=finished_at)
+    return sorted((_open(path.parent) for path in runs_folder().glob("*/summary.json")), key=finished_at)
 
 
 def finished_at(run: Run) -> tuple[bool, datetime, str]:
@@ -207,6 +259,10 @@ def finished_at(run: Run) -> tuple[bool, datetime, str]:
         return False, datetime.min.replace(tzinfo=UTC), run.name
 
 
+@overload
+def prepare_run(config: TrainConfig, again: bool = False) -> TrainingRun: ...
+@overload
+def prepare_run(config: EnsembleConfig, again: bool = False) -> EnsembleRun: ...
 def prepare_run(config: TrainConfig | EnsembleConfig, again: bool = False) -> Run:
     """The folder for `config`, with its config.json. What a finished or an interrupted run of the same configuration
     has left stays as it is.
@@ -214,7 +270,9 @@ def prepare_run(config: TrainConfig | EnsembleConfig, again: bool = False) -> Ru
     Raises KitError where the folder holds a run of another configuration, naming the fields, or one that is at work;
     `again` starts over.
     """
-    run = open_run(config.run)
+    check_name(config.run)
+    kind = EnsembleRun if isinstance(config, EnsembleConfig) else TrainingRun
+    run = Run(runs_folder() / config.run)
     with run.alone():
         if (run.finished or run.begun) and not again:
             if changed := run.changes(config):
@@ -223,9 +281,9 @@ def prepare_run(config: TrainConfig | EnsembleConfig, again: bool = False) -> Ru
                     f"{', '.join(changed)}. Choose another name with -p run, or pass -p again True to replace it."
                 )
             if run.finished:
-                return run
+                return kind(run.folder)
         else:
             run.clear()
             (run.folder / "train.log").unlink(missing_ok=True)
         write_json(run.folder / "config.json", dataclasses.asdict(config))
-    return run
+    return kind(run.folder)

@@ -14,10 +14,10 @@ import torch
 from accelerate import PartialState
 from accelerate.utils import broadcast_object_list, get_int_from_env, parse_flag_from_env
 
-from kit.config import LAUNCHER, LINEAR, TrainConfig
+from kit.config import LAUNCHER, LINEAR
 from kit.core.console import accept_any_character
 from kit.core.exceptions import KitError
-from kit.runs import BEGINS, STOPPED, Run
+from kit.runs import BEGINS, STOPPED, TrainingRun
 from kit.training import linear
 from kit.training.interrupt import IgnoreBrokenPipe, Interrupted, Watch
 from kit.training.trainer import train
@@ -79,7 +79,7 @@ def meet() -> PartialState:
     return state
 
 
-def _finished(run: Run) -> bool:
+def _finished(run: TrainingRun) -> bool:
     """The same answer on all processes."""
     return broadcast_object_list([run.finished])[0]
 
@@ -89,10 +89,9 @@ def _train_all(arguments: list[str], state: PartialState, watch: Watch) -> int:
     failed, main = 0, state.is_main_process
     for argument in arguments:
         path = Path(argument).resolve()
-        run = Run(path if path.is_dir() else path.parent)
+        run = TrainingRun(path if path.is_dir() else path.parent)
         try:
-            if not isinstance(run.config, TrainConfig):  # before the lock, which would make a folder that is not there
-                raise KitError(f"{run.folder} is an ensemble's: 05_ensemble makes it, from runs that are trained here.")
+            system = run.config.system  # before the lock, which would make a folder that is not there
             finished = _finished(run)
             with run.alone() if main and not finished else nullcontext():
                 if finished or _finished(run):  # by now: another process may have held it meanwhile
@@ -101,7 +100,7 @@ def _train_all(arguments: list[str], state: PartialState, watch: Watch) -> int:
                     continue
                 if main:
                     print(f"{BEGINS}{run.name}", flush=True)
-                if run.config.system in LINEAR:
+                if system in LINEAR:
                     linear.fit(run)
                 else:
                     train(run, watch)

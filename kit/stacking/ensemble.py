@@ -21,8 +21,8 @@ from kit.config import EnsembleConfig, bounded_name, short_names
 from kit.core.console import Bar
 from kit.core.exceptions import KitError
 from kit.metrics import bootstrap_macro_f1, macro_f1
-from kit.runs import Run, open_run, prepare_run
-from kit.stacking.members import Members, _percent, is_current, member_configs, read_members
+from kit.runs import EnsembleRun, open_run, prepare_run
+from kit.stacking.members import Members, _percent, is_current, open_members, read_members
 from kit.stacking.stackers import METHODS, Blend
 
 TOO_GOOD = "in-sample: the ensemble is scored on the items that it learned from, so its scores are too good."
@@ -73,7 +73,7 @@ def out_of_fold(members: Members, config: EnsembleConfig) -> np.ndarray:
     return result
 
 
-def stack(config: EnsembleConfig, again: bool = False) -> Run:
+def stack(config: EnsembleConfig, again: bool = False) -> EnsembleRun:
     """The ensemble's run folder, like a training's (see `kit.runs`).
 
     A finished ensemble of the same configuration and of members that have not changed is left as it is. `nested`
@@ -84,11 +84,12 @@ def stack(config: EnsembleConfig, again: bool = False) -> Run:
     _check_config(config)
     if config.evaluation == "in-sample":
         warnings.warn(f"{config.run} is evaluated {TOO_GOOD}", stacklevel=2)
-    run = open_run(config.run)
-    if run.finished and not again and not run.changes(config) and is_current(run):
-        return run
+    found = open_run(config.run)
+    earlier = found if isinstance(found, EnsembleRun) and found.finished else None
+    if earlier and not again and not earlier.changes(config) and is_current(earlier):
+        return earlier
     members = read_members(config.members)
-    if run.finished and config.study and config.members != run.config.members:
+    if earlier and config.study and config.members != earlier.config.members:
         again = True  # the study has other members now
     run = prepare_run(config, again)
     if run.finished:  # of the same configuration, but its members changed
@@ -122,7 +123,7 @@ def _check_config(config: EnsembleConfig) -> None:
 
 def _of_members(names: tuple[str, ...]) -> dict:
     """The fields of an ensemble's configuration that its members decide."""
-    first = next(iter(member_configs(names).values()))
+    first = open_members(names)[0].config
     return {name: getattr(first, name) for name in ("data", "clean_titles", "clean_descriptions")}
 
 

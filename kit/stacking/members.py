@@ -12,10 +12,9 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from kit.config import EnsembleConfig, TrainConfig
 from kit.core.exceptions import KitError, shorten
 from kit.core.files import TRAIN_AGAIN
-from kit.runs import Run, open_run
+from kit.runs import EnsembleRun, TrainingRun, open_run, open_training
 
 SAME_DATA = "train both on the same data, cleaned alike (see config.json in both folders)"
 SAME_SPLIT = "train both with the same limit, folds, split, val_share and split_seed (see config.json in both folders)"
@@ -46,8 +45,8 @@ class Members:
 
 
 def read_members(names: Iterable[str]) -> Members:
-    """The runs' predictions, aligned by id. Raises KitError, naming the run, where they do not belong together."""
-    runs = [open_run(name) for name in member_configs(names)]
+    """Return the runs' predictions, aligned by id. Raises KitError, naming the run, if they do not belong together."""
+    runs = open_members(names)
     items, oof = zip(*(_read_oof(run) for run in runs), strict=True)
     test_items, test = zip(*(run.read_test() for run in runs), strict=True)
     known = test_items[0]
@@ -88,32 +87,23 @@ def _file_hash(path: Path, changed: int) -> bytes:
     return hashlib.sha256(path.read_bytes()).digest()
 
 
-def is_current(run: Run) -> bool:
-    """False of an ensemble whose members were trained again, or are gone."""
+def is_current(run: EnsembleRun) -> bool:
+    """Return False if members of the ensemble were trained again, or are gone."""
     names = run.config.members
     files = [open_run(name).folder / file for name in names for file in ("summary.json", "oof.parquet", "test.parquet")]
     there = all(file.is_file() for file in files)
     return there and run.summary.get("members_identity") == members_fingerprint(names)
 
 
-def member_configs(names: Iterable[str]) -> dict[str, TrainConfig]:
-    """By run name, in order. Raises KitError where one is no finished run, or an ensemble itself."""
-    found = {}
-    for name in names:
-        run = open_run(name)
-        run.require()
-        found[name] = run.config
-        if isinstance(run.config, EnsembleConfig):
-            raise KitError(
-                f"{name!r} is an ensemble, which learned from labels of all folds: "
-                f"name its members instead ({', '.join(run.config.members)})."
-            )
-    if not found:
+def open_members(names: Iterable[str]) -> list[TrainingRun]:
+    """Return the runs, in order. Raises KitError if one is not a finished training, or there is none."""
+    runs = [open_training(name) for name in dict.fromkeys(names)]
+    if not runs:
         raise KitError("members is empty: name two finished runs or more.")
-    return found
+    return runs
 
 
-def _read_oof(run: Run) -> tuple[pd.DataFrame, pd.DataFrame]:
+def _read_oof(run: TrainingRun) -> tuple[pd.DataFrame, pd.DataFrame]:
     """label, fold, maybe group of the out-of-fold items, and their probabilities with the codes as columns; both
     indexed by id."""
     items, codes, values = run.predictions("oof")
@@ -155,16 +145,17 @@ def _same_values(what: str, theirs: pd.DataFrame, ours: pd.DataFrame) -> None:
 
 
 def member_backbones(names: Iterable[str]) -> dict[str, tuple[str, str]]:
-    """Text and image backbone by run name. Raises KitError where a name is of no finished training run."""
-    return {name: (config.text, config.image) for name, config in member_configs(names).items()}
+    """Return the text and the image backbone by run name. Raises KitError if a name is not a finished training's."""
+    return {run.name: (run.config.text, run.config.image) for run in open_members(names)}
 
 
 def member_table(names: Iterable[str]) -> pd.DataFrame:
     """A row a run: its system and backbones, and macro-F1 in per cent with the bounds of its 95 % interval."""
     rows = []
-    for name, config in member_configs(names).items():
-        row = {"run": name, "system": config.system, "text": config.text, "image": config.image}
-        rows.append(row | _percent(open_run(name).summary))
+    for run in open_members(names):
+        config = run.config
+        row = {"run": run.name, "system": config.system, "text": config.text, "image": config.image}
+        rows.append(row | _percent(run.summary))
     return pd.DataFrame(rows)
 
 

@@ -12,7 +12,7 @@ from pathlib import Path
 from kit.config import TrainConfig, bounded_name, check_name, possible_names, short_names, train_config
 from kit.core.exceptions import KitError
 from kit.core.paths import resolve
-from kit.runs import Run, list_runs, open_run
+from kit.runs import Run, TrainingRun, list_runs, open_run
 
 BASELINES = ("concat", "bilinear", "dot", "text", "image", "tfidf", "logistic")
 ABLATIONS = {  # table 2, as changes of the configuration
@@ -69,10 +69,10 @@ def resolved_backbones(config: TrainConfig) -> tuple[Path, Path]:
 
 def backbone_names(runs: Iterable[Run]) -> dict[str, tuple[str, str]]:
     """Run name → short names of its text and image backbone, as long as they must be to differ among `runs`."""
-    configs = {run.name: run.config for run in runs}
+    configs = {run.name: run.config for run in runs if isinstance(run, TrainingRun)}
     sides = []
     for side in ("text", "image"):
-        names = {name: getattr(config, side) for name, config in configs.items() if isinstance(config, TrainConfig)}
+        names = {name: getattr(config, side) for name, config in configs.items()}
         short = {resolve(name): value for name, value in short_names(_differing(names.values())).items()}
         sides.append({run: short[resolve(name)] for run, name in names.items()})
     return {run: (sides[0][run], sides[1][run]) for run in sides[0]}
@@ -108,8 +108,7 @@ def member_runs(study: str) -> dict[str, tuple[str, str]]:
     seed."""
     found, runs = {}, study_runs(study)
     for run in runs:
-        config = run.config
-        if isinstance(config, TrainConfig) and ablation(config) == "full":
+        if isinstance(run, TrainingRun) and ablation(config := run.config) == "full":
             pair = resolved_backbones(config)
             found[pair] = min(found.get(pair, (config.seed, run.name)), (config.seed, run.name))
     names = backbone_names(runs)
@@ -140,10 +139,9 @@ def _member_name(study: str, config: TrainConfig, texts: list[str], images: list
 def _owner(name: str) -> TrainConfig | None:
     """The configuration of the training that has the folder of that name."""
     try:
-        config = open_run(name).config
-    except KitError:  # no such folder, or another version's, say
+        return run.config if isinstance(run := open_run(name), TrainingRun) else None
+    except KitError:  # another version's, say
         return None
-    return config if isinstance(config, TrainConfig) else None
 
 
 def _differing(names: Iterable[str]) -> list[str]:

@@ -29,7 +29,7 @@ from kit.core.machine import available_threads
 from kit.core.paths import notebooks_folder, project, runs_folder, submissions_folder
 from kit.data.challenge import read_challenge
 from kit.parameters import assigned, parameter_types
-from kit.runs import open_run
+from kit.runs import EnsembleRun, open_run
 from kit.studies.choice import choice_of, chosen, find_result, preferred
 from kit.studies.paper import member_runs, one_run, study_runs
 from kit.studies.plan import RESERVED_FIELDS, Plan, is_done
@@ -297,7 +297,7 @@ def run_study(options: argparse.Namespace) -> int:
         return 130
     print(report.read_text(encoding="utf-8").partition("## Table 1")[0])
     peak = max(run.summary.get("peak_memory_gb", 0) for run in study_runs(options.study))
-    members_of = len(final.config.members) if isinstance(final.config, EnsembleConfig) else 1
+    members_of = len(final.config.members) if isinstance(final, EnsembleRun) else 1
     print(
         f"{(time.perf_counter() - started) / 60:.1f} min{f'; a training process took at most {peak} GB' * bool(peak)}. "
         f"{final.name} ({members_of} members) is in {submissions_folder() / final.name}.\n"

@@ -27,7 +27,7 @@ from kit.core.paths import resolve, runs_folder
 from kit.data.challenge import EDITIONS, Challenge
 from kit.data.items import challenge_of
 from kit.data.table import read_table
-from kit.runs import Run, open_run
+from kit.runs import TrainingRun, open_run, open_training
 from kit.studies import tables
 from kit.studies.choice import choice_of
 from kit.studies.numbers import PAPER_BASELINE
@@ -71,7 +71,7 @@ def write_report(study: str) -> Path:
     }
     figures = [_draw(folder / "figures" / f"{name}.png", FIGURES[name], draw) for name, draw in pictures.items()]
     described = 100 * challenge.train["description"].notna().mean()
-    members = [open_run(name) for name in member_runs(study)]
+    members = [open_training(name) for name in member_runs(study)]
     member = members[0].config
     compared, ablated = tables.baselines(study, answers), tables.ablations(study)
     held_up = tables.claims(compared, ablated, final, errors)
@@ -145,7 +145,7 @@ def _draw(path: Path, title: str, draw: Callable[[], Figure]) -> str:
         return f"## {title}\n\n(could not be drawn: {type(error).__name__})"
 
 
-def notes(members: list[Run], answers: tables.Answers) -> list[str]:
+def notes(members: list[TrainingRun], answers: tables.Answers) -> list[str]:
     """What a reader must know of how the study with these members was made."""
     member, found = members[0].config, []
     if resolve(member.data) == resolve(TrainConfig.data):
@@ -173,7 +173,7 @@ def notes(members: list[Run], answers: tables.Answers) -> list[str]:
     return [" ".join(found)] if found else []
 
 
-def _epoch_choice(chosen: list[Run]) -> list[str]:
+def _epoch_choice(chosen: list[TrainingRun]) -> list[str]:
     """By how much the best epoch, which these runs keep, beats the last on the items that it was chosen on."""
     if not chosen:
         return []

@@ -10,10 +10,9 @@ import pandas as pd
 from scipy.stats import norm
 
 from kit.analysis.errors import Errors, welch
-from kit.config import EnsembleConfig, TrainConfig
 from kit.core.exceptions import KitError
 from kit.metrics import bootstrap_macro_f1, macro_f1
-from kit.runs import Run, open_run
+from kit.runs import EnsembleRun, Run, TrainingRun, open_run, open_training
 from kit.stacking.members import is_current
 from kit.studies.numbers import PAPER_ABLATIONS, PAPER_ALL, PAPER_BASELINE, PAPER_ENSEMBLES, PAPER_GAIN, PAPER_MODELS
 from kit.studies.numbers import PAPER_WELCH as PAPER_WELCH
@@ -95,9 +94,9 @@ def models(study: str, answers: Answers | None = None) -> pd.DataFrame:
 
 def baselines(study: str, answers: Answers | None = None) -> pd.DataFrame:
     """The fusions, each side alone, the linear references, and the member on the same backbones with what it gains."""
-    runs = {run.config.system: run for run in study_runs(study) if isinstance(run.config, TrainConfig)}
+    runs = {run.config.system: run for run in study_runs(study) if isinstance(run, TrainingRun)}
     found = {system: runs[system] for system in BASELINES if system in runs}
-    pairs = {resolved_backbones(run.config): run for run in map(open_run, member_runs(study))}
+    pairs = {resolved_backbones(run.config): run for run in map(open_training, member_runs(study))}
     member = next((pairs.get(resolved_backbones(run.config)) for run in found.values()), None)
     rows = []
     for system, run in (found | ({"co-attention": member} if member else {})).items():
@@ -110,7 +109,7 @@ def baselines(study: str, answers: Answers | None = None) -> pd.DataFrame:
 
 def ablations(study: str) -> pd.DataFrame:
     """Table 2: the mean over seeds of each ablation, and its difference to the full model, same items, same seeds."""
-    runs = [run for run in study_runs(study) if isinstance(run.config, TrainConfig) and ablation(run.config)]
+    runs = [run for run in study_runs(study) if isinstance(run, TrainingRun) and ablation(run.config)]
     ablated = [run.config for run in runs if ablation(run.config) != "full"]
     pair = next(map(resolved_backbones, ablated), None)
     seeds = {row: {} for row in ABLATIONS}
@@ -143,7 +142,7 @@ def ablations(study: str) -> pd.DataFrame:
 def ensembles(study: str, answers: Answers | None = None) -> pd.DataFrame:
     """Table 3: the stacked ensemble of each grouping and method, and what it gains on its best member."""
     rows, runs = [], study_runs(study)
-    stacked = [run for run in runs if isinstance(run.config, EnsembleConfig) and is_current(run)]
+    stacked = [run for run in runs if isinstance(run, EnsembleRun) and is_current(run)]
     names = backbone_names([*runs, *(open_run(name) for run in stacked for name in run.config.members)])
     for run in stacked:
         summary, config = run.summary, run.config
@@ -212,7 +211,7 @@ def claims(compared: pd.DataFrame, ablated: pd.DataFrame, final: Run, errors: Er
             paper = PAPER_ABLATIONS[row["model"]] - PAPER_ABLATIONS["full"]
             rows.append(_gain_claim(f"{row['model']} does worse", paper, row["difference"]))
     in_sample = ""
-    if isinstance(final.config, EnsembleConfig):
+    if isinstance(final, EnsembleRun):
         if final.config.evaluation == "in-sample":
             in_sample = "in-sample: the ensemble is scored on the items that it learned from"
         ours = from_summary(final, "gain", signed=True)
@@ -281,7 +280,7 @@ def runs(found: list[Run]) -> pd.DataFrame:
     rows = []
     for run in found:
         summary, config = run.summary, run.config
-        system = "ensemble" if isinstance(config, EnsembleConfig) else config.system
+        system = run.config.system if isinstance(run, TrainingRun) else "ensemble"
         row = {"run": f"runs/{run.name}", "system": system, "seed": config.seed}
         row["macro-F1"] = f"{100 * summary['macro_f1']:.2f}"
         measured = {"seconds": "seconds", "seconds a step": "step_seconds", "process peak GB": "peak_memory_gb"}
