@@ -1,5 +1,6 @@
 """What the benchmarks share: sides that run in turn, ratios with their spread, goals, and the results' files."""
 
+import dataclasses
 import json
 import os
 import platform
@@ -29,7 +30,7 @@ from kit.models.layers import BiLSTM
 from kit.training.checkpoint import Progress
 from kit.training.features import fit_inputs
 from kit.training.interrupt import Watch
-from kit.training.loop import parameter_groups, predict, train_epoch
+from kit.training.loop import FoldTrainer, Session, predict
 from kit.training.trainer import make_accelerator, prepare
 
 HERE = Path(__file__).resolve().parent
@@ -80,8 +81,10 @@ class Workbench:
         model = build().to(self.accelerator.device)
         if config.linear_start:
             fit_inputs(config, model, self.parts["train"], self.accelerator.device)
-        optimizer = torch.optim.AdamW(parameter_groups(model, config), fused=True)
-        self.model, self.optimizer = self.accelerator.prepare(model, optimizer)
+        quiet = dataclasses.replace(config, save_steps=0)
+        self.session = Session(None, quiet, self.accelerator, Watch(), None, Progress(torch.empty(0)))
+        self.trainer = FoldTrainer(self.session, model, self.parts)
+        self.model = self.trainer.model
 
     def make_loader(self, part: str = "train", times: int = 1):
         """Batches of `part`, shuffled where it trains, `times` the size of the configuration's."""
@@ -93,10 +96,8 @@ class Workbench:
         """Seconds of one epoch over `batches`."""
         self.wait()
         clock = time.perf_counter()
-        progress, items = Progress(torch.empty(0)), len(self.parts["train"])
-        train_epoch(
-            self.config, self.model, batches, self.optimizer, self.accelerator, items, progress, Watch(), lambda: None
-        )
+        self.session.progress = Progress(torch.empty(0), history=[{}])  # a history: no line about the pace
+        self.trainer.train_epoch(batches)
         self.wait()
         return time.perf_counter() - clock
 

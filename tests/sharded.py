@@ -5,6 +5,8 @@ from interrupted import main
 from torch.distributed.fsdp import FSDPModule
 
 import kit.train
+import kit.training.loop
+import kit.training.trainer
 
 make_accelerator, save_weights = kit.training.trainer.make_accelerator, kit.training.loop.save_weights
 

@@ -19,6 +19,8 @@ from accelerate import Accelerator, PartialState
 from accelerate.data_loader import BatchSamplerShard
 
 import kit.train
+import kit.training.loop
+import kit.training.trainer
 from kit.config import EnsembleConfig, train_config
 from kit.core.exceptions import KitError
 from kit.core.files import write_json
@@ -28,8 +30,9 @@ from kit.models.backbones import find_backbones
 from kit.models.classifier import build_model
 from kit.runs import Run, find_run, list_runs, prepare_run
 from kit.train import main, meet
-from kit.training.loop import load_weights, parameter_groups, predict
+from kit.training.loop import parameter_groups, predict
 from kit.training.trainer import prepare, train
+from kit.training.weights import load_weights
 
 
 @pytest.fixture
@@ -374,7 +377,7 @@ def test_readers_that_died_end_in_a_sentence(root, tiny_config, monkeypatch, err
     def lost(*_):
         raise RuntimeError(error)
 
-    monkeypatch.setattr(kit.train, "_train", lost)
+    monkeypatch.setattr(kit.training.trainer, "_train", lost)
     with pytest.raises(KitError, match=r"that read images failed \(DataLoader .*: start the container with --shm-size"):
         train(prepare_run(train_config(**tiny_config, run="run")))
 
@@ -402,7 +405,7 @@ def test_as_many_processes_as_can_share_a_batch(root, tiny_config, monkeypatch, 
     from kit.training import launch
 
     run, asked = prepare_run(train_config(**tiny_config | {"batch_size": 8, "accumulate": 2}, run="run")), []
-    monkeypatch.setattr(launch, "_gpus", lambda: gpus)
+    monkeypatch.setattr(launch, "available_gpus", lambda: gpus)
     monkeypatch.setattr(launch._Crew, "_start", lambda crew, runs: asked.append(crew.count) or (0, {}))
     with pytest.raises(KitError):
         launch.launch([run])
@@ -510,7 +513,7 @@ def test_a_bit_that_flips_in_the_predictions_is_noticed(run):
 def test_a_folder_removed_meanwhile_is_not_made_again(root, tiny_config, monkeypatch):
     run = prepare_run(train_config(**tiny_config, run="gone"))
     predict = kit.training.loop.predict
-    monkeypatch.setattr(kit.train, "predict", lambda *a: (shutil.rmtree(run.folder, True), predict(*a))[1])
+    monkeypatch.setattr(kit.training.loop, "predict", lambda *a: (shutil.rmtree(run.folder, True), predict(*a))[1])
     with pytest.raises(KitError, match="gone was removed or emptied meanwhile"):
         train(run)
     assert not run.finished
@@ -521,7 +524,7 @@ def test_pictures_that_change_meanwhile_are_noticed(root, tiny_config, tiny_data
     first, second, *_ = sorted((folder / "images" / "image_train").iterdir())
     run = prepare_run(train_config(**tiny_config | {"data": str(folder), "images_gb": 0.0}, run="run"))
     predict = kit.training.loop.predict
-    monkeypatch.setattr(kit.train, "predict", lambda *a: (shutil.copyfile(second, first), predict(*a))[1])
+    monkeypatch.setattr(kit.training.loop, "predict", lambda *a: (shutil.copyfile(second, first), predict(*a))[1])
     with pytest.raises(KitError, match=r"changed since it was begun \(images\)"):
         train(run)
     assert not run.finished

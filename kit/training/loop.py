@@ -1,4 +1,4 @@
-"""The training loop: fit one fold's model, epoch by epoch, and predict with it.
+"""The training loop: one fold's model, from its first step to its predictions.
 
 N items · K classes
 """
@@ -6,17 +6,15 @@ N items · K classes
 import functools
 import math
 import time
-from collections.abc import Callable, Iterable
-from pathlib import Path
+from collections.abc import Iterable
+from dataclasses import dataclass
 
 import numpy as np
 import pandas as pd
-import safetensors.torch
 import torch
 from accelerate import Accelerator, DistributedType
 from accelerate.utils import gather_object
 from torch import Tensor, nn
-from torch.distributed.checkpoint.state_dict import StateDictOptions, get_model_state_dict, set_model_state_dict
 from torch.nn.functional import cross_entropy
 
 from kit.config import TrainConfig
@@ -24,175 +22,281 @@ from kit.core.console import Bar
 from kit.core.exceptions import KitError
 from kit.core.files import write_atomically
 from kit.data.dataset import ProductDataset
-from kit.data.sampler import make_loader
+from kit.data.sampler import LengthBatches, make_loader
 from kit.metrics import scores, softmax
 from kit.models.classifier import Classifier
 from kit.runs import Run
 from kit.training.checkpoint import Checkpoints, Progress
 from kit.training.features import not_finite
 from kit.training.interrupt import Interrupted, Watch
+from kit.training.weights import load_weights, save_weights
 
 PREDICTION_FACTOR = 4 if torch.cuda.is_available() else 1  # times a training batch: without a gradient there is room
+PACE_STEPS = 10  # the steps after which a run says how long it will take
 
 
 class NotFinite(KitError):
-    """A loss that is no number; `rows`: the items of its batch, as positions among those trained on."""
+    """The loss became NaN or infinite; `rows` are the batch's indices into the fold's training items."""
 
     def __init__(self, sentence: str, rows: list[int]):
         super().__init__(sentence)
         self.rows = rows
 
 
-def fit(
-    run: Run,
-    config: TrainConfig,
-    model: Classifier,
-    parts: dict[str, ProductDataset],
-    accelerator: Accelerator,
-    watch: Watch,
-    progress: Progress,
-    states: Checkpoints,
-) -> tuple[np.ndarray, np.ndarray]:
-    """Trains `model` on `train`, keeps the epoch that `keep` says, and gives its logits `[N, K]` of `oof` and `test`.
+@dataclass
+class Session:
+    """One process at work on a run: what all parts of a training share."""
 
-    Goes on where `progress` is. Adds a row an epoch to its history, which becomes metrics.csv; the weights go to
-    model-<fold>.safetensors.
+    run: Run
+    config: TrainConfig
+    accelerator: Accelerator
+    watch: Watch
+    checkpoints: Checkpoints
+    progress: Progress
+
+
+class FoldTrainer:
+    """Train one fold's model, keep the epoch that the configuration says, and predict with it.
+
+    `parts` are the fold's items: "train", "oof" (which validate) and "test". Training resumes at the session's
+    progress, whose history gets a row per epoch and becomes metrics.csv.
     """
-    main, micro, fold = accelerator.is_main_process, config.micro_batch, progress.fold
-    if accelerator.distributed_type == DistributedType.FSDP:  # it shards no weights in channels_last
-        model.to(memory_format=torch.contiguous_format)
-    batches = make_loader(parts["train"], micro, True, config.seed, config.workers, config.accumulate)
-    sampler, optimizer = batches.batch_sampler, torch.optim.AdamW(parameter_groups(model, config), fused=True)
-    sampler.full = accelerator.num_processes > 1
-    schedule = torch.optim.lr_scheduler.ExponentialLR(optimizer, config.lr_decay)
-    model, optimizer, batches = accelerator.prepare(model, optimizer, batches)
-    validation = accelerator.prepare(make_loader(parts["oof"], PREDICTION_FACTOR * micro, workers=config.workers))
-    if states.training:
-        states.restore(model, optimizer, schedule)
 
-    def save() -> None:
-        kept = [*(value for value in model.parameters() if value.requires_grad), *model.buffers()]
-        if watch.agree(not all(value.isfinite().all() for value in kept))[1]:
-            raise NotFinite(f"The weights are no numbers any more in epoch {progress.epoch + 1}.", [])
-        states.write(progress, model, optimizer, schedule)
+    session: Session
+    parts: dict[str, ProductDataset]
+    items: int  # that the model trains on
+    steps: int  # optimizer steps per epoch
+    model: nn.Module  # as Accelerate prepared it
+    optimizer: torch.optim.Optimizer
+    schedule: torch.optim.lr_scheduler.LRScheduler
+    batches: Iterable[dict[str, Tensor]]  # this process's shares of the training batches
+    sampler: LengthBatches
+    first_step: int  # of the epoch, at which training resumed
+    seen: int  # items of the epoch that all processes together have trained on
+    spoiled: bool  # whether a batch of the current step had a loss that was not finite
 
-    weights, items = run.folder / f"model-{fold}.safetensors", len(parts["train"])
-    title = f"fold {fold + 1}/{config.folds} " if config.folds > 1 else ""
-    steps, history = -(-items // config.batch_size), progress.history
-    for epoch in range(progress.epoch, config.epochs):
-        batches.set_epoch(epoch)
-        sampler.epoch, sampler.start = epoch, progress.step
-        if progress.step < steps:
-            bar = Bar(states.batches(batches), f"{title}epoch {epoch + 1}/{config.epochs}", len(batches), False)
-            bar.disable |= not main
-            whole = 0 if history else config.steps(items)
-            train_epoch(config, model, bar, optimizer, accelerator, items, progress, watch, save, whole)
-            with watch:
-                save()  # an interruption from here on costs a validation
-        states.restore_random()
-        schedule.step()
+    def __init__(self, session: Session, model: Classifier, parts: dict[str, ProductDataset]):
+        self.session, self.parts = session, parts
+        config, accelerator = session.config, session.accelerator
+        if accelerator.distributed_type == DistributedType.FSDP:  # it shards no weights in channels_last
+            model.to(memory_format=torch.contiguous_format)
+        self.items = len(parts["train"])
+        self.steps = -(-self.items // config.batch_size)
+        loader = make_loader(parts["train"], config.micro_batch, True, config.seed, config.workers, config.accumulate)
+        self.sampler = loader.batch_sampler
+        self.sampler.full = accelerator.num_processes > 1
+        optimizer = torch.optim.AdamW(parameter_groups(model, config), fused=True)
+        self.schedule = torch.optim.lr_scheduler.ExponentialLR(optimizer, config.lr_decay)
+        self.model, self.optimizer, self.batches = accelerator.prepare(model, optimizer, loader)
+
+    def fit(self) -> tuple[np.ndarray, np.ndarray]:
+        """Return the kept epoch's logits `[N, K]` of the items that validate, and of the test items."""
+        config, accelerator, progress = self.session.config, self.session.accelerator, self.session.progress
+        checkpoints, weights = self.session.checkpoints, self.session.run.folder / f"model-{progress.fold}.safetensors"
+        validation = self._prediction_batches("oof")
+        if checkpoints.training:
+            checkpoints.restore(self.model, self.optimizer, self.schedule)
+        for epoch in range(progress.epoch, config.epochs):
+            if progress.step < self.steps:
+                self.train_epoch(self._epoch_batches(epoch))
+                with self.session.watch:
+                    self._save()  # an interruption from here on costs a validation
+            checkpoints.restore_random()
+            self.schedule.step()
+            row, logits = self._score(epoch, validation)
+            kept = row["macro_f1"] > progress.best if config.keep == "best" else epoch + 1 == config.epochs
+            self._record(row | {"kept": kept})
+            if kept:
+                progress.best, progress.kept = row["macro_f1"], torch.from_numpy(logits)
+                save_weights(self.model, weights, accelerator)
+            progress.next_epoch()
+        accelerator.wait_for_everyone()
+        load_weights(self.model, weights, accelerator.unwrap_model(self.model).frozen_prefixes)
+        return progress.kept.numpy(), self._predict("test", self._prediction_batches("test"))
+
+    def train_epoch(self, batches: Iterable[dict[str, Tensor]]) -> None:
+        """Train on `batches`, this process's shares of the rest of the epoch.
+
+        Raise NotFinite, and Interrupted once the state is saved.
+        """
+        accelerator, progress, watch = self.session.accelerator, self.session.progress, self.session.watch
+        self.first_step, self.seen = progress.step, progress.step * self.session.config.batch_size
+        self.spoiled, clock = False, time.perf_counter()
+        self.model.train()
+        with watch:
+            for batch in watch.each(batches):
+                with accelerator.accumulate(self.model):
+                    loss, labeled = self.step(batch)
+                    stop, bad = watch.agree(not math.isfinite(loss))
+                    self._account(batch, loss, labeled, bad)
+                    if accelerator.sync_gradients:
+                        self.update()
+                if accelerator.sync_gradients:
+                    progress.epoch_seconds += time.perf_counter() - clock
+                    clock = time.perf_counter()
+                    self._end_step(stop)
+
+    def step(self, batch: dict[str, Tensor]) -> tuple[float, int]:
+        """Return the summed loss of this process's own items of a batch, and how many they are.
+
+        The gradient is that of the mean loss over the step's items, however many processes and batches share them.
+        """
+        config, accelerator = self.session.config, self.session.accelerator
+        in_step = min(config.batch_size, self.items - self.session.progress.step * config.batch_size)
+        labels = batch["label"][: self._share(len(batch["label"]))]  # the rest is padding that evens out the shares
+        logits = self.model(batch)[: len(labels)]
+        loss = cross_entropy(logits, labels, label_smoothing=config.label_smoothing, reduction="sum")
+        accelerator.backward(loss * (accelerator.num_processes * config.accumulate / in_step))
+        return loss.item(), len(labels)  # .item() waits; the step's kernels are queued, so a GPU stays busy
+
+    def update(self) -> None:
+        """Apply the step's gradient, unless one of its batches was not finite."""
+        if not self.spoiled:
+            if clip_norm := self.session.config.clip_norm:
+                self.session.accelerator.clip_grad_norm_(self.model.parameters(), clip_norm)
+            self.optimizer.step()
+        self.optimizer.zero_grad()
+
+    # --- what stands around a step
+
+    def _in_batch(self) -> int:
+        """Return how many items the batch at hand has, over all processes."""
+        return min(self.session.config.micro_batch, self.items - self.seen)
+
+    def _share(self, size: int) -> int:
+        """Return how many of the `size` items that this process holds of the batch are its own."""
+        return min(max(self._in_batch() - self.session.accelerator.process_index * size, 0), size)
+
+    def _account(self, batch: dict[str, Tensor], loss: float, labeled: int, bad: bool) -> None:
+        """Add a batch to the epoch's sums. Raise NotFinite if its loss is `bad` in any process, and may not be."""
+        config, progress = self.session.config, self.session.progress
+        if bad and config.nonfinite == "error":
+            self._blame(batch, [] if math.isfinite(loss) else batch["row"][:labeled].tolist())
+        self.seen += self._in_batch()
+        self.spoiled |= bad
+        if not bad:
+            progress.loss, progress.items = progress.loss + loss, progress.items + labeled
+
+    def _blame(self, batch: dict[str, Tensor], rows: list[int]) -> None:
+        """Raise KitError if a backbone that was not trained yet gives no finite numbers, else NotFinite."""
+        config, accelerator, progress = self.session.config, self.session.accelerator, self.session.progress
+        rows = gather_object(rows)
+        untrained = config.sides if not progress.epoch + progress.step else config.frozen
+        if sides := gather_object(_sides_not_finite(self.model, batch, accelerator, untrained)):
+            raise KitError(not_finite(config, sides[0], accelerator.mixed_precision))
+        place = f"epoch {progress.epoch + 1}, step {progress.step + 1}"
+        raise NotFinite(f"The loss became NaN or infinite in {place}.", rows)
+
+    def _end_step(self, stop: bool) -> None:
+        """Count the step, say the pace once, and save the state when it is time. Raise Interrupted on `stop`."""
+        config, progress = self.session.config, self.session.progress
+        progress.step, progress.skipped, self.spoiled = progress.step + 1, progress.skipped + self.spoiled, False
+        self._print_pace()
+        if stop or (config.save_steps and progress.step % config.save_steps == 0 and self.seen < self.items):
+            self._save()
+        if stop:
+            raise Interrupted(self.session.watch.heard)
+
+    def _print_pace(self) -> None:
+        """Print, once per run, how long its steps will take."""
+        progress = self.session.progress
+        measured = min(self.first_step + PACE_STEPS, self.steps)
+        if progress.step == measured and not progress.history and self.session.accelerator.is_main_process:
+            seconds, total = progress.epoch_seconds / measured, self.session.config.steps(self.items)
+            print(describe_pace(seconds, measured, total), flush=True)
+
+    def _save(self) -> None:
+        """Save the state. Raise NotFinite if a weight is NaN or infinite: there would be nothing to resume from."""
+        values = [*(value for value in self.model.parameters() if value.requires_grad), *self.model.buffers()]
+        if self.session.watch.agree(not all(value.isfinite().all() for value in values))[1]:
+            raise NotFinite(f"The weights became NaN or infinite in epoch {self.session.progress.epoch + 1}.", [])
+        self.session.checkpoints.write(self.session.progress, self.model, self.optimizer, self.schedule)
+
+    # --- epochs
+
+    @property
+    def _title(self) -> str:
+        folds = self.session.config.folds
+        return f"fold {self.session.progress.fold + 1}/{folds} " if folds > 1 else ""
+
+    def _epoch_batches(self, epoch: int) -> Iterable[dict[str, Tensor]]:
+        """Return the batches of the rest of an epoch, with a bar."""
+        self.batches.set_epoch(epoch)
+        self.sampler.epoch, self.sampler.start = epoch, self.session.progress.step
+        title = f"{self._title}epoch {epoch + 1}/{self.session.config.epochs}"
+        bar = Bar(self.session.checkpoints.batches(self.batches), title, len(self.batches), False)
+        bar.disable |= not self.session.accelerator.is_main_process
+        return bar
+
+    def _score(self, epoch: int, validation: Iterable[dict[str, Tensor]]) -> tuple[dict, np.ndarray | None]:
+        """Return the epoch's row of metrics.csv, and the logits of the items that validate, if they were predicted."""
+        config, accelerator, progress = self.session.config, self.session.accelerator, self.session.progress
         sums = torch.tensor([progress.loss, progress.items], device=accelerator.device)
-        summed, seen = accelerator.reduce(sums).tolist()
-        row = {"fold": fold, "epoch": epoch + 1, "train_loss": summed / seen if seen else math.nan}
-        last = epoch + 1 == config.epochs
-        if config.curve or config.keep == "best" or last:
-            logits = predict(model, validation, len(parts["oof"]), accelerator, watch)
-            row |= scores(softmax(logits), parts["oof"].labels)
+        loss, seen = accelerator.reduce(sums).tolist()
+        row, logits = {"fold": progress.fold, "epoch": epoch + 1, "train_loss": loss / seen if seen else math.nan}, None
+        if config.curve or config.keep == "best" or epoch + 1 == config.epochs:
+            logits = self._predict("oof", validation)
+            row |= scores(softmax(logits), self.parts["oof"].labels)
         if not np.isfinite(list(row.values())).all():
-            raise KitError(f"The loss is no number in epoch {epoch + 1}: start over with a lower lr or a clip_norm.")
+            raise KitError(
+                f"The loss became NaN or infinite in epoch {epoch + 1}: start over with a lower lr or a clip_norm."
+            )
         seconds = progress.epoch_seconds
-        row |= {"seconds": seconds, "samples_per_second": items / seconds, "step_seconds": seconds / steps}
-        kept = row["macro_f1"] > progress.best if config.keep == "best" else last
-        history[:] = [past | {"kept": past["kept"] and not (kept and past["fold"] == fold)} for past in history]
-        history.append(row | {"kept": kept})
-        if main:
-            print(title + describe_epoch(row, config.epochs) + ("  *" if kept else ""), flush=True)
-            table = pd.DataFrame(history)
-            write_atomically(run.folder / "metrics.csv", functools.partial(table.to_csv, index=False))
-        if kept:
-            progress.best, progress.kept = row["macro_f1"], torch.from_numpy(logits)
-            save_weights(model, weights, accelerator)
-        progress.next_epoch()
-    accelerator.wait_for_everyone()
-    load_weights(model, weights, accelerator.unwrap_model(model).frozen_prefixes)
-    test = make_loader(parts["test"], PREDICTION_FACTOR * micro, workers=config.workers)
-    test = accelerator.prepare(test) if len(parts["test"]) else []
-    return progress.kept.numpy(), predict(model, test, len(parts["test"]), accelerator, watch)
+        pace = {"samples_per_second": self.items / seconds, "step_seconds": seconds / self.steps}
+        return row | {"seconds": seconds} | pace, logits
+
+    def _record(self, row: dict) -> None:
+        """Add a row to the history and to metrics.csv; of a fold's rows, the last that was kept is marked."""
+        progress, config = self.session.progress, self.session.config
+        for past in progress.history:
+            past["kept"] = past["kept"] and not (row["kept"] and past["fold"] == row["fold"])
+        progress.history.append(row)
+        if self.session.accelerator.is_main_process:
+            print(self._title + describe_epoch(row, config.epochs) + ("  *" if row["kept"] else ""), flush=True)
+            table = pd.DataFrame(progress.history)
+            path = self.session.run.folder / "metrics.csv"
+            write_atomically(path, functools.partial(table.to_csv, index=False))
+
+    def _prediction_batches(self, part: str) -> Iterable[dict[str, Tensor]]:
+        """Return the batches of a part for prediction."""
+        config = self.session.config
+        if not len(self.parts[part]):
+            return []
+        loader = make_loader(self.parts[part], PREDICTION_FACTOR * config.micro_batch, workers=config.workers)
+        return self.session.accelerator.prepare(loader)
+
+    def _predict(self, part: str, batches: Iterable[dict[str, Tensor]]) -> np.ndarray:
+        return predict(self.model, batches, len(self.parts[part]), self.session.accelerator, self.session.watch)
 
 
-def train_epoch(
-    config: TrainConfig,
+def predict(
     model: nn.Module,
     batches: Iterable[dict[str, Tensor]],
-    optimizer: torch.optim.Optimizer,
-    accelerator: Accelerator,
     items: int,
-    progress: Progress,
-    watch: Watch,
-    save: Callable[[], None],
-    whole: int = 0,
-) -> None:
-    """The rest of an epoch of `items` items: `batches`, this process's shares, from `progress.step` on.
-
-    A step's loss is the mean over its items, however many processes and batches share them. `save` is called every
-    `save_steps`, and before Interrupted is raised. `whole`: how many steps the run has; where that is given, the pace
-    of the first ten is told. Raises NotFinite.
-    """
-    processes, rank = accelerator.num_processes, accelerator.process_index
-    micro = config.micro_batch
-    clock, first, spoilt = time.perf_counter(), progress.step, False
-    told = first + min(10, -(-len(batches) // config.accumulate)) if whole and accelerator.is_main_process else 0
-    seen = first * config.batch_size  # by all processes
-    model.train()
-    with watch:
-        for batch in watch.each(batches):
-            in_step = min(config.batch_size, items - progress.step * config.batch_size)
-            whole_batch = min(micro, items - seen)
-            own = min(max(whole_batch - rank * len(batch["label"]), 0), len(batch["label"]))  # what follows fills it up
-            with accelerator.accumulate(model):
-                logits, smoothing = model(batch), config.label_smoothing
-                loss = cross_entropy(logits[:own], batch["label"][:own], label_smoothing=smoothing, reduction="sum")
-                accelerator.backward(loss * (processes * config.accumulate / in_step))
-                summed = loss.item()  # a GPU has the whole step before it, and does not run dry
-                stop, bad = watch.agree(not math.isfinite(summed))
-                if bad and config.nonfinite == "error":
-                    rows = gather_object([] if math.isfinite(summed) else batch["row"][:own].tolist())
-                    untrained = config.sides if not progress.epoch + progress.step else config.frozen
-                    if sides := gather_object(_not_finite(model, batch, accelerator, untrained)):
-                        raise KitError(not_finite(config, sides[0], accelerator.mixed_precision))
-                    where = f"epoch {progress.epoch + 1}, step {progress.step + 1}"
-                    raise NotFinite(f"The loss is no number in {where}.", rows)
-                spoilt |= bad
-                if not bad:
-                    progress.loss, progress.items = progress.loss + summed, progress.items + own
-                if accelerator.sync_gradients and not spoilt:
-                    if config.clip_norm:
-                        accelerator.clip_grad_norm_(model.parameters(), config.clip_norm)
-                    optimizer.step()
-                if accelerator.sync_gradients:
-                    optimizer.zero_grad()
-            seen += whole_batch
-            if accelerator.sync_gradients:
-                progress.step, progress.skipped, spoilt = progress.step + 1, progress.skipped + spoilt, False
-                progress.epoch_seconds += time.perf_counter() - clock
-                clock = time.perf_counter()
-                if progress.step == told:
-                    print(describe_pace(progress.epoch_seconds / told, told, whole), flush=True)
-                if stop or (config.save_steps and progress.step % config.save_steps == 0 and seen < items):
-                    save()
-                if stop:
-                    raise Interrupted(watch.heard)
-
-
-def describe_pace(seconds: float, steps: int, whole: int) -> str:
-    """What the first `steps` say of the `whole` run; the story's plan reads this line too."""
-    return f"{seconds:.3g} s a step over the first {steps}: about {seconds * whole / 60:.1f} min for {whole} steps"
+    accelerator: Accelerator,
+    watch: Watch | None = None,
+) -> np.ndarray:
+    """Return the logits `[N, K]` of all `items`, in order, on every process. Raise Interrupted if `watch` says so."""
+    model.eval()
+    outputs = [(torch.empty(0, accelerator.unwrap_model(model).classes), torch.empty(0, dtype=torch.long))]
+    sharded = accelerator.distributed_type == DistributedType.FSDP
+    for buffer in model.buffers() if sharded else ():  # BatchNorm's statistics; otherwise torch sees to that
+        torch.distributed.broadcast(buffer, 0)
+    with torch.no_grad() if sharded else torch.inference_mode():  # training continues with the weights gathered here
+        for batch in Bar(batches, desc="predict", leave=False, disable=not accelerator.is_main_process):
+            outputs.append(accelerator.gather_for_metrics((model(batch).float(), batch["row"])))
+            if watch and watch.agree()[0]:
+                raise Interrupted(watch.heard)
+    values, rows = (torch.cat([part.cpu() for part in parts]).numpy() for parts in zip(*outputs, strict=True))
+    logits = np.full((items, values.shape[1]), np.nan, np.float32)
+    logits[rows] = values
+    return logits
 
 
 def parameter_groups(model: Classifier, config: TrainConfig) -> list[dict]:
-    """Pretrained layers at `lr * backbone_lr_scale`, new ones at `lr` (paper section 4.3).
+    """Return AdamW's groups: pretrained layers at `lr * backbone_lr_scale`, new ones at `lr` (paper section 4.3).
 
-    Of the head, what its `new` names counts as new.
+    In the head, what its `new` names counts as new.
     """
     new, pretrained = [], []
     prefix = tuple(f"head.{name}" for name in model.head.new)
@@ -203,68 +307,31 @@ def parameter_groups(model: Classifier, config: TrainConfig) -> list[dict]:
     return [group | {"weight_decay": config.weight_decay} for group in groups if group["params"]]
 
 
-def predict(
-    model: nn.Module,
-    batches: Iterable[dict[str, Tensor]],
-    items: int,
-    accelerator: Accelerator,
-    watch: Watch | None = None,
-) -> np.ndarray:
-    """Logits `[N, K]` of all `items`, in their order, on every process. Raises Interrupted where `watch` says so."""
-    model.eval()
-    found = [(torch.empty(0, accelerator.unwrap_model(model).classes), torch.empty(0, dtype=torch.long))]
-    sharded = accelerator.distributed_type == DistributedType.FSDP
-    for buffer in model.buffers() if sharded else ():  # BatchNorm's statistics; otherwise torch sees to that
-        torch.distributed.broadcast(buffer, 0)
-    with torch.no_grad() if sharded else torch.inference_mode():  # training goes on with the weights gathered here
-        for batch in Bar(batches, desc="predict", leave=False, disable=not accelerator.is_main_process):
-            found.append(accelerator.gather_for_metrics((model(batch).float(), batch["row"])))
-            if watch and watch.agree()[0]:
-                raise Interrupted(watch.heard)
-    values, rows = (torch.cat([part.cpu() for part in parts]).numpy() for parts in zip(*found, strict=True))
-    logits = np.full((items, values.shape[1]), np.nan, np.float32)
-    logits[rows] = values
-    return logits
+def describe_pace(seconds: float, steps: int, total: int) -> str:
+    """Return what the first `steps`, at so many seconds each, say of a run of `total` steps."""
+    return f"{seconds:.3g} s a step over the first {steps}: about {seconds * total / 60:.1f} min for {total} steps"
 
 
 def describe_epoch(row: dict, epochs: int) -> str:
-    """A row of metrics.csv as a line to read."""
-    describe_pace, validated = row["samples_per_second"], ""
+    """Return a row of metrics.csv as a line to read."""
+    pace, validated = row["samples_per_second"], ""
     if "loss" in row:
         validated = f"validation loss {row['loss']:.4f}  macro-F1 {100 * row['macro_f1']:5.2f}  "
         validated += f"accuracy {100 * row['accuracy']:5.2f}  "
     return (
         f"epoch {row['epoch']:>2}/{epochs}  training loss {row['train_loss']:.4f}  {validated}"
-        f"{row['seconds']:.0f} s, {describe_pace:.{0 if describe_pace >= 10 else 1}f} items/s"
+        f"{row['seconds']:.0f} s, {pace:.{0 if pace >= 10 else 1}f} items/s"
     )
 
 
-def save_weights(model: nn.Module, path: Path, accelerator: Accelerator) -> None:
-    """The weights, but for those of frozen backbones: their name in config.json stands for them. Every process must
-    call it: each may have a part of them."""
-    frozen = accelerator.unwrap_model(model).frozen_prefixes
-    state = get_model_state_dict(model, options=StateDictOptions(full_state_dict=True, cpu_offload=True))
-    if accelerator.is_main_process:
-        kept = {name: value.contiguous() for name, value in state.items() if not name.startswith(frozen)}
-        write_atomically(path, functools.partial(safetensors.torch.save_file, kept))
-
-
-def load_weights(model: nn.Module, path: Path, frozen: tuple[str, ...]) -> None:
-    """Weights that `save_weights` wrote. Raises KitError where they are of another model."""
-    options = StateDictOptions(full_state_dict=True, strict=False)
-    found = set_model_state_dict(model, safetensors.torch.load_file(path), options=options)
-    if found.unexpected_keys or any(not name.startswith(frozen) for name in found.missing_keys):
-        raise KitError(f"{path} holds the weights of another model: train the run again.")
-
-
-def _not_finite(
-    model: nn.Module, batch: dict[str, Tensor], accelerator: Accelerator, untrained: tuple[str, ...]
+def _sides_not_finite(
+    model: nn.Module, batch: dict[str, Tensor], accelerator: Accelerator, sides: tuple[str, ...]
 ) -> list[str]:
-    """Those of the sides `untrained` whose backbone itself gives NaN or infinite numbers for the batch."""
+    """Return those of `sides` whose backbone itself returns NaN or infinite numbers for the batch."""
     if accelerator.distributed_type == DistributedType.FSDP:  # a part of it can't be run alone
         return []
     with torch.no_grad(), accelerator.autocast():
         layers, regions = accelerator.unwrap_model(model).features(batch)
     real = batch["mask"].bool()
-    found = {"text": [layer[real] for layer in layers or ()], "image": [] if regions is None else [regions]}
-    return [side for side in untrained if not all(values.isfinite().all() for values in found[side])]
+    values = {"text": [layer[real] for layer in layers or ()], "image": [] if regions is None else [regions]}
+    return [side for side in sides if not all(value.isfinite().all() for value in values[side])]

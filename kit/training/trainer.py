@@ -31,7 +31,7 @@ from kit.training.checkpoint import Checkpoints, Progress
 from kit.training.features import fit_inputs, precompute
 from kit.training.inputs import make_datasets
 from kit.training.interrupt import Watch
-from kit.training.loop import NotFinite, fit
+from kit.training.loop import FoldTrainer, NotFinite, Session
 from kit.training.summary import report_blank_images, summarise_items, summarise_training
 
 
@@ -87,6 +87,7 @@ def _train(run: Run, config: TrainConfig, watch: Watch) -> None:
     states.clock = started
     folds = frames["train"]["fold"].to_numpy()
     progress = states.read(Progress(torch.full((len(folds), len(codes)), torch.nan)))
+    session = Session(run, config, accelerator, watch, states, progress)
     for fold in range(progress.fold, config.folds):
         set_seed(config.seed + 1000 * fold)
         parts = {
@@ -100,7 +101,7 @@ def _train(run: Run, config: TrainConfig, watch: Watch) -> None:
         if config.linear_start and not states.training:
             fit_inputs(config, model, parts["train"], accelerator.device)
         try:
-            oof, test = fit(run, config, model, parts, accelerator, watch, progress, states)
+            oof, test = FoldTrainer(session, model, parts).fit()
         except NotFinite as error:
             ids = frames["train"]["id"].to_numpy()[parts["train"].places[error.rows]]
             items = f" The items of the batch: id {shorten(ids, 16)}." if len(ids) else ""
