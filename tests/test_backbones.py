@@ -161,7 +161,7 @@ def test_what_is_no_encoder_is_refused(tmp_path):
     small = {"d_model": 8, "d_kv": 4, "d_ff": 8, "num_layers": 1, "num_heads": 2, "vocab_size": 20}
     transformers.T5Config(**small).save_pretrained(tmp_path)
     (tmp_path / "tokenizer.json").touch()
-    with pytest.raises(KitError, match="t5 model is no text encoder"):
+    with pytest.raises(KitError, match="t5 model is not a text encoder"):
         load_text(str(tmp_path))
 
 
@@ -226,17 +226,17 @@ def test_a_family_reads_as_many_tokens_as_it_has_positions_for(kind, tmp_path):
 
 LLAMA = SMALL | PLACES | {"num_key_value_heads": 2}
 GPT = {"n_embd": 16, "n_layer": 2, "n_head": 2, "vocab_size": 60, "n_positions": 20}
-SEES_NOTHING = "its first token sees nothing of what follows"
+CAUSAL = "its first token does not see the following ones"
 REFUSED = {
-    "gpt2": (GPT, SEES_NOTHING),
-    "openai-gpt": (GPT, SEES_NOTHING),
-    "llama": (LLAMA, SEES_NOTHING),
-    "qwen2": (LLAMA, SEES_NOTHING),
-    "modernbert-decoder": (SMALL | PLACES | {"pad_token_id": 0}, SEES_NOTHING),
-    "bert-generation": (SMALL | PLACES | {"is_decoder": True}, SEES_NOTHING),
-    "bloom": ({"hidden_size": 16, "n_layer": 2, "n_head": 2, "vocab_size": 60}, SEES_NOTHING),
-    "fnet": (SMALL | PLACES, "does not heed the mask"),
-    "convbert": (SMALL | PLACES | {"embedding_size": 16}, "does not heed the mask"),
+    "gpt2": (GPT, CAUSAL),
+    "openai-gpt": (GPT, CAUSAL),
+    "llama": (LLAMA, CAUSAL),
+    "qwen2": (LLAMA, CAUSAL),
+    "modernbert-decoder": (SMALL | PLACES | {"pad_token_id": 0}, CAUSAL),
+    "bert-generation": (SMALL | PLACES | {"is_decoder": True}, CAUSAL),
+    "bloom": ({"hidden_size": 16, "n_layer": 2, "n_head": 2, "vocab_size": 60}, CAUSAL),
+    "fnet": (SMALL | PLACES, "ignores the mask"),
+    "convbert": (SMALL | PLACES | {"embedding_size": 16}, "ignores the mask"),
     "vit": ({key: value for key, value in SMALL.items() if key != "vocab_size"}, "it has no vocabulary"),
 }
 
@@ -246,7 +246,9 @@ REFUSED = {
 def test_what_does_not_behave_like_an_encoder_is_refused(kind, pretrained, tmp_path):
     config, reason = REFUSED[kind]
     folder = saved(tmp_path, kind, config)
-    with pytest.raises(KitError, match=f"A {kind} model is no text encoder that the kit can use .*{reason}.*like BERT"):
+    with pytest.raises(
+        KitError, match=f"A {kind} model is not a text encoder that the kit can use .*{reason}.*like BERT"
+    ):
         load_text(folder, pretrained)
 
 
@@ -256,7 +258,7 @@ def test_weights_that_say_nothing_are_refused(value, tmp_path):
         for part in ("weight", "bias"):
             getattr(model.encoder.layer[-1].output.LayerNorm, part).fill_(value)
 
-    with pytest.raises(KitError, match="bert model gives no usable numbers"):
+    with pytest.raises(KitError, match="bert model returns no usable numbers"):
         load_text(saved(tmp_path, "bert", SMALL | PLACES, spoil))
 
 
@@ -386,9 +388,9 @@ def test_a_classifier_of_any_size_is_left_out(config, classes, suffix, tmp_path)
 
 
 UNREAD = [
-    ("test_vit", {"model_args": {"img_size": 96}} | HALF, "says model_args where timm does not read it"),
-    ("test_vit", {"pretrained_cfg": HALF | {"act_layer": "relu"}}, "says act_layer where timm does not read it"),
-    ("test_vit", {"pretrained_cfg": {"crop_pct": 1}} | HALF, "says mean, std where timm does not read it"),
+    ("test_vit", {"model_args": {"img_size": 96}} | HALF, "has model_args in a place that timm does not read"),
+    ("test_vit", {"pretrained_cfg": HALF | {"act_layer": "relu"}}, "has act_layer in a place that timm does not read"),
+    ("test_vit", {"pretrained_cfg": {"crop_pct": 1}} | HALF, "has mean, std in a place that timm does not read"),
     ("test_vit", {"pretrained_cfg": HALF, "model_args": {"colour": "red"}}, "unexpected keyword argument 'colour'"),
     ("test_vit", {"pretrained_cfg": HALF, "model_args": {"depth": 2}}, "Unexpected key"),
     ("test_vit", {"pretrained_cfg": HALF, "model_args": {"depth": 9}}, "Missing key"),
@@ -416,8 +418,8 @@ SIZES = [
     ("test_vit", {}, 500, "image_size=500 does not fit the image backbone test_vit.* -p image_size 160"),
     ("test_maxvit", {}, 96, "-p image_size 160"),
     ("test_vit", {"dynamic_img_size": True}, 65, "divisible by patch size"),
-    ("test_resnet", {}, 32, "makes 1 vectors of width 96 of an image of 32 pixels"),
-    ("test_vit", {"in_chans": 1}, 160, "fails on it.*take another"),
+    ("test_resnet", {}, 32, "returns 1 vectors of width 96 for an image of 32 pixels"),
+    ("test_vit", {"in_chans": 1}, 160, "fails on it.*use another"),
 ]
 
 

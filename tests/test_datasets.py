@@ -13,6 +13,7 @@ from PIL import Image
 from safetensors.torch import load_file, save_file
 
 import kit.data.dataset
+import kit.data.sampler
 import kit.training.inputs
 from kit.config import train_config
 from kit.core.exceptions import KitError
@@ -76,14 +77,6 @@ def test_every_way_gives_the_plain_ways_logits(root, tiny_config, way, switches)
         assert np.allclose(logits, plain, atol=1e-5), batch_size
 
 
-def test_a_batch_read_ahead_is_the_one_asked_for(root, tiny_config):
-    *_, products, _ = prepare(train_config(**tiny_config), Accelerator(cpu=True))
-    for batch in Accelerator(cpu=True).prepare(make_loader(products["train"], 5, shuffle=True)):
-        plain = products["train"].read(batch["row"].tolist())
-        assert batch.keys() == plain.keys() >= {"ids", "mask", "pixels", "label"}
-        assert all(torch.equal(batch[key], plain[key]) for key in plain)
-
-
 @pytest.mark.parametrize("workers", [0, 1])
 def test_a_picture_that_goes_bad_meanwhile_is_told_to_who_trains(root, tiny_config, workers):
     config = train_config(**tiny_config | {"images_gb": 0})
@@ -117,7 +110,7 @@ def test_workers_are_as_many_as_shared_memory_holds_batches_of(monkeypatch, caps
             raise FileNotFoundError(folder)
         return SimpleNamespace(free=free * 2**20)
 
-    monkeypatch.setattr(kit.data.dataset.shutil, "disk_usage", disk_usage)
+    monkeypatch.setattr(kit.data.sampler.shutil, "disk_usage", disk_usage)
     kit.data.sampler._say.cache_clear()
     assert [make_loader(undecoded(size), batch_size, workers=2).num_workers for _ in range(2)] == [workers] * 2
     said = f"/dev/shm is too small for 2 workers that read such batches, and {workers} start: start the container with"

@@ -5,7 +5,8 @@ import warnings
 import numpy as np
 import pandas as pd
 import pytest
-from sklearn.model_selection import StratifiedKFold
+from sklearn.base import clone
+from sklearn.model_selection import PredefinedSplit, StratifiedKFold, cross_val_predict
 from sklearn.neighbors import KNeighborsClassifier
 
 from kit.config import EnsembleConfig, TrainConfig
@@ -160,7 +161,7 @@ def test_blend_trusts_the_member_that_is_right():
     y = random.integers(0, 5, 200)
     X = np.stack([soft(random.normal(size=(200, 5))), np.eye(5)[y], soft(random.normal(size=(200, 5)))], 1)
     blend = METHODS["blend"](0).fit(X, y)
-    assert blend.weights[1] > 0.8 and blend.weights.min() >= 0 and blend.weights.sum() == pytest.approx(1)
+    assert blend.weights_[1] > 0.8 and blend.weights_.min() >= 0 and blend.weights_.sum() == pytest.approx(1)
     assert (blend.predict_proba(X).argmax(1) == y).all()
 
 
@@ -171,10 +172,10 @@ def test_blend_minimises_the_loss():
     blend = METHODS["blend"](0).fit(X, y)
 
     def loss(weights):
-        blend.weights = weights
+        blend.weights_ = weights
         return -np.log(blend.predict_proba(X)[np.arange(200), y]).mean()
 
-    best, found = blend.weights, loss(blend.weights)
+    best, found = blend.weights_, loss(blend.weights_)
     assert all(loss(best + step) > found for step in 0.1 * (np.eye(3) - np.roll(np.eye(3), 1, 0)))
 
 
@@ -187,6 +188,29 @@ def test_a_class_that_no_item_has_keeps_its_column(method):
     assert found.shape == (90, 5)
     assert np.allclose(found.sum(1), 1) and (found[:, 3:].mean(0) < 0.1).all()
     assert (found.argmax(1) == y).mean() > 0.9
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_stackers_are_scikit_learn_classifiers(method):
+    names, y = write_complementary(60)
+    X, folds = read_members(names).oof.transpose(1, 0, 2), k_folds(y)
+    stacker = METHODS[method](0).fit(X, y)
+    copy = clone(stacker)
+    assert not hasattr(copy, "classes_") and (copy.fit(X, y).predict_proba(X) == stacker.predict_proba(X)).all()
+    assert (stacker.classes_[stacker.predict_proba(X).argmax(1)] == stacker.predict(X)).all()
+    assert stacker.score(X, y) == (stacker.predict(X) == y).mean() > 0.5
+    theirs = cross_val_predict(copy, X, y, cv=PredefinedSplit(folds), method="predict_proba")
+    assert (theirs == ensemble.out_of_fold(read_members(names), config(names, method=method))).all()
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_out_of_fold_columns_stay_in_place_if_no_item_has_a_class(method):
+    """Which scikit-learn's cross_val_predict, numbering the classes that occur, would get wrong."""
+    y = np.repeat([0, 2, 4], 20)
+    for i in range(2):
+        logits = 3 * np.eye(5)[y] + np.random.default_rng(i).normal(size=(60, 5))
+        write_run(f"m{i}", y, soft(logits), k_folds(y))
+    assert stack(config(["m0", "m1"], method=method)).summary["macro_f1"] > 0.8
 
 
 def test_a_fold_whose_class_is_in_no_other():

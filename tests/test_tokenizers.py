@@ -144,7 +144,7 @@ def test_a_hub_repository_is_read_like_a_directory(tmp_path, monkeypatch):
     directory(snapshot, "bert", {"vocab.txt": vocabulary(own)})
     with pytest.raises(KitError, match="do_lower_case"):
         load_tokenizer("me/cased")
-    with pytest.raises(KitError, match="The tokenizer of 'me/other' could not be had"):
+    with pytest.raises(KitError, match="The tokenizer of 'me/other' could not be downloaded"):
         load_tokenizer("me/other")
 
 
@@ -350,7 +350,7 @@ BROKEN = {
     "SentencePiece cut short": (
         "camembert",
         {"sentencepiece.bpe.model": sentencepiece_model()[:700]},
-        "sentencepiece.bpe.model is no complete SentencePiece model",
+        "sentencepiece.bpe.model is not a complete SentencePiece model",
     ),
     "SentencePiece empty": ("camembert", {"sentencepiece.bpe.model": b""}, "sentencepiece.bpe.model is empty"),
     "a vocabulary of another form": ("bert", {"tokenizer.json": {"model": {"vocab": ["a"]}}}, "are not laid out as"),

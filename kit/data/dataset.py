@@ -3,25 +3,18 @@
 B batch · T tokens · R regions · L layers · d backbone width · N items
 """
 
-import functools
-import os
-import sys
-import threading
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Sequence
 
 import numpy as np
 import torch
 from torch import Tensor
-from torch.utils.data import Dataset, get_worker_info
+from torch.utils.data import Dataset
 from tqdm.contrib.concurrent import thread_map
 
 from kit.config import TrainConfig
 from kit.core.cache import cached_memmap, content_hashes, fingerprint, release
 from kit.core.console import Bar
 from kit.data.images import DECODER, read_pixels
-
-NICE = 10  # of the thread that reads ahead, on Linux: at 19 it starves beside other programs
 
 
 class RaggedArray:
@@ -70,7 +63,7 @@ class Pixels:
 class ProductDataset(Dataset):
     """Items, read a batch at a time: their rows, masks, labels where known, and what their sides give.
 
-    `lengths`: tokens of each item · `sides`: "text" and "image" → Rows or Pixels, of which an item's place is in
+    `lengths`: tokens of each item · `sides`: "text" and "image" → RaggedArray or Pixels, of which an item's place is in
     `places` · `labels`: positions among the model's outputs.
     """
 
@@ -86,56 +79,15 @@ class ProductDataset(Dataset):
     def __len__(self) -> int:
         return len(self.lengths)
 
-    def __getitems__(self, rows: list[int]) -> Mapping[str, Tensor]:
-        """What `read` gives, at once in a process that only reads, or else while the step before is computed."""
-        if get_worker_info() or torch.cuda.is_available():
-            return self.read(rows)
-        return PrefetchedBatch(functools.partial(self.read, rows))
-
-    def read(self, rows: list[int]) -> dict[str, Tensor]:
-        """ids, mask `[B, T]` · layers `[B, T, L, d]` · pixels `[B, H, W, 3]` · regions `[B, R, d]` · row, label `[B]`.
-
-        What is shorter than the batch's longest is padded with zeros.
+    def __getitems__(self, rows: list[int]) -> dict[str, Tensor]:
+        """Return ids, mask `[B, T]` · layers `[B, T, L, d]` · pixels `[B, H, W, 3]` · regions `[B, R, d]` · row, label
+        `[B]`: those that its sides hold, padded with zeros to the batch's longest item.
         """
         lengths = torch.from_numpy(self.lengths[rows])
         batch = {"row": torch.tensor(rows), "mask": (torch.arange(lengths.max()) < lengths[:, None]).long()}
         if self.labels is not None:
             batch["label"] = torch.from_numpy(self.labels[rows])
         return batch | {side.key: side.batch(self.places[rows]) for side in self.sides.values()}
-
-
-class PrefetchedBatch(Mapping):
-    """A batch that `read` gives, in a thread meanwhile: who asks for it waits, or reads it where that has not begun."""
-
-    def __init__(self, read: Callable[[], dict[str, Tensor]]):
-        self.read, self.future = read, _reader(os.getpid()).submit(read)
-
-    @functools.cached_property
-    def batch(self) -> dict[str, Tensor]:
-        return self.read() if self.future.cancel() else self.future.result()
-
-    def to(self, device: torch.device, non_blocking: bool = False) -> dict[str, Tensor]:
-        return {key: value.to(device, non_blocking=non_blocking) for key, value in self.batch.items()}
-
-    def __getitem__(self, key: str) -> Tensor:
-        return self.batch[key]
-
-    def __iter__(self) -> Iterator[str]:
-        return iter(self.batch)
-
-    def __len__(self) -> int:
-        return len(self.batch)
-
-
-@functools.cache
-def _reader(process: int) -> ThreadPoolExecutor:
-    """A thread of this process (a fork has none of its parent's) that leaves the cores to those that compute."""
-
-    def yielding() -> None:
-        if sys.platform == "linux":  # elsewhere a thread has no priority of its own
-            os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), NICE)
-
-    return ThreadPoolExecutor(1, initializer=yielding)
 
 
 def cache_pixels(config: TrainConfig, parts: dict[str, ProductDataset]) -> None:

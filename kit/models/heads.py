@@ -11,15 +11,15 @@ from torch.nn.functional import normalize
 
 from kit.models.layers import BiLSTM, CoAttention, Standardise, WeightedLayers, linear
 
-TEXT_LENGTH, IMAGE_LENGTH = 10.0, 5.0  # of the attended vectors after a linear start: the text knows more
+TEXT_LENGTH, IMAGE_LENGTH = 10.0, 5.0  # of the attended vectors after a linear start: the text tells more
 
 
 class CoAttentionHead(nn.Module):
     """Weighted layers → BiLSTM → co-attention with the image's regions → classifier (paper section 3.2).
 
-    `layers`: how many text layers come in; one needs no weights. `bilstm=False` puts a linear layer in the BiLSTM's
-    place; `attention` "text" or "image" gives the classifier that attended vector alone. A linear layer brings the
-    regions to `width` where the image backbone has another.
+    `layers`: the number of text layers in the input; a single one needs no weights. `bilstm=False` replaces the BiLSTM
+    by a linear layer; with `attention` "text" or "image" the classifier sees that attended vector alone. If the image
+    backbone's width is not `width`, a linear layer maps the regions to it.
 
     `linear_start`, beyond the paper, for small data: inputs are standardised, and the head starts as a linear
     classifier on mean features of fixed length (the text's top layer, even attention, BiLSTM and projections nearly
@@ -42,7 +42,7 @@ class CoAttentionHead(nn.Module):
     ):
         super().__init__()
         self.attention, self.linear_start = attention, linear_start
-        self.new = ("classifier",) if linear_start else ("",)  # the rest begins with a meaning to keep
+        self.new = ("classifier",) if linear_start else ("",)  # the other layers start from values worth keeping
         self.text_input = Standardise(layers, 1, text_width) if linear_start else None
         self.image_input = Standardise(image_width) if linear_start else nn.Identity()
         self.mix = WeightedLayers(layers) if layers > 1 else None
@@ -50,7 +50,7 @@ class CoAttentionHead(nn.Module):
         self.image = linear(image_width, width) if image_width != width else nn.Identity()
         self.coattention = CoAttention(width, attention_width)
         if attention != "both":
-            # the other side's scores reach no loss, and several processes would wait for their gradient
+            # the other side's scores do not reach the loss, and several processes would wait for their gradient
             side = "image" if attention == "text" else "text"
             getattr(self.coattention, f"{side}_score").requires_grad_(False)
         joint = 2 * width if attention == "both" else width
@@ -74,7 +74,7 @@ class CoAttentionHead(nn.Module):
                 nn.init.orthogonal_(layer.weight)
 
     def forward(self, layers: Sequence[Tensor], mask: Tensor, regions: Tensor) -> Tensor:
-        """L layers `[B, T, d_text]`, mask `[B, T]`, regions `[B, R, d_image]` → logits `[B, K]`."""
+        """Return logits `[B, K]` from L layers `[B, T, d_text]`, mask `[B, T]` and regions `[B, R, d_image]`."""
         if self.mix is not None:
             text = self.mix(layers, self.text_input)  # [B, T, d]
         else:
@@ -88,7 +88,7 @@ class CoAttentionHead(nn.Module):
         return self.classifier(self.dropout(torch.cat(joint, dim=1)))
 
     def inputs(self, layers: Sequence[Tensor], mask: Tensor, regions: Tensor) -> tuple[Tensor, Tensor]:
-        """What is standardised: every real token `[ΣT, L, d_text]` and every region `[ΣR, d_image]` of a batch."""
+        """Return the vectors to standardise: a batch's real tokens `[ΣT, L, d_text]` and regions `[ΣR, d_image]`."""
         real = mask.bool()
         return torch.stack([layer[real] for layer in layers], dim=1), regions.flatten(0, 1)
 
@@ -101,8 +101,8 @@ class FusionHead(nn.Module):
 
     A full bilinear map from 768 × 2048 to `width` outputs would have width × 1.6 million parameters. Here each output's
     matrix has the low rank r = `width` (Kim et al. 2017, Hadamard product for low-rank bilinear pooling): both vectors
-    are projected to r and multiplied, and the first fully connected layer mixes the products; under 10 million
-    parameters at the paper's sizes.
+    are projected to r and multiplied, and the first fully connected layer mixes the products. At the paper's sizes this
+    takes less than 10 million parameters.
     """
 
     new = ("",)
@@ -133,11 +133,11 @@ class FusionHead(nn.Module):
     def inputs(
         self, layers: Sequence[Tensor] | None, mask: Tensor, regions: Tensor | None
     ) -> tuple[Tensor | None, Tensor | None]:
-        """The text vectors `[B, d_text]` and the image vectors `[B, d_image]`, None of a side that is not read."""
+        """Return the text vectors `[B, d_text]` and image vectors `[B, d_image]`, None for a side that is not read."""
         return None if layers is None else layers[-1][:, 0].float(), None if regions is None else regions.mean(1)
 
     def forward(self, layers: Sequence[Tensor] | None, mask: Tensor, regions: Tensor | None) -> Tensor:
-        """L layers `[B, T, d_text]`, regions `[B, R, d_image]` → logits `[B, K]`."""
+        """Return logits `[B, K]` from L layers `[B, T, d_text]` and regions `[B, R, d_image]`."""
         text, image = self.inputs(layers, mask, regions)
         text = None if text is None else self.text(self.text_input(text))
         image = None if image is None else self.image(self.image_input(image))

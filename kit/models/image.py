@@ -25,13 +25,12 @@ from kit.models.weights import (
     timm_hub_name,
 )
 
-NUMBERS_PER_PASS = (
-    4 * 224 * 224 * 3
-)  # numbers in the pictures of one pass on a CPU: 1.9 times as fast as with 32 pictures of 224 px
+# of the images in one pass on a CPU: 1.9 times as fast as a pass with 32 images of 224 px
+NUMBERS_PER_PASS = 4 * 224 * 224 * 3
 
 
 def check_image(name: str) -> None:
-    """Raises KitError where the image backbone `name` cannot be loaded here; quick, and loads nothing."""
+    """Raise KitError if the image backbone `name` cannot be loaded here; a quick check that loads nothing."""
     if name in IMAGE and IMAGE[name].file:
         IMAGE[name].file.locate()
     elif directory := (None if name in IMAGE else local_directory(name)):
@@ -42,13 +41,13 @@ def check_image(name: str) -> None:
         if not hub:
             raise KitError(
                 f"image={name!r} is not a name that the kit knows ({', '.join(IMAGE)}), not a directory and not a "
-                f"timm model: check the spelling (timm.list_models() has them all)."
+                f"timm model: check the spelling (timm.list_models() lists them)."
             )
         check_hub(name, hub, "image", "model.safetensors")
 
 
 class ImageBackbone(nn.Module):
-    """A timm model without its classifier. `mean`, `std`: what its pixels are normalised with, 3 numbers each."""
+    """A timm model without its classifier. `mean`, `std`: of its normalised pixels, 3 numbers each."""
 
     def __init__(self, model: nn.Module, mean: tuple, std: tuple):
         super().__init__()
@@ -67,39 +66,44 @@ class ImageBackbone(nn.Module):
     def count_regions(self, size: int) -> int:
         """Return the number of regions of an image of `size` pixels a side.
 
-        Raises KitError if this model does not take such images, or if its features are no map of regions.
+        Raise KitError if this model does not accept such images, or if its features are not a map of regions.
         """
         config, patches = self.model.pretrained_cfg, getattr(self.model, "patch_embed", None)
-        own = (getattr(patches, "img_size", None) or config["input_size"])[-1]
-        why = f"takes {own} pixels a side only" if config.get("fixed_input_size") and size != own else ""
-        if not why:
+        native = (getattr(patches, "img_size", None) or config["input_size"])[-1]
+        reason = f"accepts only {native} pixels a side" if config.get("fixed_input_size") and size != native else ""
+        if not reason:
             try:
                 regions = self(torch.zeros(1, size, size, 3, dtype=torch.uint8))
             except (AssertionError, AttributeError, IndexError, RuntimeError, TypeError, ValueError) as error:
-                why = f"fails on it ({first_line(error).rstrip('.')})"
-        if why:
-            advice = "take another" if size == own else f"pass -p image_size {own}, or take another"
-            raise KitError(f"image_size={size} does not fit the image backbone {self.name}, which {why}: {advice}.")
+                reason = f"fails on it ({first_line(error).rstrip('.')})"
+        if reason:
+            advice = "use another" if size == native else f"pass -p image_size {native}, or use another"
+            raise KitError(f"image_size={size} does not fit the image backbone {self.name}, which {reason}: {advice}.")
         count, width = regions.shape[1:]
         if count == 1 or math.isqrt(count) ** 2 != count or width != self.width:  # a class token makes k² + 1
             raise KitError(
-                f"The image backbone {self.name} makes {count} vectors of width {width} of an image of {size} pixels a "
-                f"side, which is no map of regions: take another backbone, or a larger image_size if that is small."
+                f"The image backbone {self.name} returns {count} vectors of width {width} for an image of {size} "
+                f"pixels a side, no map of regions: use another backbone, or a larger image_size if that is small."
             )
         return count
 
     def checkpoint(self) -> None:
-        """Keeps each block's input alone for the gradient, and computes the rest again. Raises KitError."""
+        """Save memory: keep only each block's input for the backward pass, and compute the rest again.
+
+        Raise KitError if the model does not support it.
+        """
         try:
             self.model.set_grad_checkpointing()
         except (AssertionError, AttributeError) as error:
-            raise KitError(f"timm's {self.name} can't do checkpointing: leave it out, or take another.") from error
+            raise KitError(
+                f"timm's {self.name} does not support checkpointing: leave it out, or use another."
+            ) from error
 
     def forward(self, pixels: Tensor) -> Tensor:
-        """pixels `[B, H, W, 3]`, 0 to 255 → regions `[B, R, d]`; a convolutional net at stride 32 has H/32 · W/32."""
+        """Return regions `[B, R, d]` of pixels `[B, H, W, 3]`, 0 to 255; at stride 32 there are H/32 · W/32."""
         if self.training or pixels.device.type != "cpu":
             return self._regions(pixels)
-        # where pictures don't meet in the batch's statistics, as many at a time as the processor's cache holds
+        # without batch statistics images are independent: run as many at a time as the processor's cache holds
         return torch.cat([self._regions(some) for some in pixels.split(max(1, NUMBERS_PER_PASS // pixels[0].numel()))])
 
     def _regions(self, pixels: Tensor) -> Tensor:
@@ -107,8 +111,8 @@ class ImageBackbone(nn.Module):
         features = self.model.forward_features(pixels)
         if not isinstance(features, Tensor) or features.ndim not in (3, 4):
             shape = f"of shape {list(features.shape)}" if isinstance(features, Tensor) else "in several parts"
-            raise KitError(f"The image backbone {self.name} gives features {shape}, no map of regions: take another.")
-        if features.ndim == 3:  # vision transformers: patches behind class and register tokens
+            raise KitError(f"The image backbone {self.name} returns features {shape}, no map of regions: use another.")
+        if features.ndim == 3:  # vision transformers: patches after class and register tokens
             return features[:, getattr(self.model, "num_prefix_tokens", 0) :]
         if getattr(self.model, "output_fmt", "NCHW") == "NHWC":
             return features.flatten(1, 2)
@@ -116,7 +120,10 @@ class ImageBackbone(nn.Module):
 
 
 def load_image(name: str, pretrained: bool = True) -> ImageBackbone:
-    """The image backbone `name`; with `pretrained=False` the same architecture with random weights. Raises KitError."""
+    """Return the image backbone `name`; with `pretrained=False` the same architecture with random weights.
+
+    Raise KitError if it cannot be loaded.
+    """
     import timm
 
     spec = IMAGE.get(name)
@@ -130,13 +137,13 @@ def load_image(name: str, pretrained: bool = True) -> ImageBackbone:
             model = timm.create_model(spec.timm, num_classes=0, global_pool="", pretrained_cfg_overlay=overlay)
             if pinned:
                 _load_in_order(model, pinned)
-        else:  # built as timm builds it, so that every weight has its place; the classifier goes afterwards
+        else:  # built as timm builds it, so that every saved weight is used; the classifier is removed afterwards
             source = f"local-dir:{directory}" if directory else spec.timm if spec else name
             options = _saved_weights(*_read_timm_directory(directory)) if directory and pretrained else {}
             model = timm.create_model(source, pretrained=pretrained, **options)
             model.pretrained_cfg.pop("state_dict", None)  # timm would keep them twice
             _drop_classifier(model)
-        model = model.to(memory_format=torch.channels_last)  # convolutions run faster so
+        model = model.to(memory_format=torch.channels_last)  # convolutions run faster
         return ImageBackbone(model, model.pretrained_cfg["mean"], model.pretrained_cfg["std"])
     except (*UNREADABLE, AssertionError, AttributeError, KeyError, TypeError) as error:  # of model_args, too
         reason = textwrap.shorten(str(error) or type(error).__name__, 200, placeholder=" …")
@@ -146,7 +153,7 @@ def load_image(name: str, pretrained: bool = True) -> ImageBackbone:
 def _read_timm_directory(directory: Path) -> tuple[dict, Path]:
     """Return config.json and the weights' file of a local directory in timm's hub format.
 
-    Raises KitError if the directory lacks them, or if config.json says what timm would not understand or not read.
+    Raise KitError if the directory lacks them, or if config.json has entries that timm would refuse or ignore.
     """
     import timm
 
@@ -174,21 +181,23 @@ def _read_timm_directory(directory: Path) -> tuple[dict, Path]:
         )
     known = {field.name for field in fields(timm.models.PretrainedCfg)}
     if (nested := content.get("pretrained_cfg")) is not None:
-        strange = {*nested} - known | {name for name in ("mean", "std") if name in content and name not in nested}
+        unread = {*nested} - known | {name for name in ("mean", "std") if name in content and name not in nested}
     else:  # an older config.json, flat
-        strange = {*content} - known - {"num_features", "labels"}
-    if strange:
+        unread = {*content} - known - {"num_features", "labels"}
+    if unread:
         raise KitError(
-            f"{config} says {', '.join(sorted(strange))} where timm does not read it: pixels' settings belong under "
-            f"'pretrained_cfg', and arguments of the model under 'model_args' beside it."
+            f"{config} has {', '.join(sorted(unread))} in a place that timm does not read: pixels' settings belong "
+            f"under 'pretrained_cfg', and arguments of the model under 'model_args' beside it."
         )
     return content, weights[0]
 
 
 def _saved_weights(content: dict, weights: Path) -> dict:
-    """Return timm's options for the weights of a local directory, and for a classifier as large as theirs, which
-    config.json need not say: so all weights fit, and timm refuses a file that lacks one or has others, instead of
-    leaving some random."""
+    """Return timm's options for the weights of a local directory, with a classifier of the size that the weights have.
+
+    config.json may not give that size. With it all weights fit, so that timm refuses a file that lacks some or has
+    others, instead of leaving weights random.
+    """
     import timm
 
     state = timm.models.load_state_dict(str(weights), weights_only=True)
@@ -205,7 +214,7 @@ def _saved_weights(content: dict, weights: Path) -> dict:
 def _drop_classifier(model: nn.Module) -> None:
     try:
         model.reset_classifier(0, "")  # and without pooling, which may have weights
-    except (AssertionError, TypeError):  # some models have no such choice
+    except (AssertionError, TypeError):  # some models do not have this option
         model.reset_classifier(0)
 
 

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 class WeightedLayers(nn.Module):
     """Scalar mix of the text backbone's layers, `O = γ · Σ_l softmax(w)_l · H_l` (paper eq. 2; Peters et al. 2018).
 
-    Starts as their mean (`w` = 0, `γ` = 1), or with `start_top` nearly as the last of them.
+    It starts as their mean (`w` = 0, `γ` = 1), or after `start_top` as nearly the last layer alone.
     """
 
     def __init__(self, layers: int):
@@ -22,13 +22,13 @@ class WeightedLayers(nn.Module):
 
     @torch.no_grad()
     def start_top(self) -> None:
-        """Starts as the top layer, nearly: it has e⁵ times the weight of each other."""
+        """Give the top layer e⁵ times the weight of each other."""
         self.weights[-1] = 5.0
 
     def forward(self, layers: Sequence[Tensor], inputs: "Standardise | None" = None) -> Tensor:
-        """L layers `[B, T, d]`, which `inputs` `[L, 1, d]` brings to mean 0 and deviation 1 → `[B, T, d]`, float32.
+        """Return the mix `[B, T, d]`, float32, of L layers `[B, T, d]`, standardised by `inputs` `[L, 1, d]` if given.
 
-        Layer by layer, standardising folded into the weights: the layers are never copied.
+        Standardising is folded into the weights and applied layer by layer, so that no layer is copied.
         """
         scales = (self.gamma * self.weights.softmax(0)).view(-1, 1, 1)  # [L, 1, 1]
         if inputs is not None:
@@ -40,10 +40,10 @@ class WeightedLayers(nn.Module):
 
 
 class BiLSTM(nn.Module):
-    """One bidirectional LSTM layer, `width` / 2 a direction, over the real tokens only (paper section 3.2).
+    """One bidirectional LSTM layer, `width` / 2 per direction, over the real tokens only (paper section 3.2).
 
-    Each direction is a plain LSTM from the item's first real token on, backwards over the item reversed: padding comes
-    behind and reaches nothing. Batches of like length waste little of that, and a packed sequence costs more.
+    Each direction is a plain LSTM, the backward one over the reversed item: padding comes last and influences no token.
+    Batches of similar length waste little computation on padding; a packed sequence costs more.
     """
 
     def __init__(self, input_width: int, width: int):
@@ -58,8 +58,10 @@ class BiLSTM(nn.Module):
 
     @torch.no_grad()
     def start_linear(self, gain: float = 0.1) -> None:
-        """Starts as nearly an isometry of each token by itself: input and output gates open, forget gates shut, and the
-        cell's input, an orthogonal map of which each direction has half, small enough for its tanh to be linear."""
+        """Start as nearly an isometry of each token: input and output gates open, forget gates shut.
+
+        Each direction's cell input is half of an orthogonal map, scaled by `gain` so that its tanh stays linear.
+        """
         h = self.ahead.hidden_size
         maps = nn.init.orthogonal_(torch.empty(2 * h, self.ahead.input_size), gain).chunk(2)
         for direction, cell in zip((self.ahead, self.back), maps, strict=True):
@@ -69,20 +71,20 @@ class BiLSTM(nn.Module):
             direction.bias_ih_l0.copy_(torch.tensor([3.0, -3.0, 0.0, 3.0]).repeat_interleave(h))
 
     def forward(self, text: Tensor, mask: Tensor) -> Tensor:
-        """text `[B, T, d]`, mask `[B, T]` → `[B, T, D]`, zero at padding."""
-        place = torch.arange(text.shape[1], device=text.device)
-        turned = mask.sum(1, keepdim=True) - 1 - place  # [B, T]: real tokens in reverse,
-        turned = torch.where(turned < 0, place, turned).unsqueeze(2)  # padding where it is
+        """Return `[B, T, D]`, zero at padding, from text `[B, T, d]` and mask `[B, T]`."""
+        position = torch.arange(text.shape[1], device=text.device)
+        reverse = mask.sum(1, keepdim=True) - 1 - position  # [B, T]: real tokens in reverse,
+        reverse = torch.where(reverse < 0, position, reverse).unsqueeze(2)  # padding stays in place
         with torch.autocast(text.device.type, enabled=False):  # cuDNN's LSTM would run in half precision, not bfloat16
             text = text.float()
             ahead, _ = self.ahead(text)
-            back, _ = self.back(torch.take_along_dim(text, turned, 1))
-            both = torch.cat([ahead, torch.take_along_dim(back, turned, 1)], dim=2)
+            back, _ = self.back(torch.take_along_dim(text, reverse, 1))
+            both = torch.cat([ahead, torch.take_along_dim(back, reverse, 1)], dim=2)
             return both * mask.unsqueeze(2)
 
 
 class Standardise(nn.Module):
-    """Brings each feature to mean 0 and deviation 1 over the training items; does nothing until `fit`."""
+    """Scale each feature to mean 0 and deviation 1 over the training items; change nothing before `fit`."""
 
     def __init__(self, *shape: int):
         super().__init__()
@@ -94,7 +96,7 @@ class Standardise(nn.Module):
         self.std.copy_(std.clamp_min(1e-6))
 
     def forward(self, features: Tensor) -> Tensor:
-        return torch.addcmul(-self.mean / self.std, features.float(), 1 / self.std)  # in one pass
+        return torch.addcmul(-self.mean / self.std, features.float(), 1 / self.std)  # one pass over memory
 
 
 class CoAttention(nn.Module):
@@ -104,7 +106,7 @@ class CoAttention(nn.Module):
         H_i = tanh(W_v I + Cᵀ (W_s T))      a_i = softmax_R(w_iᵀ H_i)      i' = Σ_R a_i I
         H_t = tanh(W_s T + C (W_v I))       a_t = softmax_T(w_tᵀ H_t)      t' = Σ_T a_t T
 
-    Padded tokens take no part: not in C's sums over tokens, not in softmax_T.
+    Padding is left out of C's sums over tokens and of softmax_T.
     """
 
     def __init__(self, width: int, attention_width: int):
@@ -117,12 +119,12 @@ class CoAttention(nn.Module):
 
     @torch.no_grad()
     def start_uniform(self) -> None:
-        """Starts with equal attention on all tokens and on all regions: attended vectors are means."""
+        """Start with equal attention on all tokens and on all regions, so that attended vectors are means."""
         self.image_score.weight.zero_()
         self.text_score.weight.zero_()
 
     def forward(self, text: Tensor, mask: Tensor, regions: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        """text `[B, T, D]`, its mask, regions `[B, R, D]` → t', i' `[B, D]`, a_t `[B, T]`, a_i `[B, R]`."""
+        """Return t', i' `[B, D]`, a_t `[B, T]`, a_i `[B, R]` of text `[B, T, D]`, its mask, regions `[B, R, D]`."""
         real = mask.bool()
         c = torch.tanh(self.affinity(text) @ regions.transpose(1, 2))  # [B, T, R]
         c = c * real.unsqueeze(2)
@@ -139,7 +141,7 @@ def _weighted_sum(weights: Tensor, vectors: Tensor) -> Tensor:
 
 
 def linear(inputs: int, outputs: int, bias: bool = True) -> nn.Linear:
-    """A new layer as the paper starts it: Xavier (Glorot and Bengio 2010)."""
+    """Return a new layer, initialised as in the paper: Xavier (Glorot and Bengio 2010)."""
     layer = nn.Linear(inputs, outputs, bias=bias)
     nn.init.xavier_uniform_(layer.weight)
     if bias:

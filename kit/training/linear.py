@@ -1,4 +1,4 @@
-"""Linear references to hold a model against: on words alone, and on what frozen backbones give.
+"""Linear baselines to compare a model with: on the text alone, and on the features of frozen backbones.
 
 N items · K classes · d width
 """
@@ -8,8 +8,9 @@ import time
 import numpy as np
 import torch
 from accelerate import PartialState
+from sklearn.compose import ColumnTransformer
 from sklearn.linear_model import LogisticRegression
-from sklearn.pipeline import make_pipeline
+from sklearn.pipeline import Pipeline, make_pipeline
 from sklearn.preprocessing import Normalizer, StandardScaler
 
 from kit.config import TrainConfig
@@ -26,10 +27,12 @@ C = 10.0  # inverse regularisation of the logistic regression; on the sample's v
 
 
 def fit(run: Run) -> None:
-    """Fits a reference in each fold of the run's configuration, and writes the results of a run. Raises KitError.
+    """Fit a linear baseline in each fold of the run's configuration and write the run's results.
 
     tfidf: TF-IDF of character n-grams and a linear support vector machine, with calibrated probabilities. logistic:
     logistic regression on the text's mean token and the image's mean region.
+
+    Raise KitError if the items or the backbones cannot be read.
     """
     state = PartialState()
     if state.is_main_process:
@@ -41,45 +44,46 @@ def fit(run: Run) -> None:
             inputs = {name: np.array(product_texts(frame), object) for name, frame in frames.items()}
             model = Calibrated(tfidf_model())
         else:
-            inputs = _pooled(config, codes, frames, state.device)
-            model = LogisticRegression(C=C, max_iter=2000)
+            inputs, text_width = _mean_features(config, codes, frames, state.device)
+            model = logistic_model(text_width)
         train = frames["train"]
         folds, labels = train["fold"].to_numpy(), train["label"].to_numpy()
         groups = train.get("group", train["id"]).to_numpy()
         oof, test = np.zeros((len(folds), len(codes))), np.zeros((config.folds, len(frames["test"]), len(codes)))
         for fold in range(config.folds):
             learn, scored = folds != fold, folds == fold
-            scaled = inputs
-            if config.system == "logistic":
-                scalers = [make_pipeline(StandardScaler(), Normalizer()).fit(side[learn]) for side in inputs["train"]]
-                scaled = {
-                    name: np.hstack([scaler.transform(side) for scaler, side in zip(scalers, sides, strict=True)])
-                    for name, sides in inputs.items()
-                }
             more = {"groups": groups[learn]} if config.system == "tfidf" else {}
-            model.fit(scaled["train"][learn], labels[learn], **more)
-            oof[scored] = model.predict_proba(scaled["train"][scored])
+            model.fit(inputs["train"][learn], labels[learn], **more)
+            oof[scored] = model.predict_proba(inputs["train"][scored])
             if len(frames["test"]):
-                test[fold] = model.predict_proba(scaled["test"])
+                test[fold] = model.predict_proba(inputs["test"])
         summary = {"system": config.system, "text": config.text, "image": config.image, "recipe": config.recipe}
-        summary |= summarise_items(frames, data_fingerprints(frames)) | {
-            "seconds": round(time.perf_counter() - started, 1)
-        }
+        summary |= summarise_items(frames, data_fingerprints(frames))
+        summary["seconds"] = round(time.perf_counter() - started, 1)
         run.write(codes, (train[folds >= 0], oof[folds >= 0]), (frames["test"], test), summary)
         print(run, flush=True)
     state.wait_for_everyone()
 
 
-def _pooled(config: TrainConfig, codes: list[int], frames: dict, device: torch.device) -> dict[str, list[np.ndarray]]:
-    """Of each frame, text (mean over tokens) and image (mean over regions) features, `[N, d]` each."""
+def logistic_model(text_width: int) -> Pipeline:
+    """Return a pipeline from features `[N, d_text + d_image]` to codes `[N]`; each side is scaled by itself."""
+    scaler, sides = make_pipeline(StandardScaler(), Normalizer()), (slice(0, text_width), slice(text_width, None))
+    scalers = ColumnTransformer([(name, scaler, side) for name, side in zip(("text", "image"), sides, strict=True)])
+    return make_pipeline(scalers, LogisticRegression(C=C, max_iter=2000))
+
+
+def _mean_features(
+    config: TrainConfig, codes: list[int], frames: dict, device: torch.device
+) -> tuple[dict[str, np.ndarray], int]:
+    """Return each frame's features `[N, d_text + d_image]`, means over tokens and over regions, and `d_text`."""
     backbones = find_backbones(config)
-    products = make_datasets(config, codes, frames, backbones)
-    precompute(config, backbones, products, device, "no")
-    found = {}
-    for name, part in products.items():
-        sides = [np.empty((0, backbone.outline.width)) for backbone in backbones.values()]
+    parts = make_datasets(config, codes, frames, backbones)
+    precompute(config, backbones, parts, device, "no")
+    width = backbones["text"].outline.width
+    features = {name: np.empty((0, width + backbones["image"].outline.width), np.float32) for name in parts}
+    for name, part in parts.items():
         if len(part):
-            sides = [part.sides[side].values.astype(np.float32) for side in ("text", "image")]
-            sides[0] = sides[0].reshape(len(part), 2, -1)[:, 1]  # the mean token
-        found[name] = sides
-    return found
+            text = part.sides["text"].values.reshape(len(part), 2, width)[:, 1]  # the mean token, behind the first
+            image = part.sides["image"].values.reshape(len(part), -1)
+            features[name] = np.hstack([text, image], dtype=np.float32)
+    return features, width
