@@ -8,6 +8,7 @@ from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from kit.core.exceptions import KitError
 
@@ -297,7 +298,7 @@ class EnsembleConfig:
         check_name(self.run)
 
 
-RECIPES = {
+RECIPES: dict[str, dict[str, Any]] = {
     "paper": {},
     "demo": {
         "width": 384,
@@ -320,7 +321,7 @@ RECIPES = {
     },
 }
 # what a recipe changes besides for the baselines: a small head on fixed vectors learns at another rate
-BASELINE_RECIPES = {"paper": {}, "demo": {"epochs": 10, "lr": 1e-3, "lr_decay": 0.9}}
+BASELINE_RECIPES: dict[str, dict[str, Any]] = {"paper": {}, "demo": {"epochs": 10, "lr": 1e-3, "lr_decay": 0.9}}
 
 
 def train_config(**values) -> TrainConfig:

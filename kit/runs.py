@@ -55,7 +55,8 @@ class Run:
     @property
     def config(self) -> TrainConfig | EnsembleConfig:
         """Raises KitError if config.json is missing, damaged, of another version of the kit or of the other kind."""
-        return _read_config(self.folder, EnsembleConfig if _is_ensemble(self.folder) else TrainConfig)
+        run: Run = EnsembleRun(self.folder) if _is_ensemble(self.folder) else TrainingRun(self.folder)
+        return run.config
 
     @property
     def summary(self) -> dict:

@@ -5,6 +5,7 @@ import csv
 import io
 import os
 import warnings
+from contextlib import suppress
 from pathlib import Path
 
 import pandas as pd
@@ -183,9 +184,9 @@ def _check(path: Path, challenge: Challenge, split: str) -> int:
     check_separator(path.name, header, sep)
     *keys, _ = columns.values()
     test = challenge.test[split]
-    if (ids := read_test_ids(challenge, split)) != test["id"].tolist():
+    if (now := read_test_ids(challenge, split)) != test["id"].tolist():
         raise KitError(
-            f"the test file of {split!r} in {challenge.folder} has {len(ids)} items, and not the {len(test)} that were "
+            f"the test file of {split!r} in {challenge.folder} has {len(now)} items, and not the {len(test)} that were "
             f"read of it; read the challenge folder again."
         )
     expected = list(test[keys].astype(str).itertuples(index=False, name=None))
@@ -231,12 +232,14 @@ def check_file(file: Path, data: Path | None) -> str:
     Without `data`, a file in submissions/<run>/ is checked against the folder that the run was trained on. Raises
     KitError.
     """
-    folder = file.resolve().parent
-    run = open_run(folder.name) if folder.parent == submissions_folder() else None
+    folder, run = file.resolve().parent, None
+    with suppress(KitError):  # there is no project here
+        run = open_run(folder.name) if folder.parent == submissions_folder() else None
     run = run if run and run.finished else None
-    if data is None and run is None:
+    source = data or (run.config.data if run else None)
+    if source is None:
         raise KitError(f"{file.name} is in no submissions/ folder of a finished run; name its challenge: --data DIR.")
-    challenge = _read_raw(data or run.config.data, images="leave" if run else "ignore")
+    challenge = _read_raw(source, images="leave" if run else "ignore")
     if run:
         check_test_items(run, challenge)
     return check_submission(file, challenge)

@@ -83,13 +83,15 @@ def cached_memmap(
                         if kind == dtypes[-1]:
                             raise
                 values = _map(path, size, dtypes)
+    if values is None:
+        raise KitError(f"{path} cannot be read back as it was written: free space, or check the disk.")
     return values
 
 
 def release(values: np.ndarray) -> None:
     """Lets go of a mapped array's pages, which stay in its file; else all that was written counts as our memory."""
     if isinstance(values, np.memmap) and hasattr(mmap, "MADV_DONTNEED"):
-        values._mmap.madvise(mmap.MADV_DONTNEED)
+        values._mmap.madvise(mmap.MADV_DONTNEED)  # type: ignore[attr-defined]  # numpy's stubs leave _mmap out
 
 
 def _map(path: Path, size: tuple[int, ...], dtypes: Sequence[np.dtype]) -> np.ndarray | None:
@@ -125,12 +127,14 @@ def content_hashes(paths: Sequence[str | None], strict: bool = True) -> list[str
     can't be read raises KitError, naming it, or with `strict=False` gives UNREADABLE and the reason.
     """
     hashes = ["" if path is None else _stamp(path) for path in paths]
-    there = [place for place, stamp in enumerate(hashes) if stamp and not stamp.startswith(UNREADABLE)]
+    known = enumerate(zip(paths, hashes, strict=True))
+    there = {place: path for place, (path, stamp) in known if path is not None and not stamp.startswith(UNREADABLE)}
+    files = list(there.values())
 
     def compute(new: list[int]) -> list[str]:
-        return thread_map(_hash_file, [paths[there[i]] for i in new], desc="file hashes", leave=False, tqdm_class=Bar)
+        return thread_map(_hash_file, [files[i] for i in new], desc="file hashes", leave=False, tqdm_class=Bar)
 
-    keys = [fingerprint(os.path.abspath(paths[place]), hashes[place]) for place in there]
+    keys = [fingerprint(os.path.abspath(path), hashes[place]) for place, path in there.items()]
     for place, found in zip(there, get_or_compute("files", keys, pa.string(), compute).to_pylist(), strict=True):
         hashes[place] = found
     for path, found in zip(paths, hashes, strict=True):

@@ -17,7 +17,7 @@ from kit.core.exceptions import KitError
 TRAIN_AGAIN = "train the run again, with -p again True"
 
 
-def write_atomically(path: Path, write: Callable[[Path], None]) -> None:
+def write_atomically(path: Path, write: Callable[[Path], object]) -> None:
     """`write(temporary path)` beside `path`, then a rename: a reader sees the old file or the whole new one.
 
     The file may be read by whom the user's umask says, whatever its writer would have chosen.

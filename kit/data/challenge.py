@@ -69,7 +69,7 @@ class Challenge:
     edition: str
     train: pd.DataFrame
     test: dict[str, pd.DataFrame]
-    names: dict[int | str, str]
+    names: dict[int, str]
     folder: Path
 
     @property
@@ -138,7 +138,9 @@ def _find_images(folder: Path) -> tuple[dict[tuple[int, int], list[str]], list[s
 
     Folder links are not followed: a target inside the folder is found under its own name, and nothing can loop.
     """
-    found, links, todo = {}, [], [folder]
+    found: dict[tuple[int, int], list[str]] = {}
+    links: list[str] = []
+    todo: list[Path | str] = [folder]
     while todo:
         for entry in _list(todo.pop()):
             if entry.is_dir(follow_symlinks=False):
@@ -181,7 +183,7 @@ def _add_images(frame: pd.DataFrame, split: str, path: Path, images: str, found:
         warnings.warn(sentence, stacklevel=3)
 
 
-def read_names(folder) -> dict[int | str, str]:
+def read_names(folder) -> dict[int, str]:
     """Class names by code from the optional `classes.csv` (`code,name`); empty without the file. Raises KitError."""
     folder = resolve(folder)
     path = _match(folder, [entry.name for entry in _list(folder)], "classes.csv")
@@ -211,10 +213,10 @@ def read_challenge(folder, clean_titles=True, clean_descriptions=True, images="r
             "(challengedata) or X_train.tsv and Y_train.tsv (sigir)."
         )
     edition = EDITIONS[there[0]]
-    found = {pattern: _match(folder, files, pattern) for pattern in patterns[there[0]]}
-    if absent := [p.capitalize() for p in (edition.train, edition.labels) if found[p] is None]:
+    found = {pattern: path for pattern in patterns[there[0]] if (path := _match(folder, files, pattern))}
+    if absent := [p.capitalize() for p in (edition.train, edition.labels) if p not in found]:
         raise KitError(f"{folder} lacks {' and '.join(absent)} ({there[0]} edition); download it into that folder.")
-    paths = {"train": found[edition.train]} | {split: found[p] for split, p in edition.tests.items() if found[p]}
+    paths = {"train": found[edition.train]} | {split: found[p] for split, p in edition.tests.items() if p in found}
     frames = {split: _read_items(path, edition, clean_titles, clean_descriptions) for split, path in paths.items()}
     _add_labels(frames["train"], paths["train"].name, found[edition.labels], edition)
     names = read_names(folder)

@@ -56,7 +56,7 @@ def as_seen(image: Image.Image) -> Image.Image:
     elif "transparency" in seen.info and samples in PNG_SAMPLES:
         seen.info["transparency"] = PNG_SAMPLES[samples](seen.info["transparency"])
     if seen.mode == "LAB":  # Pillow's own conversions do not know it
-        return ImageCms.applyTransform(seen, _lab_to_rgb())
+        return ImageCms.applyTransform(seen, _lab_to_rgb())  # type: ignore[return-value]  # None only if in place
     if seen.mode in ("La", "RGBa"):  # premultiplied: converts to its usual form alone
         seen = seen.convert(seen.mode.upper())
     if seen.has_transparency_data:
@@ -86,7 +86,7 @@ def _decode(path: str, side: int | None) -> Image.Image:
 
 def _upright(image: Image.Image) -> Image.Image:
     try:
-        turn = TURNS.get(image.getexif().get(ExifTags.Base.Orientation))
+        turn = TURNS.get(image.getexif().get(ExifTags.Base.Orientation, 0))
     except Exception:  # a viewer shows an image whose EXIF is broken as it is stored
         turn = None
     return image if turn is None else image.transpose(turn)

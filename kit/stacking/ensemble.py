@@ -165,7 +165,8 @@ def groupings(members: dict[str, tuple[str, str]]) -> dict[str, list[str]]:
 def _sizes(texts: dict[str, list[str]]) -> dict[str, list[int]]:
     """By image backbone, how many of its text backbones the sets have that are stacked."""
     most = max(map(len, texts.values()))
-    taken, sets = set(), 0
+    taken: set[int] = set()
+    sets = 0
     for size in dict.fromkeys([most, *range(2, most)]):
         new = sum(comb(len(names), size) for names in texts.values()) if size > 1 else 0
         if taken and sets + new > GROUPINGS:

@@ -8,6 +8,7 @@ import dataclasses
 import warnings
 from collections.abc import Iterable
 from pathlib import Path
+from typing import Any
 
 from kit.config import TrainConfig, bounded_name, check_name, possible_names, short_names, train_config
 from kit.core.exceptions import KitError
@@ -15,7 +16,7 @@ from kit.core.paths import resolve
 from kit.runs import Run, TrainingRun, list_runs, open_run
 
 BASELINES = ("concat", "bilinear", "dot", "text", "image", "tfidf", "logistic")
-ABLATIONS = {  # table 2, as changes of the configuration
+ABLATIONS: dict[str, dict[str, Any]] = {  # table 2, as changes of the configuration
     "full": {},
     "no-bilstm": {"bilstm": False},
     "no-layer-weights": {"layer_weights": False},
@@ -88,17 +89,18 @@ def ablation(config: TrainConfig) -> str | None:
 
 def study_runs(study: str) -> list[Run]:
     """The study's finished runs, oldest first. Raises KitError where there is none."""
-    runs, known = [], set()
+    runs: list[Run] = []
+    studies: set[str] = set()
     for run in list_runs():
         try:
-            known.add(run.config.study)
+            studies.add(run.config.study)
         except KitError as error:  # another version's, say: no reason to stop a study that it is no part of
             warnings.warn(str(error), stacklevel=2)
             continue
         if run.config.study == study:
             runs.append(run)
     if not runs:
-        known = ", ".join(sorted(known - {""})) or "none yet"
+        known = ", ".join(sorted(studies - {""})) or "none yet"
         raise KitError(f"The study {study!r} has no finished run; studies with runs: {known}.")
     return runs
 
@@ -106,7 +108,8 @@ def study_runs(study: str) -> list[Run]:
 def member_runs(study: str) -> dict[str, tuple[str, str]]:
     """Run name → (text, image), short, of the study's members: full models, of each pair the one with the lowest
     seed."""
-    found, runs = {}, study_runs(study)
+    found: dict[tuple[Path, Path], tuple[int, str]] = {}
+    runs = study_runs(study)
     for run in runs:
         if isinstance(run, TrainingRun) and ablation(config := run.config) == "full":
             pair = resolved_backbones(config)
@@ -146,7 +149,7 @@ def _owner(name: str) -> TrainConfig | None:
 
 def _differing(names: Iterable[str]) -> list[str]:
     """The backbones, each once, however its directory is written."""
-    found = {}
+    found: dict[Path, str] = {}
     for name in names:
         found.setdefault(resolve(name), name)
     return [*found.values()]

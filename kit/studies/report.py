@@ -206,7 +206,7 @@ def _table(frame: pd.DataFrame) -> str:
 
 def _page(study: str, text: str, folder: Path, cards: str) -> str:
     """The report as one HTML page, its pictures inside; all text of products and names is escaped."""
-    body = mistune.create_markdown(escape=True, plugins=["table"])(text)
+    body = str(mistune.create_markdown(escape=True, plugins=["table"])(text))
 
     def inline(match: re.Match) -> str:
         picture = base64.b64encode((folder / match[1]).read_bytes()).decode()

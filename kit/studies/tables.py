@@ -3,6 +3,7 @@
 All scores in per cent. Intervals are 95 % bootstraps over items; differences are paired on the same items.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -76,8 +77,8 @@ class Answers:
         ids = means.index.get_level_values("id")
         if not len(ids) or not set(ids) <= set(self.codes.index):
             return None  # of another test file
-        known = "fingerprint" in items and self.fingerprints is not None
-        if known and (items["fingerprint"].to_numpy() != self.fingerprints.loc[ids].to_numpy()).any():
+        known = self.fingerprints if "fingerprint" in items else None
+        if known is not None and (items["fingerprint"].to_numpy() != known.loc[ids].to_numpy()).any():
             return None  # of other products under the same ids
         true, predicted = self.codes.loc[ids].to_numpy(), means.idxmax(axis=1).to_numpy()
         return estimate(macro_f1(true, predicted), bootstrap_macro_f1(true, predicted))
@@ -109,13 +110,13 @@ def baselines(study: str, answers: Answers | None = None) -> pd.DataFrame:
 
 def ablations(study: str) -> pd.DataFrame:
     """Table 2: the mean over seeds of each ablation, and its difference to the full model, same items, same seeds."""
-    runs = [run for run in study_runs(study) if isinstance(run, TrainingRun) and ablation(run.config)]
-    ablated = [run.config for run in runs if ablation(run.config) != "full"]
+    rows_of = {run: ablation(run.config) for run in study_runs(study) if isinstance(run, TrainingRun)}
+    ablated = [run.config for run, row in rows_of.items() if row and row != "full"]
     pair = next(map(resolved_backbones, ablated), None)
-    seeds = {row: {} for row in ABLATIONS}
-    for run in runs:
-        if resolved_backbones(run.config) == pair:
-            seeds[ablation(run.config)][run.config.seed] = run
+    seeds: dict[str, dict[int, TrainingRun]] = {row: {} for row in ABLATIONS}
+    for run, row in rows_of.items():
+        if row and resolved_backbones(run.config) == pair:
+            seeds[row][run.config.seed] = run
     rows = []
     for row, found in seeds.items():
         shared = sorted(set(found) & set(seeds["full"]))
@@ -292,7 +293,7 @@ def _measured(value: float | None) -> str:
     return "–" if not value else f"{value:.2g}" if value < 10 else f"{value:.0f}"
 
 
-def gain(ours: list[Run], others: list[Run]) -> Estimate:
+def gain(ours: Sequence[Run], others: Sequence[Run]) -> Estimate:
     """How much macro-F1 `ours` gain on `others` in the mean, run by run, paired on the same validation items.
 
     Raises KitError where the runs were not scored on the same items.
@@ -307,8 +308,8 @@ def gain(ours: list[Run], others: list[Run]) -> Estimate:
                 raise KitError(f"{two} read other items ({'; '.join(changed)}): train one again as the other.")
             raise KitError(f"The data changed between {two}: train the older one again.")
     sides = [np.stack([_predicted(run, frame["id"], ours[0].name) for run in runs]) for runs in (ours, others)]
-    means = [np.mean([macro_f1(true, row) for row in rows]) for rows in sides]
-    return estimate(means[0] - means[1], bootstrap_macro_f1(true, *sides), True)
+    means = [float(np.mean([macro_f1(true, row) for row in rows])) for rows in sides]
+    return estimate(means[0] - means[1], bootstrap_macro_f1(true, sides[0], sides[1]), True)
 
 
 def _predicted(run: Run, ids: pd.Series, first: str) -> np.ndarray:
