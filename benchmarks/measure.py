@@ -86,7 +86,7 @@ class Workbench:
         self.trainer = FoldTrainer(self.session, model, self.parts)
         self.model = self.trainer.model
 
-    def make_loader(self, part: str = "train", times: int = 1):
+    def loader(self, part: str = "train", times: int = 1):
         """Batches of `part`, shuffled where it trains, `times` the size of the configuration's."""
         size = times * self.config.micro_batch
         batches = make_loader(self.parts[part], size, part == "train", workers=self.config.workers)

@@ -199,7 +199,8 @@ def test_a_figure_that_fails_costs_the_report_itself_alone(tmp_path, capsys):
 @pytest.mark.parametrize("backend", ["Agg", "no_such_backend"])
 def test_a_notebook_shows_figures_whatever_the_environment_says(backend, tmp_path, monkeypatch):
     monkeypatch.setenv("MPLBACKEND", backend)
-    cells = ["from kit import plots\nimport pandas as pd", "plots.class_bars(pd.Series([1], [10]), {}, 'items');"]
+    imports = "from kit.analysis import plots\nimport pandas as pd"
+    cells = [imports, "plots.class_bars(pd.Series([1], [10]), {}, 'items');"]
     notebook = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(cell) for cell in cells])
     nbformat.write(notebook, tmp_path / "in.ipynb")
     done = papermill.execute_notebook(tmp_path / "in.ipynb", None, kernel_name="python3", progress_bar=False)

@@ -25,7 +25,7 @@ from kit.config import train_config
 from kit.core.exceptions import KitError
 from kit.runs import Run, prepare_run
 from kit.train import main
-from kit.training import checkpoint
+from kit.training import interrupt
 from kit.training.interrupt import Interrupted, Watch
 from kit.training.launch import launch
 from kit.training.trainer import train
@@ -149,15 +149,15 @@ def out_of_time(watch, monkeypatch):
 
 
 def alone(watch, monkeypatch):
-    monkeypatch.setattr(checkpoint, "_lives", lambda process: False)
+    monkeypatch.setattr(interrupt, "_lives", lambda process: False)
     watch.launcher = 1
     return "left alone by the notebook"
 
 
 @pytest.mark.parametrize("reason", [signalled, out_of_time, alone])
 def test_a_batch_that_never_comes_keeps_nobody_from_stopping(monkeypatch, reason):
-    monkeypatch.setattr(checkpoint, "GRACE", 0)
-    monkeypatch.setattr(checkpoint, "TICK", 0.01)
+    monkeypatch.setattr(interrupt, "GRACE", 0)
+    monkeypatch.setattr(interrupt, "TICK", 0.01)
     watch, sentences = Watch(), []
 
     def lost():
@@ -251,7 +251,8 @@ def spoil(monkeypatch, at: int) -> None:
 def test_a_loss_that_is_no_number_stops_with_the_items(root, crash_config, monkeypatch, tiny_data):
     spoil(monkeypatch, 3)
     run = begun(crash_config, "run")
-    with pytest.raises(KitError, match=r"The loss is no number in epoch 1, step 4\. .*: id \d+, \d+, \d+, \d+\. Start"):
+    sentence = r"The loss became NaN or infinite in epoch 1, step 4\. .*: id \d+, \d+, \d+, \d+\. Start"
+    with pytest.raises(KitError, match=sentence):
         train(run)
     state = torch.load(run.folder / "state.pt", weights_only=True)
     assert state["progress"]["step"] == 2  # the last good one

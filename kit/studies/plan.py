@@ -77,7 +77,7 @@ class Plan:
     def left(self) -> list[TrainConfig]:
         return [config for config in self.configs if config.run not in self.cannot and not is_done(config)]
 
-    def run_notebooks(self) -> None:
+    def tell(self) -> None:
         print(f"{len(self.configs)} runs, {len(self.left())} of them to do:")
         for notebook, configs in self.groups.items():
             for config in configs:
