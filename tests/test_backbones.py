@@ -433,8 +433,8 @@ def test_a_size_that_does_not_fit_says_so(architecture, args, size, sentence, tm
 OUTPUTS = {  # what forward_features gives
     "a vector": (lambda pixels: pixels.mean((2, 3)), "of shape .*no map of regions"),
     "parts": (lambda pixels: [pixels, pixels], "in several parts, no map of regions"),
-    "a class token alone": (lambda pixels: torch.zeros(len(pixels), 1, 96), "makes 1 vectors"),
-    "an unknown class token": (lambda pixels: torch.zeros(len(pixels), 17, 96), "makes 17 vectors"),
+    "a class token alone": (lambda pixels: torch.zeros(len(pixels), 1, 96), "returns 1 vectors"),
+    "an unknown class token": (lambda pixels: torch.zeros(len(pixels), 17, 96), "returns 17 vectors"),
     "another width": (lambda pixels: torch.zeros(len(pixels), 95, 4, 4), "of width 95"),
     "rank 5": (lambda pixels: torch.zeros(len(pixels), 96, 4, 4, 1), "of shape .*no map of regions"),
 }
@@ -458,8 +458,9 @@ def test_a_backbone_that_was_looked_at_can_still_be_trained(root, tiny_image):
 
 def test_hub_models_in_several_files_are_told_apart(root, monkeypatch):
     files = {"model.safetensors.index.json"}
-    cached = lambda repo, file: f"/{repo}/{file}" if file in files else None  # noqa: E731
-    monkeypatch.setattr("kit.models.weights.try_to_load_from_cache", cached)
+    monkeypatch.setattr(
+        "kit.models.weights.try_to_load_from_cache", lambda repo, file: f"/{repo}/{file}" if file in files else None
+    )
     one, other = (BackboneHandle("text", name, True, 0, 64, True).identity for name in ("me/one", "me/other"))
     assert one != other and "me/one" in one
     files.clear()

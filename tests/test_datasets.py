@@ -289,7 +289,7 @@ def test_a_backbone_that_gives_no_numbers_is_blamed(how, linear_start, root, tmp
     save_file(weights, folder / "model.safetensors")
     config = tiny_config | {"image": str(folder), "linear_start": linear_start} | how
     with pytest.raises(
-        KitError, match=r"image backbone '.*' itself gives numbers that are not finite .* fetch its weights"
+        KitError, match=r"image backbone '.*' itself returns numbers that are not finite .* fetch its weights"
     ):
         train(prepare_run(train_config(**config, run="run")))
 

@@ -62,7 +62,7 @@ def test_training_goes_on_without_states_where_they_do_not_fit(root, tiny_config
     small_files(int(1.5 * size))
     train(run)
     assert run.finished
-    assert capsys.readouterr().out.count("The training goes on, but without saved states: ") == 1
+    assert capsys.readouterr().out.count("The training continues, but without saved states: ") == 1
     assert (run.folder / "oof.parquet").read_bytes() == (root / "runs" / "before" / "oof.parquet").read_bytes()
 
 

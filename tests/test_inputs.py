@@ -157,7 +157,7 @@ def test_a_run_lists_what_it_leaves_white(root, tmp_path, tiny_data, tiny_config
     config = tiny_config | {"data": str(data), "missing": "blank", "corrupt": "blank", "epochs": 1}
     run = prepare_run(train_config(**config, run="run", system=system))
     assert main([str(run.folder / "config.json")]) == 0
-    assert "2 items have a white picture, for want of a readable one" in capsys.readouterr().out
+    assert "2 items have no readable image and get a white one" in capsys.readouterr().out
     listed = pd.read_csv(run.folder / "blank.csv")
     assert listed[["part", "id"]].to_numpy().tolist() == [["train", 2], ["test", 40]]
     assert listed["why"].str.partition(":")[0].tolist() == ["corrupt", "missing"]

@@ -126,7 +126,7 @@ def test_max_minutes_stops_with_a_state(root, crash_config, capsys):
     )
     assert run.begun
     assert main([str(begun(crash_config | {"max_minutes": 0}, "run").folder / "config.json")]) == 0
-    assert "goes on after epoch 1, step 1" in capsys.readouterr().out
+    assert "Resuming at epoch 1, step 1" in capsys.readouterr().out
 
 
 def test_a_training_ends_with_the_notebook_that_started_it(root, crash_config, monkeypatch, capsys):
@@ -149,7 +149,7 @@ def out_of_time(watch, monkeypatch):
 
 
 def alone(watch, monkeypatch):
-    monkeypatch.setattr(interrupt, "_lives", lambda process: False)
+    monkeypatch.setattr(interrupt, "_is_alive", lambda process: False)
     watch.launcher = 1
     return "left alone by the notebook"
 

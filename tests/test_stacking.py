@@ -413,9 +413,9 @@ def test_groupings_of_other_members():
     ("texts", "images", "sizes", "said"),
     [
         (5, 2, {2, 3, 4, 5}, ""),
-        (10, 1, {2}, "Of the 1,013 sets of text backbones those of 2, 10 are stacked, 46 in all, and all members."),
-        (6, 2, {2, 6}, "Of the 114 sets of text backbones those of 2, 6 are stacked, 32 in all, and all members."),
-        (40, 2, {40}, "those of 40 are stacked, 2 in all, and all members."),
+        (10, 1, {2}, "Of 1,013 sets of text backbones only those of 2, 10 are stacked (46), and all members."),
+        (6, 2, {2, 6}, "Of 114 sets of text backbones only those of 2, 6 are stacked (32), and all members."),
+        (40, 2, {40}, "only those of 40 are stacked (2), and all members."),
         (1, 70, set(), ""),
     ],
 )

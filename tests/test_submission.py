@@ -297,7 +297,7 @@ def test_predictions_of_other_products_are_refused(root, catalogue, name):
         with pytest.raises(KitError, match=rf"run '{run.name}' .* {count} of 7 differ"):
             check_test_items(run)
     assert not (root / "other").exists()
-    with pytest.raises(KitError, match=rf"'three' does not fit 'two': it answers other products, {count} of 7"):
+    with pytest.raises(KitError, match=rf"'three' does not fit 'two': it predicts other products, {count} of 7"):
         read_members(["two", fake("three", catalogue, missing="blank").name])
 
 

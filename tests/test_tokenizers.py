@@ -328,7 +328,7 @@ NEWER = json.loads(WHOLE)
 NEWER["model"]["type"] = "NewPiece"
 POINTER = "version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 1\n"
 BROKEN = {
-    "newer": ("bert", {"tokenizer.json": NEWER}, "tokenizer.json can't be read by tokenizers .* pip install -U"),
+    "newer": ("bert", {"tokenizer.json": NEWER}, "tokenizer.json cannot be read by tokenizers .* pip install -U"),
     "no tokenizer": ("bert", {"tokenizer.json": {}}, "tokenizer.json holds no tokenizer: copy"),
     "empty": ("bert", {"tokenizer.json": b""}, "tokenizer.json is empty: copy"),
     "cut short": ("bert", {"tokenizer.json": WHOLE[:700]}, "tokenizer.json is not complete JSON"),
@@ -388,5 +388,5 @@ def test_a_tokenizer_that_knows_too_little_is_refused(tmp_path):
     content["model"]["vocab"] = {token: i for token, i in content["model"]["vocab"].items() if token != "[UNK]"}
     content["added_tokens"] = []
     encode = load_tokenizer(directory(tmp_path, "bert", {"tokenizer.json": content}))
-    with pytest.raises(KitError, match=r"can't read every text"):
+    with pytest.raises(KitError, match=r"cannot read every text"):
         encode(["中"], 20)

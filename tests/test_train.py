@@ -695,12 +695,13 @@ def test_processes_share_batches_without_loss(items):
     assert len(seen) - items < 16
 
 
-def test_a_folder_without_a_test_file_trains(root, tiny_config, tiny_data, tmp_path):
+@pytest.mark.parametrize("system", ["coattention", "tfidf", "logistic"])
+def test_a_folder_without_a_test_file_trains(root, tiny_config, tiny_data, tmp_path, system):
     folder = tmp_path / "no_test"
     shutil.copytree(tiny_data, folder)
     (folder / "X_test_update.csv").unlink()
-    result = prepare_run(train_config(**tiny_config | {"data": str(folder), "epochs": 1}, run="none"))
-    train(result)
+    result = prepare_run(train_config(**tiny_config | {"data": str(folder), "epochs": 1, "system": system}, run="none"))
+    assert main([str(result.folder / "config.json")]) == 0
     assert len(result.predictions("test")[0]) == 0
 
 

@@ -1,8 +1,8 @@
-"""What is computed once and kept under cache/: values by key, arrays by name, and the hashes that make up their keys.
+"""Results kept under cache/: values by key, arrays by name, and the hashes that their keys consist of.
 
-A key holds a hash of everything that a value depends on, so that what has changed is looked for under another key and
-computed again. Files appear whole or not at all; one that cannot be read counts as absent. Deleting cache/ costs time
-and nothing else.
+A key contains a hash of everything that its value depends on, so that a change leads to another key and a new
+computation. Files appear whole or not at all; one that cannot be read counts as absent. Deleting cache/ costs time and
+nothing else.
 """
 
 import functools
@@ -24,16 +24,16 @@ from kit.core.exceptions import KitError
 from kit.core.files import locked, write_atomically
 from kit.core.paths import cache_folder
 
-UNREADABLE = "!"  # before the reason why a file can't be read, in the place of what it would give
+UNREADABLE = "!"  # prefix of the reason why a file cannot be read, in place of its hash
 
 
 def get_or_compute(
     store: str, keys: Sequence[str], kind: pa.DataType, compute: Callable[[list[int]], Sequence]
 ) -> pa.Array:
-    """The value, of type `kind`, of each of `keys`, from cache/<store>.parquet.
+    """Return the value, of type `kind`, of each of `keys`, from cache/<store>.parquet.
 
-    `compute` gives the values that are not there, for their positions among `keys` (of equal keys the first); they are
-    added to the store.
+    `compute` receives the positions in `keys` of missing values (for equal keys the first) and returns these values,
+    which are added to the store.
     """
     path = cache_folder() / f"{store}.parquet"
     known, values = _read_store(path, kind)
@@ -46,7 +46,7 @@ def get_or_compute(
         values = pa.concat_arrays([values, pa.array(compute(list(new.values())), kind)])
         places |= {key: place for place, key in enumerate(new, len(known))}
         table = pa.table({"key": pa.array([*known, *new], pa.string()), "value": values})
-        with suppress(KitError):  # not ours to write to, or full: computed again next time
+        with suppress(KitError):  # read-only or full: computed again next time
             write_atomically(path, lambda temporary: pq.write_table(table, temporary, write_page_checksum=True))
     return values.take(pa.array([places[key] for key in keys], pa.int64()))
 
@@ -66,15 +66,15 @@ def cached_memmap(
     write: Callable[[np.ndarray], None],
     wider: np.dtype | None = None,
 ) -> np.ndarray:
-    """The array cache/<name>.npy, mapped and not loaded; where it is not there, `write` fills it first.
+    """Return the array cache/<name>.npy, memory-mapped; if it does not exist, `write` fills it first.
 
-    If `write` raises OverflowError, since `dtype` does not hold the values, it fills one of the dtype `wider`. Raises
-    KitError where it can't be written.
+    If `write` raises OverflowError because `dtype` cannot hold the values, it fills an array of dtype `wider` instead.
+    Raise KitError if the file cannot be written.
     """
     path, dtypes = cache_folder() / f"{name}.npy", [dtype] if wider is None else [dtype, wider]
     if (values := _map(path, size, dtypes)) is None:
         with locked(path.with_suffix(".lock"), path):
-            if (values := _map(path, size, dtypes)) is None:  # still, and no other process has written it meanwhile
+            if (values := _map(path, size, dtypes)) is None:  # no other process has written it meanwhile
                 for kind in dtypes:
                     try:
                         write_atomically(path, functools.partial(_write_array, size=size, dtype=kind, write=write))
@@ -89,7 +89,7 @@ def cached_memmap(
 
 
 def release(values: np.ndarray) -> None:
-    """Lets go of a mapped array's pages, which stay in its file; else all that was written counts as our memory."""
+    """Release a mapped array's pages, which stay in its file; otherwise all written pages count as our memory."""
     if isinstance(values, np.memmap) and hasattr(mmap, "MADV_DONTNEED"):
         values._mmap.madvise(mmap.MADV_DONTNEED)  # type: ignore[attr-defined]  # numpy's stubs leave _mmap out
 
@@ -97,14 +97,14 @@ def release(values: np.ndarray) -> None:
 def _map(path: Path, size: tuple[int, ...], dtypes: Sequence[np.dtype]) -> np.ndarray | None:
     try:
         values = np.load(path, mmap_mode="r")
-    except Exception:  # a damaged header raises what it likes
+    except Exception:  # a damaged header can raise anything
         return None
     return values if values.shape == size and values.dtype in dtypes else None
 
 
 def _write_array(path: Path, size: tuple[int, ...], dtype: np.dtype, write: Callable[[np.ndarray], None]) -> None:
     values = np.lib.format.open_memmap(path, mode="w+", dtype=dtype, shape=size)
-    if hasattr(os, "posix_fallocate"):  # a full disk shows here, as an error, and not in the map, as a crash
+    if hasattr(os, "posix_fallocate"):  # a full disk raises an error here instead of crashing the process later
         with open(path, "r+b") as file:
             os.posix_fallocate(file.fileno(), 0, path.stat().st_size)
     write(values)
@@ -112,7 +112,7 @@ def _write_array(path: Path, size: tuple[int, ...], dtype: np.dtype, write: Call
 
 
 def fingerprint(*parts: bytes | str) -> str:
-    """A hash of the parts and of where each ends, as 32 hexadecimal digits."""
+    """Return a hash of the parts and of their boundaries, as 32 hexadecimal digits."""
     total = hashlib.blake2b(digest_size=16)
     for part in parts:
         content = part.encode("utf-8", "surrogatepass") if isinstance(part, str) else part
@@ -121,34 +121,35 @@ def fingerprint(*parts: bytes | str) -> str:
 
 
 def content_hashes(paths: Sequence[str | None], strict: bool = True) -> list[str]:
-    """A hash of each file's contents; "" where the path is None.
+    """Return a hash of each file's contents, "" if its path is None.
 
-    A file is read again when its size, its time of change, of contents or of status, or its inode is another. One that
-    can't be read raises KitError, naming it, or with `strict=False` gives UNREADABLE and the reason.
+    A file is read again when its size, inode, or time of modification or status change differs. If one cannot be read,
+    raise KitError, or with `strict=False` return UNREADABLE and the reason in place of its hash.
     """
     hashes = ["" if path is None else _stamp(path) for path in paths]
     known = enumerate(zip(paths, hashes, strict=True))
-    there = {place: path for place, (path, stamp) in known if path is not None and not stamp.startswith(UNREADABLE)}
-    files = list(there.values())
+    readable = {i: path for i, (path, stamp) in known if path is not None and not stamp.startswith(UNREADABLE)}
+    files = list(readable.values())
 
     def compute(new: list[int]) -> list[str]:
         return thread_map(_hash_file, [files[i] for i in new], desc="file hashes", leave=False, tqdm_class=Bar)
 
-    keys = [fingerprint(os.path.abspath(path), hashes[place]) for place, path in there.items()]
-    for place, found in zip(there, get_or_compute("files", keys, pa.string(), compute).to_pylist(), strict=True):
-        hashes[place] = found
-    for path, found in zip(paths, hashes, strict=True):
-        if strict and found.startswith(UNREADABLE):
-            raise KitError(f"{path} cannot be read ({found[1:]}): replace the file.")
+    keys = [fingerprint(os.path.abspath(path), hashes[i]) for i, path in readable.items()]
+    for i, digest in zip(readable, get_or_compute("files", keys, pa.string(), compute).to_pylist(), strict=True):
+        hashes[i] = digest
+    for path, digest in zip(paths, hashes, strict=True):
+        if strict and digest.startswith(UNREADABLE):
+            raise KitError(f"{path} cannot be read ({digest[1:]}): replace the file.")
     return hashes
 
 
 def _stamp(path: str) -> str:
+    """Return a string that changes when the file does, or UNREADABLE and the reason."""
     try:
         status = os.stat(path)
         if not stat.S_ISREG(status.st_mode):
-            return f"{UNREADABLE}no file"
-        os.close(os.open(path, os.O_RDONLY))  # asked anew each time: permissions change without another trace
+            return f"{UNREADABLE}not a file"
+        os.close(os.open(path, os.O_RDONLY))  # tested each time: changed permissions leave no other trace
     except OSError as error:
         return f"{UNREADABLE}{error.strerror}"
     return f"{status.st_size} {status.st_mtime_ns} {status.st_ctime_ns} {status.st_ino}"

@@ -103,11 +103,11 @@ def find_backbones(config: TrainConfig) -> dict[str, BackboneHandle]:
     """Return the backbones that the system reads, by side; frozen ones are loaded once per process."""
     seed = 0 if config.pretrained else config.seed
     return {
-        side: (_shared_handle if side in config.frozen else BackboneHandle)(
+        side: (_handle if side in config.frozen else BackboneHandle)(
             side, getattr(config, side), config.pretrained, seed, config.image_size, config.train_embeddings
         )
         for side in config.sides
     }
 
 
-_shared_handle = functools.lru_cache(maxsize=2)(BackboneHandle)
+_handle = functools.lru_cache(maxsize=2)(BackboneHandle)

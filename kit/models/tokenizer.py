@@ -98,7 +98,7 @@ class _Fast:
             self.inner = Tokenizer.from_str(json.dumps(_hide_special_tokens(content, special)))
         except Exception as error:  # the library raises Exception itself
             raise KitError(
-                f"{path} can't be read by tokenizers {__version__} ({first_line(error)}): if a newer version wrote "
+                f"{path} cannot be read by tokenizers {__version__} ({first_line(error)}): if a newer version wrote "
                 f"it, pip install -U tokenizers transformers; else copy it again from the model's repository."
             ) from error
         self.inner.no_padding()
@@ -112,7 +112,7 @@ class _Fast:
             encodings = self.inner.encode_batch_fast([_near_end(text, max_tokens, self.side) for text in texts])
         except Exception as error:  # a vocabulary without a token for unknown words
             raise KitError(
-                f"The tokenizer in {self.path} can't read every text ({first_line(error)}): copy its files again from "
+                f"The tokenizer in {self.path} cannot read every text ({first_line(error)}): copy its files again from "
                 f"the model's repository."
             ) from error
         return [encoding.ids or [self.placeholder] for encoding in encodings]
@@ -155,8 +155,8 @@ class _Slow:
 
 def _near_end(text: str, max_tokens: int, side: str) -> str:
     """Return the end of a text that truncation keeps; tokenizers in Python take minutes for megabytes."""
-    most = CHARACTERS_PER_TOKEN * max_tokens
-    return text[-most:] if side == "left" else text[:most]
+    limit = CHARACTERS_PER_TOKEN * max_tokens
+    return text[-limit:] if side == "left" else text[:limit]
 
 
 def _special_tokens(content: dict, settings: dict) -> set[str]:
@@ -165,9 +165,9 @@ def _special_tokens(content: dict, settings: dict) -> set[str]:
     special = {token["content"] for token in content.get("added_tokens") or () if token.get("special")}
     special |= {token["content"] for token in settings.get("added_tokens_decoder", {}).values() if token.get("special")}
     named = [settings.get(f"{role}_token") for role in ROLES]
-    for name in ("additional_special_tokens", "extra_special_tokens", "special"):
-        more = settings.get(name) or ()
-        named += more.values() if isinstance(more, dict) else more
+    for setting in ("additional_special_tokens", "extra_special_tokens", "special"):
+        extra = settings.get(setting) or ()
+        named += extra.values() if isinstance(extra, dict) else extra
     special |= {token["content"] if isinstance(token, dict) else str(token) for token in named if token}
     for part in after.get("processors") or [after]:
         special |= {*(part.get("special_tokens") or ()), *(part[name][0] for name in ("cls", "sep") if part.get(name))}
@@ -274,23 +274,23 @@ def _read_lines(path: Path) -> dict[str, int]:
     return {token: i for i, line in enumerate(lines) if (token := line.rstrip("\r"))}
 
 
-def _check_case(path: Path, tokens: set[str], bert: dict, mend: str) -> None:
+def _check_case(path: Path, tokens: set[str], bert: dict, advice: str) -> None:
     """Raise KitError if a BERT normalizer removes capitals or accents that many of the tokens have."""
     lowers = bool(bert.get("lowercase"))
     strips = lowers if bert.get("strip_accents") is None else bert["strip_accents"]
 
-    def lost(token: str) -> bool:
+    def changes(token: str) -> bool:
         if lowers and token != token.lower():
             return True
         return strips and any(unicodedata.category(c) == "Mn" for c in unicodedata.normalize("NFD", token))
 
     words = [token for token in tokens if token.lower() != token.upper() and token[0] + token[-1] not in ("[]", "<>")]
-    never = sorted(token for token in words if lost(token))
-    if len(never) > TOLERATED_SHARE * len(words):
-        some = ", ".join(map(repr, never[:3]))
+    lost = sorted(token for token in words if changes(token))
+    if len(lost) > TOLERATED_SHARE * len(words):
+        examples = ", ".join(map(repr, lost[:3]))
         raise KitError(
-            f"{path} has {len(never):,} tokens with capitals or accents ({some} …), which its tokenizer removes from "
-            f"every text, so that these tokens are never used: {mend}, unless the file is another model's."
+            f"{path} has {len(lost):,} tokens with capitals or accents ({examples} …), which its tokenizer removes "
+            f"from every text, so that these tokens are never used: {advice}, unless the file is another model's."
         )
 
 

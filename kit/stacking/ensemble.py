@@ -1,4 +1,4 @@
-"""Stacked ensembles of finished runs (paper section 4.6), learned and scored on out-of-fold probabilities.
+"""Stacked ensembles of finished runs (paper section 4.6), trained and scored on out-of-fold probabilities.
 
 N items · M members · K classes
 """
@@ -27,7 +27,7 @@ from kit.stacking.members import Members, _percent, is_current, open_members, re
 from kit.stacking.stackers import METHODS, Blend
 
 TOO_GOOD = "in-sample: the ensemble is scored on the items that it learned from, so its scores are too good."
-GROUPINGS = 60  # each is stacked by every method: minutes at the least
+GROUPINGS = 60  # at most: every method stacks each of them, which takes minutes
 
 
 def evaluation_folds(items: pd.DataFrame, folds: int, seed: int) -> np.ndarray:
@@ -67,11 +67,13 @@ def out_of_fold(members: Members, config: EnsembleConfig) -> np.ndarray:
 
 
 def stack(config: EnsembleConfig, again: bool = False) -> EnsembleRun:
-    """The ensemble's run folder, like a training's (see `kit.runs`).
+    """Make the ensemble and return its run folder, laid out like a training's (see `kit.runs`).
 
-    A finished ensemble of the same configuration and of members that have not changed is left as it is. `nested`
-    scores out of fold; `in-sample` as the paper seems to: on the items that the stacker learned from, with a warning.
-    Test items get the stacker that learned from all out-of-fold items. Raises KitError.
+    A finished ensemble of the same configuration and of unchanged members is left as it is. The evaluation `nested`
+    scores out of fold; `in-sample`, as the paper seems to do, scores the items that the stacker was trained on, with a
+    warning. Test items are predicted by a stacker trained on all out-of-fold items.
+
+    Raise KitError if the configuration and the members do not fit together.
     """
     started = time.perf_counter()
     _check_config(config)
@@ -90,11 +92,11 @@ def stack(config: EnsembleConfig, again: bool = False) -> EnsembleRun:
 
     X = members.oof.transpose(1, 0, 2)  # [N, M, K]
     stacker = METHODS[config.method](config.seed).fit(X, members.labels)
-    learned = stacker.predict_proba(X)
-    scored = learned if config.evaluation == "in-sample" else out_of_fold(members, config)
+    in_sample = stacker.predict_proba(X)
+    scored = in_sample if config.evaluation == "in-sample" else out_of_fold(members, config)
     test = stacker.predict_proba(members.test.transpose(1, 0, 2)) if len(members.test_items) else members.test[0]
 
-    summary = _summarise(config, members, scored, learned)
+    summary = _summarise(config, members, scored, in_sample)
     if isinstance(stacker, Blend):
         summary["weights"] = dict(zip(members.names, stacker.weights_.tolist(), strict=True))
         summary["sharpness"] = float(stacker.sharpness_)
@@ -105,8 +107,8 @@ def stack(config: EnsembleConfig, again: bool = False) -> EnsembleRun:
 
 def _check_config(config: EnsembleConfig) -> None:
     if config.run in config.members:
-        raise KitError(f"run={config.run!r} is the name of a member: give the ensemble another.")
-    for name, value in _of_members(config.members).items():
+        raise KitError(f"run={config.run!r} is the name of a member: choose another name for the ensemble.")
+    for name, value in _member_fields(config.members).items():
         if getattr(config, name) != value:
             raise KitError(
                 f"{name}={getattr(config, name)!r} is not what {config.members[0]!r} was trained with ({value!r}): "
@@ -114,16 +116,17 @@ def _check_config(config: EnsembleConfig) -> None:
             )
 
 
-def _of_members(names: tuple[str, ...]) -> dict:
-    """The fields of an ensemble's configuration that its members decide."""
+def _member_fields(names: tuple[str, ...]) -> dict:
+    """Return the fields of an ensemble's configuration that its members determine."""
     first = open_members(names)[0].config
     return {name: getattr(first, name) for name in ("data", "clean_titles", "clean_descriptions")}
 
 
-def _summarise(config: EnsembleConfig, members: Members, scored: np.ndarray, learned: np.ndarray) -> dict:
-    """What summary.json says besides the scores: gains are over the member that is best on these same items.
+def _summarise(config: EnsembleConfig, members: Members, scored: np.ndarray, in_sample: np.ndarray) -> dict:
+    """Return the entries of summary.json besides the scores; gains are over the best member on the same items.
 
-    `scored` `[N, K]` counts; `learned` `[N, K]` is what the stacker says of the items that it learned from.
+    `scored`: the evaluated probabilities `[N, K]` · `in_sample`: the stacker's probabilities `[N, K]` for the items
+    that it was trained on.
     """
     y, predicted = members.labels, scored.argmax(1)
     singles = [macro_f1(y, single) for single in members.predicted]
@@ -139,61 +142,63 @@ def _summarise(config: EnsembleConfig, members: Members, scored: np.ndarray, lea
         "gain": macro_f1(y, predicted) - singles[best],
         "gain_low": low,
         "gain_high": high,
-        "in_sample_macro_f1": macro_f1(y, learned.argmax(1)),
+        "in_sample_macro_f1": macro_f1(y, in_sample.argmax(1)),
         "data": members.data,
     }
     return summary | ({"warning": TOO_GOOD} if config.evaluation == "in-sample" else {})
 
 
 def groupings(members: dict[str, tuple[str, str]]) -> dict[str, list[str]]:
-    """Run names by label: for each image backbone every set of two text backbones or more, then all members.
+    """Return run names by label: for each image backbone every set of two or more text backbones, then all members.
 
-    `members`: run name → (text, image). The paper's table 3 has six of the nine that its six models allow. Of more sets
-    than GROUPINGS only those of some sizes are taken: all texts, two, three, …, as long as they are no more; says so.
+    `members`: run name → (text, image). The paper's table 3 shows six of the nine groupings that its six models allow.
+    If there are more than GROUPINGS sets, keep only some sizes (all texts, two, three, … up to that limit) and say so.
     """
     short = [short_names(pair[side] for pair in members.values()) for side in (0, 1)]
     texts = {image: list(dict.fromkeys(t for t, i in members.values() if i == image)) for _, image in members.values()}
-    found = {}
+    runs = {}
     for image, sizes in _sizes(texts).items():
         for chosen in (chosen for size in sizes for chosen in combinations(texts[image], size)):
             names = [name for name, (text, other) in members.items() if other == image and text in chosen]
             if len(names) < len(members):
-                found[" + ".join([short[1][image], *(short[0][text] for text in chosen)])] = names
-    return found | {f"all {len(members)}": list(members)}
+                runs[" + ".join([short[1][image], *(short[0][text] for text in chosen)])] = names
+    return runs | {f"all {len(members)}": list(members)}
 
 
 def _sizes(texts: dict[str, list[str]]) -> dict[str, list[int]]:
-    """By image backbone, how many of its text backbones the sets have that are stacked."""
-    most = max(map(len, texts.values()))
+    """Return by image backbone the sizes of the sets of text backbones to stack."""
+    largest = max(map(len, texts.values()))
     taken: set[int] = set()
     sets = 0
-    for size in dict.fromkeys([most, *range(2, most)]):
+    for size in dict.fromkeys([largest, *range(2, largest)]):
         new = sum(comb(len(names), size) for names in texts.values()) if size > 1 else 0
         if taken and sets + new > GROUPINGS:
             break
         taken, sets = taken | {size}, sets + new
-    every = sum(comb(len(names), size) for names in texts.values() for size in range(2, most + 1))
-    if sets < every:
-        shown = ", ".join(map(str, sorted(taken)))
-        print(f"Of the {every:,} sets of text backbones those of {shown} are stacked, {sets} in all, and all members.")
+    possible = sum(comb(len(names), size) for names in texts.values() for size in range(2, largest + 1))
+    if sets < possible:
+        sizes = ", ".join(map(str, sorted(taken)))
+        print(f"Of {possible:,} sets of text backbones only those of {sizes} are stacked ({sets}), and all members.")
     return {image: [size for size in range(2, len(names) + 1) if size in taken] for image, names in texts.items()}
 
 
 def ensemble_config(members: Iterable[str], label: str, study: str = "", **values) -> EnsembleConfig:
-    """The configuration of an ensemble of these runs, with the data that they were trained on; `label` names its run.
+    """Return the configuration of an ensemble of these runs, on the data that they were trained on.
 
-    `values`: method, evaluation, folds, seed. A study has one ensemble of a label and method; outside of one the run's
-    name ends in a short hash of the configuration. Raises KitError.
+    `label` becomes part of the run's name · `values`: method, evaluation, folds, seed. A study has one ensemble per
+    label and method; outside a study the name ends in a short hash of the configuration.
+
+    Raise KitError if a member is not a finished training run.
     """
     members = (members,) if isinstance(members, str) else tuple(members)
-    config = EnsembleConfig("unnamed", members, study=study, **_of_members(members), **values)
+    config = EnsembleConfig("unnamed", members, study=study, **_member_fields(members), **values)
     label = bounded_name(re.sub(r"[^A-Za-z0-9_.+]+", "_", label.replace(" + ", "+")), 120)
-    words = [study, "ensemble", label, config.method]
-    words.append(config.evaluation if config.evaluation != "nested" else "")
+    parts = [study, "ensemble", label, config.method]
+    parts.append(config.evaluation if config.evaluation != "nested" else "")
     if not study:
         settings = json.dumps(dataclasses.asdict(config), sort_keys=True)
-        words.append(hashlib.sha256(settings.encode()).hexdigest()[:6])
-    return dataclasses.replace(config, run=bounded_name("-".join(filter(None, words))))
+        parts.append(hashlib.sha256(settings.encode()).hexdigest()[:6])
+    return dataclasses.replace(config, run=bounded_name("-".join(filter(None, parts))))
 
 
 def compare(
@@ -203,10 +208,12 @@ def compare(
     seed: int = 0,
     again: bool = False,
 ) -> pd.DataFrame:
-    """Stacks every grouping with every method, nested; a row each, scores in per cent.
+    """Stack every grouping with every method, nested; return one row for each, scores in per cent.
 
-    `gain` is over the grouping's best member, with the bounds of its paired 95 % interval; `in-sample` is what the
-    paper's way of scoring would say. Finished ensembles are read, not made again. Raises KitError.
+    `gain` is over the grouping's best member, with the bounds of its paired 95 % interval; `in-sample` is the score
+    that the paper's evaluation would report. Finished ensembles are read, not made again.
+
+    Raise KitError if members do not fit together.
     """
     pairs = [(label, method) for label in groups for method in methods]
     rows = []

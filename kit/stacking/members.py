@@ -1,4 +1,4 @@
-"""Finished runs side by side, aligned by id, as the members of an ensemble.
+"""The members of an ensemble: finished runs with their predictions aligned by id.
 
 N items · M members · K classes
 """
@@ -22,7 +22,7 @@ SAME_SPLIT = "train both with the same limit, folds, split, val_share and split_
 
 @dataclass(frozen=True, eq=False)
 class Members:
-    """Finished runs side by side, their items in the order of the first run."""
+    """Predictions of finished runs, with items in the order of the first run."""
 
     names: list[str]
     codes: list[int]
@@ -35,31 +35,31 @@ class Members:
 
     @property
     def labels(self) -> np.ndarray:
-        """Positions `[N]` among `codes`."""
+        """The true classes `[N]`, as positions in `codes`."""
         return pd.Categorical(self.items["label"], categories=self.codes).codes.astype(int)
 
     @property
     def predicted(self) -> np.ndarray:
-        """`[M, N]`, positions among `codes`."""
+        """The members' most likely classes `[M, N]`, as positions in `codes`."""
         return self.oof.argmax(2)
 
 
 def read_members(names: Iterable[str]) -> Members:
-    """Return the runs' predictions, aligned by id. Raises KitError, naming the run, if they do not belong together."""
+    """Return the runs' predictions, aligned by id. Raise KitError, naming the run, if they do not fit together."""
     runs = open_members(names)
     items, oof = zip(*(_read_oof(run) for run in runs), strict=True)
     test_items, test = zip(*(run.read_test() for run in runs), strict=True)
     known = test_items[0]
     for i in range(1, len(runs)):
-        two = f"The run {runs[i].name!r} does not fit {runs[0].name!r}: "
-        _same_set(two + "it has other classes", oof[i].columns, oof[0].columns, SAME_DATA)
-        _same_set(two + "it was validated on other items", items[i].index, items[0].index, SAME_SPLIT)
-        _same_values(two, items[i].loc[items[0].index], items[0])
-        _same_set(two + "it predicts other test items", test[i].index, test[0].index, SAME_DATA)
-        known = _same_products(two, test_items[i].loc[known.index], known)
+        misfit = f"The run {runs[i].name!r} does not fit {runs[0].name!r}: "
+        _require_same_set(misfit + "it has other classes", oof[i].columns, oof[0].columns, SAME_DATA)
+        _require_same_set(misfit + "it was validated on other items", items[i].index, items[0].index, SAME_SPLIT)
+        _require_same_values(misfit, items[i].loc[items[0].index], items[0])
+        _require_same_set(misfit + "it predicts other test items", test[i].index, test[0].index, SAME_DATA)
+        known = _merge_fingerprints(misfit, test_items[i].loc[known.index], known)
         if runs[i].summary.get("data") != runs[0].summary.get("data"):
             folders = " and ".join(run.config.data for run in (runs[i], runs[0]))
-            raise KitError(f"{two}it read other texts (data: {folders}): {SAME_DATA}.")
+            raise KitError(f"{misfit}it read other texts (data: {folders}): {SAME_DATA}.")
     return Members(
         [run.name for run in runs],
         oof[0].columns.tolist(),
@@ -73,7 +73,7 @@ def read_members(names: Iterable[str]) -> Members:
 
 
 def members_fingerprint(names: Iterable[str]) -> str:
-    """A hash of the predictions of the runs: an ensemble of others is out of date."""
+    """Return a hash of the runs' predictions, which tells whether an ensemble of them is out of date."""
     digest = hashlib.sha256()
     for name in names:
         for part in ("oof", "test"):
@@ -88,24 +88,22 @@ def _file_hash(path: Path, changed: int) -> bytes:
 
 
 def is_current(run: EnsembleRun) -> bool:
-    """Return False if members of the ensemble were trained again, or are gone."""
+    """Return whether the members of an ensemble exist and have not been trained again since."""
     names = run.config.members
     files = [open_run(name).folder / file for name in names for file in ("summary.json", "oof.parquet", "test.parquet")]
-    there = all(file.is_file() for file in files)
-    return there and run.summary.get("members_identity") == members_fingerprint(names)
+    return all(file.is_file() for file in files) and run.summary.get("members_identity") == members_fingerprint(names)
 
 
 def open_members(names: Iterable[str]) -> list[TrainingRun]:
-    """Return the runs, in order. Raises KitError if one is not a finished training, or there is none."""
+    """Return the runs, in order. Raise KitError if one is not a finished training, or if there is none."""
     runs = [open_training(name) for name in dict.fromkeys(names)]
     if not runs:
-        raise KitError("members is empty: name two finished runs or more.")
+        raise KitError("members is empty: name two or more finished runs.")
     return runs
 
 
 def _read_oof(run: TrainingRun) -> tuple[pd.DataFrame, pd.DataFrame]:
-    """label, fold, maybe group of the out-of-fold items, and their probabilities with the codes as columns; both
-    indexed by id."""
+    """Return the out-of-fold items (label, fold, maybe group) and their probabilities (a column per code), by id."""
     items, codes, values = run.predictions("oof")
     items = items.set_index("id")
     again = items.index[items.index.duplicated()]
@@ -114,43 +112,43 @@ def _read_oof(run: TrainingRun) -> tuple[pd.DataFrame, pd.DataFrame]:
     return items, pd.DataFrame(values, items.index, codes, dtype=float)
 
 
-def _same_products(what: str, theirs: pd.DataFrame, ours: pd.DataFrame) -> pd.DataFrame:
-    """Return the fingerprints that either side knows. Raises KitError if they are of other products."""
+def _merge_fingerprints(misfit: str, theirs: pd.DataFrame, ours: pd.DataFrame) -> pd.DataFrame:
+    """Return the fingerprints that either side knows. Raise KitError if they are of different products."""
     for name in theirs:
         known = ours[name] if name in ours else pd.Series("", theirs.index, dtype=object)
         differ = (known != theirs[name]) & (known != "") & (theirs[name] != "")
         if differ.any():
             ids = shorten(differ.index[differ].get_level_values("id"))
             raise KitError(
-                f"{what}it answers other products, {differ.sum()} of {len(differ)} under the same ids ({ids}): train "
-                f"the older one again, with -p again True."
+                f"{misfit}it predicts other products, {differ.sum()} of {len(differ)} under the same ids ({ids}): "
+                f"train the older one again, with -p again True."
             )
         ours = ours.assign(**{name: known.where(known != "", theirs[name])})
     return ours
 
 
-def _same_set(what: str, theirs: pd.Index, ours: pd.Index, advice: str) -> None:
+def _require_same_set(misfit: str, theirs: pd.Index, ours: pd.Index, advice: str) -> None:
     sides = {"more": theirs.difference(ours), "missing": ours.difference(theirs)}
-    found = [f"{len(values)} {side} ({shorten(values)})" for side, values in sides.items() if len(values)]
-    if found:
-        raise KitError(f"{what}, {' and '.join(found)}: {advice}.")
+    differences = [f"{len(values)} {side} ({shorten(values)})" for side, values in sides.items() if len(values)]
+    if differences:
+        raise KitError(f"{misfit}, {' and '.join(differences)}: {advice}.")
 
 
-def _same_values(what: str, theirs: pd.DataFrame, ours: pd.DataFrame) -> None:
+def _require_same_values(misfit: str, theirs: pd.DataFrame, ours: pd.DataFrame) -> None:
     for column, advice in {"label": SAME_DATA, "fold": SAME_SPLIT}.items():
         wrong = ours.index[theirs[column] != ours[column]]
         if len(wrong):
             values = f"{theirs[column][wrong[0]]} and {ours[column][wrong[0]]}"
-            raise KitError(f"{what}the {column} of id {shorten(wrong)} differs ({values} for the first): {advice}.")
+            raise KitError(f"{misfit}the {column} of id {shorten(wrong)} differs ({values} for the first): {advice}.")
 
 
 def member_backbones(names: Iterable[str]) -> dict[str, tuple[str, str]]:
-    """Return the text and the image backbone by run name. Raises KitError if a name is not a finished training's."""
+    """Return text and image backbone by run name. Raise KitError if one is not a finished training run."""
     return {run.name: (run.config.text, run.config.image) for run in open_members(names)}
 
 
 def member_table(names: Iterable[str]) -> pd.DataFrame:
-    """A row a run: its system and backbones, and macro-F1 in per cent with the bounds of its 95 % interval."""
+    """Return one row per run: system, backbones, and macro-F1 in per cent with the bounds of its 95 % interval."""
     rows = []
     for run in open_members(names):
         config = run.config
@@ -165,6 +163,6 @@ def _percent(summary: dict) -> dict[str, float]:
 
 
 def both_wrong(members: Members) -> pd.DataFrame:
-    """Per cent `[M, M]` of the items that both of two members get wrong; on the diagonal those that one gets wrong."""
+    """Return in per cent how many items two members both get wrong, `[M, M]`; the diagonal has their error rates."""
     wrong = (members.predicted != members.labels).astype(float)
     return pd.DataFrame(100 * wrong @ wrong.T / wrong.shape[1], members.names, members.names)

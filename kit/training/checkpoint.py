@@ -23,12 +23,12 @@ from kit.training.interrupt import _save
 
 @dataclass
 class Progress:
-    """How far a run has come: in `fold`, in `epoch` (both from 0), `step` optimizer steps.
+    """A run's position, `step` optimizer steps into `epoch` of `fold` (both counted from 0), and its results so far.
 
-    `history`: a row an epoch, which becomes metrics.csv · `best`: macro-F1 of the fold's kept epoch, and `kept` its
-    logits `[n, K]` · `oof` `[N, K]` and `test` (F of `[M, K]`, probabilities): what finished folds gave · `loss`,
-    `items`: this process's sum over the epoch so far, in `epoch_seconds` · `skipped`: steps left out · `parameters`: of
-    the model · `seconds`: of training and all around it, in earlier processes.
+    `history`: one row per epoch, written to metrics.csv · `best`: macro-F1 of the fold's best epoch, and `kept` its
+    logits `[n, K]` · `oof` `[N, K]` and `test` (F of `[M, K]`): probabilities of the finished folds · `loss`, `items`:
+    this process's sums over the epoch so far, and `epoch_seconds` its duration · `skipped`: steps without an update ·
+    `parameters`: of the model · `seconds`: total duration, earlier processes included.
     """
 
     oof: Tensor
@@ -54,10 +54,10 @@ class Progress:
 
 
 class Checkpoints:
-    """The state of a run, in its folder's state.pt: plain tensors, numbers and text, never code.
+    """The saved state of a run, in its folder's state.pt: plain tensors, numbers and text, never code.
 
-    `data`: a hash of each thing that the run sees of its data, by name: a state of other data is refused. Where none
-    can be written, the training goes on without, and says so.
+    `data`: hashes by name of everything that the run reads; a state of other data is refused. If no state can be
+    written, the training continues without, and says so.
     """
 
     def __init__(self, run: Run, accelerator: Accelerator, data: dict[str, str]):
@@ -66,34 +66,34 @@ class Checkpoints:
         self.clock, self.warned = time.perf_counter(), False
 
     def read(self, fresh: Progress) -> Progress:
-        """The saved progress, or `fresh` where there is none. Raises KitError where it is damaged or of other data."""
+        """Return the saved progress, or `fresh` if there is none. Raise KitError if it is damaged or of other data."""
         if not self.path.is_file():
             return fresh
         again = "pass -p again True to start over."
         try:
             self.content = torch.load(self.path, map_location="cpu", weights_only=True)
             progress, local = Progress(**self.content["progress"]), self.content["local"]
-        except Exception as error:  # a damaged archive raises what it likes
+        except Exception as error:  # a damaged archive can raise anything
             reason = str(error).partition("\n")[0]
             raise KitError(f"{self.path} cannot be read ({reason}): {again}") from error
         self.require(self.content["data"])
-        own, main = local[self.accelerator.process_index % len(local)], self.accelerator.is_main_process
-        sums = {name: own[name] for name in ("loss", "items")}
+        mine, main = local[self.accelerator.process_index % len(local)], self.accelerator.is_main_process
+        sums = {name: mine[name] for name in ("loss", "items")}
         if (now := self.accelerator.num_processes) != len(local):
             sums = {name: main * sum(part[name] for part in local) for name in sums}
             if main:
-                print(f"begun with {len(local)} processes, now {now}: the result will not be the very same", flush=True)
+                print(f"Begun with {len(local)} processes, now {now}: results may differ slightly", flush=True)
         progress = dataclasses.replace(progress, **sums)
-        if "model" not in self.content:  # between two folds: the next begins with a seed of its own
+        if "model" not in self.content:  # between two folds: the next one starts from its own seed
             self.content = {}
         if main:
-            where = f"fold {progress.fold + 1}, " if progress.fold else ""
-            print(f"goes on after {where}epoch {progress.epoch + 1}, step {progress.step}", flush=True)
+            fold = f"fold {progress.fold + 1}, " if progress.fold else ""
+            print(f"Resuming at {fold}epoch {progress.epoch + 1}, step {progress.step}", flush=True)
         return progress
 
     def require(self, data: dict[str, str]) -> None:
-        """Raises KitError where `data` is of other data than this run sees."""
-        if changed := [name for name, found in data.items() if self.data.get(name) != found]:
+        """Raise KitError if `data`, hashes by name, differs from the data that this run reads."""
+        if changed := [name for name, digest in data.items() if self.data.get(name) != digest]:
             raise KitError(
                 f"The data of the run {self.run.name!r} changed since it was begun ({', '.join(changed)}): put back "
                 f"the old data, or pass -p again True to start over."
@@ -101,11 +101,11 @@ class Checkpoints:
 
     @property
     def training(self) -> bool:
-        """True where what was read is of a fold in training, and not all put in its place yet."""
+        """True if the state that was read is from the middle of a fold and not yet fully restored."""
         return bool(self.content)
 
     def restore(self, model: nn.Module, optimizer, schedule) -> None:
-        """Puts the state that was read into what trains."""
+        """Load the state that was read into model, optimizer and schedule."""
         options = StateDictOptions(full_state_dict=True, ignore_frozen_params=True, strict=False)
         set_state_dict(
             model,
@@ -119,26 +119,32 @@ class Checkpoints:
             self.accelerator.scaler.load_state_dict(self.content["scaler"])
 
     def batches(self, batches: Iterable) -> Iterator:
-        """`batches`, with the random generators as they were from the first one on: to begin draws from them."""
+        """Yield the batches; restore the saved random state before the first.
+
+        Creating their iterator consumes random numbers, so an earlier restore would not last.
+        """
         for batch in batches:
             self.restore_random()
             yield batch
 
     def restore_random(self) -> None:
+        """Restore the random state that was read, once."""
         if not self.training:
             return
-        own = self.content["local"][self.accelerator.process_index % len(self.content["local"])]
-        torch.set_rng_state(own["random"])
-        if own["gpu_random"] is not None and torch.cuda.is_available():
-            torch.cuda.set_rng_state(own["gpu_random"])
+        local = self.content["local"][self.accelerator.process_index % len(self.content["local"])]
+        torch.set_rng_state(local["random"])
+        if local["gpu_random"] is not None and torch.cuda.is_available():
+            torch.cuda.set_rng_state(local["gpu_random"])
         self.content = {}
 
     def remove(self) -> None:
         self.path.unlink(missing_ok=True)
 
     def write(self, progress: Progress, model: nn.Module | None = None, optimizer=None, schedule=None) -> None:
-        """Saves the state, atomically, in the place of the last one; every process must call it. Raises KitError where
-        the run's folder is gone."""
+        """Replace the saved state atomically by the current one; every process must call this.
+
+        Raise KitError if the run's folder was deleted.
+        """
         progress.seconds, self.clock = progress.seconds + time.perf_counter() - self.clock, time.perf_counter()
         local = {"loss": progress.loss, "items": progress.items, "random": torch.get_rng_state()}
         local["gpu_random"] = torch.cuda.get_rng_state() if torch.cuda.is_available() else None
@@ -153,7 +159,7 @@ class Checkpoints:
             self.run.still_there()
             try:
                 write_atomically(self.path, functools.partial(_save, content))
-            except KitError as error:  # hours of training are worth more than the chance to go on with them
+            except KitError as error:  # losing the chance to resume is better than losing the training
                 if not self.warned:
-                    print(f"The training goes on, but without saved states: {error}", flush=True)
+                    print(f"The training continues, but without saved states: {error}", flush=True)
                 self.warned = True

@@ -1,4 +1,4 @@
-"""What frozen backbones make of the items, computed once, kept on disk, and reused by every run that reads it.
+"""Outputs of frozen backbones, computed once, kept on disk, and reused by every run that reads them.
 
 T tokens · R regions · L layers · d backbone width
 """
@@ -23,7 +23,7 @@ from kit.models.classifier import Classifier, text_layers
 from kit.models.layers import Standardise
 
 BATCH = 32
-FEATURES_FORMAT = 2  # of what is kept: raise it when the same backbone's outputs are kept in another way
+FEATURES_FORMAT = 2  # of the cached outputs: raise it when the same outputs are stored differently
 
 
 def precompute(
@@ -33,17 +33,18 @@ def precompute(
     device: torch.device,
     precision: str,
 ) -> list[str]:
-    """Puts the outputs of each frozen backbone in the place of the tokens or pixels of `parts`, from the cache or
-    computed; gives the sides whose backbone still has to run with the model.
+    """Replace the tokens or pixels of `parts` by the outputs of each frozen backbone, cached or computed.
 
-    A system that reads one vector a side gets that alone: of a text the top layer's first token and the mean of its
-    tokens, `[2, 1, d]`; of an image the mean of its regions, `[1, d]`. Outputs that would take more than `features_gb`
-    GiB are not kept: then such a system has its vectors computed and kept, and for any other the backbone runs at every
-    step. A backbone whose outputs are all in the cache is not loaded.
+    Return the sides whose backbone still has to run with the model. A backbone whose outputs are all in the cache is
+    not loaded.
 
-    `precision`, of the run: with "no" the outputs are computed and kept in float32, as the head would get them at every
-    step; with "bf16" or "fp16" they are computed under autocast and kept in half precision, or in float32 if that
-    can't hold them. Raises KitError where a backbone gives numbers that are not finite.
+    A pooled system gets only the vectors that it reads: the text's first token and mean token in the top layer,
+    `[2, 1, d]`, and the image's mean region, `[1, d]`. If the full outputs exceed `features_gb` GiB, pooled systems
+    cache those vectors alone; for other systems the backbone runs at every step.
+
+    `precision` is the run's: with "no" the outputs are computed and kept in float32, exactly as the head would get them
+    at every step; with "bf16" or "fp16" they are computed under autocast and kept in half precision, or in float32 if
+    half precision cannot hold them. Raise KitError if a backbone returns numbers that are not finite.
     """
     running = []
     for side, backbone in backbones.items():
@@ -57,8 +58,8 @@ def precompute(
             numbers = sum(int(rows.sum()) * math.prod(shape) for rows, shape in plans.values())
             able = [kind for kind in frozen.dtypes if pooled or numbers * kind.itemsize <= config.features_gb * 2**30]
             try:
-                kept = {name: frozen.cached(filled[name], *plan, able) for name, plan in plans.items() if able}
-            except OverflowError:  # what would hold them takes too much
+                cached = {name: frozen.cached(filled[name], *plan, able) for name, plan in plans.items() if able}
+            except OverflowError:  # only float32 holds them, which takes too much
                 able = []
             if able:
                 break
@@ -66,7 +67,7 @@ def precompute(
             running.append(side)
             continue
         for name, (rows, _) in plans.items():
-            values = kept[name]
+            values = cached[name]
             if config.pooled and not pooled:
                 values, rows = _pool(side, values, rows)
             parts[name].sides[side] = RaggedArray("layers" if side == "text" else "regions", values, rows)
@@ -74,7 +75,7 @@ def precompute(
 
 
 def _pool(side: str, values: np.ndarray, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """The vectors of each item out of its whole outputs, and how many it has."""
+    """Return the pooled vectors of each item from its full outputs, and the number of vectors per item."""
     starts, counts = np.cumsum(rows) - rows, rows[:, None]
     if side == "image":
         vectors = np.add.reduceat(values, starts, dtype=np.float32) / counts  # [N, d]
@@ -86,7 +87,7 @@ def _pool(side: str, values: np.ndarray, rows: np.ndarray) -> tuple[np.ndarray, 
 
 
 class _Frozen:
-    """One frozen backbone as `config` reads it; `pooled`: one vector, of a text two, in the place of its outputs."""
+    """One frozen backbone as `config` reads it; `pooled`: its mean vector alone, and the text's first token."""
 
     def __init__(self, config: TrainConfig, source: BackboneHandle, device: torch.device, precision: str, pooled: bool):
         self.config, self.source, self.device, self.pooled = config, source, device, pooled
@@ -95,7 +96,7 @@ class _Frozen:
         self.layers = slice(-1, None) if pooled else text_layers(config)
 
     def plan(self, part: ProductDataset) -> tuple[np.ndarray, tuple[int, ...]]:
-        """How many rows each item's outputs have, and the shape of a row."""
+        """Return the number of rows of each item's outputs, and the shape of a row."""
         outline = self.source.outline
         if self.side == "image":
             return np.full(len(part), 1 if self.pooled else outline.regions), (outline.width,)
@@ -103,7 +104,7 @@ class _Frozen:
         return np.full(len(part), 2) if self.pooled else part.lengths, (layers, outline.width)
 
     def forward(self, batch: dict[str, Tensor]) -> Tensor:
-        """`[B, T, L, d]` or `[B, R, d]`."""
+        """Return the outputs for a batch, `[B, T, L, d]` or `[B, R, d]`."""
         backbone = self.source.frozen
         batch = {key: value.to(self.device, non_blocking=True) for key, value in batch.items()}
         if self.side == "image":
@@ -118,17 +119,20 @@ class _Frozen:
     def cached(
         self, part: ProductDataset, rows: np.ndarray, shape: tuple[int, ...], dtypes: Sequence[np.dtype]
     ) -> np.ndarray:
-        """The outputs for all items of `part`, mapped from the cache's file, of the first of `dtypes` that holds them.
-        Raises OverflowError if none does."""
+        """Return the outputs for all items of `part`, mapped from the cache, in the first of `dtypes` that holds them.
+
+        Raise OverflowError if none does.
+        """
         name, size = f"{self.side}-{self.key(part)}", (int(rows.sum()), *shape)
         return cached_memmap(name, size, dtypes[0], lambda values: self.write(values, part, rows), *dtypes[1:])
 
     @torch.inference_mode()
     def write(self, values: np.ndarray, part: ProductDataset, rows: np.ndarray) -> None:
+        """Fill `values` with the outputs. Raise OverflowError if its dtype cannot hold them, KitError if none can."""
         self.source.frozen.to(self.device)
         ends = np.cumsum(rows)
         only = ProductDataset(part.lengths, {self.side: part.sides[self.side]}, places=part.places)
-        size = min(BATCH, self.config.micro_batch)  # smaller where memory ran out
+        size = min(BATCH, self.config.micro_batch)  # smaller if memory ran out before
         batches = make_loader(only, size, workers=self.config.workers)
         kind = torch.bfloat16 if self.precision == "bf16" else torch.float16
         for count, batch in enumerate(Bar(batches, desc=f"frozen {self.side}", leave=False)):
@@ -136,7 +140,7 @@ class _Frozen:
                 outputs = self.forward(batch).float().cpu().numpy()
             for row, value in zip(batch["row"].tolist(), outputs, strict=True):
                 value = value[: rows[row]]  # without the padding
-                peaks, limits = np.abs(value).max(axis=(0, -1)), np.finfo(values.dtype)  # peaks of each layer
+                peaks, limits = np.abs(value).max(axis=(0, -1)), np.finfo(values.dtype)  # largest value per layer
                 if not np.isfinite(peaks).all():
                     raise KitError(not_finite(self.config, self.side, self.precision))
                 if (peaks > limits.max).any() or ((peaks > 0) & (peaks < limits.tiny)).any():
@@ -147,20 +151,20 @@ class _Frozen:
         self.source.frozen.cpu()
 
     def key(self, part: ProductDataset) -> str:
-        """A hash of all that the outputs depend on: weights, what is read of them, and the contents of the items."""
+        """Return a hash of everything that the outputs depend on: weights, layers, and the contents of the items."""
         source = part.sides[self.side]
-        how = (self.source.identity, str(self.pooled), self.precision, str(FEATURES_FORMAT))
+        settings = (self.source.identity, str(self.pooled), self.precision, str(FEATURES_FORMAT))
         if self.side == "text":
-            return fingerprint(*how, str(self.layers), source.values.tobytes(), source.offsets.tobytes())
-        return fingerprint(*how, f"{self.config.image_size} {DECODER}", *content_hashes(source.paths))
+            return fingerprint(*settings, str(self.layers), source.values.tobytes(), source.offsets.tobytes())
+        return fingerprint(*settings, f"{self.config.image_size} {DECODER}", *content_hashes(source.paths))
 
 
 def not_finite(config: TrainConfig, side: str, precision: str) -> str:
-    """The sentence about a backbone whose outputs, before anything was learned, are NaN or infinite."""
-    mend = "fetch its weights again, they may be damaged" if precision == "no" else "pass -p precision no"
+    """Return the message about a backbone whose outputs are NaN or infinite before any training."""
+    advice = "fetch its weights again, they may be damaged" if precision == "no" else "pass -p precision no"
     return (
-        f"The {side} backbone {getattr(config, side)!r} itself gives numbers that are not finite (NaN or infinite) "
-        f"with precision {precision!r}: {mend}, or take another backbone."
+        f"The {side} backbone {getattr(config, side)!r} itself returns numbers that are not finite (NaN or "
+        f"infinite) with precision {precision!r}: {advice}, or use another backbone."
     )
 
 
@@ -168,12 +172,16 @@ def not_finite(config: TrainConfig, side: str, precision: str) -> str:
 def fit_inputs(
     config: TrainConfig, model: Classifier, products: ProductDataset, device: torch.device, items: int = 2048
 ) -> None:
-    """Sets the head's input means and deviations from `items` of the training items or a few more, backbones as they
-    are."""
-    how = {"workers": config.workers, "accumulate": config.accumulate}
-    batches = make_loader(products, config.micro_batch, shuffle=True, **how)
+    """Set the means and deviations of the head's inputs from about `items` training items and the untrained backbones.
+
+    Sums on the device, not scikit-learn's StandardScaler, which would skip NaN and takes five times as long. Raise
+    KitError if the inputs are not finite.
+    """
+    batches = make_loader(
+        products, config.micro_batch, shuffle=True, workers=config.workers, accumulate=config.accumulate
+    )
     model.eval()
-    # of x, of x², in double precision, and how many
+    # of x and of x² in double precision, and the count
     sums: dict[str, list[Any]] = {side: [0.0, 0.0, 0] for side in ("text", "image")}
     head: Any = model.head
     seen = 0
@@ -190,7 +198,7 @@ def fit_inputs(
                 sums[side][1] += squares.double()
                 sums[side][2] += len(values)
         seen += len(batch["row"])
-        if seen >= items and seen % config.batch_size == 0:  # the same items, however steps are cut
+        if seen >= items and seen % config.batch_size == 0:  # the same items, whatever `accumulate` is
             break
     for side, layer in (("text", model.head.text_input), ("image", model.head.image_input)):
         total, squares, count = sums[side]

@@ -1,4 +1,4 @@
-"""From items to model inputs: token ids and pixels, as the backbones want them."""
+"""From items to model inputs: token ids and pixels, as each backbone needs them."""
 
 from importlib.metadata import version
 
@@ -16,13 +16,13 @@ from kit.models import tokenizer
 from kit.models.backbones import BackboneHandle
 from kit.models.tokenizer import load_tokenizer
 
-TEXTS_PER_CALL = 4096  # tokenised at once: what a tokenizer makes of a text takes a hundred times the memory of its ids
+TEXTS_PER_CALL = 4096  # tokenised at once: a tokenizer's output takes a hundred times the memory of its ids
 
 
 def make_datasets(
     config: TrainConfig, codes: list[int], frames: dict[str, pd.DataFrame], backbones: dict[str, BackboneHandle]
 ) -> dict[str, ProductDataset]:
-    """The items of each frame, tokens and pixels, as these backbones want them."""
+    """Return a dataset of the tokens and pixels of each frame's items, as `backbones` need them."""
     parts = {}
     for name, frame in frames.items():
         labels = None if name == "test" else pd.Categorical(frame["label"], categories=codes).codes.astype(int)
@@ -37,19 +37,26 @@ def make_datasets(
 
 
 def tokenize(config: TrainConfig, backbone: BackboneHandle, texts: list[str]) -> RaggedArray:
-    """Token ids of the texts; each text is tokenised once and kept. Raises KitError."""
-    most = min(config.max_tokens, backbone.outline.max_tokens)
+    """Return the token ids of the texts; each text is tokenised once and cached.
+
+    Raise KitError if the tokenizer fails or does not fit the model.
+    """
+    max_tokens = min(config.max_tokens, backbone.outline.max_tokens)
 
     def compute(new: list[int]) -> list[np.ndarray]:
-        tokenizer, found = load_tokenizer(config.text, config.pretrained), []
+        encode, rows = load_tokenizer(config.text, config.pretrained), []
         for start in Bar(range(0, len(new), TEXTS_PER_CALL), desc="tokens", leave=False):
             part = [texts[i] for i in new[start : start + TEXTS_PER_CALL]]
-            found += [np.array(ids, np.int32) for ids in tokenizer(part, most)]
-        return found
+            rows += [np.array(ids, np.int32) for ids in encode(part, max_tokens)]
+        return rows
 
-    store = f"tokens-{fingerprint(backbone.identity, str(most), str(tokenizer.TOKENS_FORMAT), version('tokenizers'))}"
+    store = (
+        f"tokens-{fingerprint(backbone.identity, str(max_tokens), str(tokenizer.TOKENS_FORMAT), version('tokenizers'))}"
+    )
     ids = get_or_compute(store, [fingerprint(text) for text in texts], pa.list_(pa.int32()), compute)
     values = ids.flatten().to_numpy()
     if values.max(initial=0) >= backbone.outline.vocabulary:
-        raise KitError(f"The tokenizer of {config.text!r} has more tokens than its model: they do not belong together.")
+        raise KitError(
+            f"The tokenizer of {config.text!r} has more tokens than its model: copy both again from one repository."
+        )
     return RaggedArray("ids", values, ids.value_lengths().to_numpy())

@@ -1,4 +1,4 @@
-"""What makes a training stop before its end: signals, a time limit, a notebook that is gone."""
+"""Stopping a training before its end: on signals, after a time limit, or when its notebook is gone."""
 
 import io
 import os
@@ -14,31 +14,32 @@ from accelerate import Accelerator
 
 from kit.config import LAUNCHER
 
-GRACE = 60  # seconds for which a batch is still waited for once there is a reason to stop: its step would be saved
-TICK = 5  # seconds between two looks for such a reason while a batch is waited for
+GRACE = 60  # seconds to wait for a batch after a reason to stop, so that its step can still be saved
+TICK = 5  # seconds between checks for such a reason while waiting for a batch
 
 
 class Interrupted(KeyboardInterrupt):
-    """The training stops before its end; what was saved on the way stays."""
+    """The training stops before its end; its saved state stays."""
 
 
 class Watch:
-    """Says whether to stop: on Ctrl-C or SIGTERM, after so many minutes, or when whoever asked for the training is
-    gone. All processes agree on it, in `agree`.
+    """The decision when to stop: on Ctrl-C or SIGTERM, after a time limit, or when the launching notebook is gone.
 
-    At work on a step or a batch (`with watch:`) a signal waits until `agree` is asked; anywhere else, where there is
-    nothing to save, it raises Interrupted at once. A later one ends the process; not what follows on its heels, which
-    launchers pass on to those who heard it themselves. A batch that never comes (`each`) keeps nobody from stopping.
+    All processes decide together, in `agree`.
+
+    During a step (`with watch:`) a signal waits until `agree` is called; elsewhere, when there is nothing to save, it
+    raises Interrupted at once. A second signal ends the process, unless it comes within five seconds: launchers often
+    forward one that was already received. A batch that never arrives (`each`) does not prevent stopping.
     """
 
     def __init__(self):
-        self.began, self.minutes, self.heard, self.patient = time.monotonic(), 0.0, "", False
+        self.started, self.minutes, self.heard, self.in_step = time.monotonic(), 0.0, "", False
         self.launcher, self.group, self.since = int(os.environ.get(LAUNCHER) or 0), None, 0.0
-        self.listens, self.waits = False, 0.0  # since when a batch is waited for against a reason to stop
+        self.listens, self.waits = False, 0.0  # `waits`: when waiting for a batch began, or had last no reason to stop
 
     @contextmanager
     def listening(self) -> Iterator[None]:
-        """Signals are this watch's, inside."""
+        """Handle signals inside the context."""
         usual = {number: signal.signal(number, self._hear) for number in (signal.SIGINT, signal.SIGTERM)}
         usual[signal.SIGALRM] = signal.signal(signal.SIGALRM, self._tick)
         self.listens = True
@@ -50,9 +51,9 @@ class Watch:
                 signal.signal(number, handler)
 
     def join(self, accelerator: Accelerator, minutes: float) -> None:
-        """Agrees with these processes from now on, and stops `minutes` (0: never) after it was made."""
+        """Decide together with these processes, and stop `minutes` (0: never) after this watch was created."""
         self.minutes = minutes
-        if accelerator.num_processes > 1:  # on processors: asking at every step must not make a GPU wait
+        if accelerator.num_processes > 1:  # on CPUs: a decision at every step must not make a GPU wait
             self.group = torch.distributed.new_group(backend="gloo")
 
     def _hear(self, number: int, frame) -> None:
@@ -62,7 +63,7 @@ class Watch:
             os._exit(128 + number)
         self.since = time.monotonic()
         self.heard = {signal.SIGINT: "interrupted", signal.SIGTERM: "told to end"}[signal.Signals(number)]
-        if not self.patient:
+        if not self.in_step:
             raise Interrupted(self.heard)
 
     def each(self, batches: Iterable) -> Iterator:
@@ -85,36 +86,36 @@ class Watch:
     def _tick(self, number: int, frame) -> None:
         if not self.waits:
             return
-        self._look()
+        self._check_limits()
         if not self.heard:
             self.waits = time.monotonic()
         elif time.monotonic() - self.waits >= GRACE:
             raise Interrupted(self.heard)
 
-    def _look(self) -> None:
-        """Note a reason to stop that is no signal."""
-        if not self.heard and self.minutes and time.monotonic() - self.began > 60 * self.minutes:
+    def _check_limits(self) -> None:
+        """Note a reason to stop other than a signal."""
+        if not self.heard and self.minutes and time.monotonic() - self.started > 60 * self.minutes:
             self.heard = f"stopped after {self.minutes:g} minutes, as max_minutes says"
-        if not self.heard and self.launcher and not _lives(self.launcher):
+        if not self.heard and self.launcher and not _is_alive(self.launcher):
             self.heard = "left alone by the notebook that started it"
 
     def __enter__(self) -> "Watch":
-        self.patient = True
+        self.in_step = True
         return self
 
     def __exit__(self, *_) -> None:
-        self.patient = False
+        self.in_step = False
 
     def agree(self, bad: bool = False) -> tuple[bool, bool]:
-        """Whether any process has to stop, and whether any says `bad`; the same answer on all of them."""
-        self._look()
+        """Return whether any process has to stop and whether any passes `bad`: the same answer on all of them."""
+        self._check_limits()
         flags = torch.tensor([bool(self.heard), bad], dtype=torch.int32)
         if self.group:
             torch.distributed.all_reduce(flags, torch.distributed.ReduceOp.MAX, group=self.group)
         return bool(flags[0]), bool(flags[1])
 
 
-def _lives(process: int) -> bool:
+def _is_alive(process: int) -> bool:
     try:
         os.kill(process, 0)
     except ProcessLookupError:
@@ -125,14 +126,15 @@ def _lives(process: int) -> bool:
 
 
 def _save(content: dict, path: Path) -> None:
+    """Write a saved state. Raise OSError if the disk is full."""
     try:
         torch.save(content, path)
-    except RuntimeError as error:  # the writer's way to say that the disk is full
+    except RuntimeError as error:  # raised by torch if the disk is full
         raise OSError(str(error).partition("\n")[0]) from error
 
 
 class IgnoreBrokenPipe(io.TextIOBase):
-    """A stream whose reader may go away: the notebook that shows what a training says."""
+    """A stream whose reader may go away, like the notebook that shows a training's output."""
 
     def __init__(self, stream: TextIO):
         self.stream = stream

@@ -53,8 +53,8 @@ def fit(run: TrainingRun) -> None:
         oof, test = np.zeros((len(folds), len(codes))), np.zeros((config.folds, len(frames["test"]), len(codes)))
         for fold in range(config.folds):
             learn, scored = folds != fold, folds == fold
-            more = {"groups": groups[learn]} if config.system == "tfidf" else {}
-            model.fit(inputs["train"][learn], labels[learn], **more)
+            calibration = {"groups": groups[learn]} if config.system == "tfidf" else {}
+            model.fit(inputs["train"][learn], labels[learn], **calibration)
             oof[scored] = model.predict_proba(inputs["train"][scored])
             if len(frames["test"]):
                 test[fold] = model.predict_proba(inputs["test"])

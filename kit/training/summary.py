@@ -1,4 +1,4 @@
-"""What a training says of its items and of itself in summary.json."""
+"""The parts of summary.json that describe a training and its items."""
 
 import functools
 import platform
@@ -19,29 +19,32 @@ from kit.training.checkpoint import Progress
 
 
 def report_blank_images(run: Run, frames: dict[str, pd.DataFrame]) -> None:
-    """Lists the items that have no readable image in the run's blank.csv, and prints how many there are."""
+    """List the items without a readable image in the run's blank.csv, and print how many there are."""
     tables = [frame.assign(part=part) for part, frame in frames.items() if "blank" in frame]
-    if not tables or (found := pd.concat(tables).query("blank != ''")).empty:
+    if not tables or (blank := pd.concat(tables).query("blank != ''")).empty:
         return
     path = run.folder / "blank.csv"
-    table = found[["part", "id", "blank"]].rename(columns={"blank": "why"})
+    table = blank[["part", "id", "blank"]].rename(columns={"blank": "why"})
     write_atomically(path, functools.partial(table.to_csv, index=False))
-    print(f"{len(table)} items have a white picture, for want of a readable one: {path} lists them", flush=True)
+    print(f"{len(table)} items have no readable image and get a white one: see {path}", flush=True)
 
 
 def summarise_items(frames: dict[str, pd.DataFrame], outlined: dict[str, str]) -> dict:
-    """What summary.json says of them: their outline; `data`, a hash of ids, texts and labels; and how many have no
-    readable image, for each reason."""
-    blank = [why.partition(":")[0] for frame in frames.values() for why in frame.get("blank", ()) if why]
+    """Return what summary.json says about the items.
+
+    `data`: a hash of ids, texts and labels · `outline`: fingerprints of all that the run reads · `blank`: the number of
+    items without a readable image, per reason.
+    """
+    reasons = [text.partition(":")[0] for frame in frames.values() for text in frame.get("blank", ()) if text]
     return {
         "data": fingerprint(*(outlined[name] for name in ("ids", "texts", "labels"))),
         "outline": outlined,
-        "blank": {why: blank.count(why) for why in ("missing", "corrupt")},
+        "blank": {reason: reasons.count(reason) for reason in ("missing", "corrupt")},
     }
 
 
 def summarise_training(config: TrainConfig, progress: Progress, accelerator: Accelerator) -> dict:
-    """What summary.json says of how the run went, but for its scores."""
+    """Return what summary.json says about the training itself: settings, speed, memory, versions; no scores."""
     history = progress.history
     kilobytes = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / (1024 if sys.platform == "darwin" else 1)
     cuda = accelerator.device.type == "cuda"

@@ -17,14 +17,14 @@ from sklearn.svm import LinearSVC
 from kit.metrics import softmax
 
 
-def _fold(text: str) -> str:
+def _normalise(text: str) -> str:
     """Return the text in lower case, each accent composed with its letter."""
     return unicodedata.normalize("NFC", text).lower()
 
 
 def tfidf_model() -> Pipeline:
     """Return a pipeline from texts `[N]` to codes `[N]`: TF-IDF of character n-grams within words, a linear SVM."""
-    grams = TfidfVectorizer(analyzer="char_wb", ngram_range=(1, 5), sublinear_tf=True, preprocessor=_fold)
+    grams = TfidfVectorizer(analyzer="char_wb", ngram_range=(1, 5), sublinear_tf=True, preprocessor=_normalise)
     return make_pipeline(grams, LinearSVC(random_state=0))
 
 
