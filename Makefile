@@ -54,9 +54,10 @@ bench: $(READY)  ## how fast the kit is, beside what one would use instead: a ta
 bench-full: $(READY)  ## the long measurements: AutoGluon on the whole sample, the demo's score with three seeds
 	$(BIN)/python benchmarks/run.py --full
 
-lint: $(READY)  ## ruff, and notebooks committed without outputs
+lint: $(READY)  ## ruff, types, and notebooks committed without outputs
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
+	$(BIN)/mypy
 	$(BIN)/nbstripout --verify --keep-id notebooks/*.ipynb
 
 audit:  ## known vulnerabilities of the pinned requirements, asked of the network

@@ -35,7 +35,7 @@ from measure import report, row
 from kit.config import TrainConfig, train_config
 from kit.core.exceptions import KitError
 from kit.core.files import write_json, write_text
-from kit.core.paths import PROJECT, ROOT
+from kit.core.paths import cache_folder, project
 from kit.data.challenge import read_challenge
 from kit.data.items import read_items
 from kit.data.text import product_texts
@@ -47,8 +47,8 @@ from kit.runs import Run
 from kit.studies.report import read_answers
 
 SIDE = Path(__file__).resolve().with_name("autogluon_side.py")
-HOME = ROOT / "cache" / "autogluon"  # backbones and logs
-ENVIRONMENT = ROOT / "cache" / "autogluon-env"
+HOME = cache_folder() / "autogluon"  # backbones and logs
+ENVIRONMENT = cache_folder() / "autogluon-env"
 PACKAGES = ("autogluon.multimodal==1.6.3", "torch==2.13.0")  # a torch that 1.6.3 admits
 PYTHONS = ((3, 10), (3, 13))  # that it admits
 
@@ -86,7 +86,11 @@ def user_seconds(command: list, log: Path, **environment: str) -> float:
     log.parent.mkdir(parents=True, exist_ok=True)
     with open(log, "w", encoding="utf-8") as file:
         process = subprocess.Popen(
-            [str(part) for part in command], stdout=file, stderr=subprocess.STDOUT, cwd=PROJECT, env=alike | environment
+            [str(part) for part in command],
+            stdout=file,
+            stderr=subprocess.STDOUT,
+            cwd=project(),
+            env=alike | environment,
         )
         _, status, usage = os.wait4(process.pid, 0)  # counts the children that it waited for, its readers of images
     process.returncode = os.waitstatus_to_exitcode(status)

@@ -16,7 +16,7 @@ import pandas as pd
 
 from kit.analysis.errors import Errors, per_class
 from kit.core.files import write_text
-from kit.core.paths import PROJECT
+from kit.core.paths import project
 from kit.metrics import bootstrap_macro_f1, confusion, f1_per_class, macro_f1
 
 HERE = Path(__file__).resolve().parent
@@ -93,7 +93,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--repeats", type=int, default=300, help="sets of items of each size")
     repeats = parser.parse_args().repeats
-    labels = pd.read_csv(PROJECT / "data" / "sample" / "Y_train_CVw08PX.csv")["prdtypecode"]
+    labels = pd.read_csv(project() / "data" / "sample" / "Y_train_CVw08PX.csv")["prdtypecode"]
     shares, random = labels.value_counts(normalize=True).sort_index().to_numpy(), np.random.default_rng(0)
     table = pd.DataFrame([row for case in CASES for row in measure(case, repeats, shares, random)])
     text = (

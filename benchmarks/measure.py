@@ -12,6 +12,7 @@ import time
 from collections.abc import Callable
 from contextlib import contextmanager
 from pathlib import Path
+from unittest import mock
 
 import numpy as np
 import pandas as pd
@@ -21,10 +22,9 @@ from accelerate.state import AcceleratorState
 from torch.nn.functional import cross_entropy
 from torch.utils.flop_counter import FlopCounterMode
 
-import kit.core.cache
 from kit.config import TrainConfig
 from kit.core.files import write_json
-from kit.core.paths import ROOT
+from kit.core.paths import cache_folder
 from kit.data.sampler import make_loader
 from kit.models.layers import BiLSTM
 from kit.training.checkpoint import Progress
@@ -166,18 +166,13 @@ def peak(size: int, device: torch.device, kind: torch.dtype) -> float:
 @contextmanager
 def cold():
     """An empty cache for what is done inside, and gone after it."""
-    usual = kit.core.cache.ROOT
-    with tempfile.TemporaryDirectory(prefix="cold-") as folder:
-        kit.core.cache.ROOT = Path(folder)
-        try:
-            yield
-        finally:
-            kit.core.cache.ROOT = usual
+    with tempfile.TemporaryDirectory(prefix="cold-") as folder, mock.patch.dict(os.environ, KIT_ROOT=folder):
+        yield
 
 
 def synthetic(rows: int, test_rows: int) -> Path:
     """A synthetic challenge folder of that size under cache/, made where it is not there."""
-    folder = ROOT / "cache" / f"synthetic-{rows}-{test_rows}"
+    folder = cache_folder() / f"synthetic-{rows}-{test_rows}"
     if not folder.is_dir():
         print(f"making {folder.name} …", flush=True)
         sizes = ["--rows", str(rows), "--test-rows", str(test_rows), "--workers", str(os.cpu_count())]

@@ -20,7 +20,7 @@ from torch.utils.data import DataLoader, Dataset
 from transformers.models.bert.tokenization_bert_legacy import BertTokenizerLegacy
 
 from kit.config import train_config
-from kit.core.paths import ROOT
+from kit.core.paths import cache_folder
 from kit.data.items import read_items
 from kit.data.text import product_texts
 from kit.models.registry import TEXT
@@ -34,7 +34,7 @@ class Published(Dataset):
 
     def __init__(self, frame, labels: np.ndarray, size: int):
         vocabulary = json.loads(TEXT["minilm"].tokenizer.locate().read_text(encoding="utf-8"))["model"]["vocab"]
-        file = ROOT / "cache" / "minilm-vocabulary.txt"
+        file = cache_folder() / "minilm-vocabulary.txt"
         file.write_text("\n".join(sorted(vocabulary, key=vocabulary.get)), encoding="utf-8")
         self.tokenizer = BertTokenizerLegacy(str(file))
         self.texts, self.paths, self.labels, self.size = product_texts(frame), list(frame["image_path"]), labels, size

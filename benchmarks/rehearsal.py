@@ -15,12 +15,12 @@ from pathlib import Path
 import pandas as pd
 
 from kit.core.files import write_text
-from kit.core.paths import PROJECT, ROOT
+from kit.core.paths import cache_folder, project, root, runs_folder
 from kit.runs import open_run
 from kit.studies.paper import member_runs, study_runs
 
 HERE = Path(__file__).resolve().parent
-FOLDER = ROOT / "cache" / "rehearsal"
+FOLDER = cache_folder() / "rehearsal"
 STUDY = "rehearsal"
 OPTIONS = {
     "pretrained": False,
@@ -49,10 +49,10 @@ def main() -> None:
         "paper",
     ]
     command += [part for name, value in OPTIONS.items() for part in ("-p", name, str(value))]
-    log = ROOT / "runs" / STUDY / "story.log"  # of every start: a second one goes on where the first stopped
+    log = runs_folder() / STUDY / "story.log"  # of every start: a second one goes on where the first stopped
     log.parent.mkdir(parents=True, exist_ok=True)
     with open(log, "a", encoding="utf-8") as file:
-        told = subprocess.run(command, cwd=PROJECT, stdout=file, check=False)
+        told = subprocess.run(command, cwd=project(), stdout=file, check=False)
     rows = []
     for name, (text, image) in member_runs(STUDY).items():
         summary = open_run(name).summary
@@ -66,7 +66,7 @@ def main() -> None:
         "The paper's pipeline at true size with random weights: 27 training items in batches of 16 (micro-batches of "
         f"two), 27 validation and 8 test items, 500 px, at most 510 tokens.\n\n{table}\n\n"
         f"{finished} finished runs and ensembles, exit status {told.returncode}; {machine}\n\n"
-        f"What it printed:\n\n{log.read_text(encoding='utf-8').replace(str(ROOT), '.')}"
+        f"What it printed:\n\n{log.read_text(encoding='utf-8').replace(str(root()), '.')}"
     )
     print(text)
     write_text(HERE / "results" / "rehearsal.txt", text)

@@ -32,7 +32,7 @@ def parser() -> argparse.ArgumentParser:
     report.set_defaults(action=lambda options: print(write_report(options.study)))
 
     runs = commands.add_parser("runs", help="list the finished runs with their scores")
-    runs.set_defaults(action=lambda options: print(*(list_runs() or ["There is no finished run yet."]), sep="\n"))
+    runs.set_defaults(action=lambda options: print(*(list_runs() or ("There is no finished run yet.",)), sep="\n"))
 
     check = commands.add_parser("check", help="say whether a submission file is valid")
     check.add_argument("file", type=Path, help="the file to check")

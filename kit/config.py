@@ -8,6 +8,7 @@ from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from kit.core.exceptions import KitError
 
@@ -299,7 +300,7 @@ class EnsembleConfig:
         check_name(self.run)
 
 
-RECIPES = {
+RECIPES: dict[str, dict[str, Any]] = {
     "paper": {},
     "demo": {
         "width": 384,
@@ -322,7 +323,7 @@ RECIPES = {
     },
 }
 # Further changes for the baselines: a small head on fixed features needs its own learning rate.
-BASELINE_RECIPES = {"paper": {}, "demo": {"epochs": 10, "lr": 1e-3, "lr_decay": 0.9}}
+BASELINE_RECIPES: dict[str, dict[str, Any]] = {"paper": {}, "demo": {"epochs": 10, "lr": 1e-3, "lr_decay": 0.9}}
 
 
 def train_config(**values) -> TrainConfig:

@@ -3,6 +3,7 @@
 import ast
 import dataclasses
 import difflib
+from typing import get_type_hints
 
 from kit.config import NAMES, TrainConfig, check_type
 from kit.core.exceptions import KitError
@@ -12,7 +13,7 @@ INJECTED = "# Parameters\n"  # first line of the cell that papermill inserts aft
 
 def parameter_types(config: type, **more: type) -> dict[str, type]:
     """Return the fields of a dataclass with their types, and `more`."""
-    return {field.name: field.type for field in dataclasses.fields(config)} | more
+    return get_type_hints(config) | more
 
 
 def read_parameters(namespace: dict, types: dict[str, type]) -> dict:

@@ -16,6 +16,8 @@ summary.json               written last: its presence means that the run is fini
 
 Files are complete or absent, and one process at a time writes them.
 
+A run is a training or an ensemble: two classes over this one format, told apart by what config.json holds.
+
 N items · K classes · F folds
 """
 
@@ -26,6 +28,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import TypeVar, overload
 
 import numpy as np
 import pandas as pd
@@ -33,16 +36,18 @@ import pandas as pd
 from kit.config import SAME_RESULT, EnsembleConfig, TrainConfig, check_name
 from kit.core.exceptions import KitError
 from kit.core.files import TRAIN_AGAIN, locked, now, read_json, read_time, write_atomically, write_json
-from kit.core.paths import ROOT
+from kit.core.paths import runs_folder
 from kit.metrics import bootstrap_macro_f1, scores
 from kit.predictions import FINGERPRINTS, mean_over_folds, predicted_items, probabilities, read_probabilities
 
 PATIENCE = 10  # seconds to wait for a locked run folder: a killed process may leave workers behind for a while
 
+Config = TypeVar("Config", TrainConfig, EnsembleConfig)
+
 
 @dataclass(frozen=True)
 class Run:
-    """One run's folder."""
+    """One run's folder: a TrainingRun, an EnsembleRun, or neither as long as there is no config.json to tell."""
 
     folder: Path
 
@@ -56,21 +61,12 @@ class Run:
 
     @property
     def config(self) -> TrainConfig | EnsembleConfig:
-        """Return the configuration. Raise KitError if config.json is missing or has a field that this kit does not
-        know.
+        """Return the configuration.
+
+        Raise KitError if config.json is missing, damaged, of another version of the kit or of the other kind.
         """
-        path = self.folder / "config.json"
-        content = read_json(path)
-        kind = EnsembleConfig if "members" in content else TrainConfig
-        unknown = set(content) - {field.name for field in dataclasses.fields(kind)}
-        if unknown:
-            raise KitError(
-                f"{path} has the unknown field {', '.join(sorted(unknown))}: another version of the kit wrote it."
-            )
-        try:
-            return kind(**content)
-        except TypeError as error:
-            raise KitError(f"{path} is incomplete ({error}): {TRAIN_AGAIN}.") from None
+        run: Run = EnsembleRun(self.folder) if _is_ensemble(self.folder) else TrainingRun(self.folder)
+        return run.config
 
     @property
     def summary(self) -> dict:
@@ -116,6 +112,8 @@ class Run:
 
     def changes(self, config: TrainConfig | EnsembleConfig) -> list[str]:
         """Return the fields in which `config` differs from the run's, except those that do not affect the result."""
+        if type(config) is not type(self.config):
+            return [f"kind ({'training → ensemble' if isinstance(config, EnsembleConfig) else 'ensemble → training'})"]
         old, new = dataclasses.asdict(self.config), dataclasses.asdict(config)
         return [f"{k} ({old.get(k)} → {new[k]})" for k in new if old.get(k) != new[k] and k not in SAME_RESULT]
 
@@ -192,16 +190,72 @@ class Run:
             raise KitError(f"The run {self.name!r} is not finished: start 03_train again with the same parameters.")
 
 
+class TrainingRun(Run):
+    """The folder of a training: of a network, or of a linear model."""
+
+    @property
+    def config(self) -> TrainConfig:
+        if _is_ensemble(self.folder):
+            raise KitError(f"{self.folder} is an ensemble's: 05_ensemble makes it, from runs that are trained here.")
+        return _read_config(self.folder, TrainConfig)
+
+
+class EnsembleRun(Run):
+    """The folder of an ensemble of trainings."""
+
+    @property
+    def config(self) -> EnsembleConfig:
+        if not _is_ensemble(self.folder):
+            raise KitError(f"{self.folder} is a training's, and no ensemble: 05_ensemble makes one of several.")
+        return _read_config(self.folder, EnsembleConfig)
+
+
+def _is_ensemble(folder: Path) -> bool:
+    """Raises KitError if config.json is missing or damaged."""
+    return "members" in read_json(folder / "config.json")
+
+
+def _read_config(folder: Path, kind: type[Config]) -> Config:
+    content = read_json(path := folder / "config.json")
+    if unknown := set(content) - {field.name for field in dataclasses.fields(kind)}:
+        raise KitError(
+            f"{path} has the unknown field {', '.join(sorted(unknown))}: another version of the kit wrote it."
+        )
+    try:
+        return kind(**content)
+    except TypeError as error:
+        raise KitError(f"{path} is not whole ({error}): {TRAIN_AGAIN}.") from None
+
+
+def _open(folder: Path) -> Run:
+    try:
+        return EnsembleRun(folder) if _is_ensemble(folder) else TrainingRun(folder)
+    except KitError:  # no such run yet; or whoever asks for its configuration says what is wrong
+        return Run(folder)
+
+
 def open_run(name: str) -> Run:
-    """Return the run of that name, finished or not. Raise KitError if it is not a folder name."""
+    """Return the run of that name, finished or not, or not begun. Raise KitError if it is not a folder name."""
     check_name(name)
-    return Run(ROOT / "runs" / name)
+    return _open(runs_folder() / name)
+
+
+def open_training(name: str) -> TrainingRun:
+    """Return the finished training of that name. Raises KitError, also if it is an ensemble."""
+    run = open_run(name)
+    run.require()
+    if isinstance(run, EnsembleRun):
+        raise KitError(
+            f"{name!r} is an ensemble, which learned from labels of all folds: "
+            f"name its members instead ({', '.join(run.config.members)})."
+        )
+    return TrainingRun(run.folder)
 
 
 def find_run(name: str = "") -> Run:
     """Return the finished run of that name, or without a name the newest. Raise KitError if there is none."""
     if not name and not list_runs():
-        raise KitError(f"There is no finished run in {ROOT / 'runs'} yet: train one with 03_train.")
+        raise KitError(f"There is no finished run in {runs_folder()} yet: train one with 03_train.")
     run = open_run(name) if name else list_runs()[-1]
     run.require()
     return run
@@ -209,7 +263,7 @@ def find_run(name: str = "") -> Run:
 
 def list_runs() -> list[Run]:
     """Return the finished runs, oldest first, by the time in their summaries."""
-    return sorted((Run(path.parent) for path in (ROOT / "runs").glob("*/summary.json")), key=finished_at)
+    return sorted((_open(path.parent) for path in runs_folder().glob("*/summary.json")), key=finished_at)
 
 
 def finished_at(run: Run) -> tuple[bool, datetime, str]:
@@ -225,13 +279,19 @@ def finished_at(run: Run) -> tuple[bool, datetime, str]:
         return False, datetime.min.replace(tzinfo=UTC), run.name
 
 
+@overload
+def prepare_run(config: TrainConfig, again: bool = False) -> TrainingRun: ...
+@overload
+def prepare_run(config: EnsembleConfig, again: bool = False) -> EnsembleRun: ...
 def prepare_run(config: TrainConfig | EnsembleConfig, again: bool = False) -> Run:
     """Create the folder for `config`, with its config.json, and return the run.
 
     A finished or interrupted run of the same configuration is left unchanged, unless `again` starts it over. Raise
     KitError if the folder has a run of another configuration, naming the fields, or one that is in use.
     """
-    run = open_run(config.run)
+    check_name(config.run)
+    kind = EnsembleRun if isinstance(config, EnsembleConfig) else TrainingRun
+    run = Run(runs_folder() / config.run)
     with run.alone():
         if (run.finished or run.begun) and not again:
             if changed := run.changes(config):
@@ -240,10 +300,10 @@ def prepare_run(config: TrainConfig | EnsembleConfig, again: bool = False) -> Ru
                     f"{', '.join(changed)}. Choose another name with -p run, or pass -p again True to replace it."
                 )
             if run.finished:
-                return run
+                return kind(run.folder)
         else:
             run.clear()
             for name in ("train.log", "status.json", "error.json"):
                 (run.folder / name).unlink(missing_ok=True)
         write_json(run.folder / "config.json", dataclasses.asdict(config))
-    return run
+    return kind(run.folder)

@@ -5,6 +5,7 @@ import csv
 import io
 import os
 import warnings
+from contextlib import suppress
 from pathlib import Path
 
 import pandas as pd
@@ -12,7 +13,7 @@ import pandas as pd
 from kit.core.cache import content_hashes
 from kit.core.exceptions import KitError, shorten
 from kit.core.files import TRAIN_AGAIN
-from kit.core.paths import ROOT, resolve
+from kit.core.paths import resolve, submissions_folder
 from kit.data.challenge import Challenge, read_challenge, read_test_ids
 from kit.data.table import check_separator, read_text
 from kit.predictions import FINGERPRINTS, mean_over_folds, predicted_items, read_probabilities
@@ -185,9 +186,9 @@ def _check_rows(path: Path, challenge: Challenge, split: str) -> int:
     check_separator(path.name, header, sep)
     *keys, _ = columns.values()
     test = challenge.test[split]
-    if (ids := read_test_ids(challenge, split)) != test["id"].tolist():
+    if (now := read_test_ids(challenge, split)) != test["id"].tolist():
         raise KitError(
-            f"the test file of {split!r} in {challenge.folder} has changed since it was read ({len(ids)} items now, "
+            f"the test file of {split!r} in {challenge.folder} has changed since it was read ({len(now)} items now, "
             f"{len(test)} then); read the challenge folder again."
         )
     expected = list(test[keys].astype(str).itertuples(index=False, name=None))
@@ -231,14 +232,16 @@ def check_file(file: Path, data: Path | None) -> str:
 
     Without `data`, a file in submissions/<run>/ is checked against the folder that the run was trained on.
     """
-    folder = file.resolve().parent
-    run = open_run(folder.name) if folder.parent == ROOT / "submissions" else None
+    folder, run = file.resolve().parent, None
+    with suppress(KitError):  # there is no project here
+        run = open_run(folder.name) if folder.parent == submissions_folder() else None
     run = run if run and run.finished else None
-    if data is None and run is None:
+    source = data or (run.config.data if run else None)
+    if source is None:
         raise KitError(
             f"{file.name} is not in the submissions/ folder of a finished run; name its challenge: --data DIR."
         )
-    challenge = _read_uncleaned(data or run.config.data, images="leave" if run else "ignore")
+    challenge = _read_uncleaned(source, images="leave" if run else "ignore")
     if run:
         check_test_items(run, challenge)
     return check_submission(file, challenge)

@@ -14,10 +14,10 @@ import torch
 from accelerate import PartialState
 from accelerate.utils import broadcast_object_list, get_int_from_env, parse_flag_from_env
 
-from kit.config import LAUNCHER, LINEAR, TrainConfig
+from kit.config import LAUNCHER, LINEAR
 from kit.core.console import accept_any_character
 from kit.core.exceptions import Busy, KitError, OutOfMemory
-from kit.runs import Run
+from kit.runs import TrainingRun
 from kit.training import linear
 from kit.training.interrupt import Interrupted, Watch
 from kit.training.status import AT_WORK, Teller, crash, fail
@@ -80,7 +80,7 @@ def meet() -> PartialState:
     return state
 
 
-def _finished(run: Run) -> bool:
+def _finished(run: TrainingRun) -> bool:
     """The same answer on all processes."""
     return broadcast_object_list([run.finished])[0]
 
@@ -90,19 +90,18 @@ def _train_all(arguments: list[str], state: PartialState, watch: Watch, teller: 
     failed = 0
     for argument in arguments:
         path = Path(argument).resolve()
-        status = _train_one(Run(path if path.is_dir() else path.parent), state, watch, teller)
+        status = _train_one(TrainingRun(path if path.is_dir() else path.parent), state, watch, teller)
         if status == 130 or (status and state.num_processes > 1):  # the others may be elsewhere: all start anew
             return status
         failed = 1 if 1 in (failed, status) else max(failed, status)
     return failed
 
 
-def _train_one(run: Run, state: PartialState, watch: Watch, teller: Teller) -> int:
+def _train_one(run: TrainingRun, state: PartialState, watch: Watch, teller: Teller) -> int:
     """The exit status, as far as this run goes."""
     main = state.is_main_process
     try:
-        if not isinstance(run.config, TrainConfig):  # before the lock, which would make a folder that is not there
-            raise KitError(f"{run.folder} is an ensemble's: 05_ensemble makes it, from runs that are trained here.")
+        run.config  # noqa: B018 (asked before the lock, which would make a folder that is not there)
         finished = _finished(run)
         with run.alone() if main and not finished else nullcontext():
             if finished or _finished(run):  # by now: another process may have held it meanwhile
@@ -118,7 +117,7 @@ def _train_one(run: Run, state: PartialState, watch: Watch, teller: Teller) -> i
         return AT_WORK if isinstance(error, Busy) else 1
 
 
-def _train(run: Run, watch: Watch, teller: Teller, main: bool) -> int:
+def _train(run: TrainingRun, watch: Watch, teller: Teller, main: bool) -> int:
     """The same, once the run is held: its folder tells what goes wrong."""
     try:
         if main:
@@ -141,13 +140,13 @@ def _train(run: Run, watch: Watch, teller: Teller, main: bool) -> int:
         raise
 
 
-def _stopped(run: Run, reason: Interrupted, main: bool) -> int:
+def _stopped(run: TrainingRun, reason: Interrupted, main: bool) -> int:
     if main:
         _say(run, _describe(run, reason))
     return 130
 
 
-def _describe(run: Run, error: BaseException) -> str:
+def _describe(run: TrainingRun, error: BaseException) -> str:
     if isinstance(error, Interrupted):
         saved = "goes on from its saved state" if run.begun else "begins anew: nothing was saved yet"
         why = str(error) or "stopped in another process"
@@ -156,7 +155,7 @@ def _describe(run: Run, error: BaseException) -> str:
     return str(error).rsplit(f"{KitError.__name__}: ", 1)[-1].strip()
 
 
-def _say(run: Run, sentence: str) -> None:
+def _say(run: TrainingRun, sentence: str) -> None:
     print(f"\n{KitError.__name__}: {run.name}: {sentence}", file=sys.stderr, flush=True)
 
 

@@ -5,7 +5,6 @@ import os
 os.environ["HF_HUB_OFFLINE"] = "1"  # no test may reach for the network
 
 import json
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -125,8 +124,6 @@ def root(tmp_path, monkeypatch) -> Path:
     """Runs and submissions go to a temporary project root, in this process and in those it starts."""
     monkeypatch.setenv("KIT_ROOT", str(tmp_path))
     kit.models.backbones._handle.cache_clear()  # what other tests loaded is kept under their roots, not under this one
-    for name in [name for name in sys.modules if name.startswith("kit.") and hasattr(sys.modules[name], "ROOT")]:
-        monkeypatch.setattr(f"{name}.ROOT", tmp_path)
     return tmp_path
 
 

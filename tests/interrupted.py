@@ -2,7 +2,6 @@
 
 import os
 import sys
-from pathlib import Path
 
 import torch
 
@@ -13,8 +12,6 @@ def work(root: str, config: str, asked: int, number: int) -> None:
     """Trains the run at `config`. Once it has asked `asked` times whether to stop, the process gets the signal
     `number`."""
     os.environ["KIT_ROOT"] = root
-    for name in [name for name in sys.modules if name.startswith("kit.") and hasattr(sys.modules[name], "ROOT")]:
-        sys.modules[name].ROOT = Path(root)
     torch.set_num_threads(1)
     agree, times = kit.train.Watch.agree, iter(range(10**9))
 

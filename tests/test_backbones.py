@@ -15,7 +15,7 @@ from safetensors.torch import load_file, save_file
 from sklearn.datasets import load_sample_image
 
 from kit.core.exceptions import KitError
-from kit.core.paths import ROOT
+from kit.core.paths import project
 from kit.data.images import read_pixels
 from kit.models import backbones
 from kit.models.backbones import BackboneHandle
@@ -43,7 +43,7 @@ def test_each_text_family_from_a_local_directory(kind, tiny_texts):
 def test_a_pickled_checkpoint_is_read_too(tiny_image, tmp_path):
     weights = load_file(f"{tiny_image}/model.safetensors")
     torch.save(weights, tmp_path / "pytorch_model.bin")
-    (tmp_path / "config.json").write_text((ROOT / tiny_image / "config.json").read_text())
+    (tmp_path / "config.json").write_text((project() / tiny_image / "config.json").read_text())
     pixels = torch.rand(1, 64, 64, 3)
     safe, pickled = load_image(tiny_image).eval(), load_image(str(tmp_path)).eval()
     assert torch.equal(safe(pixels), pickled(pixels))
@@ -141,7 +141,7 @@ def test_broken_weights_are_refused(tiny_texts, tiny_image, tmp_path):
     for source, weights, load in ((tiny_texts["bert"], "t", load_text), (tiny_image, "i", load_image)):
         folder = tmp_path / weights
         folder.mkdir()
-        (folder / "config.json").write_text((ROOT / source / "config.json").read_text())
+        (folder / "config.json").write_text((project() / source / "config.json").read_text())
         (folder / "model.safetensors").write_bytes(b"not weights")
         (folder / "tokenizer.json").touch()
         with pytest.raises(KitError, match="could not be loaded"):
@@ -152,7 +152,7 @@ def test_broken_weights_are_refused(tiny_texts, tiny_image, tmp_path):
 
 
 def test_a_directory_without_a_tokenizer_is_refused(tiny_texts, tmp_path):
-    (tmp_path / "config.json").write_text((ROOT / tiny_texts["bert"] / "config.json").read_text())
+    (tmp_path / "config.json").write_text((project() / tiny_texts["bert"] / "config.json").read_text())
     with pytest.raises(KitError, match="has no tokenizer"):
         check_text(str(tmp_path))
 

@@ -1,17 +1,17 @@
 """Parameters are read, checked and named; the recipes are complete."""
 
 import dataclasses
-import os
 import shutil
 import types
 from pathlib import Path
 
 import pytest
 
-from kit import config, runs
+from kit import runs
 from kit.config import RECIPES, EnsembleConfig, TrainConfig, bounded_name, check_name, short_names, train_config
+from kit.core import paths
 from kit.core.exceptions import KitError
-from kit.core.paths import find_places, resolve
+from kit.core.paths import project, resolve, root, runs_folder
 from kit.parameters import parameter_types, read_parameters
 
 
@@ -84,16 +84,19 @@ def test_what_is_no_path_is_refused(path):
 
 @pytest.fixture
 def places(tmp_path, monkeypatch):
-    """`find_places` for a package outside any project; its project, for which to look around, is tmp_path/project."""
+    """`project` and `root` for a package outside any project; the one to look around for is tmp_path/project."""
     for name, marked in {"project": "rakuten-notebook-kit", "another": "my-shop"}.items():
         (tmp_path / name / "notebooks").mkdir(parents=True)
         (tmp_path / name / "pyproject.toml").write_text(f'[project]\nname = "{marked}"\n')
-    monkeypatch.setattr(config, "__file__", str(tmp_path / "site-packages" / "kit" / "config.py"))
+    monkeypatch.setattr(paths, "__file__", str(tmp_path / "site-packages" / "kit" / "core" / "paths.py"))
+    monkeypatch.delenv("KIT_PROJECT", raising=False)
 
     def found(standing: str, **environment: str):
         (tmp_path / standing).mkdir(parents=True, exist_ok=True)
         monkeypatch.chdir(tmp_path / standing)
-        return find_places(environment)
+        for name, value in ({"KIT_ROOT": ""} | environment).items():
+            monkeypatch.setenv(name, value)
+        return project(), root()
 
     return found
 
@@ -112,20 +115,18 @@ def test_a_project_behind_a_link_and_around_a_project(places, tmp_path, monkeypa
     assert places("link/notebooks")[0] == tmp_path / "project"
     shutil.copytree(tmp_path / "project", tmp_path / "another" / "kit-checkout")
     assert places("another/kit-checkout/notebooks")[0] == tmp_path / "another" / "kit-checkout"
-    monkeypatch.setattr(config, "__file__", str(tmp_path / "project" / "kit" / "config.py"))
+    monkeypatch.setattr(paths, "__file__", str(tmp_path / "project" / "kit" / "core" / "paths.py"))
     assert places("another")[0] == tmp_path / "project"  # installed with -e
-    monkeypatch.setattr(config, "__file__", str(tmp_path / "project/.venv/lib/site-packages/kit/config.py"))
+    monkeypatch.setattr(paths, "__file__", str(tmp_path / "project/.venv/lib/site-packages/kit/core/paths.py"))
     assert places("elsewhere") == (tmp_path / "project", tmp_path / "project")
     assert places("elsewhere", KIT_PROJECT="/a", KIT_ROOT="/b") == (Path("/a"), Path("/b"))  # as the parent says
 
 
 @pytest.mark.parametrize("standing", ["elsewhere", "another/notebooks"])
 @pytest.mark.parametrize("root", ["", "out"])
-def test_without_a_project_nothing_is_written_beside_the_package(places, monkeypatch, standing, root):
-    project, place = places(standing, KIT_ROOT=root)
-    monkeypatch.setattr(config, "PROJECT", project)
-    monkeypatch.setattr(runs, "ROOT", place)
-    for ask in (lambda: resolve("data/sample"), runs.list_runs, runs.find_run, lambda: runs.find_run("mine")):
+def test_without_a_project_nothing_is_written_beside_the_package(places, standing, root):
+    asked = [lambda: places(standing, KIT_ROOT=root), runs_folder, lambda: resolve("data/sample")]
+    for ask in (*asked, runs.list_runs, runs.find_run, lambda: runs.find_run("mine")):
         with pytest.raises(KitError, match=r"There is no project here: change to its folder, .* or set KIT_ROOT"):
             ask()
     assert resolve("/some/data") == Path("/some/data")
@@ -134,7 +135,7 @@ def test_without_a_project_nothing_is_written_beside_the_package(places, monkeyp
 def test_kit_root_alone_is_enough(places, tmp_path):
     assert places("elsewhere", KIT_ROOT=str(tmp_path / "x")) == (tmp_path / "x", tmp_path / "x")
     with pytest.raises(KitError, match=r"KIT_ROOT='~nobody-of-that-name/x' is no path .* set it to a folder"):
-        os.fspath(places("elsewhere", KIT_ROOT="~nobody-of-that-name/x")[1] / "runs")
+        places("elsewhere", KIT_ROOT="~nobody-of-that-name/x")
 
 
 def test_notebook_parameters_are_checked():

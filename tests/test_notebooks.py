@@ -285,7 +285,7 @@ def test_what_is_edited_in_a_notebooks_first_cell_changes_no_study(
     cell.source += "".join(f"\n{name}: {type(value).__name__} = {value!r}" for name, value in edit.items())
     (tmp_path / "notebooks").mkdir()
     nbformat.write(notebook, tmp_path / "notebooks" / path.name)
-    monkeypatch.setattr("kit.studies.pipeline.PROJECT", tmp_path)
+    monkeypatch.setenv("KIT_PROJECT", str(tmp_path))
     given, configs = planned(tiny_config)
     given |= {"run": "s-member"} if name == "03_train" else {}
     injected = "# Parameters\n" + "".join(

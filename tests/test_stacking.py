@@ -12,11 +12,12 @@ from sklearn.neighbors import KNeighborsClassifier
 from kit.config import EnsembleConfig, TrainConfig
 from kit.core.exceptions import KitError
 from kit.data.challenge import read_challenge
-from kit.runs import Run, open_run, prepare_run
+from kit.runs import EnsembleRun, Run, TrainingRun, list_runs, open_run, open_training, prepare_run
 from kit.stacking import ensemble, members
 from kit.stacking.ensemble import compare, ensemble_config, evaluation_folds, groupings, stack
 from kit.stacking.members import read_members
 from kit.stacking.stackers import METHODS
+from kit.studies.choice import choose
 from kit.submission import check_submission, read_predictions, write_submission
 
 CODES = [10, 40, 50, 1140, 2705]
@@ -348,6 +349,23 @@ def test_what_is_no_probability_is_refused(value):
     table["p_10"] = bad[:, 0]
     table.to_parquet(run.folder / "oof.parquet")
     refused(["good", "bad"], "bad/oof.parquet has 1 rows", "(id 7)")
+
+
+def test_a_run_is_a_training_or_an_ensemble():
+    names, _ = write_complementary(60)
+    stack(config(names, method="blend"))
+    kinds = dict.fromkeys(names, TrainingRun) | {"ensemble": EnsembleRun}
+    assert {run.name: type(run) for run in list_runs()} == {n: type(open_run(n)) for n in kinds} == kinds
+    assert type(open_run("gone")) is Run and open_training(names[0]) == open_run(names[0])
+    with pytest.raises(KitError, match=r"'ensemble' exists with other settings: kind \(ensemble → training\)\. Choose"):
+        prepare_run(TrainConfig(run="ensemble"))
+    with pytest.raises(KitError, match=r"'m2' exists with other settings: kind \(training → ensemble\)\. Choose"):
+        stack(config(names[:2], run="m2", study="mine"))
+    with pytest.raises(KitError, match="'m0' is not an ensemble"):
+        choose(open_run("m0"))
+    for kind, name in ((TrainingRun, "ensemble"), (EnsembleRun, "m0")):
+        with pytest.raises(KitError, match=f"{name} is an? (ensemble|training)'s.*05_ensemble makes"):
+            _ = kind(open_run(name).folder).config
 
 
 def test_members_must_be_finished_training_runs():

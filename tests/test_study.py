@@ -11,7 +11,7 @@ from kit.analysis.errors import read_errors
 from kit.config import EnsembleConfig, train_config
 from kit.core.exceptions import KitError
 from kit.core.files import read_json, write_json
-from kit.core.paths import PROJECT
+from kit.core.paths import project
 from kit.data.challenge import read_challenge
 from kit.runs import find_run, list_runs, open_run
 from kit.stacking.ensemble import ensemble_config, groupings, stack
@@ -249,7 +249,7 @@ def test_the_report_says_what_the_choice_of_the_epoch_is_worth(study):
     assert "keep" not in "".join(notes(runs, tables.Answers()))
 
 
-@pytest.mark.parametrize("data", ["data/sample", "./data/sample/", str(PROJECT / "data" / "sample")])
+@pytest.mark.parametrize("data", ["data/sample", "./data/sample/", str(project() / "data" / "sample")])
 @pytest.mark.parametrize("codes", [[], [10, 40]])
 def test_the_report_says_what_was_chosen_on_the_sample(root, data, codes):
     config = train_config(run="some", data=data, recipe="demo")

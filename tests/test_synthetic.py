@@ -7,10 +7,10 @@ import pandas as pd
 import pytest
 
 from kit.core.exceptions import KitError
-from kit.core.paths import PROJECT
+from kit.core.paths import project
 from kit.data.challenge import read_challenge
 
-spec = importlib.util.spec_from_file_location("synthetic", PROJECT / "benchmarks" / "synthetic.py")
+spec = importlib.util.spec_from_file_location("synthetic", project() / "benchmarks" / "synthetic.py")
 synthetic = importlib.util.module_from_spec(spec)
 spec.loader.exec_module(synthetic)
 

@@ -5,6 +5,7 @@ N items · K classes
 
 import warnings
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -42,8 +43,8 @@ class Errors:
     @property
     def counts(self) -> np.ndarray:
         """Return the confusion counts `[K, K]`, true class by predicted class."""
-        positions = (pd.Index(self.codes).get_indexer(self.items[name]) for name in ("label", "predicted"))
-        return confusion(*positions, len(self.codes))
+        true, predicted = (pd.Index(self.codes).get_indexer(self.items[name]) for name in ("label", "predicted"))
+        return confusion(true, predicted, len(self.codes))
 
     def name(self, code: int) -> str:
         return self.names.get(code, str(code))
@@ -104,7 +105,7 @@ def welch(errors: Errors) -> pd.DataFrame:
 
 def _welch(items: pd.DataFrame) -> dict:
     without, given = items[~items["described"]], items[items["described"]]
-    row = {"items_without": len(without), "items_with": len(given)}
+    row: dict[str, Any] = {"items_without": len(without), "items_with": len(given)}
     row |= {"mean_loss_without": without["loss"].mean(), "mean_loss_with": given["loss"].mean()}
     row |= {"error_rate_without": without["wrong"].mean(), "error_rate_with": given["wrong"].mean()}
     row |= {"difference": row["mean_loss_without"] - row["mean_loss_with"]} | UNTESTED

@@ -39,7 +39,7 @@ def _choose_backend() -> None:
     if _asked:
         os.environ["MPLBACKEND"] = _asked
     shell = sys.modules["IPython"].get_ipython() if "IPython" in sys.modules else None
-    if hasattr(shell, "kernel"):
+    if shell is not None and hasattr(shell, "kernel"):
         if not _imported or plt.get_backend() == _asked:  # otherwise a cell chose it
             shell.run_line_magic("matplotlib", "inline")
         pd.set_option("display.html.use_mathjax", False)  # names with two $ in tables
@@ -84,7 +84,7 @@ def _text(text: str, width: int, lines: int = 1) -> str:
     text = " ".join("".join(" " if c.isspace() else c for c in text).split())
     shown = "".join(c if _family(c) else "\0" if unicodedata.category(c)[0] in "LN" else "\1" for c in text)
     families = {_family(c) for c in text}
-    _more_fonts.update(families - {USUAL, None})
+    _more_fonts.update(family for family in families if family not in (USUAL, None))
     if None in families:
         shown = re.sub("[\0\1\u200d\ufe0f]*\0[\0\1\u200d\ufe0f]*", "…", shown)
         shown = " ".join(re.sub("\1[\1\u200d\ufe0f]*", "", shown).split())

@@ -22,7 +22,7 @@ from tqdm.contrib.concurrent import thread_map
 from kit.core.console import Bar
 from kit.core.exceptions import KitError
 from kit.core.files import locked, write_atomically
-from kit.core.paths import ROOT
+from kit.core.paths import cache_folder
 
 UNREADABLE = "!"  # prefix of the reason why a file cannot be read, in place of its hash
 
@@ -35,7 +35,7 @@ def get_or_compute(
     `compute` receives the positions in `keys` of missing values (for equal keys the first) and returns these values,
     which are added to the store.
     """
-    path = ROOT / "cache" / f"{store}.parquet"
+    path = cache_folder() / f"{store}.parquet"
     known, values = _read_store(path, kind)
     places = {key: place for place, key in enumerate(known)}
     new: dict[str, int] = {}
@@ -71,7 +71,7 @@ def cached_memmap(
     If `write` raises OverflowError because `dtype` cannot hold the values, it fills an array of dtype `wider` instead.
     Raise KitError if the file cannot be written.
     """
-    path, dtypes = ROOT / "cache" / f"{name}.npy", [dtype] if wider is None else [dtype, wider]
+    path, dtypes = cache_folder() / f"{name}.npy", [dtype] if wider is None else [dtype, wider]
     if (values := _map(path, size, dtypes)) is None:
         with locked(path.with_suffix(".lock"), path):
             if (values := _map(path, size, dtypes)) is None:  # no other process has written it meanwhile
@@ -83,13 +83,15 @@ def cached_memmap(
                         if kind == dtypes[-1]:
                             raise
                 values = _map(path, size, dtypes)
+    if values is None:
+        raise KitError(f"{path} cannot be read back as it was written: free space, or check the disk.")
     return values
 
 
 def release(values: np.ndarray) -> None:
     """Release a mapped array's pages, which stay in its file; otherwise all written pages count as our memory."""
     if isinstance(values, np.memmap) and hasattr(mmap, "MADV_DONTNEED"):
-        values._mmap.madvise(mmap.MADV_DONTNEED)
+        values._mmap.madvise(mmap.MADV_DONTNEED)  # type: ignore[attr-defined]  # numpy's stubs leave _mmap out
 
 
 def _map(path: Path, size: tuple[int, ...], dtypes: Sequence[np.dtype]) -> np.ndarray | None:
@@ -125,14 +127,14 @@ def content_hashes(paths: Sequence[str | None], strict: bool = True) -> list[str
     raise KitError, or with `strict=False` return UNREADABLE and the reason in place of its hash.
     """
     hashes = ["" if path is None else _stamp(path) for path in paths]
-    readable = [i for i, stamp in enumerate(hashes) if stamp and not stamp.startswith(UNREADABLE)]
+    known = enumerate(zip(paths, hashes, strict=True))
+    readable = {i: path for i, (path, stamp) in known if path is not None and not stamp.startswith(UNREADABLE)}
+    files = list(readable.values())
 
     def compute(new: list[int]) -> list[str]:
-        return thread_map(
-            _hash_file, [paths[readable[i]] for i in new], desc="file hashes", leave=False, tqdm_class=Bar
-        )
+        return thread_map(_hash_file, [files[i] for i in new], desc="file hashes", leave=False, tqdm_class=Bar)
 
-    keys = [fingerprint(os.path.abspath(paths[i]), hashes[i]) for i in readable]
+    keys = [fingerprint(os.path.abspath(path), hashes[i]) for i, path in readable.items()]
     for i, digest in zip(readable, get_or_compute("files", keys, pa.string(), compute).to_pylist(), strict=True):
         hashes[i] = digest
     for path, digest in zip(paths, hashes, strict=True):

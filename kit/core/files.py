@@ -17,7 +17,7 @@ from kit.core.exceptions import Busy, KitError
 TRAIN_AGAIN = "train the run again, with -p again True"
 
 
-def write_atomically(path: Path, write: Callable[[Path], None]) -> None:
+def write_atomically(path: Path, write: Callable[[Path], object]) -> None:
     """Call `write(temporary path)` beside `path`, then rename: a reader sees the old file or the complete new one.
 
     The file's permissions follow the user's umask, whatever its writer would have chosen. Raise KitError if it cannot

@@ -1,9 +1,8 @@
-"""Where things are: the project, its runs, caches and submissions."""
+"""Where things are: the project, its runs, caches and submissions. Asked anew each time, by environment and folder."""
 
 import contextlib
 import os
 import re
-from collections.abc import Mapping
 from pathlib import Path
 
 from kit.core.exceptions import KitError
@@ -11,23 +10,48 @@ from kit.core.exceptions import KitError
 MARK = re.compile(r'^name = "rakuten-notebook-kit"$', re.MULTILINE)  # in a project's pyproject.toml
 
 
-class Nowhere:
-    """Stands for a folder that could not be found: any use of a path in it raises KitError with `sentence`."""
+def project() -> Path:
+    """Return the folder in which relative paths start. Raises KitError if there is none.
 
-    def __init__(self, sentence: str):
-        self._sentence = sentence
+    The project is the one that the user stands in, else the one that this package is part of, else KIT_ROOT. Processes
+    that the kit starts are told by KIT_PROJECT.
+    """
+    if told := os.environ.get("KIT_PROJECT"):
+        return Path(told)
+    if found := _standing_in() or find_project(Path(__file__).resolve().parents[1]):
+        return found
+    if (place := _kit_root()).is_absolute():
+        return place.resolve()
+    raise KitError(
+        "There is no project here: change to its folder, install the kit with pip install -e, or set KIT_ROOT to "
+        "the absolute path of a folder for runs and submissions."
+    )
 
-    def __truediv__(self, part) -> "Path | Nowhere":
-        return Path(part) if os.path.isabs(part) else self
 
-    def __repr__(self) -> str:
-        return "no project"
+def root() -> Path:
+    """Return the folder of runs/, submissions/ and cache/: KIT_ROOT if it is set, else the project. Raises KitError."""
+    place = _kit_root()
+    return (place if place.is_absolute() else project() / place).resolve()
 
-    def __fspath__(self) -> str:
-        raise KitError(self._sentence)
 
-    def __getattr__(self, name: str):
-        raise KitError(self._sentence)
+def runs_folder() -> Path:
+    """Return the folder with one folder per run. Raises KitError."""
+    return root() / "runs"
+
+
+def submissions_folder() -> Path:
+    """Return the folder of submission files, one folder per run. Raises KitError."""
+    return root() / "submissions"
+
+
+def cache_folder() -> Path:
+    """Return the folder of what can be computed again. Raises KitError."""
+    return root() / "cache"
+
+
+def notebooks_folder() -> Path:
+    """Return the folder of the shipped notebooks. Raises KitError."""
+    return project() / "notebooks"
 
 
 def find_project(start: Path) -> Path | None:
@@ -39,27 +63,24 @@ def find_project(start: Path) -> Path | None:
     return None
 
 
-def find_places(environment: Mapping[str, str]) -> tuple[Path | Nowhere, Path | Nowhere]:
-    """Return the folder in which relative paths start, and the one of runs/, submissions/ and cache/.
+def resolve(path) -> Path:
+    """Return an absolute path; a relative one starts at the project, wherever the notebook's kernel was started.
 
-    The project is the one that the user stands in, else the one that this package is part of, else KIT_ROOT. The latter
-    is where KIT_ROOT in `environment` says, if it is set. Processes that the kit starts are told both.
+    Raises KitError.
     """
-    root = environment.get("KIT_ROOT")
     try:
-        told = environment.get("KIT_PROJECT")
-        project = Path(told) if told else _standing_in() or find_project(Path(__file__).resolve().parents[1])
-        place = Path(root or ".").expanduser()
-        if project or place.is_absolute():
-            place = ((project or place) / place).resolve()
-            return project or place, place
-        sentence = (
-            "There is no project here: change to its folder, install the kit with pip install -e, or set KIT_ROOT to "
-            "the absolute path of a folder for runs and submissions."
-        )
-    except (RuntimeError, ValueError) as error:
-        sentence = f"KIT_ROOT={root!r} is no path ({error}): set it to a folder."
-    return Nowhere(sentence), Nowhere(sentence)
+        place = Path(path).expanduser()
+        return (place if place.is_absolute() else project() / place).resolve()
+    except (RuntimeError, ValueError) as error:  # nobody of that name, a null byte
+        raise KitError(f"{str(path)!r} is no path ({error}): give a folder or a file.") from None
+
+
+def _kit_root() -> Path:
+    told = os.environ.get("KIT_ROOT")
+    try:
+        return Path(told or ".").expanduser()
+    except RuntimeError as error:  # nobody of that name
+        raise KitError(f"KIT_ROOT={told!r} is no path ({error}): set it to a folder.") from None
 
 
 def _standing_in() -> Path | None:
@@ -67,17 +88,3 @@ def _standing_in() -> Path | None:
         return find_project(Path.cwd())
     except OSError:  # the working directory was removed
         return None
-
-
-PROJECT, ROOT = find_places(os.environ)
-
-
-def resolve(path) -> Path:
-    """An absolute path; a relative one starts at the project's root, wherever the notebook kernel was started.
-
-    Raises KitError.
-    """
-    try:
-        return (PROJECT / Path(path).expanduser()).resolve()
-    except (RuntimeError, ValueError) as error:  # nobody of that name, a null byte
-        raise KitError(f"{str(path)!r} is no path ({error}): give a folder or a file.") from None

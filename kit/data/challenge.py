@@ -69,7 +69,7 @@ class Challenge:
     edition: str
     train: pd.DataFrame
     test: dict[str, pd.DataFrame]
-    names: dict[int | str, str]
+    names: dict[int, str]
     folder: Path
 
     @property
@@ -139,7 +139,9 @@ def _find_images(folder: Path) -> tuple[dict[tuple[int, int], list[str]], list[s
     Links to folders are not followed: a target inside the challenge folder is found by its own name, and nothing can
     loop.
     """
-    images, links, todo = {}, [], [folder]
+    images: dict[tuple[int, int], list[str]] = {}
+    links: list[str] = []
+    todo: list[Path | str] = [folder]
     while todo:
         for entry in _list_folder(todo.pop()):
             if entry.is_dir(follow_symlinks=False):
@@ -182,7 +184,7 @@ def _add_images(frame: pd.DataFrame, split: str, path: Path, policy: str, images
         warnings.warn(sentence, stacklevel=3)
 
 
-def read_names(folder) -> dict[int | str, str]:
+def read_names(folder) -> dict[int, str]:
     """Return the class names by code from the optional `classes.csv` (`code,name`); an empty dict without that file.
 
     Raise KitError if the file is damaged.
@@ -215,11 +217,11 @@ def read_challenge(folder, clean_titles=True, clean_descriptions=True, images="r
             "(challengedata) or X_train.tsv and Y_train.tsv (sigir)."
         )
     edition = EDITIONS[present[0]]
-    matches = {pattern: _find_file(folder, files, pattern) for pattern in patterns[present[0]]}
-    if absent := [p.capitalize() for p in (edition.train, edition.labels) if matches[p] is None]:
+    matches = {pattern: path for pattern in patterns[present[0]] if (path := _find_file(folder, files, pattern))}
+    if absent := [p.capitalize() for p in (edition.train, edition.labels) if p not in matches]:
         raise KitError(f"{folder} lacks {' and '.join(absent)} ({present[0]} edition); download it into that folder.")
     paths = {"train": matches[edition.train]}
-    paths |= {split: matches[p] for split, p in edition.tests.items() if matches[p]}
+    paths |= {split: matches[p] for split, p in edition.tests.items() if p in matches}
     frames = {split: _read_items(path, edition, clean_titles, clean_descriptions) for split, path in paths.items()}
     _add_labels(frames["train"], paths["train"].name, matches[edition.labels], edition)
     names = read_names(folder)

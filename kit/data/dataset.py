@@ -23,7 +23,7 @@ class RaggedArray:
     `key` names them in the batch: "ids" `[T]`, "layers" `[T, L, d]` or "regions" `[R, d]`.
     """
 
-    def __init__(self, key: str, values: np.ndarray, lengths: Sequence[int]):
+    def __init__(self, key: str, values: np.ndarray, lengths: Sequence[int] | np.ndarray):
         self.key, self.values = key, values
         self.offsets = np.concatenate([[0], np.cumsum(lengths, dtype=np.int64)])
 
@@ -84,7 +84,7 @@ class ProductDataset(Dataset):
         `[B]`: those that its sides hold, padded with zeros to the batch's longest item.
         """
         lengths = torch.from_numpy(self.lengths[rows])
-        batch = {"row": torch.tensor(rows), "mask": (torch.arange(lengths.max()) < lengths[:, None]).long()}
+        batch = {"row": torch.tensor(rows), "mask": (torch.arange(int(lengths.max())) < lengths[:, None]).long()}
         if self.labels is not None:
             batch["label"] = torch.from_numpy(self.labels[rows])
         return batch | {side.key: side.batch(self.places[rows]) for side in self.sides.values()}

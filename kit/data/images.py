@@ -57,7 +57,7 @@ def to_rgb(image: Image.Image) -> Image.Image:
     elif "transparency" in seen.info and samples in PNG_SAMPLES:
         seen.info["transparency"] = PNG_SAMPLES[samples](seen.info["transparency"])
     if seen.mode == "LAB":  # convert() does not support it
-        return ImageCms.applyTransform(seen, _lab_to_rgb())
+        return ImageCms.applyTransform(seen, _lab_to_rgb())  # type: ignore[return-value]  # None only if in place
     if seen.mode in ("La", "RGBa"):  # premultiplied: can only be converted to its plain form
         seen = seen.convert(seen.mode.upper())
     if seen.has_transparency_data:
@@ -87,7 +87,7 @@ def _decode(path: str, side: int | None) -> Image.Image:
 
 def _upright(image: Image.Image) -> Image.Image:
     try:
-        turn = TURNS.get(image.getexif().get(ExifTags.Base.Orientation))
+        turn = TURNS.get(image.getexif().get(ExifTags.Base.Orientation, 0))
     except Exception:  # viewers ignore broken EXIF
         turn = None
     return image if turn is None else image.transpose(turn)

@@ -5,11 +5,11 @@ import os
 import shutil
 import signal
 import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Sequence
+from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor
 from torch.utils.data import DataLoader, get_worker_info
 
 from kit.core.exceptions import KitError
@@ -39,7 +39,13 @@ class LengthBatches:
     drop_last = False
 
     def __init__(
-        self, lengths: list[int], batch_size: int, shuffle: bool, seed: int = 0, pool: int = 50, accumulate: int = 1
+        self,
+        lengths: Sequence[int] | np.ndarray,
+        batch_size: int,
+        shuffle: bool,
+        seed: int = 0,
+        pool: int = 50,
+        accumulate: int = 1,
     ):
         self.lengths, self.batch_size, self.shuffle = np.asarray(lengths), batch_size, shuffle
         self.seed, self.pool, self.accumulate = seed, pool, accumulate
@@ -105,7 +111,7 @@ def _leave_signals(worker: int) -> None:
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
 
 
-def _collate(batch: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
+def _collate(batch: Any) -> Any:
     """Return the batch unchanged. In a worker, move it to shared memory first: if that is full, raise KitError here,
     because torch would lose the batch and training would wait for it."""
     if get_worker_info():

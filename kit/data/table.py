@@ -112,6 +112,7 @@ def _find_columns(name: str, header: _Record, records: list[_Record], columns: d
     """
     headings = [" ".join(column.split()) for column in header.fields]
     lower = [column.lower() for column in headings]
+    names: list[str | None] = [*lower]
     if twice := [column for column in columns if column and lower.count(column) > 1]:
         raise KitError(
             f"{name} has the column {shorten(twice)} more than once, ignoring case and spaces; keep one of each."
@@ -127,8 +128,8 @@ def _find_columns(name: str, header: _Record, records: list[_Record], columns: d
                 f"{name} has {len(unnamed)} columns that may be the row index ({which}); keep the one that holds the "
                 f"ids, as the first column."
             )
-        lower = ["" if unnamed == [0] and not place else column or None for place, column in enumerate(lower)]
-    if missing := [column for column in columns if column not in lower]:
+        names = ["" if unnamed == [0] and not place else column or None for place, column in enumerate(lower)]
+    if missing := [column for column in columns if column not in names]:
         if header.last > header.first:
             raise KitError(
                 f"{name}, lines {header.first} to {header.last}: the header holds rows of the table; remove the stray "
@@ -136,7 +137,7 @@ def _find_columns(name: str, header: _Record, records: list[_Record], columns: d
             )
         wanted, got = (shorten([column or "(unnamed index)" for column in some], 9) for some in (missing, headings))
         raise KitError(f"{name} lacks the column {wanted}; it has {got}: rename the column or download it again.")
-    return {lower.index(column): ours for column, ours in columns.items()}
+    return {names.index(column): ours for column, ours in columns.items()}
 
 
 class _Layout:
@@ -168,7 +169,8 @@ class _Layout:
             cells = next(csv.reader(itertools.chain([line], lines, [END]), delimiter=self.sep))
             if len(cells) != self.width or cells[-1].endswith(END) or not self._holds(cells, key):
                 return None
-        return int(WHOLE_NUMBER.fullmatch(cells[key])[1])
+        number = WHOLE_NUMBER.fullmatch(cells[key])
+        return int(number[1]) if number else None
 
     def _holds(self, cells: list[str], key: int) -> bool:
         return all(WHOLE_NUMBER.fullmatch(cells[place]) for place in (key, *self.before, *self.after))
@@ -218,7 +220,8 @@ def _integers(values: pd.Series, lines: list[int], name: str, column: str) -> pd
     and `7` may be two ids, or two codes, to whoever wrote them."""
     if values.str.fullmatch(PLAIN_NUMBER).all():
         return values.astype("int64")
-    numbers, written = [], {}
+    numbers: list[int] = []
+    written: dict[int, str] = {}
     for line, value in zip(lines, values, strict=True):
         subject, text = f"{name}, line {line}: {column} is", value.strip()
         if not (match := WHOLE_NUMBER.fullmatch(value)):

@@ -7,13 +7,12 @@ from importlib.metadata import version
 
 import pyarrow as pa
 import torch
-from torch import nn
 
 from kit.config import TrainConfig
 from kit.core.cache import fingerprint, get_or_compute
 from kit.core.exceptions import KitError
-from kit.models.image import check_image, load_image
-from kit.models.text import check_text, load_text
+from kit.models.image import ImageBackbone, check_image, load_image
+from kit.models.text import TextBackbone, check_text, load_text
 from kit.models.weights import WEIGHTS_FORMAT, weights_fingerprint
 
 SHAPE_FORMAT = 1  # of a cached BackboneShape: raise it when the class gets another field
@@ -48,19 +47,20 @@ class BackboneHandle:
     image_size: int
     train_embeddings: bool
 
-    def load(self) -> nn.Module:
+    def load(self) -> TextBackbone | ImageBackbone:
         """Return the backbone, a new one at each call. Raise KitError if it cannot be loaded."""
         gpu = [torch.cuda.current_device()] if torch.cuda.is_available() else []
         # the caller may be in inference mode, but this backbone may train later
         with torch.random.fork_rng(devices=gpu), torch.inference_mode(False):
             torch.manual_seed(self.seed)
-            backbone = (load_text if self.side == "text" else load_image)(self.name, self.pretrained)
-        if self.side == "text" and not self.train_embeddings:
+            load = load_text if self.side == "text" else load_image
+            backbone: TextBackbone | ImageBackbone = load(self.name, self.pretrained)
+        if isinstance(backbone, TextBackbone) and not self.train_embeddings:
             backbone.freeze_embeddings()
         return backbone
 
     @functools.cached_property
-    def frozen(self) -> nn.Module:
+    def frozen(self) -> TextBackbone | ImageBackbone:
         """The backbone in evaluation mode and without gradients, loaded once."""
         return self.load().eval().requires_grad_(False)
 
@@ -94,7 +94,7 @@ class BackboneHandle:
     @torch.inference_mode()
     def _outline(self) -> dict[str, int]:
         backbone = self.frozen
-        if self.side == "image":
+        if isinstance(backbone, ImageBackbone):
             return {"width": backbone.width, "regions": backbone.count_regions(self.image_size)}
         return {name: getattr(backbone, name) for name in ("width", "depth", "max_tokens", "vocabulary")}
 

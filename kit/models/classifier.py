@@ -4,14 +4,13 @@ B batch · T tokens · R regions · L layers · d backbone width · K classes
 """
 
 from collections.abc import Sequence
+from typing import Any
 
 from torch import Tensor, nn
 
 from kit.config import TrainConfig
 from kit.models.backbones import BackboneHandle
 from kit.models.heads import CoAttentionHead, FusionHead
-from kit.models.image import ImageBackbone
-from kit.models.text import TextBackbone
 
 
 class Classifier(nn.Module):
@@ -23,9 +22,9 @@ class Classifier(nn.Module):
 
     def __init__(
         self,
-        head: nn.Module,
-        text: TextBackbone | None,
-        image: ImageBackbone | None,
+        head: CoAttentionHead | FusionHead,
+        text: nn.Module | None,
+        image: nn.Module | None,
         layers: slice,
         frozen: tuple[str, ...],
         classes: int,
@@ -78,7 +77,7 @@ def build_model(
     KitError if a backbone cannot be loaded.
     """
     text, image = (backbones[side].outline if side in backbones else None for side in ("text", "image"))
-    shared = {
+    shared: dict[str, Any] = {
         "classes": classes,
         "text_width": text.width if text else 0,
         "image_width": image.width if image else 0,
@@ -94,10 +93,10 @@ def build_model(
         if config.compile:
             backbone.compile()
     if config.pooled:
-        head = FusionHead(system=config.system, standardise=config.linear_start, **shared)
+        head: CoAttentionHead | FusionHead = FusionHead(system=config.system, standardise=config.linear_start, **shared)
     else:
         head = CoAttentionHead(
-            layers=len(range(text.depth + 1)[layers]),
+            layers=len(range((text.depth if text else 0) + 1)[layers]),
             attention_width=config.attention_width,
             bilstm=config.bilstm,
             attention=config.attention,

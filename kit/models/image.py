@@ -9,6 +9,7 @@ import textwrap
 from dataclasses import fields
 from importlib.metadata import version
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -31,8 +32,8 @@ NUMBERS_PER_PASS = 4 * 224 * 224 * 3
 
 def check_image(name: str) -> None:
     """Raise KitError if the image backbone `name` cannot be loaded here; a quick check that loads nothing."""
-    if name in IMAGE and IMAGE[name].file:
-        IMAGE[name].file.locate()
+    if name in IMAGE and (file := IMAGE[name].file):
+        file.locate()
     elif directory := (None if name in IMAGE else local_directory(name)):
         refuse_pointers(directory)
         _read_timm_directory(directory)
@@ -49,10 +50,14 @@ def check_image(name: str) -> None:
 class ImageBackbone(nn.Module):
     """A timm model without its classifier. `mean`, `std`: of its normalised pixels, 3 numbers each."""
 
+    model: Any  # of timm, whose attributes differ by family
+    mean: Tensor
+    std: Tensor
+
     def __init__(self, model: nn.Module, mean: tuple, std: tuple):
         super().__init__()
         self.model = model
-        self.width = model.num_features
+        self.width: int = self.model.num_features
         if not all(0 <= value <= 1 for value in (*mean, *std)) or 0 in std:
             raise ValueError(f"its mean {mean} and std {std} are not those of pixels from 0 to 1")
         for name, values in (("mean", mean), ("std", std)):  # of pixels from 0 to 255
@@ -134,7 +139,7 @@ def load_image(name: str, pretrained: bool = True) -> ImageBackbone:
     try:
         if spec and spec.file:
             overlay = {"mean": (0.5,) * 3, "std": (0.5,) * 3}
-            model = timm.create_model(spec.timm, num_classes=0, global_pool="", pretrained_cfg_overlay=overlay)
+            model: Any = timm.create_model(spec.timm, num_classes=0, global_pool="", pretrained_cfg_overlay=overlay)
             if pinned:
                 _load_in_order(model, pinned)
         else:  # built as timm builds it, so that every saved weight is used; the classifier is removed afterwards
@@ -211,7 +216,7 @@ def _saved_weights(content: dict, weights: Path) -> dict:
     return {"num_classes": classes, "pretrained_cfg_overlay": overlay}
 
 
-def _drop_classifier(model: nn.Module) -> None:
+def _drop_classifier(model: Any) -> None:
     try:
         model.reset_classifier(0, "")  # and without pooling, which may have weights
     except (AssertionError, TypeError):  # some models do not have this option

@@ -65,10 +65,11 @@ class BiLSTM(nn.Module):
         h = self.ahead.hidden_size
         maps = nn.init.orthogonal_(torch.empty(2 * h, self.ahead.input_size), gain).chunk(2)
         for direction, cell in zip((self.ahead, self.back), maps, strict=True):
-            direction.weight_ih_l0.zero_()  # [4h, d]: input, forget, cell, output
-            direction.weight_ih_l0[2 * h : 3 * h] = cell
-            direction.weight_hh_l0.zero_()
-            direction.bias_ih_l0.copy_(torch.tensor([3.0, -3.0, 0.0, 3.0]).repeat_interleave(h))
+            weights = dict(direction.named_parameters())
+            weights["weight_ih_l0"].zero_()  # [4h, d]: input, forget, cell, output
+            weights["weight_ih_l0"][2 * h : 3 * h] = cell
+            weights["weight_hh_l0"].zero_()
+            weights["bias_ih_l0"].copy_(torch.tensor([3.0, -3.0, 0.0, 3.0]).repeat_interleave(h))
 
     def forward(self, text: Tensor, mask: Tensor) -> Tensor:
         """Return `[B, T, D]`, zero at padding, from text `[B, T, d]` and mask `[B, T]`."""
@@ -85,6 +86,9 @@ class BiLSTM(nn.Module):
 
 class Standardise(nn.Module):
     """Scale each feature to mean 0 and deviation 1 over the training items; change nothing before `fit`."""
+
+    mean: Tensor
+    std: Tensor
 
     def __init__(self, *shape: int):
         super().__init__()

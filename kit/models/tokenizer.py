@@ -11,12 +11,13 @@ import re
 import unicodedata
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 from huggingface_hub import snapshot_download
 
 from kit.core.exceptions import KitError
 from kit.models.registry import TEXT, TOKENIZER
-from kit.models.weights import first_line, local_directory, refuse_pointers
+from kit.models.weights import first_line, local_directory, refuse_pointers, text_hub_name
 
 TOKENS_FORMAT = 1  # of the cached ids: raise it when a text may be tokenised differently
 FILES = (
@@ -40,7 +41,7 @@ def read_tokenizer(folder: Path) -> Encode:
         if (folder / "tokenizer.json").is_file():
             content = read_json_file(folder / "tokenizer.json")
             _check_agreement(folder, content, settings)
-            encode = _Fast(content, settings, folder / "tokenizer.json")
+            encode: _Fast | _Slow = _Fast(content, settings, folder / "tokenizer.json")
         else:
             tokenizer, content = _from_vocabulary(folder)
             declared = settings | {"special": tokenizer.all_special_tokens}
@@ -188,7 +189,7 @@ def _hide_special_tokens(content: dict, special: set[str]) -> dict:
         return TYPED + token if token in special else token
 
     model = dict(content["model"])
-    vocabulary = model.get("vocab")
+    vocabulary: Any = model.get("vocab")
     if isinstance(vocabulary, list):
         model["vocab"] = [[renamed(piece), score] for piece, score in vocabulary]
     elif isinstance(vocabulary, dict):
@@ -222,7 +223,7 @@ def _check_agreement(folder: Path, content: dict, settings: dict) -> None:
     normalizers = _parts(content.get("normalizer"))
     bert = next((part for part in normalizers if part.get("type") == "BertNormalizer"), None)
     lowers = bool(bert and bert.get("lowercase")) or any(part.get("type") == "Lowercase" for part in normalizers)
-    vocabulary = model.get("vocab")
+    vocabulary: Any = model.get("vocab")
     pieces = isinstance(vocabulary, dict) and "merges" not in model and "max_input_chars_per_word" in model
     actual: dict[str, bool | None] = {}
     if bert or pieces or lowers:  # other classes ignore the setting, and repositories have it wrong
@@ -368,7 +369,7 @@ def load_tokenizer(name: str, pretrained: bool = True) -> Encode:
         refuse_pointers(directory)
         encode_all = read_tokenizer(directory)
     else:
-        encode_all = read_tokenizer(_hub_tokenizer(name, spec.source if spec else name))
+        encode_all = read_tokenizer(_hub_tokenizer(name, text_hub_name(name)))
     prefix = spec.prefix if spec else ""
 
     def encode(texts: list[str], max_tokens: int) -> list[list[int]]:

@@ -10,7 +10,7 @@ from safetensors import SafetensorError
 from kit.core.cache import content_hashes
 from kit.core.exceptions import KitError
 from kit.core.paths import resolve
-from kit.models.registry import IMAGE, TEXT, PipFile
+from kit.models.registry import IMAGE, TEXT, ImageSpec, TextSpec
 
 WEIGHTS = ("model.safetensors", "pytorch_model.bin")  # their names on the hub
 WEIGHTS_FORMAT = 3  # of backbones' outputs: raise it when normalising pixels or reading weights changes
@@ -59,13 +59,19 @@ def check_hub(name: str, repo: str, parameter: str, file: str) -> None:
         ) from error
 
 
+def text_hub_name(name: str) -> str:
+    """Return the hub repository of a text backbone's weights."""
+    return (TEXT[name].hub if name in TEXT else None) or name
+
+
 def timm_hub_name(name: str) -> str | None:
     """Return the hub repository of a timm model's weights, None if it has none."""
     import timm
 
     model = IMAGE[name].timm if name in IMAGE else name
     try:
-        return (timm.get_pretrained_cfg(model).hf_hub_id or model) if timm.is_model(model) else None
+        config = timm.get_pretrained_cfg(model) if timm.is_model(model) else None
+        return (config.hf_hub_id or model) if config else None
     except RuntimeError:  # a tag that this architecture has no weights for
         return None
 
@@ -76,16 +82,18 @@ def weights_fingerprint(name: str, side: str, pretrained: bool, here: bool = Fal
     Return None if hub weights are not downloaded yet, judged by the usual file names; `here=True` asserts that they
     are, under whatever names.
     """
-    spec = (TEXT if side == "text" else IMAGE).get(name)
+    spec: TextSpec | ImageSpec | None = TEXT.get(name) if side == "text" else IMAGE.get(name)
     if directory := (None if spec else local_directory(name)):
         files = [path for path in sorted(directory.iterdir()) if path.is_file()]
         hashes = content_hashes([str(path) for path in files])
         return repr([pretrained, *((path.name, digest) for path, digest in zip(files, hashes, strict=True))])
-    if not pretrained or (spec and (isinstance(getattr(spec, "source", None), PipFile) or getattr(spec, "file", None))):
+    if not pretrained or (spec and spec.file):
         return repr((pretrained, name, spec))
-    repo = timm_hub_name(name) if side == "image" else spec.source if spec else name
-    files = [*WEIGHTS, *(f"{file}.index.json" for file in WEIGHTS), *(["config.json"] if here else [])]
-    cached = [path for file in files if isinstance(path := try_to_load_from_cache(repo, file), str)]
+    repo = timm_hub_name(name) if side == "image" else text_hub_name(name)
+    if repo is None:
+        return None
+    usual = [*WEIGHTS, *(f"{file}.index.json" for file in WEIGHTS), *(["config.json"] if here else [])]
+    cached = [path for file in usual if isinstance(path := try_to_load_from_cache(repo, file), str)]
     return repr((name, repo, cached)) if cached else None  # the paths contain the commit
 
 

@@ -22,8 +22,8 @@ from kit.core.console import Bar
 from kit.core.exceptions import KitError
 from kit.data.folds import split_evenly
 from kit.metrics import bootstrap_macro_f1, macro_f1
-from kit.runs import Run, open_run, prepare_run
-from kit.stacking.members import Members, _percent, is_current, member_configs, read_members
+from kit.runs import EnsembleRun, open_run, prepare_run
+from kit.stacking.members import Members, _percent, is_current, open_members, read_members
 from kit.stacking.stackers import METHODS, Blend
 
 TOO_GOOD = "in-sample: the ensemble is scored on the items that it learned from, so its scores are too good."
@@ -66,7 +66,7 @@ def out_of_fold(members: Members, config: EnsembleConfig) -> np.ndarray:
     return result
 
 
-def stack(config: EnsembleConfig, again: bool = False) -> Run:
+def stack(config: EnsembleConfig, again: bool = False) -> EnsembleRun:
     """Make the ensemble and return its run folder, laid out like a training's (see `kit.runs`).
 
     A finished ensemble of the same configuration and of unchanged members is left as it is. The evaluation `nested`
@@ -79,11 +79,12 @@ def stack(config: EnsembleConfig, again: bool = False) -> Run:
     _check_config(config)
     if config.evaluation == "in-sample":
         warnings.warn(f"{config.run} is evaluated {TOO_GOOD}", stacklevel=2)
-    run = open_run(config.run)
-    if run.finished and not again and not run.changes(config) and is_current(run):
-        return run
+    found = open_run(config.run)
+    earlier = found if isinstance(found, EnsembleRun) and found.finished else None
+    if earlier and not again and not earlier.changes(config) and is_current(earlier):
+        return earlier
     members = read_members(config.members)
-    if run.finished and config.study and config.members != run.config.members:
+    if earlier and config.study and config.members != earlier.config.members:
         again = True  # the study has other members now
     run = prepare_run(config, again)
     if run.finished:  # of the same configuration, but its members changed
@@ -117,7 +118,7 @@ def _check_config(config: EnsembleConfig) -> None:
 
 def _member_fields(names: tuple[str, ...]) -> dict:
     """Return the fields of an ensemble's configuration that its members determine."""
-    first = next(iter(member_configs(names).values()))
+    first = open_members(names)[0].config
     return {name: getattr(first, name) for name in ("data", "clean_titles", "clean_descriptions")}
 
 
@@ -167,7 +168,8 @@ def groupings(members: dict[str, tuple[str, str]]) -> dict[str, list[str]]:
 def _sizes(texts: dict[str, list[str]]) -> dict[str, list[int]]:
     """Return by image backbone the sizes of the sets of text backbones to stack."""
     largest = max(map(len, texts.values()))
-    taken, sets = set(), 0
+    taken: set[int] = set()
+    sets = 0
     for size in dict.fromkeys([largest, *range(2, largest)]):
         new = sum(comb(len(names), size) for names in texts.values()) if size > 1 else 0
         if taken and sets + new > GROUPINGS:

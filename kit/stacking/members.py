@@ -12,10 +12,9 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from kit.config import EnsembleConfig, TrainConfig
 from kit.core.exceptions import KitError, shorten
 from kit.core.files import TRAIN_AGAIN
-from kit.runs import Run, open_run
+from kit.runs import EnsembleRun, TrainingRun, open_run, open_training
 
 SAME_DATA = "train both on the same data, cleaned alike (see config.json in both folders)"
 SAME_SPLIT = "train both with the same limit, folds, split, val_share and split_seed (see config.json in both folders)"
@@ -47,7 +46,7 @@ class Members:
 
 def read_members(names: Iterable[str]) -> Members:
     """Return the runs' predictions, aligned by id. Raise KitError, naming the run, if they do not fit together."""
-    runs = [open_run(name) for name in member_configs(names)]
+    runs = open_members(names)
     items, oof = zip(*(_read_oof(run) for run in runs), strict=True)
     test_items, test = zip(*(run.read_test() for run in runs), strict=True)
     known = test_items[0]
@@ -88,31 +87,22 @@ def _file_hash(path: Path, changed: int) -> bytes:
     return hashlib.sha256(path.read_bytes()).digest()
 
 
-def is_current(run: Run) -> bool:
+def is_current(run: EnsembleRun) -> bool:
     """Return whether the members of an ensemble exist and have not been trained again since."""
     names = run.config.members
     files = [open_run(name).folder / file for name in names for file in ("summary.json", "oof.parquet", "test.parquet")]
     return all(file.is_file() for file in files) and run.summary.get("members_identity") == members_fingerprint(names)
 
 
-def member_configs(names: Iterable[str]) -> dict[str, TrainConfig]:
-    """Return the configurations by run name, in order. Raise KitError if one is unfinished or itself an ensemble."""
-    configs = {}
-    for name in names:
-        run = open_run(name)
-        run.require()
-        configs[name] = run.config
-        if isinstance(run.config, EnsembleConfig):
-            raise KitError(
-                f"{name!r} is an ensemble, which learned from labels of all folds: "
-                f"name its members instead ({', '.join(run.config.members)})."
-            )
-    if not configs:
+def open_members(names: Iterable[str]) -> list[TrainingRun]:
+    """Return the runs, in order. Raise KitError if one is not a finished training, or if there is none."""
+    runs = [open_training(name) for name in dict.fromkeys(names)]
+    if not runs:
         raise KitError("members is empty: name two or more finished runs.")
-    return configs
+    return runs
 
 
-def _read_oof(run: Run) -> tuple[pd.DataFrame, pd.DataFrame]:
+def _read_oof(run: TrainingRun) -> tuple[pd.DataFrame, pd.DataFrame]:
     """Return the out-of-fold items (label, fold, maybe group) and their probabilities (a column per code), by id."""
     items, codes, values = run.predictions("oof")
     items = items.set_index("id")
@@ -154,15 +144,16 @@ def _require_same_values(misfit: str, theirs: pd.DataFrame, ours: pd.DataFrame) 
 
 def member_backbones(names: Iterable[str]) -> dict[str, tuple[str, str]]:
     """Return text and image backbone by run name. Raise KitError if one is not a finished training run."""
-    return {name: (config.text, config.image) for name, config in member_configs(names).items()}
+    return {run.name: (run.config.text, run.config.image) for run in open_members(names)}
 
 
 def member_table(names: Iterable[str]) -> pd.DataFrame:
     """Return one row per run: system, backbones, and macro-F1 in per cent with the bounds of its 95 % interval."""
     rows = []
-    for name, config in member_configs(names).items():
-        row = {"run": name, "system": config.system, "text": config.text, "image": config.image}
-        rows.append(row | _percent(open_run(name).summary))
+    for run in open_members(names):
+        config = run.config
+        row = {"run": run.name, "system": config.system, "text": config.text, "image": config.image}
+        rows.append(row | _percent(run.summary))
     return pd.DataFrame(rows)
 
 

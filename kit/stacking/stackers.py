@@ -6,6 +6,7 @@ N items · M members · K classes
 """
 
 import warnings
+from collections.abc import Callable
 
 import numpy as np
 from scipy.optimize import minimize
@@ -94,7 +95,7 @@ def network(seed: int) -> Stacked:
     return Stacked(VotingClassifier(networks, voting="soft"))
 
 
-METHODS = {
+METHODS: dict[str, Callable[[int], Blend | Stacked]] = {
     "network": network,
     "logistic": lambda seed: Stacked(LogisticRegression(C=2.0, max_iter=300)),
     "blend": lambda seed: Blend(),

@@ -10,8 +10,8 @@ from pathlib import Path
 from kit.config import EnsembleConfig
 from kit.core.exceptions import KitError, shorten
 from kit.core.files import now, read_json, read_time, write_json
-from kit.core.paths import ROOT
-from kit.runs import Run, find_run, finished_at, list_runs, open_run
+from kit.core.paths import runs_folder
+from kit.runs import EnsembleRun, Run, find_run, finished_at, list_runs, open_run
 from kit.stacking.ensemble import TOO_GOOD
 from kit.stacking.members import is_current
 from kit.studies.paper import member_runs, study_runs
@@ -28,7 +28,9 @@ class Choice:
 def choose(run: Run) -> None:
     """Record the ensemble `run` as the one to submit for its study, or for runs outside a study. Raise KitError if the
     file cannot be written."""
-    settings = {name: getattr(run.config, name) for name in ("method", "evaluation")}
+    if not isinstance(run, EnsembleRun):
+        raise KitError(f"{run.name!r} is not an ensemble: 05_ensemble makes those that can be chosen.")
+    settings = {"method": run.config.method, "evaluation": run.config.evaluation}
     write_json(_file(run.config.study), {"run": run.name, **settings, "chosen": now()})
 
 
@@ -52,17 +54,17 @@ def choice_of(study: str) -> Choice:
     runs, (recorded, note) = study_runs(study), _recorded(study)
     pool = f"of {len(runs)} finished runs of the study {study!r}"
     if recorded:
-        known = getattr(recorded.config, "members", ())
+        known = recorded.config.members if isinstance(recorded, EnsembleRun) else ()
         later = [run.name for run in members if run.name not in known and run.name != recorded.name]
         without = f"; it lacks {shorten(later)}: run 05_ensemble again" if later else ""
         return Choice(recorded, f"{recorded.name}, {pool}: 05_ensemble chose it{without}.{_caution(recorded)}")
-    stacked = [run for run in runs if isinstance(run.config, EnsembleConfig) and is_current(run)]
-    if stacked := [run for run in stacked if run.config.evaluation == "nested"]:
+    stacked = [run for run in runs if isinstance(run, EnsembleRun) and is_current(run)]
+    if nested := [run for run in stacked if run.config.evaluation == "nested"]:
         usual = EnsembleConfig.method
-        run = max(stacked, key=lambda run: (len(run.config.members), run.config.method == usual, run.name))
+        run = max(nested, key=lambda run: (len(run.config.members), run.config.method == usual, run.name))
         return Choice(run, f"{run.name}, {pool}: the {run.config.method} ensemble of most members{note}.")
-    run = max(members, key=lambda run: run.summary["macro_f1"])
-    return Choice(run, f"{run.name}, {pool}: the best member, because there is no ensemble{note}.")
+    member = max(members, key=lambda run: run.summary["macro_f1"])
+    return Choice(member, f"{member.name}, {pool}: the best member, because there is no ensemble{note}.")
 
 
 def chosen(study: str) -> Run:
@@ -85,7 +87,7 @@ def _latest() -> Choice:
     """Return the choice of 05_ensemble for the latest study, or for runs outside a study; otherwise the newest run."""
     newest, note = find_run(), ""
     study, last = newest.config.study or None, finished_at(newest)[1]
-    for file in [_file(""), *(ROOT / "runs").glob("*/choice.json")]:
+    for file in [_file(""), *runs_folder().glob("*/choice.json")]:
         time = read_time(_read(file).get("chosen"))
         if time and time >= last:
             study, last = "" if file == _file("") else file.parent.name, time
@@ -114,7 +116,7 @@ def _recorded(study: str) -> tuple[Run | None, str]:
     run = open_run(name)
     if not run.finished:
         wrong = "is gone"
-    elif isinstance(run.config, EnsembleConfig) and not is_current(run):
+    elif isinstance(run, EnsembleRun) and not is_current(run):
         wrong = "has members that were trained again or are gone"
     else:
         return run, ""
@@ -122,11 +124,12 @@ def _recorded(study: str) -> tuple[Run | None, str]:
 
 
 def _caution(run: Run) -> str:
-    return f" It is evaluated {TOO_GOOD}" if getattr(run.config, "evaluation", "") == "in-sample" else ""
+    in_sample = isinstance(run, EnsembleRun) and run.config.evaluation == "in-sample"
+    return f" It is evaluated {TOO_GOOD}" if in_sample else ""
 
 
 def _file(study: str) -> Path:
-    return ROOT / "runs" / study / "choice.json"
+    return runs_folder() / study / "choice.json"
 
 
 def _read(file: Path) -> dict:

@@ -8,14 +8,15 @@ import dataclasses
 import warnings
 from collections.abc import Iterable
 from pathlib import Path
+from typing import Any
 
 from kit.config import TrainConfig, bounded_name, check_name, possible_names, short_names, train_config
 from kit.core.exceptions import KitError
 from kit.core.paths import resolve
-from kit.runs import Run, list_runs, open_run
+from kit.runs import Run, TrainingRun, list_runs, open_run
 
 BASELINES = ("concat", "bilinear", "dot", "text", "image", "tfidf", "logistic")
-ABLATIONS = {  # table 2, as changes of the configuration
+ABLATIONS: dict[str, dict[str, Any]] = {  # table 2, as changes of the configuration
     "full": {},
     "no-bilstm": {"bilstm": False},
     "no-layer-weights": {"layer_weights": False},
@@ -71,10 +72,10 @@ def resolved_backbones(config: TrainConfig) -> tuple[Path, Path]:
 
 def backbone_names(runs: Iterable[Run]) -> dict[str, tuple[str, str]]:
     """Return run name → short names of its text and image backbone, just long enough to be distinct among `runs`."""
-    configs = {run.name: run.config for run in runs}
+    configs = {run.name: run.config for run in runs if isinstance(run, TrainingRun)}
     sides = []
     for side in ("text", "image"):
-        names = {name: getattr(config, side) for name, config in configs.items() if isinstance(config, TrainConfig)}
+        names = {name: getattr(config, side) for name, config in configs.items()}
         short = {resolve(name): value for name, value in short_names(_unique_backbones(names.values())).items()}
         sides.append({run: short[resolve(name)] for run, name in names.items()})
     return {run: (sides[0][run], sides[1][run]) for run in sides[0]}
@@ -90,17 +91,18 @@ def ablation(config: TrainConfig) -> str | None:
 
 def study_runs(study: str) -> list[Run]:
     """Return the study's finished runs, oldest first. Raise KitError if there is none."""
-    runs, known = [], set()
+    runs: list[Run] = []
+    studies: set[str] = set()
     for run in list_runs():
         try:
-            known.add(run.config.study)
+            studies.add(run.config.study)
         except KitError as error:  # perhaps another version's: it must not stop other studies
             warnings.warn(str(error), stacklevel=2)
             continue
         if run.config.study == study:
             runs.append(run)
     if not runs:
-        known = ", ".join(sorted(known - {""})) or "none yet"
+        known = ", ".join(sorted(studies - {""})) or "none yet"
         raise KitError(f"The study {study!r} has no finished run; studies with runs: {known}.")
     return runs
 
@@ -108,10 +110,10 @@ def study_runs(study: str) -> list[Run]:
 def member_runs(study: str) -> dict[str, tuple[str, str]]:
     """Return run name → short names (text, image) of the study's members: the full models, for each pair of backbones
     the one with the lowest seed."""
-    lowest, runs = {}, study_runs(study)
+    lowest: dict[tuple[Path, Path], tuple[int, str]] = {}
+    runs = study_runs(study)
     for run in runs:
-        config = run.config
-        if isinstance(config, TrainConfig) and ablation(config) == "full":
+        if isinstance(run, TrainingRun) and ablation(config := run.config) == "full":
             pair = resolved_backbones(config)
             lowest[pair] = min(lowest.get(pair, (config.seed, run.name)), (config.seed, run.name))
     names = backbone_names(runs)
@@ -142,15 +144,14 @@ def _member_name(study: str, config: TrainConfig, texts: list[str], images: list
 def _existing_config(name: str) -> TrainConfig | None:
     """Return the configuration of the training in the folder of that name, or None."""
     try:
-        config = open_run(name).config
+        return run.config if isinstance(run := open_run(name), TrainingRun) else None
     except KitError:  # no such folder, or perhaps another version's
         return None
-    return config if isinstance(config, TrainConfig) else None
 
 
 def _unique_backbones(names: Iterable[str]) -> list[str]:
     """Return each backbone once, whichever way its directory is spelled."""
-    unique = {}
+    unique: dict[Path, str] = {}
     for name in names:
         unique.setdefault(resolve(name), name)
     return [*unique.values()]

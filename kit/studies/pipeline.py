@@ -12,6 +12,7 @@ import logging
 import os
 import sys
 import time
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from itertools import groupby
 from pathlib import Path
@@ -26,17 +27,17 @@ from kit.config import NAMES, EnsembleConfig, TrainConfig, check_type
 from kit.core.exceptions import KitError
 from kit.core.files import write_json
 from kit.core.machine import available_threads
-from kit.core.paths import PROJECT, ROOT
+from kit.core.paths import notebooks_folder, project, runs_folder, submissions_folder
 from kit.data.challenge import read_challenge
 from kit.parameters import assigned, parameter_types
-from kit.runs import open_run
+from kit.runs import EnsembleRun, open_run
 from kit.studies.choice import choice_of, chosen, find_result, preferred
 from kit.studies.paper import member_runs, one_run, study_runs
 from kit.studies.plan import RESERVED_FIELDS, Plan, is_done
 from kit.studies.report import read_answers, write_report
 
 # of the notebooks' parameters, those that no option of a study sets, as they are shipped
-SHIPPED = {
+SHIPPED: dict[str, dict] = {
     "01_eda": {"items": 6, "seed": 0, "limit": 20000},
     "05_ensemble": {"members": "", "method": EnsembleConfig.method, "evaluation": EnsembleConfig.evaluation, "seed": 0},
     "06_error_analysis": {"data": "", "top": 5, "worst": 12},
@@ -44,16 +45,16 @@ SHIPPED = {
 }
 
 
-def parameters(notebook: str, given: dict, configs: list[TrainConfig]) -> dict:
+def parameters(notebook: str, given: dict, configs: Sequence[TrainConfig]) -> dict:
     """Return what papermill sets: `given`, and all else that the notebook's parameters cell sets, as it is planned or
     shipped, for somebody may have edited the cell. Raises KitError."""
-    path = PROJECT / "notebooks" / f"{notebook}.ipynb"
+    path = notebooks_folder() / f"{notebook}.ipynb"
     try:
         cells = nbformat.read(path, as_version=4).cells
     except (OSError, ValueError) as error:
         raise KitError(f"{path} cannot be read ({error}): restore it with git checkout notebooks.") from error
     tagged = next((cell for cell in cells if "parameters" in cell.metadata.get("tags", [])), None)
-    planned = {field.name: "" if field.name in NAMES else None for field in dataclasses.fields(TrainConfig)}
+    planned: dict = {field.name: "" if field.name in NAMES else None for field in dataclasses.fields(TrainConfig)}
     planned = dataclasses.asdict(configs[0]) if notebook == "03_train" else SHIPPED.get(notebook, planned)
     names = assigned(tagged.source) if tagged else []
     return {name: planned[name] for name in names if name in planned} | given
@@ -65,16 +66,16 @@ def run_notebook(notebook: str, given: list[list[str]]) -> Path:
     `given`: names and values as typed. A value stays text if its parameter is text. Raises KitError: what a cell says,
     or that there is no such notebook.
     """
-    source = PROJECT / "notebooks" / f"{notebook.removesuffix('.ipynb')}.ipynb"
+    source = notebooks_folder() / f"{notebook.removesuffix('.ipynb')}.ipynb"
     if not source.is_file():
         known = ", ".join(path.stem for path in sorted(source.parent.glob("*.ipynb")))
         raise KitError(f"There is no notebook {notebook!r}; the notebooks are: {known or 'none here'}.")
     logging.getLogger("papermill").setLevel(logging.ERROR)  # it warns of fields that a notebook does not list
     known = papermill.inspect_notebook(str(source))
-    kinds = {name: str if one["inferred_type_name"] == "str" else None for name, one in known.items()}
-    kinds = parameter_types(TrainConfig) | kinds
+    kinds: dict[str, type | None] = {**parameter_types(TrainConfig)}
+    kinds |= {name: str if one["inferred_type_name"] == "str" else None for name, one in known.items()}
     values = {name: _value(value, kinds.get(name)) for name, value in given}
-    out = ROOT / "runs" / _folder(source.stem, values, known) / source.name
+    out = runs_folder() / _folder(source.stem, values, known) / source.name
     try:
         _papermill(source, out, values, sys.stdout)
     except (PapermillExecutionError, RuntimeError) as error:  # the latter: the kernel died
@@ -93,7 +94,7 @@ def _folder(notebook: str, values: dict, known: dict) -> str:
     return values.get("study") or default
 
 
-def _papermill(source: Path, out: Path, values: dict, stream: TextIO) -> None:
+def _papermill(source: Path, out: Path, values: dict, stream: io.TextIOBase | TextIO) -> None:
     """Execute `source` into `out`, which appears when it is whole; what its cells print goes to `stream`."""
     partial = out.with_suffix(".partial.ipynb")
     quiet = ["--IPKernelApp.log_level=CRITICAL"]  # the kernel warns of local sockets, and of its own shutdown
@@ -128,7 +129,7 @@ def run_notebooks(
     """Executes the notebooks; what fails, and why, goes to `failed`."""
     failed |= plan.cannot
     shared = base | {"study": study, "processes": processes, "again": again}
-    steps = [("01_eda", study, {"data": base["data"]}, [])]
+    steps: list[tuple[str, str, dict, list[TrainConfig]]] = [("01_eda", study, {"data": base["data"]}, [])]
     steps += [("02_baselines", study, shared | {"jobs": jobs}, plan.groups["02_baselines"])]
     for config in plan.members:
         if config.run not in plan.cannot:
@@ -140,7 +141,7 @@ def run_notebooks(
         todo = []
         for _, folder, values, configs in alike:
             done = all(is_done(config) for config in configs)
-            if done and not again and (ROOT / "runs" / folder / f"{notebook}.ipynb").is_file():
+            if done and not again and (runs_folder() / folder / f"{notebook}.ipynb").is_file():
                 print(f"── {notebook} ({folder}): finished already", flush=True)
             else:
                 todo.append((folder, values, configs))
@@ -170,7 +171,7 @@ def _execute_all(notebook: str, todo: list[tuple], plan: Plan, failed: dict[str,
     os.environ["OMP_NUM_THREADS"] = str(max(1, available_threads() // jobs))  # of the kernels and what they start
     with ThreadPoolExecutor(jobs) as pool:
         try:
-            list(pool.map(lambda one: _execute(notebook, *one[:2], plan, failed, one[2], named=True), todo))
+            list(pool.map(lambda one: _execute(notebook, one[0], one[1], plan, failed, one[2], named=True), todo))
         except BaseException:
             pool.shutdown(wait=False, cancel_futures=True)
             for process in psutil.Process().children():  # kernels; their training saves and ends when they are gone
@@ -188,16 +189,16 @@ def _execute(
     values: dict,
     plan: Plan,
     failed: dict[str, str],
-    configs: list[TrainConfig] = (),
+    configs: Sequence[TrainConfig] = (),
     named: bool = False,
 ) -> None:
     """One notebook into runs/<folder>/, which makes the runs of `configs`; a failing cell's sentence goes to `failed`.
     `named`: among several, so that each line says of which it is."""
-    out = ROOT / "runs" / folder / f"{notebook}.ipynb"
+    out = runs_folder() / folder / f"{notebook}.ipynb"
     print(f"\n── {notebook} → {out}", flush=True)
     started = time.perf_counter()
     try:
-        source = PROJECT / "notebooks" / f"{notebook}.ipynb"
+        source = notebooks_folder() / f"{notebook}.ipynb"
         _papermill(source, out, parameters(notebook, values, configs), Named(folder) if named else sys.stdout)
         _require_planned(notebook, configs)
         print(f"   {notebook} took {time.perf_counter() - started:.0f} s", flush=True)
@@ -210,14 +211,14 @@ def _execute(
         plan.look()
 
 
-def _require_planned(notebook: str, configs: list[TrainConfig]) -> None:
+def _require_planned(notebook: str, configs: Sequence[TrainConfig]) -> None:
     """Raises KitError where a notebook that went through has not made the runs that were planned."""
     for config in configs:
         if not is_done(config):
             run = open_run(config.run)
             how = f"with other settings ({', '.join(run.changes(config))})" if run.finished else "unfinished"
             raise KitError(
-                f"{PROJECT / 'notebooks' / notebook}.ipynb left the run {run.name!r} {how}, so it is not the notebook "
+                f"{notebooks_folder() / notebook}.ipynb left the run {run.name!r} {how}, so it is not the notebook "
                 f"that was shipped: restore it with git checkout notebooks, and remove {run.folder}."
             )
 
@@ -227,7 +228,7 @@ def _tell_failed(failed: dict[str, str]) -> None:
         print(f"FAILED {name}: {sentence}", file=sys.stderr)
 
 
-def _value(text: str, kind: type):
+def _value(text: str, kind: type | None):
     """A parameter of that type, as papermill's -p reads it: True, False, a number or text."""
     if text in ("True", "False") and kind is not str:
         return text == "True"
@@ -262,11 +263,12 @@ def add_options(parser: argparse.ArgumentParser) -> None:
 def run_study(options: argparse.Namespace) -> int:
     """Run a whole study as `add_options` describes it; return the exit status."""
     texts, images = ([name for name in names.split(",") if name] for names in (options.texts, options.images))
-    started, failed = time.perf_counter(), {}
+    started = time.perf_counter()
+    failed: dict[str, str] = {}
     logging.getLogger("papermill").setLevel(logging.ERROR)  # else it warns of fields that a notebook does not list
     try:
-        if not (PROJECT / "notebooks").is_dir():
-            raise KitError(f"There are no notebooks in {PROJECT}: change to the project's folder.")
+        if not notebooks_folder().is_dir():
+            raise KitError(f"There are no notebooks in {project()}: change to the project's folder.")
         if options.jobs < 1:
             raise KitError(f"jobs={options.jobs} is too small: it must be at least 1.")
         if not texts or not images:
@@ -286,7 +288,7 @@ def run_study(options: argparse.Namespace) -> int:
         plan.tell()
         run_notebooks(options.study, plan, values, options.seeds, options.jobs, **how, failed=failed)
         settings = {"data": options.data, "answers": options.answers, "failed": failed}
-        write_json(ROOT / "runs" / options.study / "study.json", settings)
+        write_json(runs_folder() / options.study / "study.json", settings)
         print("\n── report", flush=True)
         report = write_report(options.study)
         final = chosen(options.study)
@@ -299,10 +301,10 @@ def run_study(options: argparse.Namespace) -> int:
         return 130
     print(report.read_text(encoding="utf-8").partition("## Table 1")[0])
     peak = max(run.summary.get("peak_memory_gb", 0) for run in study_runs(options.study))
-    members_of = len(final.config.members) if isinstance(final.config, EnsembleConfig) else 1
+    members_of = len(final.config.members) if isinstance(final, EnsembleRun) else 1
     print(
         f"{(time.perf_counter() - started) / 60:.1f} min{f'; a training process took at most {peak} GB' * bool(peak)}. "
-        f"{final.name} ({members_of} members) is in {ROOT / 'submissions' / final.name}.\n"
+        f"{final.name} ({members_of} members) is in {submissions_folder() / final.name}.\n"
         f"Report: {report} and {report.with_suffix('.html')}"
     )
     _tell_failed(failed)

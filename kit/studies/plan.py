@@ -29,7 +29,8 @@ class Plan:
             "03_train": self.members,
             "04_ablations": [config for row in rows.values() for config in row if config != self.members[0]],
         }
-        self.paces, self.jobs = {}, jobs  # seconds a step by kind of run, each run's share of the time
+        self.paces: dict[tuple, float] = {}  # seconds per step by kind of run, each run's share of the time
+        self.jobs = jobs
         self.timed = {config.run: _timed(config) for config in self.configs}  # when each training began
         self.looking = threading.Lock()
         sides, missing = {(side, getattr(c, side)): c for c in self.configs for side in c.sides}, {}

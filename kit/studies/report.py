@@ -23,11 +23,11 @@ from kit.analysis.gallery import gallery
 from kit.config import TrainConfig
 from kit.core.exceptions import KitError
 from kit.core.files import read_json, write_atomically, write_text
-from kit.core.paths import ROOT, resolve
+from kit.core.paths import resolve, runs_folder
 from kit.data.challenge import EDITIONS, Challenge
 from kit.data.items import challenge_of
 from kit.data.table import read_table
-from kit.runs import Run, open_run
+from kit.runs import TrainingRun, open_run, open_training
 from kit.studies import tables
 from kit.studies.choice import choice_of
 from kit.studies.numbers import PAPER_BASELINE
@@ -62,7 +62,7 @@ def write_report(study: str) -> Path:
 
     Raise KitError if the study has no members, or its data is damaged.
     """
-    folder = ROOT / "runs" / study
+    folder = runs_folder() / study
     settings = read_json(folder / "study.json") if (folder / "study.json").is_file() else {}
     runs = study_runs(study)
     choice = choice_of(study)
@@ -78,7 +78,7 @@ def write_report(study: str) -> Path:
     }
     figures = [_draw(folder / "figures" / f"{name}.png", FIGURES[name], draw) for name, draw in plotters.items()]
     described = 100 * challenge.train["description"].notna().mean()
-    members = [open_run(name) for name in member_runs(study)]
+    members = [open_training(name) for name in member_runs(study)]
     member = members[0].config
     compared, ablated = tables.baselines(study, answers), tables.ablations(study)
     held_up = tables.claims(compared, ablated, final, errors)
@@ -156,7 +156,7 @@ def _draw(path: Path, title: str, draw: Callable[[], Figure]) -> str:
         return f"## {title}\n\n(could not be drawn: {type(error).__name__})"
 
 
-def notes(members: list[Run], answers: tables.Answers) -> list[str]:
+def notes(members: list[TrainingRun], answers: tables.Answers) -> list[str]:
     """Return what a reader must know about how the study with these members was made."""
     member, remarks = members[0].config, []
     if resolve(member.data) == resolve(TrainConfig.data):
@@ -184,7 +184,7 @@ def notes(members: list[Run], answers: tables.Answers) -> list[str]:
     return [" ".join(remarks)] if remarks else []
 
 
-def _epoch_choice(chosen: list[Run]) -> list[str]:
+def _epoch_choice(chosen: list[TrainingRun]) -> list[str]:
     """Return how far the best epoch, which these runs use, is above the last on the items that it was chosen on."""
     if not chosen:
         return []
@@ -217,7 +217,7 @@ def _table(frame: pd.DataFrame) -> str:
 
 def _page(study: str, text: str, folder: Path, cards: str) -> str:
     """Return the report as one HTML page with its images inside; all text of products and names is escaped."""
-    body = mistune.create_markdown(escape=True, plugins=["table"])(text)
+    body = str(mistune.create_markdown(escape=True, plugins=["table"])(text))
 
     def inline(match: re.Match) -> str:
         image = base64.b64encode((folder / match[1]).read_bytes()).decode()

@@ -3,6 +3,7 @@
 All scores are in per cent. Intervals are 95 % bootstraps over items; differences are paired on the same items.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -10,10 +11,9 @@ import pandas as pd
 from scipy.stats import norm
 
 from kit.analysis.errors import Errors, welch
-from kit.config import EnsembleConfig, TrainConfig
 from kit.core.exceptions import KitError
 from kit.metrics import bootstrap_macro_f1, macro_f1
-from kit.runs import Run, open_run
+from kit.runs import EnsembleRun, Run, TrainingRun, open_run, open_training
 from kit.stacking.members import is_current
 from kit.studies.numbers import PAPER_ABLATIONS, PAPER_ALL, PAPER_BASELINE, PAPER_ENSEMBLES, PAPER_GAIN, PAPER_MODELS
 from kit.studies.numbers import PAPER_WELCH as PAPER_WELCH
@@ -77,8 +77,8 @@ class Answers:
         ids = means.index.get_level_values("id")
         if not len(ids) or not set(ids) <= set(self.codes.index):
             return None  # the run is for another test file
-        known = "fingerprint" in items and self.fingerprints is not None
-        if known and (items["fingerprint"].to_numpy() != self.fingerprints.loc[ids].to_numpy()).any():
+        known = self.fingerprints if "fingerprint" in items else None
+        if known is not None and (items["fingerprint"].to_numpy() != known.loc[ids].to_numpy()).any():
             return None  # the same ids stand for other products
         true, predicted = self.codes.loc[ids].to_numpy(), means.idxmax(axis=1).to_numpy()
         return estimate(macro_f1(true, predicted), bootstrap_macro_f1(true, predicted))
@@ -95,9 +95,9 @@ def models(study: str, answers: Answers | None = None) -> pd.DataFrame:
 
 def baselines(study: str, answers: Answers | None = None) -> pd.DataFrame:
     """Return the fusions, each side alone, the linear references, and the member on the same backbones."""
-    runs = {run.config.system: run for run in study_runs(study) if isinstance(run.config, TrainConfig)}
+    runs = {run.config.system: run for run in study_runs(study) if isinstance(run, TrainingRun)}
     systems = {system: runs[system] for system in BASELINES if system in runs}
-    pairs = {resolved_backbones(run.config): run for run in map(open_run, member_runs(study))}
+    pairs = {resolved_backbones(run.config): run for run in map(open_training, member_runs(study))}
     member = next((pairs.get(resolved_backbones(run.config)) for run in systems.values()), None)
     rows = []
     for system, run in (systems | ({"co-attention": member} if member else {})).items():
@@ -112,13 +112,13 @@ def ablations(study: str) -> pd.DataFrame:
     """Return table 2: each ablation's mean over seeds, and its difference from the full model on the same items and
     seeds.
     """
-    runs = [run for run in study_runs(study) if isinstance(run.config, TrainConfig) and ablation(run.config)]
-    ablated = [run.config for run in runs if ablation(run.config) != "full"]
+    rows_of = {run: ablation(run.config) for run in study_runs(study) if isinstance(run, TrainingRun)}
+    ablated = [run.config for run, row in rows_of.items() if row and row != "full"]
     pair = next(map(resolved_backbones, ablated), None)
-    seeds = {row: {} for row in ABLATIONS}
-    for run in runs:
-        if resolved_backbones(run.config) == pair:
-            seeds[ablation(run.config)][run.config.seed] = run
+    seeds: dict[str, dict[int, TrainingRun]] = {row: {} for row in ABLATIONS}
+    for run, row in rows_of.items():
+        if row and resolved_backbones(run.config) == pair:
+            seeds[row][run.config.seed] = run
     rows = []
     for row, by_seed in seeds.items():
         shared = sorted(set(by_seed) & set(seeds["full"]))
@@ -145,7 +145,7 @@ def ablations(study: str) -> pd.DataFrame:
 def ensembles(study: str, answers: Answers | None = None) -> pd.DataFrame:
     """Return table 3: the stacked ensemble of each grouping and method, with its gain over its best member."""
     rows, runs = [], study_runs(study)
-    stacked = [run for run in runs if isinstance(run.config, EnsembleConfig) and is_current(run)]
+    stacked = [run for run in runs if isinstance(run, EnsembleRun) and is_current(run)]
     names = backbone_names([*runs, *(open_run(name) for run in stacked for name in run.config.members)])
     for run in stacked:
         summary, config = run.summary, run.config
@@ -213,7 +213,7 @@ def claims(compared: pd.DataFrame, ablated: pd.DataFrame, final: Run, errors: Er
             paper = PAPER_ABLATIONS[row["model"]] - PAPER_ABLATIONS["full"]
             rows.append(_gain_claim(f"{row['model']} does worse", paper, row["difference"]))
     in_sample = ""
-    if isinstance(final.config, EnsembleConfig):
+    if isinstance(final, EnsembleRun):
         if final.config.evaluation == "in-sample":
             in_sample = "in-sample: the ensemble is scored on the items that it learned from"
         ours = from_summary(final, "gain", signed=True)
@@ -284,7 +284,7 @@ def runs(finished: list[Run]) -> pd.DataFrame:
     rows = []
     for run in finished:
         summary, config = run.summary, run.config
-        system = "ensemble" if isinstance(config, EnsembleConfig) else config.system
+        system = run.config.system if isinstance(run, TrainingRun) else "ensemble"
         row = {"run": f"runs/{run.name}", "system": system, "seed": config.seed}
         row["macro-F1"] = f"{100 * summary['macro_f1']:.2f}"
         measured = {"seconds": "seconds", "seconds per step": "step_seconds", "process peak GB": "peak_memory_gb"}
@@ -296,8 +296,8 @@ def _measured(value: float | None) -> str:
     return "–" if not value else f"{value:.2g}" if value < 10 else f"{value:.0f}"
 
 
-def gain(ours: list[Run], others: list[Run]) -> Estimate:
-    """Return the mean gain in macro-F1 of `ours` over `others`, run by run, paired on the same validation items.
+def gain(ours: Sequence[Run], others: Sequence[Run]) -> Estimate:
+    """How much macro-F1 `ours` gain on `others` in the mean, run by run, paired on the same validation items.
 
     Raise KitError if the runs were not scored on the same items.
     """
@@ -313,8 +313,8 @@ def gain(ours: list[Run], others: list[Run]) -> Estimate:
                 raise KitError(f"{two} read different items ({'; '.join(changed)}): train one again like the other.")
             raise KitError(f"The data changed between {two}: train the older one again.")
     sides = [np.stack([_predicted(run, frame["id"], ours[0].name) for run in runs]) for runs in (ours, others)]
-    means = [np.mean([macro_f1(true, row) for row in rows]) for rows in sides]
-    return estimate(means[0] - means[1], bootstrap_macro_f1(true, *sides), True)
+    means = [float(np.mean([macro_f1(true, row) for row in rows])) for rows in sides]
+    return estimate(means[0] - means[1], bootstrap_macro_f1(true, sides[0], sides[1]), True)
 
 
 def _predicted(run: Run, ids: pd.Series, first: str) -> np.ndarray:

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from kit.core.exceptions import KitError
 from kit.core.files import read_json, write_atomically, write_json
-from kit.core.paths import PROJECT
+from kit.core.paths import notebooks_folder, project
 
 
 def copy_notebooks(shipped: Path, work: Path) -> list[str]:
@@ -48,7 +48,7 @@ def _hash(content: bytes) -> str:
 
 def open_notebooks(options: list[str]) -> None:
     """Make the working copies, and replace this process with JupyterLab. Raise KitError if there are no notebooks."""
-    sentences = copy_notebooks(PROJECT / "notebooks", PROJECT / "work")
-    print(*sentences, f"The notebooks in {PROJECT / 'work'} are yours to edit.", sep="\n", flush=True)
-    arguments = command(PROJECT, options)
+    sentences = copy_notebooks(notebooks_folder(), project() / "work")
+    print(*sentences, f"The notebooks in {project() / 'work'} are yours to edit.", sep="\n", flush=True)
+    arguments = command(project(), options)
     os.execv(arguments[0], arguments)

@@ -5,6 +5,7 @@ T tokens · R regions · L layers · d backbone width
 
 import math
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 import torch
@@ -19,6 +20,7 @@ from kit.data.images import DECODER
 from kit.data.sampler import make_loader
 from kit.models.backbones import BackboneHandle
 from kit.models.classifier import Classifier, text_layers
+from kit.models.layers import Standardise
 
 BATCH = 32
 FEATURES_FORMAT = 2  # of the cached outputs: raise it when the same outputs are stored differently
@@ -179,12 +181,14 @@ def fit_inputs(
         products, config.micro_batch, shuffle=True, workers=config.workers, accumulate=config.accumulate
     )
     model.eval()
-    sums = {"text": [0.0, 0.0, 0], "image": [0.0, 0.0, 0]}  # of x and of x² in double precision, and the count
+    # of x and of x² in double precision, and the count
+    sums: dict[str, list[Any]] = {side: [0.0, 0.0, 0] for side in ("text", "image")}
+    head: Any = model.head
     seen = 0
     for batch in Bar(batches, desc="standardise", leave=False):
         batch = {key: value.to(device) for key, value in batch.items()}
         layers, regions = model.features(batch)
-        for side, values in zip(sums, model.head.inputs(layers, batch["mask"], regions), strict=True):
+        for side, values in zip(sums, head.inputs(layers, batch["mask"], regions), strict=True):
             if values is not None:
                 values = values.float()
                 squares = values.square().sum(0)
@@ -198,7 +202,7 @@ def fit_inputs(
             break
     for side, layer in (("text", model.head.text_input), ("image", model.head.image_input)):
         total, squares, count = sums[side]
-        if count:
+        if count and isinstance(layer, Standardise):
             if not squares.isfinite().all():
                 raise KitError(not_finite(config, side, "no"))
             mean = total / count

@@ -60,7 +60,7 @@ class Watch:
         if self.since:
             os._exit(128 + number)
         self.since = time.monotonic()
-        self.heard = {signal.SIGINT: "interrupted", signal.SIGTERM: "told to end"}[number]
+        self.heard = {signal.SIGINT: "interrupted", signal.SIGTERM: "told to end"}[signal.Signals(number)]
         if not self.in_step:
             raise Interrupted(self.heard)
 

@@ -14,8 +14,8 @@ from kit.core.console import Line, Terminal, accept_any_character, in_notebook
 from kit.core.exceptions import KitError
 from kit.core.files import write_json
 from kit.core.machine import available_gpus, available_threads
-from kit.core.paths import PROJECT, ROOT
-from kit.runs import Run
+from kit.core.paths import project, root
+from kit.runs import TrainingRun
 from kit.training.status import AT_WORK, read_error, read_status
 
 # variables by which torchrun, Accelerate and MPI tell a process which of several it is, and how it trains; a pod or a
@@ -28,7 +28,7 @@ POLL = 0.3  # seconds between two looks at the folders of runs
 LAST_LINES = 200  # of what a training said that was killed
 
 
-def launch(runs: list[Run], processes: int = 0, jobs: int = 1) -> None:
+def launch(runs: list[TrainingRun], processes: int = 0, jobs: int = 1) -> None:
     """Trains the unfinished of `runs`, and shows what their folders tell: lines of train.log, and the progress bar.
 
     `processes`: how many for each run, one a GPU; 0 means every GPU of this machine, or as many as can share the runs'
@@ -40,7 +40,8 @@ def launch(runs: list[Run], processes: int = 0, jobs: int = 1) -> None:
     with where to look.
     """
     accept_any_character()
-    gpus, waiting, failed = available_gpus(), [run for run in runs if not run.finished], {}
+    gpus, waiting = available_gpus(), [run for run in runs if not run.finished]
+    failed: dict[str, str] = {}
     count = processes or _able(waiting, gpus)
     if count < 1 or 0 < gpus < count:
         raise KitError(f"processes={processes} can't be: this machine has {gpus} GPUs, and each process takes one.")
@@ -65,7 +66,8 @@ class _Crew:
     """Training processes: `count` a run, of so many `threads`; `named`: each line says of which run it is."""
 
     def __init__(self, count: int, threads: int, named: bool):
-        self.count, self.named, self.stopped, self.running = count, named, False, []
+        self.count, self.named, self.stopped = count, named, False
+        self.running: list[subprocess.Popen] = []
         # waiting threads sleep: spinning ones slow training several times over where others use the cores too
         self.environment = {"OMP_WAIT_POLICY": "PASSIVE", "TOKENIZERS_PARALLELISM": "false"}
         self.environment |= {
@@ -74,14 +76,14 @@ class _Crew:
             if name == "ACCELERATE_USE_CPU" or not LAUNCHERS.fullmatch(name)
         }
         self.environment |= {"OMP_NUM_THREADS": str(max(1, threads)), "PYTHONIOENCODING": "utf-8:replace"}
-        self.environment |= {"KIT_PROJECT": os.fspath(PROJECT), "KIT_ROOT": os.fspath(ROOT)}
+        self.environment |= {"KIT_PROJECT": os.fspath(project()), "KIT_ROOT": os.fspath(root())}
         self.environment[LAUNCHER] = str(os.getpid())
         if not available_gpus():
             self.environment["ACCELERATE_USE_CPU"] = "true"  # else several processes would each train alone
 
-    def train(self, waiting: list[Run]) -> dict[str, str]:
+    def train(self, waiting: list[TrainingRun]) -> dict[str, str]:
         """Trains the runs in turn; gives why some failed, by name."""
-        failed = {}
+        failed: dict[str, str] = {}
         while waiting and not self.stopped:
             before = [_accumulate(run) for run in waiting]
             reached, reasons = self._start(waiting)
@@ -101,11 +103,11 @@ class _Crew:
         for process in self.running:
             process.terminate()
 
-    def _start(self, runs: list[Run]) -> tuple[int, dict[str, dict]]:
+    def _start(self, runs: list[TrainingRun]) -> tuple[int, dict[str, dict]]:
         """One command for `runs`: the position of the last that it came to, and why runs failed, by name."""
         command = [sys.executable, "-m", "kit.train"]
         if self.count > 1:  # with a configuration of its own, so that one left in the user's home does not steer it
-            settings = {"compute_environment": "LOCAL_MACHINE", "distributed_type": "MULTI_GPU"}
+            settings: dict = {"compute_environment": "LOCAL_MACHINE", "distributed_type": "MULTI_GPU"}
             settings |= {"num_processes": self.count, "num_machines": 1, "machine_rank": 0, "mixed_precision": "no"}
             file = runs[0].folder / "accelerate.json"
             write_json(file, settings | {"main_process_port": 0, "use_cpu": False})
@@ -114,7 +116,7 @@ class _Crew:
         command += [str(run.folder / "config.json") for run in runs]
         view = _View(runs, self.named)
         # a session of its own: whoever ends the notebook's processes leaves it the time to save
-        options = {"env": self.environment, "start_new_session": True, "stdout": subprocess.DEVNULL}
+        options: dict = {"env": self.environment, "start_new_session": True, "stdout": subprocess.DEVNULL}
         with tempfile.TemporaryFile() as said, subprocess.Popen(command, stderr=said, **options) as process:
             self.running.append(process)
             if self.stopped:  # meanwhile
@@ -137,7 +139,7 @@ class _Crew:
 class _View:
     """What the folders of `runs`, trained in turn, tell from now on; `at`: the position of the last that was begun."""
 
-    def __init__(self, runs: list[Run], named: bool):
+    def __init__(self, runs: list[TrainingRun], named: bool):
         self.runs, self.named, self.at, self.shown = runs, named, 0, ""
         self.seen = [_size(run.folder / "train.log") for run in runs]
         self.before = [(read_status(run), read_error(run)) for run in runs]
@@ -187,7 +189,7 @@ def _size(path: Path) -> int:
     return path.stat().st_size if path.is_file() else 0
 
 
-def died(run: Run, status: int, said: str) -> dict:
+def died(run: TrainingRun, status: int, said: str) -> dict:
     """Why a training ended that says nothing of it: another process has the run, or it was killed. What it `said` goes
     into the log."""
     lines = [line for line in said.splitlines() if line.strip()]
@@ -203,14 +205,14 @@ def died(run: Run, status: int, said: str) -> dict:
     return {"kind": "error", "sentence": f"Training stopped with exit status {status}{last}: {log} has the rest."}
 
 
-def _accumulate(run: Run) -> int:
+def _accumulate(run: TrainingRun) -> int:
     try:
         return run.config.accumulate
     except KitError:  # training itself says what is wrong with config.json
         return 0
 
 
-def _able(runs: list[Run], gpus: int) -> int:
+def _able(runs: list[TrainingRun], gpus: int) -> int:
     """As many processes as there are GPUs, or the most that can share every run's batches; at least one."""
     sizes = []
     for run in runs:

@@ -4,6 +4,7 @@ N items · K classes · d width
 """
 
 import time
+from typing import Any
 
 import numpy as np
 import torch
@@ -17,7 +18,7 @@ from kit.config import TrainConfig
 from kit.data.items import data_fingerprints, read_items
 from kit.data.text import product_texts
 from kit.models.backbones import find_backbones
-from kit.runs import Run
+from kit.runs import TrainingRun
 from kit.training.features import precompute
 from kit.training.inputs import make_datasets
 from kit.training.summary import report_blank_images, summarise_items
@@ -26,7 +27,7 @@ from kit.training.tfidf import Calibrated, tfidf_model
 C = 10.0  # inverse regularisation of the logistic regression; on the sample's validation splits 100 does about as well
 
 
-def fit(run: Run) -> None:
+def fit(run: TrainingRun) -> None:
     """Fit a linear baseline in each fold of the run's configuration and write the run's results.
 
     tfidf: TF-IDF of character n-grams and a linear support vector machine, with calibrated probabilities. logistic:
@@ -57,7 +58,12 @@ def fit(run: Run) -> None:
             oof[scored] = model.predict_proba(inputs["train"][scored])
             if len(frames["test"]):
                 test[fold] = model.predict_proba(inputs["test"])
-        summary = {"system": config.system, "text": config.text, "image": config.image, "recipe": config.recipe}
+        summary: dict[str, Any] = {
+            "system": config.system,
+            "text": config.text,
+            "image": config.image,
+            "recipe": config.recipe,
+        }
         summary |= summarise_items(frames, data_fingerprints(frames))
         summary["seconds"] = round(time.perf_counter() - started, 1)
         run.write(codes, (train[folds >= 0], oof[folds >= 0]), (frames["test"], test), summary)

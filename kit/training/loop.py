@@ -13,6 +13,7 @@ import numpy as np
 import pandas as pd
 import torch
 from accelerate import Accelerator, DistributedType
+from accelerate.data_loader import DataLoaderShard
 from accelerate.utils import gather_object
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
@@ -70,7 +71,7 @@ class FoldTrainer:
     model: nn.Module  # as Accelerate prepared it
     optimizer: torch.optim.Optimizer
     schedule: torch.optim.lr_scheduler.LRScheduler
-    batches: Iterable[dict[str, Tensor]]  # this process's shares of the training batches
+    batches: DataLoaderShard  # this process's shares of the training batches
     sampler: LengthBatches
     first_step: int  # of the epoch, at which training resumed
     seen: int  # items of the epoch that all processes together have trained on
@@ -84,7 +85,7 @@ class FoldTrainer:
         self.items = len(parts["train"])
         self.steps = -(-self.items // config.batch_size)
         loader = make_loader(parts["train"], config.micro_batch, True, config.seed, config.workers, config.accumulate)
-        self.sampler = loader.batch_sampler
+        self.sampler = loader.batch_sampler  # type: ignore[assignment]  # torch's stubs do not know its class
         self.sampler.full = accelerator.num_processes > 1
         optimizer = torch.optim.AdamW(parameter_groups(model, config), fused=True)
         self.schedule = torch.optim.lr_scheduler.ExponentialLR(optimizer, config.lr_decay)
@@ -113,6 +114,7 @@ class FoldTrainer:
             progress.next_epoch()
         accelerator.wait_for_everyone()
         load_weights(self.model, weights, accelerator.unwrap_model(self.model).frozen_prefixes)
+        assert progress.kept is not None  # by the last epoch at the latest
         return progress.kept.numpy(), self._predict("test", self._prediction_batches("test"))
 
     def train_epoch(self, batches: Iterable[dict[str, Tensor]]) -> None:
@@ -240,7 +242,9 @@ class FoldTrainer:
         row, logits = {"fold": progress.fold, "epoch": epoch + 1, "train_loss": loss / seen if seen else math.nan}, None
         if config.curve or config.keep == "best" or epoch + 1 == config.epochs:
             logits = self._predict("oof", validation)
-            row |= scores(softmax(logits), self.parts["oof"].labels)
+            labels = self.parts["oof"].labels
+            assert labels is not None
+            row |= scores(softmax(logits), labels)
         if not np.isfinite(list(row.values())).all():
             raise KitError(
                 f"The loss became NaN or infinite in epoch {epoch + 1}: start over with a lower lr or a clip_norm."
@@ -302,7 +306,8 @@ def parameter_groups(model: Classifier, config: TrainConfig) -> list[dict]:
 
     In the head, what its `new` names counts as new.
     """
-    new, pretrained = [], []
+    new: list[nn.Parameter] = []
+    pretrained: list[nn.Parameter] = []
     prefix = tuple(f"head.{name}" for name in model.head.new)
     for name, parameter in model.named_parameters():
         if parameter.requires_grad:

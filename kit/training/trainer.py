@@ -26,7 +26,7 @@ from kit.metrics import softmax
 from kit.models.backbones import find_backbones
 from kit.models.classifier import Classifier, build_model
 from kit.models.registry import IMAGE, TEXT
-from kit.runs import Run
+from kit.runs import TrainingRun
 from kit.training.checkpoint import Checkpoints, Progress
 from kit.training.features import fit_inputs, precompute
 from kit.training.inputs import make_datasets
@@ -35,7 +35,7 @@ from kit.training.loop import FoldTrainer, NotFinite, Session
 from kit.training.summary import report_blank_images, summarise_items, summarise_training
 
 
-def train(run: Run, watch: Watch | None = None) -> None:
+def train(run: TrainingRun, watch: Watch | None = None) -> None:
     """Trains the run's configuration, one model a fold, and writes its results (see `kit.runs`); where it was begun
     already, goes on. Memory that runs out makes the batches smaller and more of them make a step.
 
@@ -55,7 +55,7 @@ def train(run: Run, watch: Watch | None = None) -> None:
         clear_device_cache(garbage_collection=True)
 
 
-def split_steps_further(run: Run, config: TrainConfig) -> None:
+def split_steps_further(run: TrainingRun, config: TrainConfig) -> None:
     """Has the steps of a run that was trained as `config` cut into twice as many batches, or the next number that
     divides them. Raises KitError where one item is too many, or several processes have to start anew."""
     processes = PartialState().num_processes
@@ -73,7 +73,7 @@ def split_steps_further(run: Run, config: TrainConfig) -> None:
     print(f"{sentence} (accumulate={able[0]}).", flush=True)
 
 
-def _train(run: Run, config: TrainConfig, watch: Watch) -> None:
+def _train(run: TrainingRun, config: TrainConfig, watch: Watch) -> None:
     started = time.perf_counter()
     accelerator = make_accelerator(config)
     watch.join(accelerator, config.max_minutes)
