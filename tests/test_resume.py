@@ -252,7 +252,9 @@ def spoil(monkeypatch, at: int) -> None:
 def test_a_loss_that_is_no_number_stops_with_the_items(root, crash_config, monkeypatch, tiny_data):
     spoil(monkeypatch, 3)
     run = begun(crash_config, "run")
-    with pytest.raises(KitError, match=r"The loss is no number in epoch 1, step 4\. .*: id \d+, \d+, \d+, \d+\. Start"):
+    with pytest.raises(
+        KitError, match=r"The loss became NaN or infinite in epoch 1, step 4\. .*: id \d+, \d+, \d+, \d+\. Start"
+    ):
         train(run)
     state = torch.load(run.folder / "state.pt", weights_only=True)
     assert state["progress"]["step"] == 2  # the last good one

@@ -28,7 +28,7 @@ from kit.data.folds import holdout, stratified_sample
 from kit.data.sampler import LengthBatches, make_loader
 from kit.models.backbones import find_backbones
 from kit.models.classifier import build_model
-from kit.runs import Run, find_run, list_runs, prepare_run
+from kit.runs import Run, find_run, list_runs, open_run, prepare_run
 from kit.train import main, meet
 from kit.training.launch import died
 from kit.training.loop import parameter_groups, predict
@@ -471,7 +471,7 @@ def test_a_finished_run_is_kept_and_another_configuration_refused(run, tiny_conf
     ("name", "content", "read"),
     [
         ("summary.json", b"{}", lambda run: str(run)),
-        ("config.json", b'{"members": ["a", "b"]}', lambda run: run.config),
+        ("config.json", b'{"members": ["a", "b"]}', lambda run: open_run(run.name).config),
         ("metrics.csv", b"", lambda run: run.metrics),
         ("metrics.csv", b"\xff\xfe", lambda run: run.metrics),
         ("test.parquet", b"PAR1", lambda run: run.predictions("test")),
@@ -646,7 +646,7 @@ def test_the_split_is_stratified_and_repeatable():
     ("labels", "share", "sentence"),
     [
         ([1] * 10, 0.2, "of one class"),
-        ([1] * 10 + [2], 0.2, "Class 2 has one training item"),
+        ([1] * 10 + [2], 0.2, "Class 2 has only one training item"),
         ([1, 1, 2, 2, 3, 3], 0.2, "6 training items are too few for 3 classes"),
     ],
 )
