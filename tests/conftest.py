@@ -46,6 +46,14 @@ def _images(folder: Path, frame: pd.DataFrame, seed: int) -> None:
         Image.fromarray(pixels).save(folder / f"image_{item.imageid}_product_{item.productid}.jpg")
 
 
+LONG = ("test_notebooks.py", "test_resume.py", "test_train.py")
+
+
+def pytest_collection_modifyitems(items) -> None:
+    """Begin with the long tests, so that no worker is left alone with one at the end."""
+    items.sort(key=lambda item: item.path.name not in LONG)
+
+
 @pytest.fixture(scope="session")
 def tiny_data(tmp_path_factory) -> Path:
     """36 training and 7 test items of 3 classes, challengedata edition; the title gives the class away."""
