@@ -60,10 +60,9 @@ lint: $(READY)  ## ruff, types, and notebooks committed without outputs
 	$(BIN)/mypy
 	$(BIN)/nbstripout --verify --keep-id notebooks/*.ipynb
 
-audit:  ## known vulnerabilities of the pinned requirements, asked of the network
+audit:  ## known vulnerabilities of all that is installed, asked of the network
 	test -x cache/audit/bin/pip-audit || { $(PYTHON) -m venv cache/audit && cache/audit/bin/pip install --quiet pip-audit; }
-	grep -v '^-e' requirements.txt > cache/audit/requirements.txt
-	cache/audit/bin/pip-audit --requirement cache/audit/requirements.txt --no-deps --disable-pip
+	cache/audit/bin/pip-audit --requirement requirements.lock --no-deps --disable-pip
 
 format: $(READY)  ## rewrite code and strip notebooks as lint wants them
 	$(BIN)/ruff check --fix .

@@ -1,4 +1,4 @@
-"""The configuration of a training and of an ensemble, and the recipes."""
+"""The configurations of trainings and ensembles, and the recipes."""
 
 import dataclasses
 import hashlib
@@ -12,8 +12,8 @@ from typing import Any
 
 from kit.core.exceptions import KitError
 
-LAUNCHER = "KIT_LAUNCHER"  # environment variable: the process that asked for a training and reads its output
-SYSTEMS = {  # and the backbones that each reads
+LAUNCHER = "KIT_LAUNCHER"  # environment variable: the process that asked for a training and watches its folder
+SYSTEMS = {  # system → the backbones that it reads
     "coattention": ("text", "image"),
     "concat": ("text", "image"),
     "bilinear": ("text", "image"),
@@ -23,7 +23,7 @@ SYSTEMS = {  # and the backbones that each reads
     "tfidf": (),
     "logistic": ("text", "image"),
 }
-# fields that change how fast a run goes, where it fits and what it puts up with, and not what it learns
+# Fields that affect speed, memory or error tolerance, but not the trained model.
 SAME_RESULT = (
     "accumulate",
     "workers",
@@ -38,12 +38,12 @@ SAME_RESULT = (
     "save_steps",
     "max_minutes",
 )
-LINEAR = ("tfidf", "logistic")  # of these, those that are fitted at once and not trained step by step
-NAMES = ("run", "study", "data", "text", "image", "members")  # parameters of free text: no recipe has a value for them
+LINEAR = ("tfidf", "logistic")  # fitted by scikit-learn in one call rather than by gradient steps
+NAMES = ("run", "study", "data", "text", "image", "members")  # free-text parameters that no recipe sets
 
 
 def check_type(name: str, value, kind: type):
-    """`value` as the type that the parameter has, or KitError; a whole number passes for a float."""
+    """Return `value` if it has the parameter's type (a whole number counts as a float); otherwise raise KitError."""
     if type(value) is kind:
         return value
     if kind is float and type(value) is int:
@@ -51,7 +51,7 @@ def check_type(name: str, value, kind: type):
     if kind is str and (value is None or isinstance(value, (bool, int, float))):
         raise KitError(
             f"The parameter {name}={value!r} is not text: papermill's -p changes what looks like a number, True, False "
-            f"or None (007 becomes 7), so pass it with -r {name}, as you mean it, or in Jupyter in quotation marks."
+            f"or None (007 becomes 7), so pass it with -r {name}, which keeps it, or in Jupyter in quotation marks."
         )
     words = {int: "a whole number", float: "a number", bool: "True or False", str: "text"}[kind]
     raise KitError(f"The parameter {name}={value!r} must be {words}.")
@@ -59,25 +59,26 @@ def check_type(name: str, value, kind: type):
 
 @dataclass(frozen=True)
 class TrainConfig:
-    """One run. The defaults of the second half are the paper's recipe; a recipe is what it changes of them.
+    """The configuration of one training. From `model` on, the defaults are the paper's recipe; other recipes change
+    them.
 
-    Raises KitError where a value makes no sense.
+    Raise KitError if a value is invalid.
     """
 
     data: str = "data/sample"  # challenge folder, either edition
     text: str = "camembert"  # text backbone: camembert, flaubert, mbert, e5_small, minilm, a hub name or a directory
     image: str = "resnet152"  # image backbone: resnet152, resnext101_32x8d, efficientnet_lite0/1/2, timm name or folder
-    recipe: str = "paper"  # paper or demo: every value that is not set here
-    run: str = ""  # name of the run's folder under runs/; empty: made from the others
+    recipe: str = "paper"  # paper or demo: sets every parameter that is not given
+    run: str = ""  # name of the run's folder under runs/; empty: derived from the other parameters
     study: str = ""  # name of the study that the run belongs to
-    seed: int = 0  # of the weights and the batches
-    limit: int = 0  # use only so many training items, stratified; 0: all
-    pretrained: bool = True  # False: random weights of the same size, for rehearsals
-    folds: int = 1  # 1: one split, val_share of the items validates; k: k models, each item validates once
+    seed: int = 0  # random seed for the initial weights and the batches
+    limit: int = 0  # use only this many training items (stratified sample); 0: all
+    pretrained: bool = True  # False: random weights of the same size, to rehearse a run
+    folds: int = 1  # 1: one split, with val_share of the items for validation; k: k models, each item validates once
     # The paper sets 20 % aside and says no more; both splits here keep the shares of the classes (stratified).
-    split: str = "random"  # random (the paper's), or grouped: twins never part
-    val_share: float = 0.2  # share of the training items that validates where folds is 1
-    split_seed: int = 0  # of the folds
+    split: str = "random"  # random (the paper's), or grouped: duplicates stay on one side
+    val_share: float = 0.2  # share of the training items used for validation if folds is 1
+    split_seed: int = 0  # random seed for the split into folds
 
     # --- model
     system: str = "coattention"  # or a baseline: concat, bilinear, dot, text, image, tfidf or logistic
@@ -86,57 +87,57 @@ class TrainConfig:
     width: int = 2048  # D, the joint width
     attention_width: int = 512  # k, the hidden width of the co-attention
     classifier_width: int = 512  # hidden width of the classifier
-    # Co-attention: before the classifier and after its hidden layer; baselines: after the hidden layer only. A text
-    # backbone that is fine-tuned has its own besides.
-    dropout: float = 0.1  # in the classifier
-    layer_weights: bool = True  # False: the text backbone's top layer only
+    # Co-attention: before the classifier and after its hidden layer; baselines: after the hidden layer only. Fine-tuned
+    # text backbones also have their own dropout.
+    dropout: float = 0.1  # dropout in the classifier
+    layer_weights: bool = True  # learn a weight per text layer; False: use the top layer only
     # Eq. 2 with L = 12: the transformer layers, not the embeddings. (The authors' code drops the last layer.)
     embedding_layer: bool = False  # count the embeddings' output as a layer
-    bilstm: bool = True  # False: a linear layer to D instead
-    attention: str = "both"  # both, text or image: the attended vectors that the classifier sees
+    bilstm: bool = True  # BiLSTM over the tokens; False: a linear layer to D instead
+    attention: str = "both"  # attended vectors that the classifier sees: both, text or image
 
     # --- recipe: the paper's. Comments say how its words were read; docs/paper-to-code.md has the whole list
-    image_size: int = 500  # pixels a side; 500 gives 16×16 regions at stride 32
+    image_size: int = 500  # pixels per side; 500 results in 16×16 regions at stride 32
     # Tokens, as the paper says. (The authors' code cuts after 510 characters.)
-    max_tokens: int = 510  # tokens kept of each text, special ones included
-    batch_size: int = 16  # items a step, over all processes
-    accumulate: int = 1  # micro-batches a step
-    epochs: int = 10
-    # "best" chooses on the items that are scored, which flatters the score. (The authors' code goes by accuracy.)
-    keep: str = "best"  # the epoch that is kept: best (by validation macro-F1, the paper's) or last
-    curve: bool = True  # validate after every epoch; False, where keep is last: after that one alone
+    max_tokens: int = 510  # longest text in tokens, special ones included; the rest is cut off
+    batch_size: int = 16  # items per step, over all processes
+    accumulate: int = 1  # micro-batches per step
+    epochs: int = 10  # passes over the training items
+    # "best" selects on the items that are scored, which flatters the score. (The authors' code selects by accuracy.)
+    keep: str = "best"  # epoch whose model is used: best (by validation macro-F1, the paper's) or last
+    curve: bool = True  # validate after every epoch; False (only if keep is last): after the last one only
     # The paper gives new layers ".01 times the learning rate of the base network to avoid over-fitting of the learned
     # features". Here it is the other way round, as that reason demands and as in the authors' code (0.1 there): new
     # layers learn at lr, pretrained ones at 0.01 times lr.
     lr: float = 3e-4  # Adam's learning rate for new layers
-    backbone_lr_scale: float = 0.01  # times lr: the learning rate of pretrained layers
+    backbone_lr_scale: float = 0.01  # learning rate of pretrained layers, as a multiple of lr
     # "A weight decay of 0.9" in Adam would erase the weights. The authors' code multiplies the learning rate by 0.9
-    # after each epoch, so that is what it means here. The optimizer is AdamW: Adam, if weight_decay is 0.
+    # after each epoch, so it means that here. The optimizer is AdamW, which is Adam if weight_decay is 0.
     lr_decay: float = 0.9  # factor on both learning rates after each epoch
-    weight_decay: float = 0.0
-    label_smoothing: float = 0.0
-    clip_norm: float = 0.0  # bound on the gradient's norm; 0: none
-    linear_start: bool = False  # the head starts as a linear classifier on standardised mean features
-    train_embeddings: bool = True  # False: the text backbone's token embeddings stay as they are
-    freeze_text: bool = False  # keep the text backbone as it is
-    freeze_image: bool = False  # keep the image backbone as it is
-    features_gb: float = 4.0  # disk that a frozen backbone's outputs may take, to be computed once
-    images_gb: float = 4.0  # disk that images at the training size may take, to be decoded once
-    precision: str = "auto"  # auto (bf16 where the GPU has it), no, bf16 or fp16
-    compile: bool = False  # torch.compile: minutes before the first step, faster ones after it
-    checkpointing: bool = False  # backbones' activations are computed again for the gradient: less memory, slower
-    # The paper strips tags and odd symbols. Here tags, entities and mojibake go; case, accents, punctuation and numbers
-    # stay.
-    clean_titles: bool = True  # entities and white space only
-    clean_descriptions: bool = True  # tags, entities, mojibake, white space
+    weight_decay: float = 0.0  # weight decay of AdamW
+    label_smoothing: float = 0.0  # share of the target that is spread over all classes
+    clip_norm: float = 0.0  # upper bound on the gradient's norm; 0: none
+    linear_start: bool = False  # start the head as a linear classifier on standardised mean features
+    train_embeddings: bool = True  # train the text backbone's token embeddings; False: keep them fixed
+    freeze_text: bool = False  # keep the text backbone fixed
+    freeze_image: bool = False  # keep the image backbone fixed
+    features_gb: float = 4.0  # disk space for the cached outputs of frozen backbones, GiB
+    images_gb: float = 4.0  # disk space for cached images at the training size, GiB
+    precision: str = "auto"  # auto (bf16 if the GPU supports it), no, bf16 or fp16
+    compile: bool = False  # torch.compile: minutes before the first step, then faster steps
+    checkpointing: bool = False  # recompute the backbones' activations for the gradient: less memory, slower
+    # The paper strips tags and odd symbols. Here tags, entities and mojibake are removed; case, accents, punctuation
+    # and numbers stay.
+    clean_titles: bool = True  # clean entities and white space in titles
+    clean_descriptions: bool = True  # clean tags, entities, mojibake and white space in descriptions
     workers: int = 2  # processes that read images
 
     # --- when something goes wrong
-    missing: str = "error"  # images that are not there: error, or blank: train on white ones, which blank.csv lists
-    corrupt: str = "few"  # files that are no images: error, blank, or few: blank while they are one in a hundred
-    nonfinite: str = "error"  # a loss that is no number: error, or skip: leave the step out and count it
-    save_steps: int = 1000  # steps between saved states, from which an interrupted run goes on; 0: after epochs alone
-    max_minutes: float = 0.0  # stop, to go on later, so long after the start; 0: never
+    missing: str = "error"  # missing images: error, or blank: train on white ones and list them in blank.csv
+    corrupt: str = "few"  # unreadable images: error, blank, or few: blank as long as they are at most one in a hundred
+    nonfinite: str = "error"  # a loss that is NaN or infinite: error, or skip: omit the step and count it
+    save_steps: int = 1000  # steps between saved states, from which an interrupted run resumes; 0: only after epochs
+    max_minutes: float = 0.0  # stop after this many minutes, to be resumed later; 0: never
 
     def __post_init__(self):
         for field in dataclasses.fields(self):
@@ -177,11 +178,10 @@ class TrainConfig:
                 raise KitError(f"{name} is empty: it must be a name or a folder.")
             if re.search("[\ud800-\udfff]", getattr(self, name)):  # bytes of a path that could not be decoded
                 raise KitError(
-                    f"{name}={getattr(self, name)!r} is in another encoding than this shell's: rename it, or set "
-                    f"LC_ALL=C.UTF-8."
+                    f"{name}={getattr(self, name)!r} is not in this shell's encoding: rename it, or set LC_ALL=C.UTF-8."
                 )
         if self.bilstm and self.width % 2:
-            raise KitError(f"width={self.width} must be even: each direction of the BiLSTM gives one half.")
+            raise KitError(f"width={self.width} must be even: each direction of the BiLSTM provides one half.")
         if self.batch_size % self.accumulate:
             raise KitError(f"batch_size={self.batch_size} must be a multiple of accumulate={self.accumulate}.")
         if not self.run:
@@ -190,30 +190,30 @@ class TrainConfig:
 
     @property
     def sides(self) -> tuple[str, ...]:
-        """The backbones that the system reads: text, image."""
+        """Return the backbones that the system reads: text, image."""
         return SYSTEMS[self.system]
 
     @property
     def frozen(self) -> tuple[str, ...]:
-        """Those of them that never train."""
+        """Return the sides whose backbone is not trained."""
         return tuple(side for side in self.sides if getattr(self, f"freeze_{side}") or self.system == "logistic")
 
     @property
     def pooled(self) -> bool:
-        """True where the system reads one vector a side, and not tokens and regions."""
+        """Return whether the system reads one vector per side rather than tokens and regions."""
         return self.system != "coattention"
 
     @property
     def micro_batch(self) -> int:
-        """Items a batch, over all processes; `accumulate` batches make a step."""
+        """Return the items per batch, over all processes; `accumulate` batches make a step."""
         return self.batch_size // self.accumulate
 
     def steps(self, items: int) -> int:
-        """Optimizer steps of the whole run, where each of its models trains on `items` items."""
+        """Return the optimizer steps of the whole run if each of its models trains on `items` items."""
         return 0 if self.system in LINEAR else self.folds * self.epochs * -(-items // self.batch_size)
 
     def _name(self) -> str:
-        """From the values that tell runs apart; those that are not the recipe's enter as a short hash."""
+        """Return a name made from the values that distinguish runs; changes of the recipe enter as a short hash."""
         short = [short_name(value) for value in (self.data, self.text, self.image)]
         plain = {"run", "study", "data", "text", "image", "recipe", "seed", *SAME_RESULT}
         values = {k: v for k, v in dataclasses.asdict(self).items() if k not in plain}
@@ -229,27 +229,27 @@ def short_name(name: str, parts: int = 1) -> str:
 
 
 def short_names(names: Iterable[str]) -> dict[str, str]:
-    """Return a short name for each hub name or path: as many of its last parts as tell it from the others, and a hash
-    if no number of parts does. Capitals do not tell names apart, for some file systems ignore them."""
+    """Return a short name for each hub name or path: as many of its last parts as distinguish it from the others, and a
+    hash if no number of parts does. Case does not distinguish names, because some file systems ignore it."""
     parts = dict.fromkeys(names, 1)
     while True:
         short = {name: short_name(name, count) for name, count in parts.items()}
         times = Counter(value.lower() for value in short.values())
-        alike = {name for name, value in short.items() if times[value.lower()] > 1}
-        longer = [name for name in alike if parts[name] < len(Path(name).parts)]
+        ambiguous = {name for name, value in short.items() if times[value.lower()] > 1}
+        longer = [name for name in ambiguous if parts[name] < len(Path(name).parts)]
         if not longer:
-            return {name: possible_names(name)[-1] if name in alike else value for name, value in short.items()}
+            return {name: possible_names(name)[-1] if name in ambiguous else value for name, value in short.items()}
         parts |= {name: parts[name] + 1 for name in longer}
 
 
 def possible_names(name: str) -> list[str]:
-    """Return every short name that a hub name or path may have, the shortest first."""
+    """Return every short name that a hub name or path may have, shortest first."""
     names = [short_name(name, parts) for parts in range(1, len(Path(name).parts) + 1)] or [short_name(name)]
     return [*names, f"{names[-1][:53]}_{_hash(name)}"]
 
 
 def bounded_name(name: str, length: int = 250) -> str:
-    """Return a name that is made of others, cut to `length`; a hash stands for what is cut."""
+    """Return a compound name cut to `length`; a hash replaces the part that is cut off."""
     return name if len(name) <= length else f"{name[: length - 7]}-{_hash(name)}"
 
 
@@ -258,25 +258,27 @@ def _hash(text: str) -> str:
 
 
 def check_name(run: str) -> None:
-    """Raises KitError where `run` is no plain folder name."""
+    """Raise KitError if `run` is not a plain folder name."""
     if not re.fullmatch(r"[A-Za-z0-9_][A-Za-z0-9_.+-]{,249}", run):
         raise KitError(f"run={run!r} must be a folder name of up to 250 letters, digits, '_', '-', '+' and '.'.")
 
 
 @dataclass(frozen=True)
 class EnsembleConfig:
-    """A stacked ensemble of finished runs (paper section 4.6). Raises KitError where a value makes no sense."""
+    """The configuration of a stacked ensemble of finished runs (paper section 4.6). Raise KitError if a value is
+    invalid.
+    """
 
     run: str  # name of the ensemble's folder under runs/
     members: tuple[str, ...]  # names of finished runs
     data: str  # their challenge folder
     method: str = "network"  # network (feed-forward, the paper's), logistic or blend
-    evaluation: str = "nested"  # or in-sample: scored on the items that it learned from
-    folds: int = 5  # of the evaluation, where the members were trained on one split
-    seed: int = 0
+    evaluation: str = "nested"  # nested, or in-sample: scored on the items that it learned from
+    folds: int = 5  # folds of the evaluation if the members were trained on one split
+    seed: int = 0  # random seed for the network and these folds
     study: str = ""  # name of the study that it belongs to
-    clean_titles: bool = True  # as the members read the items
-    clean_descriptions: bool = True
+    clean_titles: bool = True  # as in the members
+    clean_descriptions: bool = True  # as in the members
 
     def __post_init__(self):
         object.__setattr__(self, "members", tuple(self.members))
@@ -291,10 +293,10 @@ class EnsembleConfig:
             raise KitError(f"seed={self.seed} must be between 0 and {2**32 - 1}.")
         if len(set(self.members)) != len(self.members) or len(self.members) < 2:
             raise KitError(
-                f"members={', '.join(self.members)} must name two runs or more, each once: train others with 03_train."
+                f"members={', '.join(self.members)} must name at least two different runs: train more with 03_train."
             )
         if self.folds < 2:
-            raise KitError(f"folds={self.folds} is too small: the evaluation needs two or more.")
+            raise KitError(f"folds={self.folds} is too small: the evaluation needs at least two.")
         check_name(self.run)
 
 
@@ -320,12 +322,12 @@ RECIPES: dict[str, dict[str, Any]] = {
         "keep": "last",
     },
 }
-# what a recipe changes besides for the baselines: a small head on fixed vectors learns at another rate
+# Further changes for the baselines: a small head on fixed features needs its own learning rate.
 BASELINE_RECIPES: dict[str, dict[str, Any]] = {"paper": {}, "demo": {"epochs": 10, "lr": 1e-3, "lr_decay": 0.9}}
 
 
 def train_config(**values) -> TrainConfig:
-    """The configuration that notebook parameters mean: what is None comes from the recipe."""
+    """Return the configuration for notebook parameters; the recipe supplies values that are None."""
     name, given = values.get("recipe", "paper"), {key: value for key, value in values.items() if value is not None}
     baseline = BASELINE_RECIPES.get(name, {}) if values.get("system", "coattention") != "coattention" else {}
     return TrainConfig(**RECIPES.get(name, {}) | baseline | given)

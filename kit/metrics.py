@@ -1,4 +1,4 @@
-"""Scores and their uncertainty. numpy only.
+"""Scores and their uncertainty, in numpy.
 
 N items · K classes
 """
@@ -7,12 +7,12 @@ import numpy as np
 
 
 def confusion(true: np.ndarray, predicted: np.ndarray, classes: int) -> np.ndarray:
-    """Counts `[K, K]`, true class by predicted class; both inputs `[N]` are class positions 0 … K-1."""
+    """Return counts `[K, K]`, true class by predicted class; both inputs `[N]` are class indices 0 … K-1."""
     return np.bincount(true * classes + predicted, minlength=classes * classes).reshape(classes, classes)
 
 
 def f1_per_class(counts: np.ndarray) -> np.ndarray:
-    """F1 `[…, K]` from confusion counts `[…, K, K]`; nan for a class that neither truth nor prediction has."""
+    """Return F1 `[…, K]` from confusion counts `[…, K, K]`; nan for a class that is neither true nor predicted."""
     hits = np.diagonal(counts, axis1=-2, axis2=-1)
     total = counts.sum(-1) + counts.sum(-2)
     with np.errstate(invalid="ignore"):
@@ -20,7 +20,7 @@ def f1_per_class(counts: np.ndarray) -> np.ndarray:
 
 
 def macro_f1(true: np.ndarray, predicted: np.ndarray) -> float:
-    """Mean F1 over the classes that truth or prediction has: the challenge's score (as scikit-learn's)."""
+    """Return the mean F1 over the classes that are true or predicted: the challenge's score, as in scikit-learn."""
     (true, predicted), classes = _positions(true, predicted)
     return float(np.nanmean(f1_per_class(confusion(true, predicted, classes))))
 
@@ -28,19 +28,19 @@ def macro_f1(true: np.ndarray, predicted: np.ndarray) -> float:
 def bootstrap_macro_f1(
     true: np.ndarray, predicted: np.ndarray, other: np.ndarray | None = None, samples: int = 1000, seed: int = 0
 ) -> tuple[float, float]:
-    """95 % bootstrap interval, over items, of macro-F1; with `other`, of how much `predicted` gains on it.
+    """Return the 95 % bootstrap interval, over items, of macro-F1; with `other`, of the gain of `predicted` over it.
 
-    `predicted` and `other` are `[N]`, or `[S, N]` of several seeds, whose mean score counts. The gain is paired: both
+    `predicted` and `other` are `[N]`, or `[S, N]` for several seeds, whose mean score counts. The gain is paired: both
     are scored on the same resampled items.
 
-    With small classes a resample scores below the items, as the items score below their population. The interval of a
-    score is therefore the basic bootstrap, of the score's logit, which turns the resamples around the score;
-    percentiles would count that shift twice (benchmarks/coverage.py). In a gain it largely cancels, and its interval is
-    the percentiles'. Both include the estimate.
+    If classes are small, a resample scores below the sample, just as the sample scores below its population. So the
+    interval of a score is the basic bootstrap of its logit, which reflects the resamples about the score; percentiles
+    would count that shift twice (benchmarks/coverage.py). In a gain the shift largely cancels, and its interval is the
+    percentiles. Both intervals include the estimate.
     """
     systems = [np.atleast_2d(predicted), *([] if other is None else [np.atleast_2d(other)])]
     (true, *rows), classes = _positions(true, *np.concatenate(systems))
-    cells = true * classes + np.stack(rows)  # [S, N]: each item's place in its system's confusion counts
+    cells = true * classes + np.stack(rows)  # [S, N]: each item's cell in its system's confusion counts
     seeds = len(systems[0])
 
     def score(drawn: np.ndarray) -> float:
@@ -48,25 +48,25 @@ def bootstrap_macro_f1(
         each = np.nanmean(f1_per_class(counts), axis=1)
         return each[:seeds].mean() - (0 if other is None else each[seeds:].mean())
 
-    random, found = np.random.default_rng(seed), score(cells)
+    random, estimate = np.random.default_rng(seed), score(cells)
     resampled = [score(cells[:, random.integers(0, len(true), len(true))]) for _ in range(samples)]
     low, high = np.percentile(resampled, [2.5, 97.5])
     if other is None:
-        half = 0.5 / len(true)  # an item's: scores of 0 and 1 have a logit, too
-        odds, *ends = ((value + half) / (1 - value + half) for value in (found, high, low))
-        turned = odds**2 / np.array(ends)
-        low, high = np.clip((turned * (1 + half) - half) / (turned + 1), 0, 1)
-    return float(min(low, found)), float(max(high, found))
+        half = 0.5 / len(true)  # half an item, so that scores of 0 and 1 have a logit
+        odds, *ends = ((value + half) / (1 - value + half) for value in (estimate, high, low))
+        reflected = odds**2 / np.array(ends)
+        low, high = np.clip((reflected * (1 + half) - half) / (reflected + 1), 0, 1)
+    return float(min(low, estimate)), float(max(high, estimate))
 
 
 def _positions(*labels: np.ndarray) -> tuple[list[np.ndarray], int]:
-    """Class codes as positions 0 … K-1 among those that occur, and K."""
+    """Return class codes as indices 0 … K-1 among those that occur, and K."""
     codes, positions = np.unique(np.stack(labels), return_inverse=True)
     return list(positions.reshape(len(labels), -1)), len(codes)
 
 
 def scores(probabilities: np.ndarray, labels: np.ndarray) -> dict[str, float]:
-    """Cross-entropy in nats, macro-F1 and accuracy of `[N, K]`; `labels` `[N]` are class positions."""
+    """Return cross-entropy (nats), macro-F1 and accuracy of probabilities `[N, K]`; `labels` `[N]`: class indices."""
     true = probabilities[np.arange(len(labels)), labels]
     predicted = probabilities.argmax(1)
     loss = -np.log(np.maximum(true, np.finfo(np.float32).tiny)).mean()
@@ -75,6 +75,6 @@ def scores(probabilities: np.ndarray, labels: np.ndarray) -> dict[str, float]:
 
 
 def softmax(logits: np.ndarray) -> np.ndarray:
-    """Probabilities `[N, K]`, in double precision so that rows sum to one."""
+    """Return probabilities `[N, K]`, in double precision so that rows sum to one."""
     shifted = np.exp(logits.astype(np.float64) - logits.max(1, keepdims=True))
     return shifted / shifted.sum(1, keepdims=True)

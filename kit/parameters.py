@@ -1,4 +1,4 @@
-"""Notebook parameters: read from the parameters cell, names and types checked."""
+"""Read a notebook's parameters from its parameters cell and check their names and types."""
 
 import ast
 import dataclasses
@@ -8,39 +8,40 @@ from typing import get_type_hints
 from kit.config import NAMES, TrainConfig, check_type
 from kit.core.exceptions import KitError
 
-INJECTED = "# Parameters\n"  # how papermill begins the cell that it puts after the tagged one
+INJECTED = "# Parameters\n"  # first line of the cell that papermill inserts after the tagged one
 
 
 def parameter_types(config: type, **more: type) -> dict[str, type]:
-    """The fields of a dataclass with their types, and `more`."""
+    """Return the fields of a dataclass with their types, and `more`."""
     return get_type_hints(config) | more
 
 
 def read_parameters(namespace: dict, types: dict[str, type]) -> dict:
-    """Return the notebook's parameters out of its `globals()`, names and types checked.
+    """Return the notebook's parameters from its `globals()`; raise KitError if a name or a type is wrong.
 
-    Call it in the cell after the one tagged `parameters`. `types` says what each parameter is. What that cell or
-    papermill's assigns besides is a mistake, and is refused; variables of other cells are none of its business. None
-    passes if a recipe decides.
+    Call it in the cell after the one tagged `parameters`. `types`: the type of each parameter. Any other name that this
+    cell or papermill's cell assigns is a mistake, and is refused; variables of other cells are ignored. None is allowed
+    if a recipe decides the value.
     """
-    decided = {field.name for field in dataclasses.fields(TrainConfig)} - {*NAMES} if "recipe" in types else ()
-    found = {name: namespace[name] for name in _given(namespace, types) if name in namespace}
-    for name in found:
+    by_recipe = {field.name for field in dataclasses.fields(TrainConfig)} - {*NAMES} if "recipe" in types else ()
+    values = {name: namespace[name] for name in _assigned_names(namespace, types) if name in namespace}
+    for name in values:
         if name not in types:
             close = difflib.get_close_matches(name, types, 1)
             hint = f" Did you mean {close[0]}?" if close else ""
             raise KitError(f"There is no parameter {name!r}.{hint} The parameters are: {', '.join(types)}.")
     return {
-        name: value if value is None and name in decided else check_type(name, value, types[name])
-        for name, value in found.items()
+        name: value if value is None and name in by_recipe else check_type(name, value, types[name])
+        for name, value in values.items()
     }
 
 
-def _given(namespace: dict, types: dict[str, type]) -> list[str]:
-    """The names that the `parameters` cell assigned when it last ran, and papermill's cell after it.
+def _assigned_names(namespace: dict, types: dict[str, type]) -> list[str]:
+    """Return the names that the `parameters` cell and papermill's cell after it assigned when they last ran.
 
-    IPython keeps the source of what ran. There the cell is one that gives types to known names, or assigns most of
-    those again; if none does, all known names count. Without IPython, in a script, all that papermill could set counts.
+    IPython keeps the source of every cell that ran. The `parameters` cell is one that annotates known names, or assigns
+    most of those again; if there is none, return all known names. Without IPython, return every name that papermill
+    could have set.
     """
     ran = namespace.get("In")
     if not isinstance(ran, list):
@@ -57,10 +58,10 @@ def _given(namespace: dict, types: dict[str, type]) -> list[str]:
 
 
 def assigned(source: str, annotated: bool = False) -> list[str]:
-    """Return the public variables that a cell assigns, or those alone that it gives a type."""
+    """Return the public variables that a cell assigns; with `annotated`, only those that it annotates with a type."""
     try:
         nodes = list(ast.walk(ast.parse(source)))
-    except (SyntaxError, ValueError):  # a cell that did not run
+    except (SyntaxError, ValueError):  # such a cell did not run
         return []
     if annotated:
         nodes = [node.target for node in nodes if isinstance(node, ast.AnnAssign)]

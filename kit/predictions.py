@@ -1,4 +1,4 @@
-"""Files of predictions: one column `p_<code>` per class, checked when they are read.
+"""Prediction files: one column `p_<code>` per class, checked when read.
 
 N items · K classes · F folds
 """
@@ -14,20 +14,21 @@ from kit.core.exceptions import KitError, shorten
 from kit.core.files import TRAIN_AGAIN
 
 PROBABILITY = re.compile(r"p_(-?[0-9]+)")  # the column of a class
-# of a test item: of its texts and ids (`kit.data.challenge`), and of its image file's contents; "" if that was not
-# read
+# hashes of a test item: of its texts and ids (`kit.data.challenge`), and of its image file's contents ("" if not read)
 FINGERPRINTS = ("fingerprint", "image_fingerprint")
 
 
 def probabilities(codes: list[int], values: np.ndarray) -> pd.DataFrame:
-    """values `[N, K]` as columns `p_<code>`."""
+    """Return values `[N, K]` as columns `p_<code>`."""
     return pd.DataFrame(values.astype(np.float32), columns=[f"p_{code}" for code in codes])
 
 
 def read_probabilities(path: Path, wanted: Iterable[str]) -> tuple[pd.DataFrame, list[int], np.ndarray]:
-    """Of a file of predictions the items without their probabilities, the class codes, and the probabilities `[N, K]`.
+    """Return the items of a prediction file without their probabilities, the class codes, and the probabilities
+    `[N, K]`.
 
-    Raises KitError where it is damaged, lacks one of the columns `wanted` or all classes, or holds no probabilities.
+    Raise KitError if the file is damaged, lacks a column of `wanted`, has no classes, or has values that are not
+    probabilities.
     """
     try:
         frame = pd.read_parquet(path, page_checksum_verification=True)
@@ -41,15 +42,16 @@ def read_probabilities(path: Path, wanted: Iterable[str]) -> tuple[pd.DataFrame,
     if wrong.any():
         what = f"{wrong.sum()} rows that are not finite probabilities with sum 1 (id {shorten(frame['id'][wrong])})"
         raise KitError(f"{path} has {what}: {TRAIN_AGAIN}.")
-    items = frame.drop(columns=columns).reset_index(drop=True)  # a frame that was shuffled keeps its index in the file
+    items = frame.drop(columns=columns).reset_index(drop=True)  # the file keeps the index of a shuffled frame
     return items, [int(name[2:]) for name in columns], values
 
 
 def mean_over_folds(path: Path, items: pd.DataFrame, codes: list[int], values: np.ndarray) -> pd.DataFrame:
-    """Of what a file of test predictions at `path` holds, the mean over folds of each item's probabilities, indexed by
-    `split` and `id`, with the codes as columns.
+    """Return the mean over folds of each test item's probabilities, indexed by `split` and `id`, with the codes as
+    columns.
 
-    `split` is None, and there is one fold, where the items do not say. Raises KitError.
+    `items`, `codes`, `values`: the contents of the file at `path`. Without a column `split` or `fold`, all rows count
+    as one unnamed split and one fold. Raise KitError if an item is repeated or lacks a fold.
     """
     items = {"split": None, "fold": 0} | dict(items.items())
     keys = pd.DataFrame(items, columns=["split", "id", "fold"])
@@ -64,12 +66,12 @@ def mean_over_folds(path: Path, items: pd.DataFrame, codes: list[int], values: n
 
 
 def predicted_items(items: pd.DataFrame, means: pd.DataFrame) -> pd.DataFrame:
-    """Return `split` and `id` of test items, with those of FINGERPRINTS that are known, "" for one that is not.
+    """Return `split` and `id` of test items, and those FINGERPRINTS that the file has ("" if unknown).
 
-    `items`, `means`: as `read_probabilities` and `mean_over_folds` return them.
+    `items`, `means`: the results of `read_probabilities` and `mean_over_folds`.
     """
-    found = means.index.to_frame(index=False)[["split", "id"]]
+    predicted = means.index.to_frame(index=False)[["split", "id"]]
     first = items.drop_duplicates([name for name in ("split", "id") if name in items])  # in the order of `means`
     for name in (name for name in FINGERPRINTS if name in items):
-        found[name] = first[name].fillna("").to_numpy()
-    return found
+        predicted[name] = first[name].fillna("").to_numpy()
+    return predicted

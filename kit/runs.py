@@ -1,11 +1,20 @@
-"""Run folders: what a training leaves behind, and what every later step reads.
+"""Run folders: the output of a training, and the input of every later step.
 
-runs/<name>/ has config.json, metrics.csv (a row an epoch and fold), summary.json (last: its presence says that the run
-is finished), oof.parquet (each validation item as a model that did not see it predicts it: `id`, `label`, `fold`, with
-a grouped split `group`, one `p_<code>` a class), test.parquet (each test item once a fold: `id`, `split`, `fold`, the
-item's FINGERPRINTS, one `p_<code>` a class), model-<fold>.safetensors, blank.csv (items without a readable image),
-train.log and the executed notebooks; until it is finished state.pt, from which an interrupted training goes on
-(`kit.training.checkpoint`). Files appear whole or not at all, and one process at a time writes them.
+runs/<name>/ contains
+
+config.json                the configuration
+metrics.csv                one row per epoch and fold
+oof.parquet                each validation item, predicted by a model that did not learn from it: `id`, `label`, `fold`,
+                           `group` (grouped split only), one `p_<code>` per class
+test.parquet               each test item once per fold: `id`, `split`, `fold`, FINGERPRINTS, one `p_<code>` per class
+model-<fold>.safetensors   the trained weights
+blank.csv                  items without a readable image
+train.log                  what the training printed, and the executed notebooks
+status.json, error.json    how far the training is, and why it ended too soon (`kit.training.status`)
+state.pt                   until the run is finished: resumes an interrupted training (`kit.training.checkpoint`)
+summary.json               written last: its presence means that the run is finished
+
+Files are complete or absent, and one process at a time writes them.
 
 A run is a training or an ensemble: two classes over this one format, told apart by what config.json holds.
 
@@ -31,9 +40,7 @@ from kit.core.paths import runs_folder
 from kit.metrics import bootstrap_macro_f1, scores
 from kit.predictions import FINGERPRINTS, mean_over_folds, predicted_items, probabilities, read_probabilities
 
-PATIENCE = 10  # seconds that a process gets to let go of a run folder: one that was killed may have readers left
-STOPPED, NO_MEMORY = "The training was ", "Memory ran out"  # how the sentences begin that launch acts upon
-BEGINS = "── "  # before the name of the run that a training of several comes to
+PATIENCE = 10  # seconds to wait for a locked run folder: a killed process may leave workers behind for a while
 
 
 @dataclass(frozen=True)
@@ -52,7 +59,10 @@ class Run:
 
     @property
     def config(self) -> TrainConfig | EnsembleConfig:
-        """Raises KitError if config.json is missing, damaged, of another version of the kit or of the other kind."""
+        """Return the configuration.
+
+        Raise KitError if config.json is missing, damaged, of another version of the kit or of the other kind.
+        """
         content = read_json(path := self.folder / "config.json")
         kind = _config_class(content)
         if unknown := set(content) - {field.name for field in dataclasses.fields(kind)}:
@@ -66,7 +76,7 @@ class Run:
 
     @property
     def summary(self) -> dict:
-        """Raises KitError where the run is not finished, or the file not whole."""
+        """Return the summary. Raise KitError if the run is not finished or the file is incomplete."""
         self.require()
         content = read_json(path := self.folder / "summary.json")
         if lacking := {"run", "macro_f1", "macro_f1_low", "macro_f1_high"} - content.keys():
@@ -75,7 +85,7 @@ class Run:
 
     @property
     def metrics(self) -> pd.DataFrame:
-        """A row an epoch and fold; no rows where nothing was trained step by step."""
+        """Return one row per epoch and fold; no rows if nothing was trained in epochs."""
         self.require()
         path = self.folder / "metrics.csv"
         try:
@@ -84,28 +94,30 @@ class Run:
             raise KitError(f"{path} cannot be read ({error}): {TRAIN_AGAIN}.") from error
 
     def predictions(self, part: str) -> tuple[pd.DataFrame, list[int], np.ndarray]:
-        """The frame of `oof` or `test` without its probabilities, the class codes, and the probabilities `[N, K]`.
+        """Return the items of `oof` or `test` without their probabilities, the class codes, and the probabilities `[N,
+        K]`.
 
-        Raises KitError.
+        Raise KitError if the run is not finished or the file is damaged.
         """
         self.require()
         wanted = ["id", "label", "fold"] if part == "oof" else ["id", "split", "fold"]
         return read_probabilities(self.folder / f"{part}.parquet", wanted)
 
     def mean_test(self) -> pd.DataFrame:
-        """The mean over folds of each test item's probabilities, indexed by `split` and `id`, with the codes as
-        columns. Raises KitError."""
+        """Return the mean over folds of each test item's probabilities, indexed by `split` and `id`, with the codes as
+        columns. Raise KitError as `predictions` does."""
         return self.read_test()[1]
 
     def read_test(self) -> tuple[pd.DataFrame, pd.DataFrame]:
-        """The test items with their fingerprints, as far as the run knows them, and `mean_test`; both indexed by
-        `split` and `id`. Raises KitError."""
+        """Return the test items with the fingerprints that the run has recorded, and `mean_test`, both indexed by
+        `split` and `id`. Raise KitError as `predictions` does.
+        """
         items, codes, values = self.predictions("test")
         means = mean_over_folds(self.folder / "test.parquet", items, codes, values)
         return predicted_items(items, means).set_index(["split", "id"]), means
 
     def changes(self, config: TrainConfig | EnsembleConfig) -> list[str]:
-        """Return the settings in which `config` differs from the run's, except those that change no result."""
+        """Return the fields in which `config` differs from the run's, except those that do not affect the result."""
         if type(config) is not type(self.config):
             return [f"kind ({'training → ensemble' if isinstance(config, EnsembleConfig) else 'ensemble → training'})"]
         old, new = dataclasses.asdict(self.config), dataclasses.asdict(config)
@@ -113,23 +125,27 @@ class Run:
 
     @property
     def begun(self) -> bool:
-        """True where an interrupted training can go on."""
+        """Return whether an interrupted training can be resumed."""
         return not self.finished and (self.folder / "state.pt").is_file()
 
     @contextmanager
-    def alone(self) -> Iterator[None]:
-        """Holds the folder for this process. Raises KitError where another one has it; a dead one keeps nothing."""
+    def alone(self, patience: float | None = None) -> Iterator[None]:
+        """Lock the folder for this process.
+
+        Raise Busy if another living process holds it after `patience` seconds (None: PATIENCE).
+        """
         busy = f"The run {self.name!r} is at work in another process: wait for it, stop it, or choose another name "
-        with locked(self.folder / ".lock", self.folder, PATIENCE, f"{busy}with -p run."):
+        patience = PATIENCE if patience is None else patience
+        with locked(self.folder / ".lock", self.folder, patience, f"{busy}with -p run."):
             yield
 
     def still_there(self) -> None:
-        """Raises KitError where the folder was removed while it was at work: a new one would be nobody's."""
+        """Raise KitError if the folder was deleted during the run; recreating it would leave an orphan."""
         if not (self.folder / "config.json").is_file():
-            raise KitError(f"{self.folder} was removed or emptied meanwhile: start the run again.")
+            raise KitError(f"{self.folder} was removed or emptied during the run: start the run again.")
 
     def clear(self) -> None:
-        """Removes what an earlier training left, its summary first: a run half replaced must not look finished."""
+        """Remove the files of an earlier training, the summary first: a half-replaced run must not look finished."""
         (self.folder / "summary.json").unlink(missing_ok=True)
         for pattern in ("state.pt", "metrics.csv", "blank.csv", "*.parquet", "model*.safetensors"):
             for path in self.folder.glob(pattern):
@@ -142,8 +158,11 @@ class Run:
         test: tuple[pd.DataFrame, np.ndarray],
         summary: dict,
     ) -> None:
-        """The results: of `oof` its items and their probabilities `[N, K]`, of `test` likewise `[F, N, K]`; and the
-        summary, to which the scores are added, last. Raises KitError."""
+        """Write the results, and last the summary with the scores.
+
+        `oof`: items and their probabilities `[N, K]` · `test`: items and their probabilities `[F, N, K]`. Raise
+        KitError if a file cannot be written.
+        """
         self.still_there()
         frame, values = oof
         known = [name for name in ("id", "label", "fold", "group") if name in frame]
@@ -154,9 +173,9 @@ class Run:
         self._write("test", pd.concat(rows, ignore_index=True), np.concatenate(folds), codes)
         labels = pd.Categorical(frame["label"], categories=codes).codes.astype(int)
         low, high = bootstrap_macro_f1(labels, values.argmax(1))
-        found = {"run": self.name, **scores(values, labels), "macro_f1_low": low, "macro_f1_high": high}
-        found |= {"classes": len(codes), "items": {"oof": len(frame), "test": len(test_frame)}, "finished": now()}
-        write_json(self.folder / "summary.json", found | summary)
+        content = {"run": self.name, **scores(values, labels), "macro_f1_low": low, "macro_f1_high": high}
+        content |= {"classes": len(codes), "items": {"oof": len(frame), "test": len(test_frame)}, "finished": now()}
+        write_json(self.folder / "summary.json", content | summary)
 
     def __str__(self) -> str:
         summary = self.summary
@@ -169,7 +188,7 @@ class Run:
         write_atomically(self.folder / f"{part}.parquet", write)
 
     def require(self) -> None:
-        """Raises KitError where the run is missing or not finished."""
+        """Raise KitError if the run is missing or not finished."""
         if not self.folder.is_dir():
             known = ", ".join(run.name for run in list_runs()) or "none yet"
             raise KitError(f"There is no run {self.name!r} in {self.folder.parent}; finished runs: {known}.")
@@ -211,7 +230,7 @@ def _open(folder: Path) -> Run:
 
 
 def open_run(name: str) -> Run:
-    """Return the run of that name, of its kind; there need not be one yet. Raises KitError if that is not a name."""
+    """Return the run of that name, finished or not, or not begun. Raise KitError if it is not a folder name."""
     check_name(name)
     return _open(runs_folder() / name)
 
@@ -229,7 +248,7 @@ def open_training(name: str) -> TrainingRun:
 
 
 def find_run(name: str = "") -> Run:
-    """The finished run of that name, or the newest. Raises KitError."""
+    """Return the finished run of that name, or without a name the newest. Raise KitError if there is none."""
     if not name and not list_runs():
         raise KitError(f"There is no finished run in {runs_folder()} yet: train one with 03_train.")
     run = open_run(name) if name else list_runs()[-1]
@@ -238,19 +257,19 @@ def find_run(name: str = "") -> Run:
 
 
 def list_runs() -> list[Run]:
-    """The finished runs, oldest first, by the time that their summaries tell."""
+    """Return the finished runs, oldest first, by the time in their summaries."""
     return sorted((_open(path.parent) for path in runs_folder().glob("*/summary.json")), key=finished_at)
 
 
 def finished_at(run: Run) -> tuple[bool, datetime, str]:
-    """What puts finished runs in order. Runs of earlier versions tell no time: they come first, by that of the file."""
+    """Return the sort key of finished runs. Runs of earlier versions record no time: they come first, by file time."""
     path = run.folder / "summary.json"
     try:
-        told = read_time(read_json(path).get("finished"))
-    except KitError:  # whoever reads the run says what is wrong
-        told = None
+        recorded = read_time(read_json(path).get("finished"))
+    except KitError:  # reading the run will report it
+        recorded = None
     try:
-        return bool(told), told or datetime.fromtimestamp(path.stat().st_mtime, UTC), run.name
+        return bool(recorded), recorded or datetime.fromtimestamp(path.stat().st_mtime, UTC), run.name
     except OSError:  # removed meanwhile
         return False, datetime.min.replace(tzinfo=UTC), run.name
 
@@ -260,11 +279,10 @@ def prepare_run(config: TrainConfig, again: bool = False) -> TrainingRun: ...
 @overload
 def prepare_run(config: EnsembleConfig, again: bool = False) -> EnsembleRun: ...
 def prepare_run(config: TrainConfig | EnsembleConfig, again: bool = False) -> Run:
-    """The folder for `config`, with its config.json. What a finished or an interrupted run of the same configuration
-    has left stays as it is.
+    """Create the folder for `config`, with its config.json, and return the run.
 
-    Raises KitError where the folder holds a run of another configuration, naming the fields, or one that is at work;
-    `again` starts over.
+    A finished or interrupted run of the same configuration is left unchanged, unless `again` starts it over. Raise
+    KitError if the folder has a run of another configuration, naming the fields, or one that is in use.
     """
     check_name(config.run)
     kind = EnsembleRun if isinstance(config, EnsembleConfig) else TrainingRun
@@ -280,6 +298,7 @@ def prepare_run(config: TrainConfig | EnsembleConfig, again: bool = False) -> Ru
                 return kind(run.folder)
         else:
             run.clear()
-            (run.folder / "train.log").unlink(missing_ok=True)
+            for name in ("train.log", "status.json", "error.json"):
+                (run.folder / name).unlink(missing_ok=True)
         write_json(run.folder / "config.json", dataclasses.asdict(config))
     return kind(run.folder)

@@ -1,4 +1,4 @@
-"""From a run's test predictions to the files the two boards accept, and the check of such a file."""
+"""Write a run's test predictions as the files that the two boards accept, and check such files."""
 
 import codecs
 import csv
@@ -27,38 +27,38 @@ COLUMNS = {
 
 
 def file_name(edition: str, split: str) -> str:
-    """The name of a submission: sigir's board demands it, challengedata's takes any."""
+    """Return the file name of a submission: the sigir board requires it, challengedata accepts any."""
     return f"y_test_{split}_pred.tsv" if edition == "sigir" else "y_test_pred.csv"
 
 
 def read_predictions(path) -> pd.DataFrame:
-    """`id, split, label` (the most probable code) from a run's `test.parquet`, or from the run folder that holds it.
+    """Return `id, split, label` (the most probable code) from a run's `test.parquet`, or from its run folder.
 
-    The file has `id`, one `p_<code>` column a class, and maybe `split` (missing here without it) and `fold`: the folds
-    of one id are averaged. Its own `label`, if any, is the truth and is not read. The FINGERPRINTS that the file has
-    come too; a run without any, of an older kit, warns. Raises KitError.
+    The file has `id`, one `p_<code>` column per class, and optionally `split` (None without it) and `fold`: the folds
+    of one id are averaged. A column `label` in the file is the truth, and is not read. FINGERPRINTS in the file are
+    returned too; warn if a run has none, because an older kit wrote it. Raise KitError if the file is damaged.
     """
     path = resolve(path)
     path = path / "test.parquet" if path.is_dir() else path
     items, codes, values = read_probabilities(path, ["id"])
     means = mean_over_folds(path, items, codes, values)
-    found = predicted_items(items, means).assign(label=means.idxmax(axis=1).to_numpy())
-    known = [name for name in FINGERPRINTS if name in found]
-    if len(found) and not known and (path.parent / "config.json").is_file():
+    labelled = predicted_items(items, means).assign(label=means.idxmax(axis=1).to_numpy())
+    known = [name for name in FINGERPRINTS if name in labelled]
+    if len(labelled) and not known and (path.parent / "config.json").is_file():
         warnings.warn(
-            f"{path} does not say which products it answers, for an older kit wrote it: make sure that the test file "
-            f"has not changed since, or {TRAIN_AGAIN}.",
+            f"{path} does not say which products it predicts, because an older kit wrote it: make sure that the test "
+            f"file has not changed since, or {TRAIN_AGAIN}.",
             stacklevel=2,
         )
-    return found[["id", "split", "label", *known]]
+    return labelled[["id", "split", "label", *known]]
 
 
 def write_submission(predictions: pd.DataFrame, challenge: Challenge, out_dir, split: str | None = None) -> list[Path]:
-    """Write one checked file for each test split that `predictions` (`id, label`, maybe `split`) has, or for `split`.
+    """Write one checked file per test split of `predictions` (`id, label`, optionally `split`), or only for `split`.
 
-    Predictions that know their items' FINGERPRINTS are refused if the test file has other products under those ids now.
-    Rows are put in the test file's order. Every file passes the check of `check_submission` under a temporary name
-    before any gets its own. Raises KitError, and then leaves the folder's files as they were.
+    Predictions with FINGERPRINTS are refused if the test file now has other products under the same ids. Rows are put
+    in the test file's order. Every file must pass `check_submission` under a temporary name before any is renamed.
+    Raise KitError if one fails, and leave the folder's files unchanged.
     """
     if not challenge.test:
         raise KitError(f"{challenge.folder} has no test file, so there is nothing to submit; add it to the folder.")
@@ -69,7 +69,9 @@ def write_submission(predictions: pd.DataFrame, challenge: Challenge, out_dir, s
     if unknown := [name for name in [*splits, split or splits[0]] if name not in challenge.test]:
         raise KitError(f"there is no test split {unknown[0]!r}; choose among {shorten(challenge.test)}.")
     if split is not None and split not in splits:
-        raise KitError(f"the predictions have no rows of {split!r} but of {shorten(splits)}; predict that split first.")
+        raise KitError(
+            f"the predictions have no rows of {split!r}, only of {shorten(splits)}; predict that split first."
+        )
     if not named and split is None and len(splits) > 1:
         raise KitError(f"the predictions do not name their split; pass split= one of {shorten(splits)}.")
     texts = {}
@@ -83,7 +85,7 @@ def write_submission(predictions: pd.DataFrame, challenge: Challenge, out_dir, s
             temporary = out / f".{name}.{os.getpid()}"
             written[temporary] = out / name
             temporary.write_text(text, encoding="utf-8", newline="\n")
-            _check(temporary, challenge, split_name)
+            _check_rows(temporary, challenge, split_name)
         for temporary, path in written.items():
             os.replace(temporary, path)
     except OSError as error:
@@ -95,17 +97,17 @@ def write_submission(predictions: pd.DataFrame, challenge: Challenge, out_dir, s
 
 
 def _as_text(rows: pd.DataFrame, challenge: Challenge, split: str) -> str:
-    test, where = challenge.test[split], f"the predictions of {split!r}"
+    test, subject = challenge.test[split], f"the predictions of {split!r}"
     columns = COLUMNS[challenge.edition]
     if rows["id"].duplicated().any():
         raise KitError(
-            f"{where} repeat id {shorten(rows['id'][rows['id'].duplicated()].unique())}; keep one row of each."
+            f"{subject} repeat id {shorten(rows['id'][rows['id'].duplicated()].unique())}; keep one row of each."
         )
-    _require_same_products(rows, test, where)
+    _require_same_products(rows, test, subject)
     wrong = rows[~rows["label"].isin(challenge.classes)]  # NaN is in no set of codes
     if len(wrong):
         raise KitError(
-            f"{where} give id {wrong['id'].iloc[0]} the code {wrong['label'].iloc[0]}, "
+            f"{subject} give id {wrong['id'].iloc[0]} the code {wrong['label'].iloc[0]}, "
             f"which training does not have; predict one of {shorten(challenge.classes, 3)}."
         )
     labels = rows.set_index("id")["label"].loc[test["id"]].astype("int64").to_numpy()
@@ -114,16 +116,16 @@ def _as_text(rows: pd.DataFrame, challenge: Challenge, split: str) -> str:
     return table.to_csv(index=False, sep="\t" if challenge.edition == "sigir" else ",", lineterminator="\n")
 
 
-def _require_same_products(rows: pd.DataFrame, test: pd.DataFrame, where: str) -> None:
+def _require_same_products(rows: pd.DataFrame, test: pd.DataFrame, subject: str) -> None:
     """Raise KitError if predictions have other ids than the test items, or other products under the same ids.
 
-    A product whose picture was white, or is not there now, is told by its texts alone.
+    If a product's image was blank, or is missing now, only its texts are compared.
     """
     sides = {"lack": test["id"][~test["id"].isin(rows["id"])], "have unknown": rows["id"][~rows["id"].isin(test["id"])]}
     for what, ids in sides.items():
         if len(ids):
             raise KitError(
-                f"{where} {what} id {shorten(ids)} ({len(rows)} rows for {len(test)}); predict that test file."
+                f"{subject} {what} id {shorten(ids)} ({len(rows)} rows for {len(test)}); predict that test file."
             )
     rows, differ = rows.set_index("id").loc[test["id"]].reset_index(), pd.Series(False, range(len(test)))
     now = {"fingerprint": test.get("fingerprint")}
@@ -136,48 +138,48 @@ def _require_same_products(rows: pd.DataFrame, test: pd.DataFrame, where: str) -
     if differ.any():
         ids = shorten(test["id"][differ.to_numpy()])
         raise KitError(
-            f"{where} answer other products than the test file has now: {differ.sum()} of {len(test)} differ under the "
-            f"same ids ({ids}); train again with -p again True, or put back the test items that were predicted."
+            f"{subject} are for other products than the test file has now: {differ.sum()} of {len(test)} differ under "
+            f"the same ids ({ids}); train again with -p again True, or put back the test items that were predicted."
         )
 
 
 def check_test_items(run: Run, challenge: Challenge | None = None) -> None:
-    """Raise KitError if a finished run's predictions do not answer the test items of its challenge folder now.
+    """Raise KitError if a finished run's predictions are not for the current test items of its challenge folder.
 
     `challenge`: the folder, read with images.
     """
-    challenge = challenge or _read_raw(run.config.data, images="leave")
+    challenge = challenge or _read_uncleaned(run.config.data, images="leave")
     predictions = read_predictions(run.folder)
     for split, test in challenge.test.items():
-        where = f"the predictions of the run {run.name!r} of {split!r}"
-        _require_same_products(predictions[predictions["split"] == split], test, where)
+        subject = f"the predictions of the run {run.name!r} for {split!r}"
+        _require_same_products(predictions[predictions["split"] == split], test, subject)
 
 
 def check_submission(path, challenge: Challenge) -> str:
-    """One sentence that the file is valid, or a KitError that names the first line at fault.
+    """Return one sentence that the file is valid, or raise KitError that names the first wrong line.
 
-    The ids that count are those of the test file itself, read again.
+    The ids are compared with the test file itself, which is read again.
     """
     path = resolve(path)
     names = {file_name(challenge.edition, split): split for split in challenge.test}
     if not names:
         raise KitError(f"{challenge.folder} has no test file to check {path.name} against; add it to the folder.")
     if challenge.edition == "sigir" and path.name not in names:
-        raise KitError(f"{path.name} is not a name the board takes; rename it to {' or '.join(names)}.")
+        raise KitError(f"{path.name} is not a name that the board accepts; rename it to {' or '.join(names)}.")
     split = names.get(path.name, next(iter(challenge.test)))
-    rows = _check(path, challenge, split)
+    rows = _check_rows(path, challenge, split)
     return f"{path.name} is a valid {challenge.edition} submission of {rows} rows for {split}."
 
 
-def _read_raw(folder, images: str) -> Challenge:
+def _read_uncleaned(folder, images: str) -> Challenge:
     return read_challenge(folder, clean_titles=False, clean_descriptions=False, images=images)
 
 
-def _check(path: Path, challenge: Challenge, split: str) -> int:
+def _check_rows(path: Path, challenge: Challenge, split: str) -> int:
     text, columns, sep = read_text(path), COLUMNS[challenge.edition], "\t" if challenge.edition == "sigir" else ","
     if path.read_bytes().startswith(codecs.BOM_UTF8):
         raise KitError(
-            f"{path.name} begins with a byte-order mark, which a board may take for a part of the header; save it as "
+            f"{path.name} begins with a byte-order mark, which a board may read as part of the header; save it as "
             f"UTF-8 without one."
         )
     header = text.splitlines()[0]
@@ -186,8 +188,8 @@ def _check(path: Path, challenge: Challenge, split: str) -> int:
     test = challenge.test[split]
     if (now := read_test_ids(challenge, split)) != test["id"].tolist():
         raise KitError(
-            f"the test file of {split!r} in {challenge.folder} has {len(now)} items, and not the {len(test)} that were "
-            f"read of it; read the challenge folder again."
+            f"the test file of {split!r} in {challenge.folder} has changed since it was read ({len(now)} items now, "
+            f"{len(test)} then); read the challenge folder again."
         )
     expected = list(test[keys].astype(str).itertuples(index=False, name=None))
     place, codes = {row[0]: n for n, row in enumerate(expected)}, {str(code) for code in challenge.classes}
@@ -200,18 +202,16 @@ def _check(path: Path, challenge: Challenge, split: str) -> int:
         raise KitError(f"{path.name}, line 1: the header is {header!r}, not {sep.join(columns)!r}; write that header.")
     for n, (line, row) in enumerate(rows[1:]):
         if len(row) != len(columns):
-            raise KitError(
-                f"{line}{len(row)} fields, not {len(columns)}; keep {shorten(map(repr, columns))} and no more."
-            )
+            raise KitError(f"{line}{len(row)} fields, not {len(columns)}; keep only {shorten(map(repr, columns))}.")
         *ids, code = row
         if n >= len(expected) or ids[0] != expected[n][0]:
             if ids[0] not in place:
                 wrong = f"id {ids[0]!r} is not in the test file"
             elif place[ids[0]] < n:
-                wrong = f"id {ids[0]} comes a second time"
+                wrong = f"id {ids[0]} occurs a second time"
             else:
-                wrong = f"id {ids[0]} stands where {expected[n][0]} belongs"
-            raise KitError(f"{line}{wrong}; write the {len(expected)} ids once each, in the test file's order.")
+                wrong = f"id {ids[0]} is in the place of {expected[n][0]}"
+            raise KitError(f"{line}{wrong}; write each of the {len(expected)} ids once, in the test file's order.")
         for key, value, right in zip(keys, ids, expected[n], strict=True):
             if value != right:
                 raise KitError(f"{line}{key} is {value!r}, not {right}; copy it from the test file.")
@@ -221,16 +221,16 @@ def _check(path: Path, challenge: Challenge, split: str) -> int:
     if len(rows) - 1 < len(expected):
         raise KitError(
             f"{path.name} has {len(rows) - 1} rows, not {len(expected)}: it ends before id "
-            f"{expected[len(rows) - 1][0]}; write one row for each id of the test file."
+            f"{expected[len(rows) - 1][0]}; write one row per id of the test file."
         )
     return len(expected)
 
 
 def check_file(file: Path, data: Path | None) -> str:
-    """Return one sentence that the submission `file` is valid for the challenge folder `data`.
-
-    Without `data`, a file in submissions/<run>/ is checked against the folder that the run was trained on. Raises
+    """Return one sentence that the submission `file` is valid for the challenge folder `data`; otherwise raise
     KitError.
+
+    Without `data`, a file in submissions/<run>/ is checked against the folder that the run was trained on.
     """
     folder, run = file.resolve().parent, None
     with suppress(KitError):  # there is no project here
@@ -238,8 +238,10 @@ def check_file(file: Path, data: Path | None) -> str:
     run = run if run and run.finished else None
     source = data or (run.config.data if run else None)
     if source is None:
-        raise KitError(f"{file.name} is in no submissions/ folder of a finished run; name its challenge: --data DIR.")
-    challenge = _read_raw(source, images="leave" if run else "ignore")
+        raise KitError(
+            f"{file.name} is not in the submissions/ folder of a finished run; name its challenge: --data DIR."
+        )
+    challenge = _read_uncleaned(source, images="leave" if run else "ignore")
     if run:
         check_test_items(run, challenge)
     return check_submission(file, challenge)

@@ -16,10 +16,11 @@ from accelerate.utils import broadcast_object_list, get_int_from_env, parse_flag
 
 from kit.config import LAUNCHER, LINEAR
 from kit.core.console import accept_any_character
-from kit.core.exceptions import KitError
-from kit.runs import BEGINS, STOPPED, TrainingRun
+from kit.core.exceptions import Busy, KitError, OutOfMemory
+from kit.runs import TrainingRun
 from kit.training import linear
-from kit.training.interrupt import IgnoreBrokenPipe, Interrupted, Watch
+from kit.training.interrupt import Interrupted, Watch
+from kit.training.status import AT_WORK, Teller, crash, fail
 from kit.training.trainer import train
 
 WORLDS = "PMI", "OMPI_COMM_WORLD", "MV2_COMM_WORLD", "WORLD"  # whose _SIZE says of how many processes this is one
@@ -30,16 +31,16 @@ def main(arguments: list[str]) -> int:
     if not arguments:
         print("usage: accelerate launch -m kit.train runs/<name>/config.json …", file=sys.stderr)
         return 2
-    if os.environ.get(LAUNCHER):
-        sys.stdout, sys.stderr = IgnoreBrokenPipe(sys.stdout), IgnoreBrokenPipe(sys.stderr)
-    try:
-        state = meet()
-    except KitError as error:
-        print(f"{KitError.__name__}: {error}", file=sys.stderr, flush=True)
-        return 1
-    watch = Watch()
-    with watch.listening():
-        failed = _train_all(arguments, state, watch)
+    teller = Teller()
+    with teller.listening():
+        try:
+            state = meet()
+        except KitError as error:
+            print(f"{KitError.__name__}: {error}", file=sys.stderr, flush=True)
+            return 1
+        watch = Watch()
+        with watch.listening():
+            failed = _train_all(arguments, state, watch, teller)
     if torch.distributed.is_initialized():
         torch.distributed.destroy_process_group()
     return failed
@@ -84,41 +85,78 @@ def _finished(run: TrainingRun) -> bool:
     return broadcast_object_list([run.finished])[0]
 
 
-def _train_all(arguments: list[str], state: PartialState, watch: Watch) -> int:
-    """The exit status: 1 where a run failed, 130 after an interruption."""
-    failed, main = 0, state.is_main_process
+def _train_all(arguments: list[str], state: PartialState, watch: Watch, teller: Teller) -> int:
+    """The exit status: 1 if a run failed, AT_WORK if another process has it, 130 after an interruption."""
+    failed = 0
     for argument in arguments:
         path = Path(argument).resolve()
-        run = TrainingRun(path if path.is_dir() else path.parent)
-        try:
-            system = run.config.system  # before the lock, which would make a folder that is not there
-            finished = _finished(run)
-            with run.alone() if main and not finished else nullcontext():
-                if finished or _finished(run):  # by now: another process may have held it meanwhile
-                    if main:
-                        print(f"{run.name} is finished already", flush=True)
-                    continue
-                if main:
-                    print(f"{BEGINS}{run.name}", flush=True)
-                if system in LINEAR:
-                    linear.fit(run)
-                else:
-                    train(run, watch)
-        except Interrupted as reason:
-            if state.is_main_process:
-                saved = "goes on from its saved state" if run.begun else "begins anew: nothing was saved yet"
-                why = str(reason) or "stopped in another process"
-                sentence = f"{STOPPED}{why}; the same command {saved} (-p again True would start over)."
-                print(f"\n{KitError.__name__}: {run.name}: {sentence}", file=sys.stderr, flush=True)
-            return 130
-        except KitError as error:
-            # one raised in a process that reads images arrives with that process's traceback around it
-            sentence = str(error).rsplit(f"{KitError.__name__}: ", 1)[-1].strip()
-            print(f"\n{KitError.__name__}: {run.name}: {sentence}", file=sys.stderr, flush=True)
-            failed = 1
-            if state.num_processes > 1:  # the other processes may be elsewhere: all start anew with the next run
-                return 1
+        status = _train_one(TrainingRun(path if path.is_dir() else path.parent), state, watch, teller)
+        if status == 130 or (status and state.num_processes > 1):  # the others may be elsewhere: all start anew
+            return status
+        failed = 1 if 1 in (failed, status) else max(failed, status)
     return failed
+
+
+def _train_one(run: TrainingRun, state: PartialState, watch: Watch, teller: Teller) -> int:
+    """The exit status, as far as this run goes."""
+    main = state.is_main_process
+    try:
+        run.config  # noqa: B018 (asked before the lock, which would make a folder that is not there)
+        finished = _finished(run)
+        with run.alone() if main and not finished else nullcontext():
+            if finished or _finished(run):  # by now: another process may have held it meanwhile
+                if main:
+                    print(f"{run.name} is finished already", flush=True)
+                return 0
+            with teller.telling(run) if main else nullcontext():
+                return _train(run, watch, teller, main)
+    except Interrupted as reason:  # while it waited for the run
+        return _stopped(run, reason, main)
+    except KitError as error:
+        _say(run, _describe(run, error))
+        return AT_WORK if isinstance(error, Busy) else 1
+
+
+def _train(run: TrainingRun, watch: Watch, teller: Teller, main: bool) -> int:
+    """The same, once the run is held: its folder tells what goes wrong."""
+    try:
+        if main:
+            print(f"── {run.name}", flush=True)
+        if run.config.system in LINEAR:
+            linear.fit(run)
+        else:
+            train(run, watch)
+        return 0
+    except Interrupted as reason:
+        if main:
+            fail(run, "stopped", _describe(run, reason))
+        return _stopped(run, reason, main)
+    except KitError as error:
+        fail(run, "memory" if isinstance(error, OutOfMemory) else "error", _describe(run, error))
+        _say(run, _describe(run, error))
+        return 1
+    except BaseException as error:
+        crash(run, error, teller)
+        raise
+
+
+def _stopped(run: TrainingRun, reason: Interrupted, main: bool) -> int:
+    if main:
+        _say(run, _describe(run, reason))
+    return 130
+
+
+def _describe(run: TrainingRun, error: BaseException) -> str:
+    if isinstance(error, Interrupted):
+        saved = "goes on from its saved state" if run.begun else "begins anew: nothing was saved yet"
+        why = str(error) or "stopped in another process"
+        return f"The training was {why}; the same command {saved} (-p again True would start over)."
+    # one raised in a process that reads images arrives with that process's traceback around it
+    return str(error).rsplit(f"{KitError.__name__}: ", 1)[-1].strip()
+
+
+def _say(run: TrainingRun, sentence: str) -> None:
+    print(f"\n{KitError.__name__}: {run.name}: {sentence}", file=sys.stderr, flush=True)
 
 
 if __name__ == "__main__":

@@ -103,7 +103,7 @@ def test_raw_text_case_of_names_mark_and_whole_floats(tmp_path):
         ({X: CSV[X].replace("NaN", "a,b,c")}, [X, "line 3: 7 fields, not 5", "mend"]),
         ({Y: ",prdtypecode\n0,10,\n1,10,\n2,10,\n"}, [Y, "line 2: 3 fields, not 2"]),
         ({Y: ",prdtypecode\n0,10\n1,10,7\n2,10\n"}, [Y, "line 3", "mend"]),
-        ({X: CSV[X] + '3,"open,x,1,2\n'}, [X, "line 6", "never ends", "remove that mark"]),
+        ({X: CSV[X] + '3,"open,x,1,2\n'}, [X, "line 6", "is never closed", "remove or close it"]),
         ({X: CSV[X].encode().replace(b"NaN", b"\xe9t\xe9")}, [X, "line 3", "UTF-8"]),
         ({X: CSV[X].encode("utf-16")}, [X, "line 1", "UTF-8"]),
         ({Y: CSV[Y] + "7,10\n"}, ["3 rows", "4", "1 only in " + Y, "(7)", "same download"]),
@@ -177,7 +177,7 @@ def test_two_pictures_of_one_item_must_be_the_same(tmp_path):
     assert read_challenge(tmp_path).train["image_path"].notna().all()
     (tmp_path / "backup" / "image_train" / "image_22_product_12.jpg").write_bytes(b"another")
     sentence = refusal(tmp_path, images="require")
-    for word in (X, "two pictures that differ", "backup/image_train/image_22_product_12.jpg", "remove"):
+    for word in (X, "two different images", "backup/image_train/image_22_product_12.jpg", "remove"):
         assert word in sentence
 
 
@@ -352,12 +352,15 @@ def test_descriptions_of_several_lines_are_legal(tmp_path, edition, text):
     ("change", "words"),
     [
         ({Y: CSV[Y].replace("2583", '"2583').replace("2705", '2705"')}, [Y, "lines 2 to 4", "stray mark"]),
-        ({Y: CSV[Y].replace("1,10", '1,"10')}, [Y, "line 3", "never ends"]),
+        ({Y: CSV[Y].replace("1,10", '1,"10')}, [Y, "line 3", "is never closed"]),
         ({"classes.csv": 'code,name\n10,"Livres\n40,Jeux\n50,Vins"\n'}, ["classes.csv", "lines 2 to 4"]),
         ({X: CSV[X].replace("designation", '"designation').replace("ronde", 'ronde"')}, [X, "lines 1 to 2", "header"]),
         ({X: CSV[X].replace("1,NaN", "007,NaN")}, [X, "line 3", "row index is '007'", "read as 7", "leading zeros"]),
         ({Y: CSV[Y].replace("2583", "0010")}, [Y, "line 2", "prdtypecode is '0010'", "read as 10"]),
-        ({Y: CSV[Y].replace("2583", "10.0")}, [Y, "line 3", "prdtypecode is '10'", "'10.0' in another", "alike"]),
+        (
+            {Y: CSV[Y].replace("2583", "10.0")},
+            [Y, "line 3", "prdtypecode is '10'", "'10.0' in another", "the same way"],
+        ),
         ({X: CSV[X].replace("12,22", "-03,22")}, [X, "line 3", "productid", "'-03'"]),
         ({"classes.csv": "code,name\n10,A\n010,B\n"}, ["classes.csv", "line 3", "code is '010'"]),
         ({X: ("," + CSV[X]).replace("\n", "\n5,").replace(",,des", ",Unnamed: 0,des")}, [X, "2 columns that may be"]),

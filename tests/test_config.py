@@ -66,7 +66,7 @@ REFUSALS = [
     ({"run": "a b"}, "must be a folder name"),
     ({"run": "a" * 300}, "must be a folder name of up to 250"),
     ({"val_share": 1.0}, "val_share=1.0 is too large"),
-    ({"data": "donn\udce9es"}, r"data='donn\\udce9es' is in another encoding than this shell's"),
+    ({"data": "donn\udce9es"}, r"data='donn\\udce9es' is not in this shell's encoding"),
 ]
 
 

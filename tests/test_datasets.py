@@ -111,18 +111,18 @@ def test_workers_are_as_many_as_shared_memory_holds_batches_of(monkeypatch, caps
         return SimpleNamespace(free=free * 2**20)
 
     monkeypatch.setattr(kit.data.sampler.shutil, "disk_usage", disk_usage)
-    kit.data.sampler._say.cache_clear()
+    kit.data.sampler._print_once.cache_clear()
     assert [make_loader(undecoded(size), batch_size, workers=2).num_workers for _ in range(2)] == [workers] * 2
-    said = f"/dev/shm is too small for 2 workers that read such batches, and {workers} start: start the container with"
+    said = f"Only {workers} of 2 workers start: /dev/shm is too small for their batches, so start the container with"
     assert capsys.readouterr().out.count(said) == (workers < 2)
 
 
 def test_workers_whose_sockets_have_too_long_a_path_are_not_started(monkeypatch, tmp_path, capsys):
     (tmp_path / ("long" * 20)).mkdir()
     monkeypatch.setattr("tempfile.tempdir", str(tmp_path / ("long" * 20)))
-    kit.data.sampler._say.cache_clear()
+    kit.data.sampler._print_once.cache_clear()
     assert make_loader(undecoded(32), 4, workers=2).num_workers == 0
-    assert "TMPDIR is too long a path" in capsys.readouterr().out
+    assert "No workers start: TMPDIR is too long" in capsys.readouterr().out
 
 
 def test_a_batch_that_does_not_fit_into_shared_memory_is_not_lost(monkeypatch):

@@ -14,7 +14,7 @@ from scipy.stats import t as student
 from scipy.stats import ttest_ind
 from sklearn.metrics import f1_score, precision_score, recall_score
 
-from kit.analysis.errors import Errors, confusions, per_class, read_errors, welch, worst
+from kit.analysis.errors import Errors, confusions, per_class, read_errors, welch, worst_mistakes
 from kit.analysis.gallery import gallery
 from kit.config import train_config
 from kit.core.exceptions import KitError
@@ -218,8 +218,8 @@ def test_a_class_without_items_has_no_score():
 
 def test_the_worst_come_first_and_only_mistakes():
     found = make_errors([10] * 4, [10, 40, 40, 40], [9.0, 1.0, 3.0, 2.0])
-    assert worst(found, 2)["loss"].tolist() == [3, 2]
-    for call in (worst, confusions):
+    assert worst_mistakes(found, 2)["loss"].tolist() == [3, 2]
+    for call in (worst_mistakes, confusions):
         with pytest.raises(KitError, match="=0 is too small"):
             call(found, 0)
 
@@ -260,8 +260,8 @@ def test_gallery_shows_pictures_and_says_where_there_is_none(tmp_path):
     page = Page(gallery(found.items.assign(image_path=paths), {}))
     (source,) = page.sources
     assert source.startswith("data:image/jpeg;base64,") and len(source) < 10_000
-    assert page.texts.count("picture unreadable") == 2
-    assert page.texts.count("no picture") == 1
+    assert page.texts.count("image unreadable") == 2
+    assert page.texts.count("no image") == 1
     assert page.texts.count("(no description)") == 1
 
 
@@ -273,8 +273,8 @@ def test_long_texts_are_cut_even_without_spaces():
 @pytest.mark.filterwarnings("error")
 def test_a_run_without_mistakes():
     found = make_errors([10, 40, 10, 40], [10, 40, 10, 40], [0.1, 0.2, 0.3, 0.4], [True, True, False, False])
-    assert confusions(found).empty and worst(found).empty
-    assert "No item" in gallery(worst(found), {})
+    assert confusions(found).empty and worst_mistakes(found).empty
+    assert "No item" in gallery(worst_mistakes(found), {})
     assert (per_class(found)["f1"] == 1).all()
     assert welch(found)["note"].tolist()[:2] == [
         "Too few items: the test needs two without and two with a description.",

@@ -93,7 +93,7 @@ TOGETHER = [0] * 10 + list(range(1, 21))  # class 1 is one group
 LOST = "All items of class 1 validate in fold .*: take "
 REFUSALS = [
     ([1] * 10, None, {"folds": 2}, "All 10 training items are of one class"),
-    ([1] * 10 + [2], None, {"folds": 2}, "Class 2 has one training item"),
+    ([1] * 10 + [2], None, {"folds": 2}, "Class 2 has only one training item"),
     (UNEQUAL, None, {"folds": 21}, "folds=21 needs more than the 20 items .*: take fewer folds"),
     (UNEQUAL, [0, 1] * 15, {"folds": 4}, "folds=4 needs more than the 2 items .*, or groups"),
     (UNEQUAL, range(30), {"val_share": 0.01}, "val_share=0.01 needs more than the 20 items .*: take another share"),

@@ -200,7 +200,7 @@ def test_verdicts_on_many_claims_at_once_are_stricter(study, bounds, alone, at_o
     found = tables.claims(pd.DataFrame(), gains(*bounds), final, errors)
     assert found["verdict"].tolist() == [*alone, "not testable"]
     assert found[tables.AT_ONCE].tolist() == [*at_once, "not testable"]
-    assert ("tested at once" in tables.verdicts(found)) == (len(bounds) > 1)
+    assert ("tested at once" in tables.explain_verdicts(found)) == (len(bounds) > 1)
 
 
 def test_holm_is_the_textbooks():
@@ -240,7 +240,9 @@ def test_the_report_says_what_the_choice_of_the_epoch_is_worth(study):
     curves(runs[0].name, [0.5, 0.71, 0.7], [0.5, 0.6, 0.6])
     curves(runs[1].name, [0.9, 0.5, 0.87])
     (text,) = notes(runs, tables.Answers())
-    assert "over the 3 models trained for table 1 the kept epoch is 1.3 points above the last in the mean" in text
+    assert (
+        "for the 3 models trained for table 1, the selected epoch is 1.3 points above the last one on average" in text
+    )
     assert "at most 3.0" in text
     for run in runs:
         write_json(run.folder / "config.json", dataclasses.asdict(run.config) | {"keep": "last"})
@@ -255,7 +257,7 @@ def test_the_report_says_what_was_chosen_on_the_sample(root, data, codes):
     answers = tables.Answers(pd.Series(codes, dtype=int))
     (text,) = notes([open_run("some")], answers)
     assert "chosen on validation splits of this same sample" in text
-    assert ("`test` had no part in that" in text) == bool(codes)
+    assert ("`test` played no part in that" in text) == bool(codes)
     write_json(open_run("some").folder / "config.json", dataclasses.asdict(config) | {"data": str(root)})
     assert "this same sample" not in "".join(notes([open_run("some")], answers))
 
@@ -263,7 +265,7 @@ def test_the_report_says_what_was_chosen_on_the_sample(root, data, codes):
 def test_runs_on_other_items_are_not_compared(study):
     config = ablations(VALUES, 1)["no-bilstm"][0]
     fake(config, 0.5, items=30)
-    with pytest.raises(KitError, match="validate other items: train them with the same split"):
+    with pytest.raises(KitError, match="validate different items: train them with the same split"):
         tables.ablations(study)
 
 
@@ -284,7 +286,7 @@ def test_the_report_is_written_from_run_folders_alone(study, root, tiny_data):
 @pytest.mark.parametrize(
     ("rows", "sentence"),
     [
-        ({36: 10}, "has other ids than the test file"),
+        ({36: 10}, "has different ids than the test file"),
         ({i: 10 for i in range(36, 42)} | {42: None}, "line 8: prdtypecode is missing"),
     ],
 )
@@ -475,18 +477,18 @@ def test_what_was_not_measured_is_no_zero(root):
     fake(train_config(run="one"), 0.9)
     run = open_run("one")
     row = tables.runs([run]).iloc[0]
-    assert (row["seconds a step"], row["process peak GB"], row["seconds"]) == ("–", "–", "1")
+    assert (row["seconds per step"], row["process peak GB"], row["seconds"]) == ("–", "–", "1")
     write_json(
         run.folder / "summary.json", run.summary | {"step_seconds": 65.2, "peak_memory_gb": 2.19, "seconds": 0.3}
     )
     row = tables.runs([run]).iloc[0]
-    assert (row["seconds a step"], row["process peak GB"], row["seconds"]) == ("65", "2.2", "0.3")
+    assert (row["seconds per step"], row["process peak GB"], row["seconds"]) == ("65", "2.2", "0.3")
 
 
 @pytest.mark.parametrize(
     ("changed", "sentence"),
     [
-        ({"limit": 30}, r"read other items \(limit: 30 and 0\): train one again as the other"),
+        ({"limit": 30}, r"read different items \(limit: 30 and 0\): train one again like the other"),
         ({"clean_titles": False, "limit": 9}, r"\(limit: 9 and 0; clean_titles: False and True\)"),
         ({}, "The data changed between 's-no-bilstm-s0' and 's-no-bilstm-s1': train the older one again"),
     ],

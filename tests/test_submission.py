@@ -133,8 +133,8 @@ def test_a_folder_without_a_test_file(tmp_path):
         (GOOD.replace(",", ";"), ["semicolon", "comma"]),
         (GOOD.replace(",prd", "id,prd"), ["line 1", "header", "',prdtypecode'"]),
         ("prdtypecode\n10\n2583\n10\n", ["line 1", "header"]),
-        (GOOD.replace("9,10\n7,2583", "7,2583\n9,10"), ["line 2", "id 7 stands where 9 belongs", "order"]),
-        (GOOD.replace("8,10", "7,10"), ["line 4", "id 7 comes a second time"]),
+        (GOOD.replace("9,10\n7,2583", "7,2583\n9,10"), ["line 2", "id 7 is in the place of 9", "order"]),
+        (GOOD.replace("8,10", "7,10"), ["line 4", "id 7 occurs a second time"]),
         (GOOD.replace("8,10", "99,10"), ["line 4", "'99' is not in the test file"]),
         (GOOD.replace("7,", "7.0,"), ["line 3", "'7.0'"]),
         (GOOD + "9,10\n", ["line 5", "second time"]),
@@ -222,16 +222,16 @@ def test_the_test_files_own_ids_count_and_not_a_damaged_frame(csv, tmp_path, row
     short = dataclasses.replace(csv, test={"test": csv.test["test"].iloc[rows].reset_index(drop=True)})
     lines = "".join(f"{i},10\n" for i in short.test["test"]["id"])
     fill(tmp_path, {"y.csv": ",prdtypecode\n" + lines})
-    with pytest.raises(KitError, match=f"has 3 items, and not the {len(short.test['test'])} that were read of it"):
+    with pytest.raises(KitError, match=rf"changed since it was read \(3 items now, {len(short.test['test'])} then\)"):
         check_submission(tmp_path / "y.csv", short)
-    with pytest.raises(KitError, match="has 3 items"):
+    with pytest.raises(KitError, match="3 items now"):
         write_submission(frame(short.test["test"]["id"], 10), short, tmp_path)
 
 
 def test_a_test_file_that_changed_since_it_was_read(csv, tmp_path):
     fill(tmp_path, {"y.csv": GOOD})
     (csv.folder / "X_test.csv").write_text(CSV["X_test.csv"] + "10,D,,4,4\n")
-    with pytest.raises(KitError, match="has 4 items, and not the 3"):
+    with pytest.raises(KitError, match=r"changed since it was read \(4 items now, 3 then\)"):
         check_submission(tmp_path / "y.csv", csv)
     (csv.folder / "X_test.csv").unlink()
     with pytest.raises(KitError, match="put the test file back"):
@@ -292,7 +292,7 @@ def test_predictions_of_other_products_are_refused(root, catalogue, name):
         if name == "a picture" and run.name == "one":  # which read none
             assert write_submission(read_predictions(run.folder), challenge, root / "out")
             continue
-        with pytest.raises(KitError, match=rf"answer other products .* {count} of 7 differ under the same ids"):
+        with pytest.raises(KitError, match=rf"are for other products .* {count} of 7 differ under the same ids"):
             write_submission(read_predictions(run.folder), challenge, root / "other")
         with pytest.raises(KitError, match=rf"run '{run.name}' .* {count} of 7 differ"):
             check_test_items(run)
@@ -340,7 +340,7 @@ def test_predictions_that_do_not_know_their_products(root, catalogue):
     table.to_parquet(run.folder / "test.parquet")
     change(catalogue, rows=[1], text="Autre")
     challenge = read_challenge(catalogue, images="ignore")
-    with pytest.warns(UserWarning, match="does not say which products it answers"):
+    with pytest.warns(UserWarning, match="does not say which products it predicts"):
         predictions = read_predictions(run.folder)
     assert write_submission(predictions, challenge, root / "out")
     table.to_parquet(root / "mine.parquet")
@@ -378,7 +378,7 @@ def test_the_command_finds_the_folder_of_a_run(root, catalogue, capsys):
     assert "valid" in capsys.readouterr().out
     elsewhere = shutil.copy(path, root / "mine.csv")
     assert check(elsewhere) == 1
-    assert re.search(r"mine.csv is in no submissions/ folder .*--data DIR", capsys.readouterr().err)
+    assert re.search(r"mine.csv is not in the submissions/ folder .*--data DIR", capsys.readouterr().err)
     assert check(elsewhere, "--data", catalogue) == 0
     change(catalogue, rows=[1], text="Autre")
     for more in ([], ["--data", catalogue]):

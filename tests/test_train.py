@@ -24,13 +24,15 @@ import kit.training.trainer
 from kit.config import EnsembleConfig, train_config
 from kit.core.exceptions import KitError
 from kit.core.files import write_json
-from kit.data.folds import holdout, subset
+from kit.data.folds import holdout, stratified_sample
 from kit.data.sampler import LengthBatches, make_loader
 from kit.models.backbones import find_backbones
 from kit.models.classifier import build_model
 from kit.runs import Run, find_run, list_runs, prepare_run
 from kit.train import main, meet
+from kit.training.launch import died
 from kit.training.loop import parameter_groups, predict
+from kit.training.status import AT_WORK, Teller, read_error, read_status
 from kit.training.trainer import prepare, train
 from kit.training.weights import load_weights
 
@@ -290,9 +292,8 @@ def test_who_waits_for_others_says_so_first_and_can_be_stopped(unmet, monkeypatc
     assert signal.getsignal(signal.SIGINT) == usual
 
 
-def test_a_log_is_touched_when_its_run_is_held_and_not_before(root, tiny_config):
-    from kit.training.launch import _Logs
-
+def test_a_log_is_touched_when_its_run_is_held_and_not_before(root, tiny_config, monkeypatch, capsys):
+    monkeypatch.setattr("kit.runs.PATIENCE", 0)
     runs = [prepare_run(train_config(**tiny_config, run=name)) for name in "ab"]
     for run in runs:
         (run.folder / "train.log").write_text("of another\n")
@@ -300,29 +301,28 @@ def test_a_log_is_touched_when_its_run_is_held_and_not_before(root, tiny_config)
     def logs() -> list[str]:
         return [(run.folder / "train.log").read_text(encoding="utf-8") for run in runs]
 
-    busy, sentence = _Logs(runs), "The run 'a' is at work in another process: wait for it."
-    busy.error(f"KitError: a: {sentence}\n")
-    busy.write(f"KitError: a: {sentence}\n")
-    busy.close()
-    assert logs() == ["of another\n"] * 2 and busy.sentences == {"a": sentence}
-    held = _Logs(runs)
-    for line in ("warning\n", "── a\n", "epoch\n"):
-        held.write(line)
-    held.error("KitError: b: The run 'b' is at work in another process: wait for it.\n")
-    held.close()
+    with runs[0].alone():
+        assert main([str(runs[0].folder / "config.json")]) == AT_WORK
+        busy = died(runs[0], AT_WORK, capsys.readouterr().err)
+    assert "The run 'a' is at work in another process: wait for it" in busy["sentence"]
+    assert logs() == ["of another\n"] * 2 and not read_status(runs[0]) and not read_error(runs[0])
+    teller = Teller()
+    with teller.listening():
+        print("warning")
+        with runs[0].alone(), teller.telling(runs[0]):
+            print("── a")
+            print("epoch")
+        print("KitError: b: The run 'b' is at work in another process: wait for it.", file=sys.stderr)
     assert logs() == ["of another\nwarning\n── a\nepoch\n", "of another\n"]
 
 
-def test_what_a_training_said_that_died_at_once_is_kept(root, tiny_config):
-    from kit.training.launch import _Logs
-
+def test_what_a_training_said_that_died_at_once_is_kept(root, tiny_config, monkeypatch):
+    monkeypatch.setattr("kit.runs.PATIENCE", 0)
     run = prepare_run(train_config(**tiny_config, run="run"))
-    logs = _Logs([run])
-    logs.write("ImportError: no torch\n")
     with run.alone():
-        logs.close()
+        assert "at work in another process" in died(run, 1, "ImportError: no torch\n")["sentence"]
     assert not (run.folder / "train.log").exists()
-    logs.close()
+    assert "stopped with exit status 1 (ImportError: no torch): " in died(run, 1, "ImportError: no torch\n")["sentence"]
     assert (run.folder / "train.log").read_text() == "ImportError: no torch\n"
 
 
@@ -392,7 +392,7 @@ def test_a_run_out_of_memory_on_several_processes_starts_anew(root, tiny_config,
         asked.append(runs[0].config.accumulate)
         if asked[-1] < 4:
             write_json(run.folder / "config.json", dataclasses.asdict(run.config) | {"accumulate": 2 * asked[-1]})
-        return 0, {"run": "Memory ran out"}
+        return 0, {"run": {"kind": "memory", "sentence": "Memory ran out"}}
 
     monkeypatch.setattr(launch._Crew, "_start", start)
     with pytest.raises(KitError, match="Memory ran out"):
@@ -420,7 +420,8 @@ def test_a_stopped_run_keeps_the_others_from_starting(root, tiny_config, monkeyp
 
     def start(crew, runs):
         asked.append([run.name for run in runs])
-        return 0, {"a": "The training was stopped after 5 minutes, as max_minutes says; the same command goes on."}
+        sentence = "The training was stopped after 5 minutes, as max_minutes says; the same command goes on."
+        return 0, {"a": {"kind": "stopped", "sentence": sentence}}
 
     monkeypatch.setattr(launch._Crew, "_start", start)
     with pytest.raises(KitError, match="stopped after 5 minutes"):
@@ -514,7 +515,7 @@ def test_a_folder_removed_meanwhile_is_not_made_again(root, tiny_config, monkeyp
     run = prepare_run(train_config(**tiny_config, run="gone"))
     predict = kit.training.loop.predict
     monkeypatch.setattr(kit.training.loop, "predict", lambda *a: (shutil.rmtree(run.folder, True), predict(*a))[1])
-    with pytest.raises(KitError, match="gone was removed or emptied meanwhile"):
+    with pytest.raises(KitError, match="gone was removed or emptied during the run"):
         train(run)
     assert not run.finished
 
@@ -633,12 +634,12 @@ def test_the_split_is_stratified_and_repeatable():
     assert labels[mask].value_counts().to_dict() == {1: 12, 2: 6, 3: 2}
     assert (mask == holdout(labels, 0.2, 0)).all()
     assert (mask != holdout(labels, 0.2, 1)).any()
-    half = subset(labels, 50, 0)
+    half = stratified_sample(labels, 50, 0)
     assert labels[half].value_counts().to_dict() == {1: 30, 2: 15, 3: 5}
-    assert set(labels[subset(labels, 99, 0)]) == set(labels[subset(labels, 6, 0)]) == {1, 2, 3}
+    assert set(labels[stratified_sample(labels, 99, 0)]) == set(labels[stratified_sample(labels, 6, 0)]) == {1, 2, 3}
     with pytest.raises(KitError, match="limit=5 is too small for 3 classes"):
-        subset(labels, 5, 0)
-    assert len(subset(labels, 0, 0)) == len(subset(labels, 500, 0)) == 100
+        stratified_sample(labels, 5, 0)
+    assert len(stratified_sample(labels, 0, 0)) == len(stratified_sample(labels, 500, 0)) == 100
 
 
 @pytest.mark.parametrize(

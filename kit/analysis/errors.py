@@ -24,10 +24,11 @@ NO_VARIANCE = "The losses do not vary: the test needs some that differ."
 
 @dataclass(frozen=True, eq=False)
 class Errors:
-    """The out-of-fold items of a run and what it predicts of each.
+    """The out-of-fold items of a run with its predictions.
 
     `items` `[N]`: id, title, description (None: missing), image_path, label, predicted, probability (of the predicted
-    class), probability_true, loss (cross-entropy, nats), described, wrong · `codes` `[K]` · `names` by code, maybe {}.
+    class), probability_true, loss (cross-entropy, nats), described (has a description), wrong · `codes` `[K]` ·
+    `names` by code; {} if unknown.
     """
 
     items: pd.DataFrame
@@ -36,12 +37,12 @@ class Errors:
 
     @property
     def wrong(self) -> pd.DataFrame:
-        """The misclassified items."""
+        """Return the misclassified items."""
         return self.items[self.items["wrong"]]
 
     @property
     def counts(self) -> np.ndarray:
-        """Confusion counts `[K, K]`, true class by predicted class."""
+        """Return the confusion counts `[K, K]`, true class by predicted class."""
         true, predicted = (pd.Index(self.codes).get_indexer(self.items[name]) for name in ("label", "predicted"))
         return confusion(true, predicted, len(self.codes))
 
@@ -50,11 +51,10 @@ class Errors:
 
 
 def read_errors(run: Run, challenge: Challenge | None = None) -> Errors:
-    """Joins a run's out-of-fold predictions to the items of its challenge folder. A missing image warns.
+    """Join a run's out-of-fold predictions with the items of its challenge folder; warn if images are missing.
 
-    `challenge`: the folder, where it has been read already.
-
-    Raises KitError where ids or labels are no longer those that the run was trained on.
+    `challenge`: the folder, if it has been read already. Raise KitError if ids or labels are no longer those that the
+    run was trained on.
     """
     frame, codes, probabilities = run.predictions("oof")
     challenge = challenge or challenge_of(run)
@@ -80,7 +80,7 @@ def read_errors(run: Run, challenge: Challenge | None = None) -> Errors:
 
 
 def confusions(errors: Errors, top: int = 5) -> pd.DataFrame:
-    """The most frequent mistakes (figure 4): predicted and actual code and name, count, and share of all mistakes."""
+    """Return the most frequent mistakes (figure 4): predicted and actual class, count, share of all mistakes."""
     wrong = errors.wrong
     pairs = wrong.groupby(["predicted", "label"]).size().sort_values(ascending=False, kind="stable")
     pairs = pairs.head(_positive("top", top)).rename("count").reset_index().rename(columns={"label": "actual"})
@@ -90,13 +90,13 @@ def confusions(errors: Errors, top: int = 5) -> pd.DataFrame:
 
 
 def welch(errors: Errors) -> pd.DataFrame:
-    """Does a missing description go with a larger loss (table 4)? A row for each of three comparisons.
+    """Test whether a missing description goes with a larger loss (table 4); one row per comparison.
 
-    `misclassified items`, the paper's group, and `all items`: Welch's t-test. `within class`: what is left of the
-    second between items of one class, since classes differ in how often they lack descriptions and in how hard they
-    are. Columns: number of items, mean loss (nats) and error rate, `_without` and `_with` a description; the difference
-    of the mean losses, without − with, and its 95 % interval; its `t` (the paper prints with − without), `df`, and the
-    one-sided `p` (H1: without is larger). If no test is possible these are nan, and `note` says why.
+    `misclassified items` (the paper's group) and `all items`: Welch's t-test. `within class`: the same for items of one
+    class, because classes differ both in how often they lack descriptions and in how hard they are. Columns: number of
+    items, mean loss (nats) and error rate, each `_without` and `_with` a description; the difference of the mean
+    losses, without − with, and its 95 % interval; its `t` (the paper prints with − without), `df`, and the one-sided
+    `p` (H1: without is larger). If no test is possible, these are nan and `note` says why.
     """
     items = errors.items
     rows = {"misclassified items": _welch(errors.wrong), "all items": _welch(items), "within class": _within(items)}
@@ -114,7 +114,7 @@ def _welch(items: pd.DataFrame) -> dict:
     if max(without["loss"].std(), given["loss"].std()) < 1e-9:
         return row | {"note": NO_VARIANCE}
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore", RuntimeWarning)  # scipy's, where one side's losses are all the same
+        warnings.simplefilter("ignore", RuntimeWarning)  # scipy warns if all losses of one side are equal
         test = ttest_ind(without["loss"], given["loss"], equal_var=False)
         larger = ttest_ind(without["loss"], given["loss"], equal_var=False, alternative="greater")
     low, high = test.confidence_interval(0.95)
@@ -123,11 +123,11 @@ def _welch(items: pd.DataFrame) -> dict:
 
 
 def _within(items: pd.DataFrame) -> dict:
-    """The within-class (fixed effects) estimator: the slope of the loss on "has no description", each less its class's
-    mean, with the robust error HC3.
+    """Return the within-class (fixed effects) estimate: the slope of the loss on "has no description", after
+    subtracting the class mean from both, with the robust standard error HC3.
 
-    Only the items of classes that have both kinds compare anything: the numbers of items count those. Means are nan:
-    an estimate across classes has none of its own.
+    Only classes with both kinds of items contribute, so only their items are counted. Means are nan: an estimate across
+    classes has none.
     """
     share = items.groupby("label")["described"].transform("mean")
     items = items[(share > 0) & (share < 1)]
@@ -146,7 +146,7 @@ def _within(items: pd.DataFrame) -> dict:
     rest = loss - slope * d
     if np.abs(rest).max() < 1e-9:
         return row | {"difference": slope, "note": NO_VARIANCE}
-    leverage = 1 / classes["d"].transform("size").to_numpy() + d**2 / spread  # below 1 with two of each kind
+    leverage = 1 / classes["d"].transform("size").to_numpy() + d**2 / spread  # below 1 if there are two of each kind
     error = np.sqrt((d**2) @ (rest / (1 - leverage)) ** 2) / spread
     df = len(items) - classes.ngroups - 1
     t, half = slope / error, student.ppf(0.975, df) * error
@@ -155,10 +155,10 @@ def _within(items: pd.DataFrame) -> dict:
 
 
 def per_class(errors: Errors) -> pd.DataFrame:
-    """One row per class: code, name, support, predicted (counts), precision, recall, f1, and the F1's 95 % interval.
+    """Return one row per class: code, name, support, predicted (counts), precision, recall, f1 and F1's 95 % interval.
 
-    Of the n items that are of a class or taken for it, the share h of the hits is a binomial proportion, and F1 is
-    2h / (1 + h): the interval is Wilson's of h. nan where there is nothing to divide by.
+    Let h be the share of hits among the items that are of a class or are predicted as it. It is a binomial proportion,
+    and F1 is 2h / (1 + h), so the interval is Wilson's interval of h. Values are nan if the divisor is 0.
     """
     counts = errors.counts
     support, predicted, hits = counts.sum(1), counts.sum(0), np.diag(counts)
@@ -182,8 +182,8 @@ def per_class(errors: Errors) -> pd.DataFrame:
     )
 
 
-def worst(errors: Errors, n: int = 12) -> pd.DataFrame:
-    """The misclassified items with the highest loss, highest first."""
+def worst_mistakes(errors: Errors, n: int = 12) -> pd.DataFrame:
+    """Return the misclassified items with the highest loss, highest first."""
     return errors.wrong.nlargest(_positive("worst", n), "loss")
 
 

@@ -1,4 +1,4 @@
-"""What a split that parts near-duplicates does to a score.
+"""How much a split that separates near-duplicates inflates a score.
 
 N items
 """
@@ -8,17 +8,17 @@ import pandas as pd
 
 from kit.core.console import Bar
 from kit.core.exceptions import KitError
-from kit.data.folds import holdout, subset
+from kit.data.folds import holdout, stratified_sample
 from kit.data.text import product_texts
 from kit.metrics import bootstrap_macro_f1, macro_f1
 from kit.training.tfidf import tfidf_model
 
 
 def count_duplicates(kinds: pd.DataFrame, labels: pd.Series, validates: np.ndarray) -> pd.DataFrame:
-    """By kind of twin: how many there are, and what the split `validates` `[N]` (True or False) leaks through them.
+    """Count the duplicates of each kind, and measure what the split `validates` `[N]` (a mask) leaks through them.
 
-    `items` in groups of two or more, `groups`, `largest` group; the share of validation items that have a twin to train
-    on (`leak`), and how often that twin's label (the most frequent of several) is the right one (`label right`).
+    `items` in groups of two or more, `groups`, `largest` group; the share of validation items that have a duplicate in
+    training (`leak`), and how often that duplicate's label (the most frequent of several) is correct (`label right`).
     """
     labels, rows = labels.to_numpy(), []
     for kind, groups in kinds.items():
@@ -30,43 +30,44 @@ def count_duplicates(kinds: pd.DataFrame, labels: pd.Series, validates: np.ndarr
         leaks = copied.notna().to_numpy()
         right = (copied == labels[validates])[leaks].mean()
         rows.append([kind, sizes.sum(), len(sizes), sizes.max() if len(sizes) else 1, leaks.mean(), right])
-    columns = ["kind of twin", "items", "groups", "largest", "leak", "label right"]
-    return pd.DataFrame(rows, columns=columns).set_index("kind of twin")
+    columns = ["kind of duplicate", "items", "groups", "largest", "leak", "label right"]
+    return pd.DataFrame(rows, columns=columns).set_index("kind of duplicate")
 
 
-def overstatement(
+def measure_leakage(
     train: pd.DataFrame, groups: np.ndarray, val_share: float = 0.2, seed: int = 0, limit: int = 20_000
 ) -> dict[str, float]:
-    """How much a random split overstates the macro-F1 of a model on words (`word_model`), with a 95 % interval.
+    """Measure how much a random split overstates the macro-F1 of a TF-IDF model (`tfidf_model`), with a 95 % interval.
 
-    The model learns twice and is scored on the same validation items, those of the paper's split: once without as many
-    other items as they have twins, class by class, once without the twins; so only the twins differ. Whole groups `[N]`
-    are drawn until there are about `limit` items (0: all). What copying from an image gives is not in it. Raises
-    KitError where too little is left.
+    The model is trained twice and scored on the same validation items, those of the paper's split: once without their
+    duplicates, and once without equally many other items of the same classes. So the runs differ in the duplicates
+    alone. Whole groups `[N]` are drawn until there are about `limit` items (0: all). The gain from copying images is
+    not measured. Raise KitError if too few items are left.
     """
     validates = holdout(train["label"], val_share, seed)
     first = np.unique(groups, return_index=True)[1]
-    drawn = first[subset(train["label"].iloc[first], round(limit * len(first) / len(train)), seed)]
+    drawn = first[stratified_sample(train["label"].iloc[first], round(limit * len(first) / len(train)), seed)]
     drawn = np.isin(groups, groups[drawn])
     labels, texts = train["label"].to_numpy()[drawn], np.array(product_texts(train), object)[drawn]
     groups, validates = groups[drawn], validates[drawn]
 
-    twins = ~validates & np.isin(groups, groups[validates])
-    others = _as_many(labels, twins, ~validates & ~twins, seed)
+    duplicates = ~validates & np.isin(groups, groups[validates])
+    others = _draw_as_many(labels, duplicates, ~validates & ~duplicates, seed)
     true, predicted = labels[validates], []
-    for left_out in Bar((others, twins), desc="models on words", leave=False):
+    for left_out in Bar((others, duplicates), desc="TF-IDF models", leave=False):
         chosen = ~validates & ~left_out
         if not len(true) or len(set(labels[chosen])) < 2:
-            raise KitError("Without twins too few items are left to measure on: use more items or a larger limit.")
+            raise KitError("Too few items are left without the duplicates: use more items or a larger limit.")
         predicted.append(tfidf_model().fit(texts[chosen], labels[chosen]).predict(texts[validates]))
-    with_twins, without = (macro_f1(true, codes) for codes in predicted)
+    with_duplicates, without = (macro_f1(true, codes) for codes in predicted)
     low, high = bootstrap_macro_f1(true, *predicted)
-    items = {"training": int(chosen.sum()), "validation": int(validates.sum()), "twins": int(twins.sum())}
-    return items | {"with": with_twins, "without": without, "gain": with_twins - without, "low": low, "high": high}
+    items = {"training": chosen, "validation": validates, "duplicates": duplicates}
+    scores = {"with": with_duplicates, "without": without, "gain": with_duplicates - without, "low": low, "high": high}
+    return {name: int(mask.sum()) for name, mask in items.items()} | scores
 
 
-def _as_many(labels: np.ndarray, wanted: np.ndarray, of: np.ndarray, seed: int) -> np.ndarray:
-    """A mask `[N]` of as many items at random among `of` as there are `wanted` of each class, or all of them."""
-    shuffled = pd.Series(labels)[of].sample(frac=1, random_state=seed)
+def _draw_as_many(labels: np.ndarray, wanted: np.ndarray, pool: np.ndarray, seed: int) -> np.ndarray:
+    """Return a mask `[N]` of random items of `pool`: per class as many as are `wanted`, or all if there are fewer."""
+    shuffled = pd.Series(labels)[pool].sample(frac=1, random_state=seed)
     counts = shuffled.map(pd.Series(labels[wanted]).value_counts()).fillna(0)
     return np.isin(np.arange(len(labels)), shuffled.index[shuffled.groupby(shuffled).cumcount() < counts])

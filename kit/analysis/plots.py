@@ -1,6 +1,6 @@
 """Frames → figures. Every function returns a matplotlib figure.
 
-Names, titles and descriptions are anybody's: each goes through `_text`, which returns what a figure can show of it.
+Names, titles and descriptions are untrusted input: each goes through `_text`, which returns what a figure can show.
 """
 
 import functools
@@ -12,32 +12,35 @@ import unicodedata
 from collections.abc import Callable
 from contextlib import suppress
 
-import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
-from matplotlib import font_manager
-from matplotlib.axes import Axes
-from matplotlib.figure import Figure
-from matplotlib.text import Text
 
 from kit.core.exceptions import KitError
 from kit.data.images import read_image
 
-_imported, _asked = "matplotlib" in sys.modules, os.environ.pop("MPLBACKEND", None)  # an unknown name ends its import
+# An unknown backend in MPLBACKEND would break the import of matplotlib.
+_imported, _asked = "matplotlib" in sys.modules, os.environ.pop("MPLBACKEND", None)
+import matplotlib.pyplot as plt  # noqa: E402
+from matplotlib import font_manager  # noqa: E402
+from matplotlib.axes import Axes  # noqa: E402
+from matplotlib.figure import Figure  # noqa: E402
+from matplotlib.text import Text  # noqa: E402
+
 BLUE, ORANGE, GREY = "#2a6f97", "#e07a3f", "#8d99ae"
 USUAL = "usual"
-NAME = 40  # columns of a class's name beside a bar
+NAME = 40  # widest class name beside a bar, in characters
 UNWRITTEN = "(no installed font can write this)"
-TALLEST = 400  # inches: matplotlib draws no more than 65,536 pixels
+TALLEST = 400  # inches: matplotlib draws at most 65,536 pixels
 
 
 def _choose_backend() -> None:
-    """Show figures under a notebook's cells, whatever MPLBACKEND says; elsewhere heed it if it names one that works."""
+    """Show figures below a notebook's cells, whatever MPLBACKEND says; elsewhere use the backend that it names, if that
+    works."""
     if _asked:
         os.environ["MPLBACKEND"] = _asked
     shell = sys.modules["IPython"].get_ipython() if "IPython" in sys.modules else None
     if shell is not None and hasattr(shell, "kernel"):
-        if not _imported or plt.get_backend() == _asked:  # else chosen in a cell
+        if not _imported or plt.get_backend() == _asked:  # otherwise a cell chose it
             shell.run_line_magic("matplotlib", "inline")
         pd.set_option("display.html.use_mathjax", False)  # names with two $ in tables
     elif _asked and not _imported:
@@ -46,11 +49,11 @@ def _choose_backend() -> None:
 
 
 _choose_backend()
-_more_fonts: set[str] = set()  # that the figure being drawn needs beside the usual ones
+_more_fonts: set[str] = set()  # further fonts that the figure being drawn needs
 
 
 def _figure(draw: Callable[..., Figure]) -> Callable[..., Figure]:
-    """Give all text of the figure that `draw` returns the fonts that `_text` found it to need."""
+    """Set the fonts that `_text` found necessary on all text of the figure that `draw` returns."""
 
     @functools.wraps(draw)
     def wrapped(*args, **options) -> Figure:
@@ -73,9 +76,11 @@ def _axes(width: float, height: float, **options):
 
 
 def _text(text: str, width: int, lines: int = 1) -> str:
-    """Return `text` in at most `lines` lines of `width` columns, as a figure shows it: no $ means mathematics, and what
-    no installed font can write is left out, words as "…", so that "" may be all that remains."""
-    text = unicodedata.normalize("NFC", str(text)[: 9 * width * lines])  # of megabytes no more is read
+    """Return `text` in at most `lines` lines of `width` columns, with $ escaped, because it starts mathematics.
+
+    Characters that no installed font can write are left out, and words of them become "…"; the result may be "".
+    """
+    text = unicodedata.normalize("NFC", str(text)[: 9 * width * lines])  # in case of megabytes
     text = " ".join("".join(" " if c.isspace() else c for c in text).split())
     shown = "".join(c if _family(c) else "\0" if unicodedata.category(c)[0] in "LN" else "\1" for c in text)
     families = {_family(c) for c in text}
@@ -85,7 +90,7 @@ def _text(text: str, width: int, lines: int = 1) -> str:
         shown = " ".join(re.sub("\1[\1\u200d\ufe0f]*", "", shown).split())
         if not any(unicodedata.category(c)[0] in "LN" or unicodedata.category(c) == "So" for c in shown):
             return ""
-    pad = "\ue000"  # behind what takes two columns
+    pad = "\ue000"  # follows each character of two columns
     padded = "".join(c + pad * (unicodedata.east_asian_width(c) in "WF") for c in shown)
     rows = textwrap.wrap(padded, width)
     if len(rows) > lines:
@@ -95,7 +100,7 @@ def _text(text: str, width: int, lines: int = 1) -> str:
 
 
 def _family(character: str) -> str | None:
-    """Return an installed font family that can write the character, USUAL if matplotlib's own can, None without any."""
+    """Return an installed font family with that character: USUAL if matplotlib's own has it, None if none has."""
     return _find_family(character, *plt.rcParams["font.family"])
 
 
@@ -108,7 +113,7 @@ def _find_family(character: str, *usual: str) -> str | None:
 
 @functools.cache
 def _families() -> list[str]:
-    """Return installed families, upright and of usual weight, but matplotlib's own for mathematics and for boxes."""
+    """Return the installed upright families of normal weight, except those for mathematics and placeholder boxes."""
     fonts = [
         font for font in font_manager.fontManager.ttflist if font.style == "normal" and font.weight in (400, "normal")
     ]
@@ -126,37 +131,37 @@ def _glyphs(*families: str) -> frozenset[int]:
 
 
 def _class(code: int, name: str | None, width: int = NAME) -> str:
-    """Return a class's code and as much of its name as fits and can be written; the code alone if that is nothing."""
+    """Return a class's code and as much of its name as fits and can be written; only the code if that is nothing."""
     name = "" if name is None or str(name) == str(code) else _text(name, width)
     return f"{code}  {name}" if name else str(code)
 
 
 def _name(code: int, name: str, width: int) -> str:
-    """Return a class's name, with its code if the name is not whole."""
+    """Return a class's name, with its code if the name is shortened."""
     shown = _text(name, width)
     return shown if shown and "…" not in shown else _class(code, name, width)
 
 
 def _inches(text: str) -> float:
-    """Return at most how wide a line of 9 points is."""
+    """Return an upper bound on the width of a line of 9 points."""
     wide = [c in "WMmw@%" or unicodedata.east_asian_width(c) in "WF" for c in text]
     return sum(0.125 if broad else 0.095 if c.isupper() else 0.08 for c, broad in zip(text, wide, strict=True))
 
 
 @_figure
 def sample_rows(frame: pd.DataFrame, names: dict, rows: int = 6, seed: int = 0) -> Figure:
-    """Random items of a training frame: image, title, description, class (the paper's figure 2)."""
+    """Draw random items of a training frame: image, title, description, class (the paper's figure 2)."""
     chosen = frame.sample(min(rows, len(frame)), random_state=seed)
     figure, axes = plt.subplots(
         len(chosen), 2, figsize=(10, 1.5 * len(chosen)), width_ratios=[1, 6], layout="constrained", squeeze=False
     )
-    for (picture, text), item in zip(axes, chosen.itertuples(), strict=True):
-        picture.axis("off")
+    for (image, text), item in zip(axes, chosen.itertuples(), strict=True):
+        image.axis("off")
         text.axis("off")
-        _show(picture, item.image_path)
+        _show(image, item.image_path)
         description = item.description if isinstance(item.description, str) else "(no description)"
         name = _class(item.label, names.get(item.label), 100)
-        options = {"va": "center", "in_layout": False}  # a long line is cut at the edge and squeezes nothing
+        options = {"va": "center", "in_layout": False}  # a long line is cut off at the edge and squeezes nothing
         text.text(0, 0.85, _text(item.title, 72) or UNWRITTEN, fontsize=12, weight="bold", **options)
         text.text(0, 0.5, _text(description, 110, 2) or UNWRITTEN, fontsize=10, color="#333333", **options)
         text.text(0, 0.12, name, fontsize=10, color=BLUE, **options)
@@ -171,12 +176,12 @@ def _show(axis: Axes, path: str | None) -> None:
     except KitError:
         path = "unreadable"
     if not axis.images:
-        axis.text(0.5, 0.5, "picture unreadable" if path else "no picture", ha="center", va="center")
+        axis.text(0.5, 0.5, "image unreadable" if path else "no image", ha="center", va="center")
 
 
 @_figure
 def text_length(frame: pd.DataFrame) -> Figure:
-    """How many words title and description have together (the paper's figure 3)."""
+    """Draw a histogram of the number of words in title and description together (the paper's figure 3)."""
     words = (frame["title"] + (" " + frame["description"]).fillna("")).str.split().str.len()
     edges = np.unique(np.geomspace(1, max(words.max(), 2) + 1, 40).round())
     figure, axis = _axes(8, 3.2)
@@ -192,7 +197,7 @@ def text_length(frame: pd.DataFrame) -> Figure:
 
 @_figure
 def class_bars(values: pd.Series, names: dict, label: str, mean: float | None = None) -> Figure:
-    """One horizontal bar a class; `values` is indexed by code, `mean` draws a line across."""
+    """Draw one horizontal bar per class; `values` is indexed by code, and a line marks `mean`."""
     values = values.sort_values()
     figure, axis = _axes(8, 0.24 * len(values) + 1)
     axis.barh([_class(code, names.get(code)) for code in values.index], values, color=BLUE, height=0.75)
@@ -207,7 +212,10 @@ def class_bars(values: pd.Series, names: dict, label: str, mean: float | None = 
 
 @_figure
 def duplicate_rows(frame: pd.DataFrame, groups: np.ndarray, names: dict, rows: int = 4, seed: int = 0) -> Figure:
-    """Random groups `[N]` of twins, one a row, up to four of its items: image, title, class (orange: not all alike)."""
+    """Draw random groups `[N]` of duplicates, one per row, with image, title and class of up to four items each.
+
+    Text is orange if the classes of a group differ.
+    """
     sizes = pd.Series(groups).value_counts().sort_index()
     sizes = sizes[sizes > 1]
     sizes = sizes.sample(min(rows, len(sizes)), random_state=seed)
@@ -219,7 +227,7 @@ def duplicate_rows(frame: pd.DataFrame, groups: np.ndarray, names: dict, rows: i
     for axis in axes.ravel():
         axis.axis("off")
     if sizes.empty:
-        figure.suptitle(f"no twins among {len(frame):,} items", fontsize=10)
+        figure.suptitle(f"no duplicates among {len(frame):,} items", fontsize=10)
     for row, group in zip(axes, sizes.index, strict=False):
         items = frame[groups == group]
         for axis, item in zip(row, items.itertuples(), strict=False):
@@ -236,7 +244,7 @@ def duplicate_rows(frame: pd.DataFrame, groups: np.ndarray, names: dict, rows: i
 
 @_figure
 def intervals(frame: pd.DataFrame, label: str, mark: float | None = None) -> Figure:
-    """Estimates with their intervals (objects with value, low and high), a row each; `mark` draws a line across."""
+    """Draw estimates with their intervals (objects with value, low and high), one per row, and a line at `mark`."""
     figure, axis = _axes(8, 0.4 * len(frame) + 1)
     colours = dict(zip(frame.columns, (BLUE, ORANGE, GREY), strict=False))
     for place, (column, cells) in enumerate(frame.items()):
@@ -257,22 +265,22 @@ def intervals(frame: pd.DataFrame, label: str, mark: float | None = None) -> Fig
 
 @_figure
 def learning_curves(metrics: pd.DataFrame) -> Figure:
-    """Loss and macro-F1 by epoch, a line a fold; the kept epochs are marked."""
+    """Draw loss and macro-F1 per epoch, one line per fold; the selected epochs are marked."""
     figure, (left, right) = _axes(9, 3, ncols=2)
     if metrics.empty:
-        left.text(0, 0.5, "nothing was trained step by step")
+        left.text(0, 0.5, "nothing was trained in epochs")
         return figure
     for number, (_, rows) in enumerate(metrics.groupby("fold")):
-        named = number == 0  # one entry of the legend stands for all folds
+        named = number == 0  # one legend entry for all folds
         for column, colour, name in (("train_loss", GREY, "training"), ("loss", BLUE, "validation")):
             left.plot(rows["epoch"], rows[column], "o-", color=colour, label=name if named else None)
-        right.plot(rows["epoch"], rows["macro_f1"], "o-", color=BLUE)
-        kept = rows[rows["kept"]]
-        label = "kept epoch" if named else None
-        right.plot(kept["epoch"], kept["macro_f1"], "o", color=ORANGE, markersize=10, label=label)
+        right.plot(rows["epoch"], 100 * rows["macro_f1"], "o-", color=BLUE)
+        selected = rows[rows["kept"]]
+        label = "selected epoch" if named else None
+        right.plot(selected["epoch"], 100 * selected["macro_f1"], "o", color=ORANGE, markersize=10, label=label)
     left.set(xlabel="epoch", ylabel="cross-entropy")
     left.legend(frameon=False)
-    right.set(xlabel="epoch", ylabel="validation macro-F1")
+    right.set(xlabel="epoch", ylabel="validation macro-F1, per cent")
     right.legend(frameon=False, loc="lower right")
     for axis in (left, right):
         axis.xaxis.get_major_locator().set_params(integer=True)
@@ -281,7 +289,7 @@ def learning_curves(metrics: pd.DataFrame) -> Figure:
 
 @_figure
 def f1_bars(scores: pd.DataFrame) -> Figure:
-    """F1 of each class with its interval, lowest first; `scores` is from `errors.per_class`."""
+    """Draw the F1 of each class with its interval, lowest at the top; `scores`: the result of `errors.per_class`."""
     scores = scores.dropna(subset="f1").sort_values("f1", ascending=False)
     rows = np.arange(len(scores))
     figure, axis = _axes(8, 0.26 * len(scores) + 1.1)
@@ -300,15 +308,15 @@ def f1_bars(scores: pd.DataFrame) -> Figure:
 
 @_figure
 def confusion_matrix(counts: np.ndarray, codes: list[int], names: dict, least: float = 0.05) -> Figure:
-    """Of each true class (row), the per cent predicted as each class (column); printed from the share `least` on.
+    """Draw the percentage of each true class (row) predicted as each class (column); print shares from `least` up.
 
-    counts `[K, K]`, true by predicted class. The row of a class that no item has stays empty.
+    `counts` `[K, K]`: true class by predicted class. The row of a class without items stays empty.
     """
     shares = counts / np.maximum(counts.sum(1, keepdims=True), 1)
     labels = [_class(code, names.get(code)) for code in codes]
-    cell = min(0.3, 60 / len(codes))  # inches; smaller than can be printed from 300 classes on
+    cell = min(0.3, 60 / len(codes))  # inches; too small for text from 300 classes up
     side, size = cell * len(codes), 30 * cell
-    beside = max(map(_inches, labels)) + 0.6  # or the matrix gives way to the longest name
+    beside = max(map(_inches, labels)) + 0.6  # otherwise the longest name would shrink the matrix
     figure, axis = plt.subplots(figsize=(side + max(beside, 3.5), side + 1.2), layout="constrained")
     axis.imshow(shares, cmap="Blues", vmin=0, vmax=1, aspect="auto")
     for row, column in np.argwhere(shares >= least):
@@ -327,7 +335,10 @@ def confusion_matrix(counts: np.ndarray, codes: list[int], names: dict, least: f
 
 @_figure
 def confusion_bars(pairs: pd.DataFrame) -> Figure:
-    """The most frequent mistakes, "predicted → actual" (the paper's figure 4); `pairs` is from `errors.confusions`."""
+    """Draw the most frequent mistakes, "predicted → actual" (the paper's figure 4).
+
+    `pairs`: the result of `errors.confusions`.
+    """
     pairs = pairs[::-1]  # the most frequent on top
     figure, axis = _axes(8, 0.55 * len(pairs) + 1)
     predicted, actual = (
@@ -340,7 +351,7 @@ def confusion_bars(pairs: pd.DataFrame) -> Figure:
     axis.bar_label(bars, ends, padding=4, fontsize=9)
     axis.set_yticks(range(len(pairs)), labels)
     label = "misclassified items, predicted → actual (share of all mistakes)" if ends else "no mistakes"
-    figure.supxlabel(label, fontsize=10)  # an axis between long names is narrower than that
+    figure.supxlabel(label, fontsize=10)  # too wide for an axis between long names
     axis.margins(x=0.18)
     axis.tick_params(axis="y", labelsize=9, length=0)
     axis.xaxis.get_major_locator().set_params(integer=True)
@@ -351,9 +362,10 @@ def confusion_bars(pairs: pd.DataFrame) -> Figure:
 
 @_figure
 def loss_boxes(items: pd.DataFrame, least: float = 1e-4) -> Figure:
-    """Loss without and with a description, of the misclassified (the paper's figure 5) and of all items.
+    """Draw the loss without and with a description, of the misclassified items (the paper's figure 5) and of all items.
 
-    `items` is from `errors.read_errors`. The axis of all items is logarithmic: losses below `least` are drawn there.
+    `items`: the items of `errors.read_errors`. Losses below `least` are drawn at `least`, because the axis of all items
+    is logarithmic.
     """
     figure, panels = _axes(9, 3.8, ncols=2)
     for axis, chosen in zip(panels, (items[items["wrong"]], items), strict=True):

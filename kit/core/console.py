@@ -1,15 +1,19 @@
-"""What a person sees while something runs: streams that take any character, and bars that leave nothing behind."""
+"""Console output: streams that accept any character, and progress bars that leave nothing behind."""
 
 import io
+import shutil
 import sys
+from collections.abc import Callable
 
 from tqdm import tqdm
 
+sink: Callable[[str, str], None] | None = None  # told what each bar is called and shows
+
 
 def accept_any_character() -> None:
-    """Have standard output replace the characters that its encoding lacks (a Latin-1 locale) rather than fail."""
+    """Let standard output replace characters that its encoding lacks (as in a Latin-1 locale) instead of failing."""
     if hasattr(sys.stdout, "reconfigure"):
-        sys.stdout.reconfigure(errors="replace")  # standard error does likewise on its own
+        sys.stdout.reconfigure(errors="replace")  # standard error does so by default
 
 
 def in_notebook() -> bool:
@@ -17,12 +21,12 @@ def in_notebook() -> bool:
 
 
 class Line(io.TextIOBase):
-    """One line below a notebook's cell: each text that is written replaces the one before.
+    """One line below a notebook's cell: each text that is written replaces the previous one.
 
-    Unlike tqdm's widget, it leaves nothing in an executed notebook once an empty text was written.
+    Unlike tqdm's widget, it leaves nothing in an executed notebook after an empty text is written.
     """
 
-    encoding = "utf-8"  # tqdm asks, and draws with blocks
+    encoding = "utf-8"  # tqdm checks it before it draws with block characters
 
     def __init__(self):
         self.handle = None
@@ -36,10 +40,24 @@ class Line(io.TextIOBase):
         return len(text)
 
 
+class Terminal:
+    """The same on the last line of a terminal; nothing if standard error is none."""
+
+    def write(self, text: str) -> None:
+        if sys.stderr.isatty():
+            columns = shutil.get_terminal_size().columns
+            print(f"\r\x1b[2K{text[: columns - 1]}", end="", file=sys.stderr, flush=True)
+
+
 class Bar(tqdm):
-    """A progress bar: on a Line in a notebook, if it takes longer than a second; elsewhere on standard error."""
+    """A progress bar: on a Line in a notebook, if the work takes longer than a second; elsewhere on standard error."""
 
     def __init__(self, *arguments, **options):
         if in_notebook():
             options = {"delay": 1} | options | {"file": Line(), "position": 0}
         super().__init__(*arguments, **options)
+
+    def display(self, msg: str | None = None, pos: int | None = None) -> bool | None:
+        if sink:
+            sink((self.desc or "").removesuffix(": "), str(self) if msg is None else msg)
+        return super().display(msg, pos)

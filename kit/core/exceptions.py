@@ -1,14 +1,22 @@
-"""The one error that users see, and the shortening of lists in its sentences."""
+"""The error that users see, and a helper that shortens lists in its sentences."""
 
 
 class KitError(Exception):
-    """Something the user can mend: one sentence that says what is wrong, where, and what to do."""
+    """A problem that the user can fix: one sentence that says what is wrong, where, and what to do."""
 
-    def _render_traceback_(self):  # IPython shows this in place of a traceback
-        return [f"{type(self).__name__}: {self}"]
+    def _render_traceback_(self):  # IPython shows this instead of a traceback
+        return [f"{KitError.__name__}: {self}"]
+
+
+class Busy(KitError):
+    """Another process holds what this one needs."""
+
+
+class OutOfMemory(KitError):
+    """Memory ran out in several processes; config.json now asks for smaller batches, so start the run again."""
 
 
 def shorten(items, shown: int = 5) -> str:
-    """The first few items, and how many more there are."""
+    """Return the first `shown` items as text, and the number of the rest."""
     items = list(items)
     return ", ".join(map(str, items[:shown])) + (f" and {len(items) - shown} more" if len(items) > shown else "")

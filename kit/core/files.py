@@ -1,4 +1,4 @@
-"""Files that appear whole or not at all, locks that a dead process does not hold, and JSON."""
+"""Atomic writes, locks that a dead process does not hold, and JSON."""
 
 import json
 import os
@@ -12,24 +12,25 @@ import psutil
 from filelock import FileLock, Timeout
 from safetensors import SafetensorError
 
-from kit.core.exceptions import KitError
+from kit.core.exceptions import Busy, KitError
 
 TRAIN_AGAIN = "train the run again, with -p again True"
 
 
 def write_atomically(path: Path, write: Callable[[Path], object]) -> None:
-    """`write(temporary path)` beside `path`, then a rename: a reader sees the old file or the whole new one.
+    """Call `write(temporary path)` beside `path`, then rename: a reader sees the old file or the complete new one.
 
-    The file may be read by whom the user's umask says, whatever its writer would have chosen.
+    The file's permissions follow the user's umask, whatever its writer would have chosen. Raise KitError if it cannot
+    be written.
     """
-    here = "@" + platform.node().replace(".", "_")
-    temporary = path.with_name(f".{path.name}.{os.getpid()}{here}")
+    host = "@" + platform.node().replace(".", "_")
+    temporary = path.with_name(f".{path.name}.{os.getpid()}{host}")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        for left in path.parent.glob(f".{path.name}.*"):  # by a process that was killed
-            process = left.suffix[1:].removesuffix(here)
+        for leftover in path.parent.glob(f".{path.name}.*"):  # from killed processes
+            process = leftover.suffix[1:].removesuffix(host)
             if process.isdecimal() and not psutil.pid_exists(int(process)):
-                left.unlink(missing_ok=True)
+                leftover.unlink(missing_ok=True)
         temporary.touch()
         mode = temporary.stat().st_mode
         write(temporary)
@@ -37,7 +38,7 @@ def write_atomically(path: Path, write: Callable[[Path], object]) -> None:
             with suppress(OSError):  # a file system without permissions
                 temporary.chmod(mode)
         with open(temporary, "rb+") as file:
-            os.fsync(file.fileno())  # else a machine that stops may leave an empty file under the new name
+            os.fsync(file.fileno())  # otherwise a power cut may leave an empty file under the new name
         os.replace(temporary, path)
     except (OSError, SafetensorError) as error:
         raise KitError(f"{path} cannot be written ({error}): free space or fix permissions.") from error
@@ -48,22 +49,22 @@ def write_atomically(path: Path, write: Callable[[Path], object]) -> None:
 
 @contextmanager
 def locked(lock: Path, what: Path, patience: float = -1, busy: str = "") -> Iterator[None]:
-    """Holds the lock of `what`; others wait for it, a dead process keeps nobody waiting.
+    """Hold the lock of `what`. Other processes wait for it, but not for a dead one.
 
-    Raises KitError where it can't be written, and after `patience` seconds (below 0: never) with the sentence `busy`.
+    Raise KitError if it cannot be written, or Busy, with the sentence `busy`, after `patience` seconds (below 0: wait).
     """
-    held = FileLock(lock, timeout=patience)
+    file_lock = FileLock(lock, timeout=patience)
     try:
         lock.parent.mkdir(parents=True, exist_ok=True)
-        held.acquire()
+        file_lock.acquire()
     except Timeout:
-        raise KitError(busy) from None
+        raise Busy(busy) from None
     except OSError as error:
         raise KitError(f"{what} cannot be written ({error}): free space or fix permissions.") from error
     try:
         yield
     finally:
-        held.release()
+        file_lock.release()
 
 
 def write_text(path: Path, text: str) -> None:
@@ -85,12 +86,12 @@ def read_json(path: Path) -> dict:
 
 
 def now() -> str:
-    """Return the time, in UTC, as files keep it: a file's own time is lost when it is copied."""
+    """Return the current time in UTC, to be stored inside a file: copying a file loses its modification time."""
     return datetime.now(UTC).isoformat()
 
 
 def read_time(text) -> datetime | None:
-    """Return a time that `now` wrote; None if it is none."""
+    """Return a time that `now` wrote; None if `text` is not a time."""
     try:
         time = datetime.fromisoformat(text)
         return time if time.tzinfo else time.replace(tzinfo=UTC)

@@ -1,4 +1,4 @@
-"""The challenge folder, in either edition, read into checked frames."""
+"""Read a challenge folder of either edition into checked frames."""
 
 import filecmp
 import hashlib
@@ -59,11 +59,11 @@ IMAGE_NAME = re.compile(r"image_(\d+)_product_(\d+)\.(?:jpg|jpeg|png)", re.IGNOR
 
 @dataclass(frozen=True, eq=False)
 class Challenge:
-    """One challenge folder: frames of `id, title, description, image_id, product_id, image_path`, in train `label` too.
+    """One challenge folder: frames of `id, title, description, image_id, product_id, image_path`, plus `label` in
+    train.
 
-    A missing description or image path is None, never "". `test` is keyed by split; it is empty without a test file;
-    its frames have the column `fingerprint` too: a hash of each item's texts, as they are before cleaning, and of its
-    image and product id.
+    A missing description or image path is None, never "". `test` is keyed by split, and empty if there is no test file.
+    Its frames also have the column `fingerprint`: a hash of the item's uncleaned texts, its image id and product id.
     """
 
     edition: str
@@ -74,7 +74,7 @@ class Challenge:
 
     @property
     def classes(self) -> list[int]:
-        """The codes seen in training, ascending."""
+        """Return the codes that occur in training, in ascending order."""
         return sorted(int(code) for code in self.train["label"].unique())
 
 
@@ -86,13 +86,13 @@ def _read_items(path: Path, edition: Edition, clean_titles: bool, clean_descript
     descriptions = [clean_text(text) if clean_descriptions else compose(text) for text in frame["description"]]
     if empty := [i for i, text in zip(frame["id"], titles, strict=True) if not text.strip()]:
         raise KitError(f"{path.name} has an empty title in {len(empty)} rows (id {shorten(empty)}); fill them in.")
-    frame["title"] = pd.Series(titles, dtype=object)  # object: None is what is missing under pandas 2 and 3 alike
+    frame["title"] = pd.Series(titles, dtype=object)  # object: keeps None under pandas 2 and 3 alike
     frame["description"] = pd.Series([text if text.strip() else None for text in descriptions], dtype=object)
     return frame[["id", "title", "description", "image_id", "product_id", "fingerprint"]]
 
 
 def _fingerprint(title: str, description: str, *ids: int) -> str:
-    """A hash of what a product is, alike however its text is cleaned and its file's lines end."""
+    """Return a hash that identifies a product, whatever the cleaning options and the line endings of its file."""
     parts = [" ".join(compose(text).split()) for text in (title, description)]
     return hashlib.blake2b("\n".join([*parts, *map(str, ids)]).encode(), digest_size=8).hexdigest()
 
@@ -118,7 +118,7 @@ def _add_labels(frame: pd.DataFrame, x_name: str, path: Path, edition: Edition) 
     frame["label"] = labels["label"].to_numpy()
 
 
-def _list(folder) -> list[os.DirEntry]:
+def _list_folder(folder) -> list[os.DirEntry]:
     try:
         with os.scandir(folder) as entries:
             return sorted(entries, key=lambda entry: entry.name)
@@ -126,67 +126,71 @@ def _list(folder) -> list[os.DirEntry]:
         raise KitError(f"{folder} cannot be listed ({error.strerror}); give the folder of the challenge.") from None
 
 
-def _match(folder: Path, files: list[str], pattern: str) -> Path | None:
-    found = [name for name in files if fnmatch(name.lower(), pattern)]
-    if len(found) > 1:
-        raise KitError(f"{folder} has {len(found)} candidates for {pattern}: {' and '.join(found)}; keep one.")
-    return folder / found[0] if found else None
+def _find_file(folder: Path, files: list[str], pattern: str) -> Path | None:
+    matches = [name for name in files if fnmatch(name.lower(), pattern)]
+    if len(matches) > 1:
+        raise KitError(f"{folder} has {len(matches)} candidates for {pattern}: {' and '.join(matches)}; keep one.")
+    return folder / matches[0] if matches else None
 
 
 def _find_images(folder: Path) -> tuple[dict[tuple[int, int], list[str]], list[str]]:
-    """Paths by (image id, product id), and the folder links that leave the folder.
+    """Return the paths by (image id, product id), and the links to folders outside the challenge folder.
 
-    Folder links are not followed: a target inside the folder is found under its own name, and nothing can loop.
+    Links to folders are not followed: a target inside the challenge folder is found by its own name, and nothing can
+    loop.
     """
-    found: dict[tuple[int, int], list[str]] = {}
+    images: dict[tuple[int, int], list[str]] = {}
     links: list[str] = []
     todo: list[Path | str] = [folder]
     while todo:
-        for entry in _list(todo.pop()):
+        for entry in _list_folder(todo.pop()):
             if entry.is_dir(follow_symlinks=False):
                 todo.append(entry.path)
             elif entry.is_dir():
                 if not Path(entry.path).resolve().is_relative_to(folder):
                     links.append(os.path.relpath(entry.path, folder))
             elif (match := IMAGE_NAME.fullmatch(entry.name)) and entry.is_file():  # a broken link is a missing image
-                found.setdefault((int(match[1]), int(match[2])), []).append(entry.path)
-    return found, links
+                images.setdefault((int(match[1]), int(match[2])), []).append(entry.path)
+    return images, links
 
 
-def _add_images(frame: pd.DataFrame, split: str, path: Path, images: str, found: dict, links: list[str]) -> None:
+def _add_images(frame: pd.DataFrame, split: str, path: Path, policy: str, images: dict, links: list[str]) -> None:
     words = ["train"] if split == "train" else ["test", *split.split("_")]
 
-    def fits(name):  # the same name in several folders: the one whose path says this split
-        where = os.path.relpath(os.path.dirname(name), path.parent).lower()
-        return -sum(word in where for word in words), name
+    def fits(name):  # of several folders with the same file name, prefer the one whose path names this split
+        folder = os.path.relpath(os.path.dirname(name), path.parent).lower()
+        return -sum(word in folder for word in words), name
 
     def best(names):
         first, second = sorted(names, key=fits)[:2]
         if fits(first)[0] == fits(second)[0] and not filecmp.cmp(first, second, shallow=False):
             both = " and ".join(os.path.relpath(name, path.parent) for name in (first, second))
-            raise KitError(f"{path.name} has an item with two pictures that differ, {both}; remove the wrong one.")
+            raise KitError(f"{path.name} has an item with two different images, {both}; remove the wrong one.")
         return first
 
     keys = list(zip(frame["image_id"], frame["product_id"], strict=True))
-    here = [found.get(key, [None]) for key in keys]
-    paths = [paths[0] if len(paths) == 1 else best(paths) for paths in here]
+    candidates = [images.get(key, [None]) for key in keys]
+    paths = [paths[0] if len(paths) == 1 else best(paths) for paths in candidates]
     frame["image_path"] = pd.Series(paths, dtype=object)
-    missing = ["image_{}_product_{}.jpg".format(*key) for key in keys if key not in found]
-    if missing and images in ("require", "warn"):
+    missing = ["image_{}_product_{}.jpg".format(*key) for key in keys if key not in images]
+    if missing and policy in ("require", "warn"):
         hint = f" (not followed: {shorten(links)}, a link that leaves the folder)" if links else ""
         sentence = (
             f"{len(missing)} of the {len(keys)} images of {path.name} are missing under {path.parent}{hint}: "
-            f"{shorten(missing, 3)}; put them anywhere in it, or do without them: -p missing blank."
+            f"{shorten(missing, 3)}; put them anywhere in that folder, or train without them: -p missing blank."
         )
-        if images == "require":
+        if policy == "require":
             raise KitError(sentence)
         warnings.warn(sentence, stacklevel=3)
 
 
 def read_names(folder) -> dict[int, str]:
-    """Class names by code from the optional `classes.csv` (`code,name`); empty without the file. Raises KitError."""
+    """Return the class names by code from the optional `classes.csv` (`code,name`); an empty dict without that file.
+
+    Raise KitError if the file is damaged.
+    """
     folder = resolve(folder)
-    path = _match(folder, [entry.name for entry in _list(folder)], "classes.csv")
+    path = _find_file(folder, [entry.name for entry in _list_folder(folder)], "classes.csv")
     if path is None:
         return {}
     frame = read_table(path, ",", {"code": "code", "name": "name"})
@@ -194,42 +198,44 @@ def read_names(folder) -> dict[int, str]:
 
 
 def read_challenge(folder, clean_titles=True, clean_descriptions=True, images="require") -> Challenge:
-    """Read and check a challenge folder; its edition shows in its file names, whatever their case. Raises KitError.
+    """Read and check a challenge folder. Its file names, in upper or lower case, tell the edition.
 
-    Titles are cleaned lightly, descriptions fully (`clean_text`). A missing image raises (`images="require"`), warns
-    and leaves None ("warn"), leaves None ("leave"), or none is looked for ("ignore"). Rows keep the order of X; labels
-    are joined by id.
+    Titles are cleaned lightly, descriptions fully (`clean_text`). `images` says what happens to a missing image: raise
+    KitError ("require"), warn and leave None ("warn"), or leave None ("leave"); "ignore" looks for no images at all.
+    Rows keep the order of X; labels are joined by id. Raise KitError if a file is missing or damaged.
     """
     if images not in (known := ("require", "warn", "leave", "ignore")):
         raise KitError(f"images is {images!r}; choose one of {', '.join(known)}.")
     folder = resolve(folder)
-    files = [entry.name for entry in _list(folder) if entry.is_file()]
+    files = [entry.name for entry in _list_folder(folder) if entry.is_file()]
     patterns = {name: [e.train, e.labels, *e.tests.values()] for name, e in EDITIONS.items()}
-    there = [name for name in EDITIONS if any(fnmatch(file.lower(), p) for file in files for p in patterns[name])]
-    if len(there) != 1:
-        wrong = "files of both editions" if there else f"no challenge files (only {shorten(files) or 'folders'})"
+    present = [name for name in EDITIONS if any(fnmatch(file.lower(), p) for file in files for p in patterns[name])]
+    if len(present) != 1:
+        wrong = "files of both editions" if present else f"no challenge files (only {shorten(files) or 'folders'})"
         raise KitError(
             f"{folder} has {wrong}; give a folder with either X_train*.csv and Y_train*.csv "
             "(challengedata) or X_train.tsv and Y_train.tsv (sigir)."
         )
-    edition = EDITIONS[there[0]]
-    found = {pattern: path for pattern in patterns[there[0]] if (path := _match(folder, files, pattern))}
-    if absent := [p.capitalize() for p in (edition.train, edition.labels) if p not in found]:
-        raise KitError(f"{folder} lacks {' and '.join(absent)} ({there[0]} edition); download it into that folder.")
-    paths = {"train": found[edition.train]} | {split: found[p] for split, p in edition.tests.items() if p in found}
+    edition = EDITIONS[present[0]]
+    matches = {pattern: path for pattern in patterns[present[0]] if (path := _find_file(folder, files, pattern))}
+    if absent := [p.capitalize() for p in (edition.train, edition.labels) if p not in matches]:
+        raise KitError(f"{folder} lacks {' and '.join(absent)} ({present[0]} edition); download it into that folder.")
+    paths = {"train": matches[edition.train]}
+    paths |= {split: matches[p] for split, p in edition.tests.items() if p in matches}
     frames = {split: _read_items(path, edition, clean_titles, clean_descriptions) for split, path in paths.items()}
-    _add_labels(frames["train"], paths["train"].name, found[edition.labels], edition)
+    _add_labels(frames["train"], paths["train"].name, matches[edition.labels], edition)
     names = read_names(folder)
     located = ({}, []) if images == "ignore" else _find_images(folder)
     for split, frame in frames.items():
         _add_images(frame, split, paths[split], images, *located)
     train = frames.pop("train").drop(columns="fingerprint")
-    return Challenge(there[0], train, frames, names, folder)
+    return Challenge(present[0], train, frames, names, folder)
 
 
 def read_test_ids(challenge: Challenge, split: str) -> list[int]:
-    """Return the ids of a test file as they stand in it now. Raises KitError."""
-    edition, files = EDITIONS[challenge.edition], [entry.name for entry in _list(challenge.folder) if entry.is_file()]
-    if (path := _match(challenge.folder, files, edition.tests[split])) is None:
-        raise KitError(f"{challenge.folder} has no {edition.tests[split]} any more; put the test file back.")
+    """Return the ids that a test file has now. Raise KitError if the file is gone or damaged."""
+    edition = EDITIONS[challenge.edition]
+    files = [entry.name for entry in _list_folder(challenge.folder) if entry.is_file()]
+    if (path := _find_file(challenge.folder, files, edition.tests[split])) is None:
+        raise KitError(f"{challenge.folder} no longer has {edition.tests[split]}; put the test file back.")
     return read_table(path, edition.sep, edition.columns)["id"].tolist()

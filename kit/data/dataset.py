@@ -1,4 +1,4 @@
-"""Items as tensors: tokens and pixels, or what frozen backbones make of them, a batch at a time.
+"""Items as tensors, one batch at a time: tokens and pixels, or the outputs of frozen backbones.
 
 B batch · T tokens · R regions · L layers · d backbone width · N items
 """
@@ -18,9 +18,9 @@ from kit.data.images import DECODER, read_pixels
 
 
 class RaggedArray:
-    """Rows of unlike length, one after the other in `values` `[Σ lengths, …]`; item i has `lengths[i]` of them.
+    """Items of different lengths, concatenated in `values` `[Σ lengths, …]`; item i has `lengths[i]` rows.
 
-    `key`, of the batch: "ids", rows `[T]`; "layers", rows `[T, L, d]`; or "regions", rows `[R, d]`.
+    `key` names them in the batch: "ids" `[T]`, "layers" `[T, L, d]` or "regions" `[R, d]`.
     """
 
     def __init__(self, key: str, values: np.ndarray, lengths: Sequence[int] | np.ndarray):
@@ -29,11 +29,11 @@ class RaggedArray:
 
     @property
     def item_bytes(self) -> int:
-        """The size of the longest item."""
+        """Return the size of the longest item."""
         return int(np.diff(self.offsets).max(initial=0)) * self.values[:1].nbytes
 
     def batch(self, places: np.ndarray) -> Tensor:
-        """The rows of these items, padded with zeros to the longest."""
+        """Return these items, padded with zeros to the longest."""
         starts, ends = self.offsets[places], self.offsets[places + 1]
         padded = np.empty((len(places), (ends - starts).max(), *self.values.shape[1:]), self.values.dtype)
         for item, start, end in zip(padded, starts, ends, strict=True):
@@ -43,9 +43,9 @@ class RaggedArray:
 
 
 class Pixels:
-    """Images of the items, `[size, size, 3]` each, 0 to 255: out of `cached` `[N, size, size, 3]`, or else decoded.
+    """Images of the items, `[size, size, 3]` each, 0 to 255: read from `cached` `[N, size, size, 3]` or decoded.
 
-    An item whose path is None has a white one.
+    An item whose path is None has a white image.
     """
 
     key = "pixels"
@@ -61,7 +61,7 @@ class Pixels:
 
 
 class ProductDataset(Dataset):
-    """Items, read a batch at a time: their rows, masks, labels where known, and what their sides give.
+    """Items, read one batch at a time: their rows, masks, labels if known, and the tensors of each side.
 
     `lengths`: tokens of each item · `sides`: "text" and "image" → RaggedArray or Pixels, of which an item's place is in
     `places` · `labels`: positions among the model's outputs.
@@ -72,7 +72,7 @@ class ProductDataset(Dataset):
         self.places = np.arange(len(self.lengths)) if places is None else places
 
     def part(self, rows: np.ndarray) -> "ProductDataset":
-        """The items at `rows`, in that order; nothing is copied."""
+        """Return the items at `rows`, in that order, without copying anything."""
         labels = None if self.labels is None else self.labels[rows]
         return ProductDataset(self.lengths[rows], self.sides, labels, self.places[rows])
 
@@ -91,8 +91,10 @@ class ProductDataset(Dataset):
 
 
 def cache_pixels(config: TrainConfig, parts: dict[str, ProductDataset]) -> None:
-    """Decodes the images of `parts` once, to be read from the cache at the size that the model sees, where they take no
-    more than `images_gb` GiB. Raises KitError where one is not readable."""
+    """Decode the images of `parts` once, at the model's size, into the cache, if they fit in `images_gb` GiB.
+
+    Raise KitError if an image is unreadable.
+    """
     size = (config.image_size, config.image_size, 3)
     filled = [part for part in parts.values() if len(part) and isinstance(part.sides.get("image"), Pixels)]
     if sum(len(part) for part in filled) * np.prod(size) > config.images_gb * 2**30:

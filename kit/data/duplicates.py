@@ -1,4 +1,4 @@
-"""Near-duplicates: items that share a file, a picture or a text.
+"""Near-duplicates: items that share an image file, a similar image or a text.
 
 N items
 """
@@ -14,45 +14,47 @@ from scipy.sparse.csgraph import connected_components
 from kit.data.images import inspect_images
 from kit.data.text import product_texts
 
-# Of 256 bits. Of the sample's pictures, saved again at another size or quality, 95 % stay within 4 bits (a third or
-# more within none); of its different pictures one pair comes that close, a face with another mouth. The usual hash of
-# 64 bits takes flags of the same stripes in other colours for one picture. Copies of pictures without detail, whose
-# fine bits are noise, are found less often.
+# Of 256 bits. When the sample's images are saved again at another size or quality, 95 % stay within 4 bits (a third or
+# more within 0); only one pair of its different images comes that close, a face with another mouth. The usual 64-bit
+# hash cannot tell apart flags with the same stripes in other colours. Copies of images without detail are found less
+# often, because their fine bits are noise.
 RADIUS = 4
 
 
-def duplicate_kinds(frame: pd.DataFrame, looks: pd.DataFrame | None = None) -> pd.DataFrame:
-    """Group numbers `[N]` by kind of twin; the column `any` joins items that are linked by several kinds in turn.
+def duplicate_kinds(frame: pd.DataFrame, inspected: pd.DataFrame | None = None) -> pd.DataFrame:
+    """Return group numbers `[N]` per kind of duplicate; the column `any` merges groups that share an item.
 
-    `same file`: byte-identical images · `same picture`: perceptual hashes at most RADIUS bits apart · `same text`:
-    title and description but for case, punctuation and white space. Groups are numbered by first appearance; an item
-    without an image, or with an unreadable one, shares none. `looks`: what `look_at` gave, where it was asked already.
+    `same file`: byte-identical images · `similar image`: perceptual hashes at most RADIUS bits apart · `same text`:
+    title and description, ignoring case, punctuation and white space. Groups are numbered by first appearance. An item
+    without a readable image shares none. `inspected`: the result of `inspect_images`, if it is known already.
     """
-    looks = inspect_images(frame["image_path"].tolist()) if looks is None else looks
-    texts = pd.Series(map(_plain, product_texts(frame)))
-    keys = {"same file": looks["bytes"], "same picture": _pictures(looks["perceptual"])}
-    kinds = {kind: _number(values) for kind, values in (keys | {"same text": texts}).items()}
-    return pd.DataFrame(kinds | {"any": _join(*kinds.values())}, index=frame.index)
+    inspected = inspect_images(frame["image_path"].tolist()) if inspected is None else inspected
+    texts = pd.Series(map(_normalize, product_texts(frame)))
+    keys = {"same file": inspected["bytes"], "similar image": _cluster_hashes(inspected["perceptual"])}
+    kinds = {kind: _renumber(values) for kind, values in (keys | {"same text": texts}).items()}
+    return pd.DataFrame(kinds | {"any": _merge_groups(*kinds.values())}, index=frame.index)
 
 
-def duplicate_groups(frame: pd.DataFrame, looks: pd.DataFrame | None = None) -> np.ndarray:
-    """Group number `[N]` of each item: alike for twins of any kind, and for twins of twins (`twin_kinds`)."""
-    return duplicate_kinds(frame, looks)["any"].to_numpy()
+def duplicate_groups(frame: pd.DataFrame, inspected: pd.DataFrame | None = None) -> np.ndarray:
+    """Return the group number `[N]` of each item: the same for duplicates of any kind, and for their duplicates."""
+    return duplicate_kinds(frame, inspected)["any"].to_numpy()
 
 
-def _plain(text: str) -> str:
-    """Without case, punctuation and runs of white space, but with its accents; a text of nothing else stays."""
+def _normalize(text: str) -> str:
+    """Return the text without case, punctuation and runs of white space, but with accents; if nothing is left, return
+    it unchanged."""
     return re.sub(r"[\W_]+", " ", unicodedata.normalize("NFKC", text).casefold()).strip() or text
 
 
-def _number(keys) -> np.ndarray:
-    """Keys `[N]` as numbers by first appearance; a missing key is shared with nobody."""
+def _renumber(keys) -> np.ndarray:
+    """Return keys `[N]` as numbers by first appearance; each missing key gets a number of its own."""
     codes = pd.factorize(keys)[0]
     return pd.factorize(np.where(codes < 0, len(codes) + np.arange(len(codes)), codes))[0]
 
 
-def _pictures(hashes: pd.Series) -> pd.Series:
-    """Perceptual hashes `[N]` as keys, alike where a chain of hashes at most RADIUS bits apart joins them."""
+def _cluster_hashes(hashes: pd.Series) -> pd.Series:
+    """Return a key per perceptual hash `[N]`: the same if a chain of hashes, each within RADIUS bits of the next, links
+    them."""
     if hashes.isna().all():
         return hashes
     different = pd.Series(hashes.dropna().unique())
@@ -65,14 +67,14 @@ def _pictures(hashes: pd.Series) -> pd.Series:
     return hashes.map(dict(zip(different, _components(np.hstack(links), len(different)), strict=True)))
 
 
-def _join(*numbers: np.ndarray) -> np.ndarray:
-    """Group numbers `[N]` of the rows that any of the numberings `[N]` links, in turn too."""
+def _merge_groups(*numbers: np.ndarray) -> np.ndarray:
+    """Return group numbers `[N]` that link rows if any of the numberings `[N]` does, directly or through other rows."""
     size = len(numbers[0])
     links = [(np.arange(size), size * (i + 1) + number) for i, number in enumerate(numbers)]  # rows to their groups
-    return _number(_components(np.hstack(links), size * (len(numbers) + 1))[:size])
+    return _renumber(_components(np.hstack(links), size * (len(numbers) + 1))[:size])
 
 
 def _components(links: np.ndarray, size: int) -> np.ndarray:
-    """Component number `[size]` of each node of the graph with these links `[2, …]`."""
+    """Return the component number `[size]` of each node of the graph with these links `[2, …]`."""
     graph = coo_matrix((np.ones(links.shape[1], bool), tuple(links)), shape=(size, size))
     return connected_components(graph, directed=False)[1]

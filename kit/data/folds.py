@@ -10,9 +10,9 @@ from kit.core.exceptions import KitError
 
 
 def holdout(labels: pd.Series, share: float, seed: int) -> np.ndarray:
-    """The paper's split: True `[N]` at the stratified random `share` of the items that validate.
+    """Return the paper's split as a mask `[N]`: True for the stratified random `share` of the items that validate.
 
-    A class of few items may have none among them. Raises KitError where a class would have none to train on.
+    A small class may have no validation item. Raise KitError if a class would have no training item.
     """
     counts = _count(labels)
     size = round(share * len(labels))
@@ -34,24 +34,24 @@ def holdout(labels: pd.Series, share: float, seed: int) -> np.ndarray:
 def assign_folds(
     labels: pd.Series, folds: int = 1, val_share: float = 0.2, seed: int = 0, groups: np.ndarray | None = None
 ) -> np.ndarray:
-    """The fold `[N]` in which each item validates; -1: it always trains. Classes keep their shares in every fold.
+    """Return the fold `[N]` in which each item validates; -1: it always trains. Every fold keeps the class shares.
 
-    One fold is `holdout`, more are scikit-learn's stratified k folds. With `groups` `[N]` the members of a group
-    validate together, and the items of one fold are about `val_share` of all. Raises KitError where a fold would have
-    no items, or a class none to train on.
+    One fold is `holdout`; more are scikit-learn's stratified k folds. With `groups` `[N]`, the members of a group
+    validate together, and a single fold has about `val_share` of the items. Raise KitError if a fold would have no
+    items, or a class no training item.
     """
     if folds == 1 and groups is None:
         return holdout(labels, val_share, seed).astype(int) - 1
     most = int(min(_count(labels).max(), labels.size if groups is None else len(np.unique(groups))))
     parts = validating = folds
-    if folds == 1:  # some of as few equal parts as make up val_share to 3 %
+    if folds == 1:  # the fewest equal parts of which some add up to val_share within 3 %
         fits = (n for n in range(2, most + 1) if abs(round(val_share * n) / n - val_share) <= 0.03 * val_share)
         parts = next(fits, most + 1)
         validating = round(val_share * parts)
     if parts > most:
         setting = f"folds={folds}" if folds > 1 else f"val_share={val_share}"
         raise KitError(
-            f"{setting} needs more than the {most} items that the largest class has, or groups that there are: "
+            f"{setting} needs more than the {most} items of the largest class, or groups in all: "
             f"take {'fewer folds' if folds > 1 else 'another share'}, or use more items."
         )
     fold = split_evenly(labels, parts, seed, groups)
@@ -78,34 +78,35 @@ def split_evenly(labels: pd.Series, parts: int, seed: int, groups: np.ndarray | 
 
 
 def _check(labels: pd.Series, fold: np.ndarray, folds: int) -> None:
-    """Raises KitError where a fold has no items, or a class none to train on: only groups bring it so far."""
+    """Raise KitError if a fold has no items, or a class no training item. Only groups can cause this."""
     remedy = "take fewer folds, -p split random, or" if folds > 2 else "take -p split random, or"
     for i in range(folds):
         if not (fold == i).any():
             raise KitError(f"Fold {i} has no item to validate: {remedy} use more items.")
         if lost := set(labels) - set(labels[fold != i]):
             raise KitError(
-                f"All items of class {min(lost)} validate in fold {i}, none is left to train on: {remedy} drop it."
+                f"All items of class {min(lost)} validate in fold {i}, and none is left to train on: {remedy} drop it."
             )
 
 
 def _count(labels: pd.Series) -> pd.Series:
-    """The items of each class. Raises KitError where no split is possible."""
+    """Return the number of items per class. Raise KitError if no split is possible."""
     counts = labels.value_counts()
     if len(counts) < 2:
         raise KitError(f"All {len(labels)} training items are of one class: there is nothing to classify.")
     if counts.min() < 2:
         few = ", ".join(str(code) for code in counts.index[counts < 2])
         raise KitError(
-            f"Class {few} has one training item, which can't be on both sides of a split: add items or drop it."
+            f"Class {few} has only one training item, which can't be on both sides of a split: add items or drop it."
         )
     return counts
 
 
-def subset(labels: pd.Series, limit: int, seed: int) -> np.ndarray:
-    """Positions of a stratified random choice of `limit` items, in their order; all where limit is 0 or no less.
+def stratified_sample(labels: pd.Series, limit: int, seed: int) -> np.ndarray:
+    """Return the positions of a stratified random sample of `limit` items, in their order; all if `limit` is 0 or is
+    not smaller than their number.
 
-    Each class keeps its share, but at least two items. Raises KitError where `limit` is too small for that.
+    Each class keeps its share, and at least two items. Raise KitError if `limit` is too small for that.
     """
     if not 0 < limit < len(labels):
         return np.arange(len(labels))

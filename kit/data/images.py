@@ -1,4 +1,4 @@
-"""Image files: read as pixels whatever their format and mode, and looked at once to know which can't be.
+"""Image files: read as pixels whatever their format and mode, and inspected once to find the unreadable ones.
 
 N items
 """
@@ -18,11 +18,12 @@ from kit.core.cache import UNREADABLE, content_hashes, fingerprint, get_or_compu
 from kit.core.console import Bar
 from kit.core.exceptions import KitError, shorten
 
-FORMATS = ("JPEG", "PNG", "GIF", "WEBP", "BMP", "TIFF")  # whatever a file is named; some others start programs
-# 16 × 16 = 256 bits. The usual 8 × 8 hash loses a sixth of the copies that this one finds (see `kit.data.duplicates`).
+# By content, not by name. Pillow's readers of some other formats start programs.
+FORMATS = ("JPEG", "PNG", "GIF", "WEBP", "BMP", "TIFF")
+# 16 × 16 = 256 bits. The usual 8 × 8 hash misses a sixth of the copies that this one finds (see `kit.data.duplicates`).
 HASH_SIZE = 16
-DECODING = 2  # of what `as_seen` makes of a file
-DECODER = f"{PIL.__version__} {DECODING}"  # belongs in the key of everything that is computed from pixels
+DECODING = 2  # version of the output of `to_rgb`
+DECODER = f"{PIL.__version__} {DECODING}"  # part of the cache key of everything that is computed from pixels
 TURNS = {  # by EXIF orientation
     2: Image.Transpose.FLIP_LEFT_RIGHT,
     3: Image.Transpose.ROTATE_180,
@@ -33,8 +34,8 @@ TURNS = {  # by EXIF orientation
     8: Image.Transpose.ROTATE_90,
 }
 SAMPLE_FORMAT, PHOTOMETRIC = 339, 262  # tags of TIFF
-RANGES = ((1 / 16, 1), (16, 255), (2**14, 2**16 - 1))  # by what the brightest pixel has at least and at most
-# How Pillow stretches or cuts a PNG's samples to 8 bits, but not the one that the file names as transparent.
+RANGES = ((1 / 16, 1), (16, 255), (2**14, 2**16 - 1))  # possible values of the brightest pixel, from and to
+# Pillow scales or truncates a PNG's samples to 8 bits, but not the value that the file declares transparent.
 PNG_SAMPLES = {
     "L;2": lambda grey: grey * 85,
     "L;4": lambda grey: grey * 17,
@@ -42,22 +43,22 @@ PNG_SAMPLES = {
 }
 
 
-def as_seen(image: Image.Image) -> Image.Image:
-    """Return what a person sees of an opened image: RGB, the first frame, upright, transparent parts on white.
+def to_rgb(image: Image.Image) -> Image.Image:
+    """Return an opened image as a person sees it: RGB, the first frame, upright, transparent parts on white.
 
-    Raise DECODING with any change to what this returns.
+    Increase DECODING with every change to the result.
     """
-    tiles = getattr(image, "tile", None)  # gone once loaded
-    samples = tiles[0][3] if tiles else None  # in Pillow's words, how the file stores a sample
+    tiles = getattr(image, "tile", None)  # load() removes it
+    samples = tiles[0][3] if tiles else None  # Pillow's name of the sample format in the file
     image.load()
     seen = _upright(image)
     if seen.mode == "F" or seen.mode.startswith("I"):
         seen = _eight_bits(seen, image)
     elif "transparency" in seen.info and samples in PNG_SAMPLES:
         seen.info["transparency"] = PNG_SAMPLES[samples](seen.info["transparency"])
-    if seen.mode == "LAB":  # Pillow's own conversions do not know it
+    if seen.mode == "LAB":  # convert() does not support it
         return ImageCms.applyTransform(seen, _lab_to_rgb())  # type: ignore[return-value]  # None only if in place
-    if seen.mode in ("La", "RGBa"):  # premultiplied: converts to its usual form alone
+    if seen.mode in ("La", "RGBa"):  # premultiplied: can only be converted to its plain form
         seen = seen.convert(seen.mode.upper())
     if seen.has_transparency_data:
         seen = Image.alpha_composite(Image.new("RGBA", seen.size, "white"), seen.convert("RGBA"))
@@ -65,10 +66,10 @@ def as_seen(image: Image.Image) -> Image.Image:
 
 
 def read_image(path: str, side: int | None = None) -> Image.Image:
-    """Return the image at `path` as a person sees it (`as_seen`).
+    """Return the image at `path` as a person sees it (`to_rgb`).
 
-    `side`: pixels that are enough for its shorter side; a JPEG is decoded no larger than that asks for. Raises
-    KitError, naming the file, if it can't be read, or is so large (over 179 million pixels) that it must be a trap.
+    `side`: the number of pixels that suffices for its shorter side; a JPEG is decoded no larger than necessary. Raise
+    KitError, naming the file, if it can't be read or has over 179 million pixels (a decompression bomb).
     """
     try:
         return _decode(path, side)
@@ -77,27 +78,27 @@ def read_image(path: str, side: int | None = None) -> Image.Image:
 
 
 def _decode(path: str, side: int | None) -> Image.Image:
-    # as an open file: Pillow maps a TIFF that it opens by name, and shears one that is stored lying down
+    # Pass an open file: Pillow memory-maps a TIFF opened by name, and shears it if it is stored rotated.
     with open(path, "rb") as file, Image.open(file, formats=FORMATS) as image:
         if side:
-            image.draft("RGB", (side, side))  # a square: the same however the image is turned later
-        return as_seen(image)
+            image.draft("RGB", (side, side))  # a square: independent of the rotation that follows
+        return to_rgb(image)
 
 
 def _upright(image: Image.Image) -> Image.Image:
     try:
         turn = TURNS.get(image.getexif().get(ExifTags.Base.Orientation, 0))
-    except Exception:  # a viewer shows an image whose EXIF is broken as it is stored
+    except Exception:  # viewers ignore broken EXIF
         turn = None
     return image if turn is None else image.transpose(turn)
 
 
 def _eight_bits(image: Image.Image, file: Image.Image) -> Image.Image:
-    """Return grey of more than 8 bits, integer or float, as 8 bits; `file`: the image before it was turned.
+    """Return greyscale of more than 8 bits, integer or float, as 8 bits; `file`: the image before rotation.
 
-    PNG's 16 bits have a range of their own. A TIFF's values may have any: RANGES, if the brightest pixel is within one.
-    All else, such as 12 bits or negative values, is stretched from darkest (or 0) to brightest, as viewers do, so that
-    nothing turns black that is not. NaN is white, like all that is not there.
+    A 16-bit PNG has a fixed range. A TIFF can have any: one of RANGES, if the brightest pixel lies in it. Other values,
+    such as 12 bits or negative ones, are stretched from the darkest (or 0) to the brightest, as viewers do, so that a
+    dim image does not turn black. NaN becomes white, like a missing image.
     """
     tags = getattr(file, "tag_v2", {})
     values = np.asarray(image)
@@ -134,7 +135,7 @@ def _reason(error: Exception) -> str:
 
 
 def read_pixels(path: str | None, size: int) -> np.ndarray:
-    """The image at `path` as `[size, size, 3]`, 0 to 255; where there is none, white. Raises KitError."""
+    """Return the image at `path` as `[size, size, 3]`, 0 to 255; white if it is None. Raise KitError if unreadable."""
     if path is None:
         return np.full((size, size, 3), 255, np.uint8)
     image = read_image(path, size)
@@ -142,7 +143,7 @@ def read_pixels(path: str | None, size: int) -> np.ndarray:
 
 
 def thumbnail(path: str, size: int) -> bytes:
-    """A JPEG no larger than `size` a side. Raises KitError."""
+    """Return the image as a JPEG of at most `size` pixels per side. Raise KitError if it is unreadable."""
     image = read_image(path, size)
     image.thumbnail((size, size))
     image.save(buffer := io.BytesIO(), "JPEG", quality=85)
@@ -150,61 +151,61 @@ def thumbnail(path: str, size: int) -> bytes:
 
 
 def inspect_images(paths: list[str | None]) -> pd.DataFrame:
-    """`bytes` (a hash of the file's contents), `perceptual` (ImageHash's phash, 64 hexadecimal digits) and `blank` (why
-    there is no readable image, without the two others: "missing" where the path is None, or "corrupt: …"; else "") of
-    each path `[N]`.
+    """Return `bytes`, `perceptual` and `blank` of each path `[N]`.
 
-    Each file is decoded once, and what was found is kept by its contents.
+    `bytes` is a hash of the file's contents, `perceptual` ImageHash's phash (64 hexadecimal digits). `blank` says why
+    there is no readable image: "missing" if the path is None, or "corrupt: …"; both hashes are None then. Otherwise it
+    is "". Each file is decoded once; the results are cached by its contents.
     """
     contents = content_hashes(paths, strict=False)
-    there = [place for place, found in enumerate(contents) if found and not found.startswith(UNREADABLE)]
-    keys = [fingerprint(contents[place], DECODER) for place in there]
+    present = [place for place, value in enumerate(contents) if value and not value.startswith(UNREADABLE)]
+    keys = [fingerprint(contents[place], DECODER) for place in present]
 
     def compute(new: list[int]) -> list[str]:
         return thread_map(
-            _inspect_image, [paths[there[i]] for i in new], desc="looking at images", leave=False, tqdm_class=Bar
+            _inspect_image, [paths[present[i]] for i in new], desc="inspecting images", leave=False, tqdm_class=Bar
         )
 
     seen = pd.Series(contents, dtype=object)
-    seen.iloc[there] = get_or_compute(f"images_{HASH_SIZE}", keys, pa.string(), compute).to_pylist()
+    seen.iloc[present] = get_or_compute(f"images_{HASH_SIZE}", keys, pa.string(), compute).to_pylist()
     bad = seen.str.startswith(UNREADABLE).astype(bool)
     blank = ("corrupt: " + seen.str[1:]).where(bad, "").mask(seen == "", "missing")
     return pd.DataFrame({"bytes": contents, "perceptual": seen}).where(blank == "", None).assign(blank=blank)
 
 
 def _inspect_image(path: str) -> str:
-    try:  # no more is decoded than twice what the hash looks at
+    try:  # decode at twice the size that the hash uses
         return str(imagehash.phash(_decode(path, 128), HASH_SIZE))
     except MemoryError:
         raise
     except Exception as error:
-        if isinstance(error, OSError) and error.errno:  # the disk's fault and not the file's: it must not be remembered
+        if isinstance(error, OSError) and error.errno:  # the disk is at fault, not the file: do not cache it
             raise KitError(f"{path} cannot be read ({error.strerror}): try again, or replace the file.") from error
         return f"{UNREADABLE}{_reason(error)}"
 
 
 def check_images(frames: list[pd.DataFrame], corrupt: str) -> list[pd.DataFrame]:
-    """Adds the column `blank` to frames with an `image_path`, which is set to None where the file is no image; gives
-    what `look_at` found of each.
+    """Add the column `blank` to the frames, set `image_path` to None if the file is not a readable image, and return
+    the result of `inspect_images` per frame.
 
-    `corrupt`: "blank" allows that, "error" does not, "few" does for one in a hundred. Raises KitError.
+    Raise KitError if too many files are unreadable: `corrupt` "error" allows none, "few" one in a hundred, "blank" all.
     """
     ends = np.cumsum([len(frame) for frame in frames])[:-1]
     paths = [path for frame in frames for path in frame["image_path"]]
-    looks = inspect_images(paths)
+    inspected = inspect_images(paths)
     bad = [
         f"{path} ({why.removeprefix('corrupt: ')})"
-        for path, why in zip(paths, looks["blank"], strict=True)
+        for path, why in zip(paths, inspected["blank"], strict=True)
         if path and why
     ]
-    there = sum(path is not None for path in paths)
-    parts = [looks.iloc[rows].reset_index(drop=True) for rows in np.split(np.arange(len(looks)), ends)]
+    present = sum(path is not None for path in paths)
+    parts = [inspected.iloc[rows].reset_index(drop=True) for rows in np.split(np.arange(len(inspected)), ends)]
     for frame, part in zip(frames, parts, strict=True):
         frame["blank"] = part["blank"]
         frame.loc[frame["blank"] != "", "image_path"] = None
-    if len(bad) > {"error": 0, "few": there // 100, "blank": there}[corrupt]:
+    if len(bad) > {"error": 0, "few": present // 100, "blank": present}[corrupt]:
         raise KitError(
-            f"{len(bad)} of the {there} images can't be read: {shorten(bad, 3)}; replace the files, or "
-            f"train with white pictures in their place: -p corrupt blank."
+            f"{len(bad)} of the {present} images can't be read: {shorten(bad, 3)}; replace the files, or "
+            f"train with white images in their place: -p corrupt blank."
         )
     return parts

@@ -15,25 +15,25 @@ from torch.utils.data import DataLoader, get_worker_info
 from kit.core.exceptions import KitError
 from kit.data.dataset import Pixels, ProductDataset
 
-SHARED = "/dev/shm"  # where workers put their batches, 64 MB in a container by default
+SHARED = "/dev/shm"  # workers put their batches here; 64 MB in a container by default
 MORE_SHARED = "start the container with --shm-size=2g, or pass -p workers 0"
 PREFETCHED = 2  # batches per worker, torch's default
-IN_USE = 3  # batches besides: one that is trained on, one that Accelerate holds ready, one that comes
-SOCKETS = 70  # bytes that TMPDIR may have: the path of a worker's socket in it may have a hundred
-LOST = 1800  # seconds without a batch after which it is taken for lost
+IN_USE = 3  # further batches: one in training, one that Accelerate holds ready, one on its way
+SOCKETS = 70  # longest TMPDIR in bytes: the path of a worker's socket in it is limited to about a hundred
+LOST = 1800  # seconds after which a missing batch counts as lost
 
 
 class LengthBatches:
-    """Batch sampler: items of like length together, shuffled anew each epoch (paper section 4.3).
+    """Batch sampler that puts items of similar length together, reshuffled every epoch (paper section 4.3).
 
-    Shuffled items are sorted by length within pools of `pool` steps, and the steps are shuffled again; each is cut into
-    `accumulate` batches of `batch_size` items, so that what a step learns from does not depend on how it is cut. The
-    items that make no whole step are taken out before the sorting and come last: each of them weighs more there, and a
-    random choice of items of any length keeps that step unbiased. With `shuffle=False` the longest come first, so that
-    memory runs out at once or never.
+    Shuffled items are sorted by length within pools of `pool` steps, and the steps are shuffled again. Each step is cut
+    into `accumulate` batches of `batch_size` items, so the items of a step do not depend on how it is cut. The items
+    left over from the last whole step are set aside before sorting and come last: each has more weight in that short
+    step, so a random choice of any length keeps it unbiased. With `shuffle=False` the longest items come first, so that
+    memory runs out immediately or never.
 
-    `start`: how many steps of the epoch are done already · `full`: the last batch, where it is short, is filled up with
-    its own items.
+    `start`: the number of steps of the epoch that are already done · `full`: fill up a short last batch with its own
+    items.
     """
 
     drop_last = False
@@ -84,19 +84,19 @@ def make_loader(
     workers: int = 0,
     accumulate: int = 1,
 ) -> DataLoader:
-    """Length-bucketed batches of `products`; worker processes where images are decoded, or where a GPU waits."""
+    """Return a loader of length-bucketed batches, with workers if images are decoded or a GPU has to be fed."""
     image = products.sides.get("image")
     decodes = isinstance(image, Pixels) and image.cached is None
     workers = workers if decodes or torch.cuda.is_available() else 0
     sizes = [8 * int(products.lengths.max(initial=0)), *(side.item_bytes for side in products.sides.values())]
-    workers = _room(batch_size * sum(sizes), workers)
+    workers = _affordable_workers(batch_size * sum(sizes), workers)
     return DataLoader(
         products,
         batch_sampler=LengthBatches(products.lengths, batch_size, shuffle, seed, accumulate=accumulate),
         collate_fn=_collate,
         num_workers=workers,
         worker_init_fn=_leave_signals,
-        generator=torch.Generator().manual_seed(seed),  # an epoch's start draws from it, not from dropout's
+        generator=torch.Generator().manual_seed(seed),  # so that starting an epoch does not advance dropout's
         persistent_workers=workers > 0,
         timeout=LOST if workers else 0,
         pin_memory=torch.cuda.is_available(),
@@ -104,7 +104,7 @@ def make_loader(
 
 
 def _leave_signals(worker: int) -> None:
-    """An interruption is for the process that trains, which ends its readers itself; also one of a whole group."""
+    """Leave interruptions to the training process, even those sent to its process group: it ends its workers itself."""
     if hasattr(os, "setpgrp"):
         os.setpgrp()
     signal.signal(signal.SIGINT, signal.SIG_IGN)
@@ -112,8 +112,8 @@ def _leave_signals(worker: int) -> None:
 
 
 def _collate(batch: Any) -> Any:
-    """The batch as it is; that of a worker is put into shared memory here, where a lack of it can be told: torch would
-    lose the batch, and training would wait for it."""
+    """Return the batch unchanged. In a worker, move it to shared memory first: if that is full, raise KitError here,
+    because torch would lose the batch and training would wait for it."""
     if get_worker_info():
         try:
             for value in batch.values():
@@ -124,22 +124,24 @@ def _collate(batch: Any) -> Any:
     return batch
 
 
-def _room(size: int, workers: int) -> int:
-    """Return how many of these workers can hand over batches of `size` bytes; say so if not all."""
+def _affordable_workers(size: int, workers: int) -> int:
+    """Return how many of these workers have room for batches of `size` bytes; print a sentence if not all have."""
     if workers and len(os.fsencode(tempfile.gettempdir())) > SOCKETS:
-        _say(f"TMPDIR is too long a path for the sockets of workers, and none start: set one of {SOCKETS} letters.")
+        _print_once(f"No workers start: TMPDIR is too long for their sockets, so set one of at most {SOCKETS} letters.")
         return 0
     try:
         free = shutil.disk_usage(SHARED).free
-    except OSError:  # a system that keeps it elsewhere, and has enough
+    except OSError:  # systems without it keep shared memory elsewhere, and have enough
         return workers
     room = min(workers, max(0, free // max(1, size) - IN_USE) // PREFETCHED)
     if room < workers:
-        _say(f"{SHARED} is too small for {workers} workers that read such batches, and {room} start: {MORE_SHARED}.")
+        _print_once(
+            f"Only {room} of {workers} workers start: {SHARED} is too small for their batches, so {MORE_SHARED}."
+        )
     return room
 
 
-@functools.cache  # once
-def _say(sentence: str) -> None:
+@functools.cache
+def _print_once(sentence: str) -> None:
     if os.environ.get("LOCAL_RANK", "0") == "0":
         print(sentence, flush=True)

@@ -1,4 +1,4 @@
-"""Delimited files with their faults named: encoding, separator, columns, rows, whole numbers."""
+"""Read delimited files and name their faults: encoding, separator, columns, rows, whole numbers."""
 
 import csv
 import io
@@ -13,15 +13,18 @@ import pandas as pd
 
 from kit.core.exceptions import KitError, shorten
 
-WHOLE_NUMBER = re.compile(r"\s*(-?[0-9]{1,18})(?:\.0*)?\s*")  # as text: a float would round a long id
-PLAIN_NUMBER = "0|-?[1-9][0-9]{0,17}"  # the one way in which a whole number is usually written
+WHOLE_NUMBER = re.compile(r"\s*(-?[0-9]{1,18})(?:\.0*)?\s*")  # matched as text: a float would round a long id
+PLAIN_NUMBER = "0|-?[1-9][0-9]{0,17}"  # the usual way to write a whole number
 TEXT_COLUMNS = ("title", "description", "name")  # our columns that hold text; the others hold whole numbers
-PANDAS_INDEX = re.compile(r"unnamed: 0(?:\.\d+)?")  # how pandas names an unnamed first column that it saves again
-END = "\0end of the table"  # a line after a table's last, which an open quotation mark swallows
+PANDAS_INDEX = re.compile(r"unnamed: 0(?:\.\d+)?")  # pandas' name for an unnamed first column that it saves again
+END = "\0end of the table"  # appended to a table: an unclosed quotation mark swallows it
 
 
 def read_text(path: Path) -> str:
-    """A file's text without its byte-order mark. Raises KitError: unreadable, empty, or not UTF-8 (names the line)."""
+    """Return a file's text without its byte-order mark.
+
+    Raise KitError if the file is unreadable, empty or not UTF-8; in the last case it names the line.
+    """
     try:
         text = path.read_bytes().decode("utf-8-sig")
     except UnicodeDecodeError as error:
@@ -35,7 +38,7 @@ def read_text(path: Path) -> str:
 
 
 def check_separator(name: str, header: str, sep: str) -> None:
-    """Raise KitError when another separator than `sep` cuts the header of file `name`."""
+    """Raise KitError if the header of the file `name` uses a separator other than `sep`."""
     shown = {",": "a comma", "\t": "a tab", ";": "a semicolon", "|": "a bar"}
     other = next((mark for mark in shown if mark in header), None)
     if sep not in header and other:
@@ -43,17 +46,16 @@ def check_separator(name: str, header: str, sep: str) -> None:
 
 
 def read_table(path: Path, sep: str, columns: dict[str, str]) -> pd.DataFrame:
-    """Return these columns (lower-case name in the file → ours), the first of which is the key: whole numbers as int64,
-    the rest as text ("NaN" stays a word). "" is a first column without a name.
+    """Return these columns (lower-case name in the file → our name); the first is the key, and "" an unnamed first one.
 
-    Quotation marks mean what they mean to pandas, in TSV too. Raise KitError if the table is damaged, and if a stray
-    quotation mark makes several rows one.
+    TEXT_COLUMNS stay text ("NaN" is a word); the others become int64. Quotation marks are read as pandas reads them, in
+    TSV too. Raise KitError if the table is damaged, or if a stray quotation mark merges several rows into one.
     """
     text, name = read_text(path), path.name
     check_separator(name, text.lstrip("\r\n").splitlines()[0], sep)
-    lines = list(io.StringIO(text, newline=""))  # as CSV ends them: \n, \r\n or \r
+    lines = list(io.StringIO(text, newline=""))  # CSV's line endings: \n, \r\n or \r
     records, opened = _read_records(lines, sep)
-    never = f"{name}, line {opened}: a field begins with a quotation mark and never ends; remove that mark or close it."
+    never = f"{name}, line {opened}: a field begins with a quotation mark that is never closed; remove or close it."
     if not records:
         raise KitError(never if opened else f"{name} is empty; download or write it again.")
     header, *records = records
@@ -80,7 +82,7 @@ def read_table(path: Path, sep: str, columns: dict[str, str]) -> pd.DataFrame:
 
 
 class _Record(NamedTuple):
-    """One row of a table, and the first and last line on which it stands."""
+    """One row of a table, with its first and last line."""
 
     first: int
     last: int
@@ -88,7 +90,7 @@ class _Record(NamedTuple):
 
 
 def _read_records(lines: list[str], sep: str) -> tuple[list[_Record], int]:
-    """Return the rows that are not blank, and the line on which a field opens that never ends (0: none does)."""
+    """Return the rows that are not blank, and the line of a field that is never closed (0: there is none)."""
     csv.field_size_limit(sys.maxsize)
     reader, records, last = csv.reader(itertools.chain(lines, [END]), delimiter=sep), [], 0
     for fields in reader:
@@ -104,20 +106,23 @@ def _breaks(field: str) -> int:
 
 
 def _find_columns(name: str, header: _Record, records: list[_Record], columns: dict[str, str]) -> dict[int, str]:
-    """Return where each of `columns` stands (place in the header → our name), in their order. Raises KitError."""
-    found = [" ".join(column.split()) for column in header.fields]
-    lower = [column.lower() for column in found]
+    """Return the header positions of `columns` (position → our name), in their order.
+
+    Raise KitError if a column is missing or ambiguous.
+    """
+    headings = [" ".join(column.split()) for column in header.fields]
+    lower = [column.lower() for column in headings]
     names: list[str | None] = [*lower]
     if twice := [column for column in columns if column and lower.count(column) > 1]:
         raise KitError(
-            f"{name} has the column {shorten(twice)} more than once, but for case and spaces; keep one of each."
+            f"{name} has the column {shorten(twice)} more than once, ignoring case and spaces; keep one of each."
         )
     if "" in columns:
         unnamed = [place for place, column in enumerate(lower) if not column or PANDAS_INDEX.fullmatch(column)]
         unnamed = [p for p in unnamed if not p or any("".join(r.fields[p : p + 1]).strip() for r in records)]
         if len(unnamed) > 1:
             which = shorten(
-                [repr(found[place]) if found[place] else f"unnamed column {place + 1}" for place in unnamed]
+                [repr(headings[place]) if headings[place] else f"unnamed column {place + 1}" for place in unnamed]
             )
             raise KitError(
                 f"{name} has {len(unnamed)} columns that may be the row index ({which}); keep the one that holds the "
@@ -130,13 +135,13 @@ def _find_columns(name: str, header: _Record, records: list[_Record], columns: d
                 f"{name}, lines {header.first} to {header.last}: the header holds rows of the table; remove the stray "
                 f"quotation mark in line {header.first}, or download the file again."
             )
-        wanted, got = (shorten([column or "(unnamed index)" for column in some], 9) for some in (missing, found))
+        wanted, got = (shorten([column or "(unnamed index)" for column in some], 9) for some in (missing, headings))
         raise KitError(f"{name} lacks the column {wanted}; it has {got}: rename the column or download it again.")
     return {names.index(column): ours for column, ours in columns.items()}
 
 
 class _Layout:
-    """What a row of a table looks like on its line, whatever quotation marks stand in it."""
+    """How to recognise a row of a table in its line, whatever quotation marks are in it."""
 
     def __init__(self, sep: str, width: int, key: int, numbers: list[int]):
         self.sep, self.width, self.key = sep, width, key
@@ -152,8 +157,8 @@ class _Layout:
     def read_key(self, lines: Iterator[str]) -> int | None:
         """Return the key of the row that begins with the first of `lines`, or None if none does.
 
-        The row is on that line alone, whatever marks are in it, with texts that may hold the separator; or it is read
-        as quoted, and may go on over the next lines.
+        The row may be on that line alone, with any quotation marks, and with separators in its texts; or it may be
+        properly quoted, and continue over the next lines.
         """
         cells = self._cells(line := next(lines))
         key = self.key if self.key in self.before else self.key - self.width
@@ -175,12 +180,13 @@ class _Layout:
 
 
 def _refuse_rows_in_fields(name: str, lines: list[str], records: list[_Record], layout: _Layout) -> None:
-    """Raise KitError if a quoted field holds rows of its own table: a stray quotation mark opens a field that ends at
-    the next mark, which may be many rows on.
+    """Raise KitError if a quoted field contains rows of its own table.
 
-    Descriptions of several lines are legal, and may hold lists of numbers. So a line in a field counts as a row only if
-    it has numbers where a row has them, as the line before has at its end, and a key that no other row has; and if the
-    key fits between those of this row and the next, or the line has letters.
+    A stray quotation mark opens a field that ends at the next mark, possibly many rows later.
+
+    Descriptions may have several lines and contain lists of numbers. So a line in a field counts as a row only if it
+    has numbers in the number columns, ends like a row, follows a line that ends like a row, and has a key that no other
+    row has; and if that key lies between those of this row and the next, or the line has letters.
     """
     if all(record.first == record.last for record in records):
         return
@@ -188,20 +194,20 @@ def _refuse_rows_in_fields(name: str, lines: list[str], records: list[_Record], 
     keys = [int(match[1]) if match else None for match in matches]
     known = set(keys)
 
-    def is_row(number: int, last: int, own: int | None, following: int | None) -> bool:
+    def is_row(number: int, last: int, current: int | None, following: int | None) -> bool:
         key = layout.read_key(lines[place] for place in range(number - 1, last))
         if key is None or key in known:
             return False
-        fits = own is not None and own < key and (following is None or key < following)
+        fits = current is not None and current < key and (following is None or key < following)
         before = next(lines[place] for place in range(number - 2, -1, -1) if lines[place].strip())
         return (fits or any(character.isalpha() for character in lines[number - 1])) and layout.ends_row(before)
 
-    for record, own, following in zip(records, keys, [*keys[1:], None], strict=True):
+    for record, current, following in zip(records, keys, [*keys[1:], None], strict=True):
         first = record.first
         for place, field in enumerate(record.fields if record.first < record.last else ()):
             last = first + _breaks(field)
             broken = place not in layout.texts and _breaks(field.strip()) > 0
-            if broken or any(is_row(n, record.last, own, following) for n in range(first + 1, last + 1)):
+            if broken or any(is_row(n, record.last, current, following) for n in range(first + 1, last + 1)):
                 raise KitError(
                     f"{name}, lines {first} to {last}: one field in quotation marks holds rows of the table; remove "
                     f"the stray mark that opens it, or download the file again."
@@ -210,21 +216,21 @@ def _refuse_rows_in_fields(name: str, lines: list[str], records: list[_Record], 
 
 
 def _integers(values: pd.Series, lines: list[int], name: str, column: str) -> pd.Series:
-    """Return text as int64. Raises KitError where it is no whole number, or could be taken for another: `007` and `7`
-    are two ids, and two codes, to whoever wrote them."""
+    """Return text as int64. Raise KitError if a value is not a whole number, or could be confused with another: `007`
+    and `7` may be two ids, or two codes, to whoever wrote them."""
     if values.str.fullmatch(PLAIN_NUMBER).all():
         return values.astype("int64")
     numbers: list[int] = []
     written: dict[int, str] = {}
     for line, value in zip(lines, values, strict=True):
-        where, text = f"{name}, line {line}: {column} is", value.strip()
+        subject, text = f"{name}, line {line}: {column} is", value.strip()
         if not (match := WHOLE_NUMBER.fullmatch(value)):
-            wrong = f"{where} {value[:60]!r}, not a whole number" if text else f"{where} missing"
+            wrong = f"{subject} {value[:60]!r}, not a whole number" if text else f"{subject} missing"
             raise KitError(f"{wrong}; mend that line or download the file again.")
         number = int(match[1])
         if re.match("-?0[0-9]", text):
-            raise KitError(f"{where} {text!r}, which would be read as {number}; write it without leading zeros.")
+            raise KitError(f"{subject} {text!r}, which would be read as {number}; write it without leading zeros.")
         if (other := written.setdefault(number, text)) != text:
-            raise KitError(f"{where} {text!r}, and {other!r} in another line; write the same number alike.")
+            raise KitError(f"{subject} {text!r}, and {other!r} in another line; write the same number the same way.")
         numbers.append(number)
     return pd.Series(numbers, dtype="int64")

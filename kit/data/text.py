@@ -1,4 +1,4 @@
-"""Texts of products: HTML, mojibake and white space cleaned, title and description joined."""
+"""Clean HTML, mojibake and white space in product texts, and join title and description."""
 
 import re
 import unicodedata
@@ -8,7 +8,7 @@ from html.entities import html5
 import ftfy
 import pandas as pd
 
-# Only names that HTML knows (and Word's `o:p`) make a tag: `a <b et c`, `x<y>z`, `taille <M>` are text.
+# Only HTML's own names (and Word's `o:p`) make a tag: `a <b et c`, `x<y>z`, `taille <M>` are text.
 TAG_NAME = (
     r"(?:a|abbr|area|article|b|base|big|blockquote|body|br|button|caption|center|cite|code|col|colgroup|dd|del|div"
     r"|dl|dt|em|embed|figcaption|figure|font|footer|form|h[1-6]|head|header|hr|html|i|iframe|img|input|ins|label|li"
@@ -17,30 +17,33 @@ TAG_NAME = (
     r"|[a-z]\w*:\w+)"
 )
 TAG = re.compile(
-    # with their bodies; what is never closed goes on to the end, as in a browser
+    # with their bodies; an unclosed one extends to the end, as in a browser
     r"<(script|style)\b[^<>]*>.*?(?:</\1\s*>|\Z)|<!--.*?(?:-->|\Z)|<!(?:doctype|\[)[^<>]*>|<\?xml[^<>]*>"
     rf"""|</?{TAG_NAME}(?:[\s/](?:"[^"<]*"|'[^'<]*'|[^<>"'])*)?>"""  # a quoted attribute may hold `>` ...
     rf"|</?{TAG_NAME}[\s/][^<>]*>",
     re.IGNORECASE | re.DOTALL,
 )  # ... or lack its closing quote
-# Worth ftfy's time (it is slow): UTF-8 lead and trail bytes shown as CP1252 (`Ã©`, `â€`), or a control character.
+# Only such texts go through ftfy, which is slow: UTF-8 lead and trail bytes shown as CP1252 (`Ã©`, `â€`), or a control
+# character.
 UTF8_TRAIL = "".join(bytes([b]).decode("cp1252", "ignore") for b in range(0x80, 0xC0))
 MOJIBAKE = re.compile(rf"[Â-ô][{UTF8_TRAIL}\x80-\x9f]|Ã |[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f]")
 INVISIBLE = re.compile("[\u00ad\u200b-\u200f\u2060\ufeff]")
 SURROGATE = re.compile("[\ud800-\udfff]")  # half a character: no tokenizer takes it
 FTFY = ftfy.TextFixerConfig(unescape_html=False, uncurl_quotes=False, fix_character_width=False, explain=False)
-# With its semicolon only. Browsers also read 106 names without, even in mid-word, which makes `Fourµ-ondes` of
-# `Four&micro-ondes` and `©=3` of `&copy=3`. The end of a word decides nothing either: `Guitare&amp Fender`, `lot&#12`.
+# With a semicolon only. Browsers also accept 106 names without one, even in mid-word, which turns `Four&micro-ondes`
+# into `Fourµ-ondes` and `&copy=3` into `©=3`. The end of a word is no criterion either: `Guitare&amp Fender`,
+# `lot&#12`.
 ENTITY = re.compile("&(?:#[0-9]{1,9}|#[xX][0-9a-fA-F]{1,8}|([A-Za-z][A-Za-z0-9]{1,31}));")
 
 
 def clean_text(text: str, light: bool = False) -> str:
-    """Plain text: entities (escaped up to three times), tags, mojibake, control characters, white space.
+    """Return plain text: decode entities (escaped up to three times), remove tags, repair mojibake, drop control
+    characters, collapse white space.
 
-    `light` mends entities and white space only: the form for titles, since cleaning titles costs about a point of
-    macro-F1 on this data (Synerise, SIGIR eCom 2020). Mojibake is ftfy's work: `Ã©tÃ©` becomes `été`. It cannot restore
-    `à¢me` (âme, lower-cased after the damage) nor a letter lost to a `?` in mid-word: both stay as they are. Accents
-    are composed, as in all text (`compose`).
+    `light` repairs entities and white space only. Titles get this form, because cleaning them costs about a point of
+    macro-F1 on this data (Synerise, SIGIR eCom 2020). ftfy repairs mojibake: `Ã©tÃ©` becomes `été`. It cannot restore
+    `à¢me` (âme, lower-cased after the damage) nor a letter replaced by `?`: both stay as they are. Accents are
+    composed, as in all texts (`compose`).
     """
     for _ in range(3):
         if "&" not in text or (plain := ENTITY.sub(_decode_entity, text)) == text:
@@ -50,7 +53,7 @@ def clean_text(text: str, light: bool = False) -> str:
         if "<" in text:
             text = TAG.sub(" ", text)
         if MOJIBAKE.search(text):
-            text = ftfy.fix_text(text.replace("\x0b", " "), FTFY)  # a vertical tab parts words
+            text = ftfy.fix_text(text.replace("\x0b", " "), FTFY)  # a vertical tab separates words
         if not text.isascii():
             text = INVISIBLE.sub("", text)
     if not text.isascii():
@@ -63,11 +66,11 @@ def _decode_entity(match: re.Match) -> str:
 
 
 def compose(text: str) -> str:
-    """The text in Unicode's composed form (NFC): `é` as one character, not as `e` and an accent, which look alike to a
-    reader and are different words to a model."""
+    """Return the text in Unicode's composed form (NFC): `é` as one character rather than `e` and an accent, which look
+    the same to a reader and are different words to a model."""
     return unicodedata.normalize("NFC", text)
 
 
 def product_texts(frame: pd.DataFrame) -> list[str]:
-    """Title and description as one text (paper section 4.2); the title alone where there is no description."""
+    """Return title and description as one text (paper section 4.2); the title alone if there is no description."""
     return (frame["title"] + (" " + frame["description"]).fillna("")).tolist()

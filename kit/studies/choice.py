@@ -1,7 +1,7 @@
-"""Which run is analysed and submitted: the one that 05_ensemble chose.
+"""The run that is analysed and submitted: the one that 05_ensemble chose.
 
-runs/<study>/choice.json names what it chose of a study, runs/choice.json what it chose of runs that were named by hand;
-06_error_analysis, 07_submission and the report read it.
+runs/<study>/choice.json records its choice for a study, runs/choice.json its choice among runs named by hand.
+06_error_analysis, 07_submission and the report read them.
 """
 
 from dataclasses import dataclass
@@ -19,14 +19,15 @@ from kit.studies.paper import member_runs, study_runs
 
 @dataclass(frozen=True)
 class Choice:
-    """A run, and a sentence that says of how many it was taken, and why."""
+    """A run, and a sentence that says why it was chosen, and from how many."""
 
     run: Run
     why: str
 
 
 def choose(run: Run) -> None:
-    """Record the ensemble `run` as what is submitted: of its study, or of what belongs to none. Raises KitError."""
+    """Record the ensemble `run` as the one to submit for its study, or for runs outside a study. Raise KitError if the
+    file cannot be written."""
     if not isinstance(run, EnsembleRun):
         raise KitError(f"{run.name!r} is not an ensemble: 05_ensemble makes those that can be chosen.")
     settings = {"method": run.config.method, "evaluation": run.config.evaluation}
@@ -34,52 +35,56 @@ def choose(run: Run) -> None:
 
 
 def preferred(study: str) -> dict[str, str]:
-    """Return the `method` and `evaluation` by which 05_ensemble chose; nothing if it has not. Raises KitError."""
+    """Return the `method` and `evaluation` that 05_ensemble chose; {} if it chose nothing. Raise KitError if the record
+    is damaged.
+    """
     content = _read(_file(study))
     return {name: content[name] for name in ("method", "evaluation") if name in content}
 
 
 def choice_of(study: str) -> Choice:
-    """Return what is submitted of a study: what 05_ensemble chose.
+    """Return the run to submit for a study: the choice of 05_ensemble.
 
-    If it chose nothing, or its choice is out of date: the nested ensemble of most members, by the usual method; without
-    an ensemble the best member. Raises KitError if the study has no member.
+    If there is no choice, or it is out of date, return the nested ensemble of most members, by the default method;
+    without an ensemble, the best member. Raise KitError if the study has no member.
     """
     members = [open_run(name) for name in member_runs(study)]
     if not members:
         raise KitError(f"The study {study!r} has no finished member yet: train one with 03_train.")
     runs, (recorded, note) = study_runs(study), _recorded(study)
-    of = f"of {len(runs)} finished runs of the study {study!r}"
+    pool = f"of {len(runs)} finished runs of the study {study!r}"
     if recorded:
         known = recorded.config.members if isinstance(recorded, EnsembleRun) else ()
         later = [run.name for run in members if run.name not in known and run.name != recorded.name]
         without = f"; it lacks {shorten(later)}: run 05_ensemble again" if later else ""
-        return Choice(recorded, f"{recorded.name}, {of}: 05_ensemble chose it{without}.{_caution(recorded)}")
+        return Choice(recorded, f"{recorded.name}, {pool}: 05_ensemble chose it{without}.{_caution(recorded)}")
     stacked = [run for run in runs if isinstance(run, EnsembleRun) and is_current(run)]
     if nested := [run for run in stacked if run.config.evaluation == "nested"]:
         usual = EnsembleConfig.method
         run = max(nested, key=lambda run: (len(run.config.members), run.config.method == usual, run.name))
-        return Choice(run, f"{run.name}, {of}: the {run.config.method} ensemble of most members{note}.")
+        return Choice(run, f"{run.name}, {pool}: the {run.config.method} ensemble of most members{note}.")
     member = max(members, key=lambda run: run.summary["macro_f1"])
-    return Choice(member, f"{member.name}, {of}: the best member, as there is no ensemble{note}.")
+    return Choice(member, f"{member.name}, {pool}: the best member, because there is no ensemble{note}.")
 
 
 def chosen(study: str) -> Run:
-    """Return the run that is analysed and submitted of a study. Raises KitError if the study has no member."""
+    """Return the run to analyse and submit for a study. Raise KitError if the study has no member."""
     return choice_of(study).run
 
 
 def find_result(name: str = "") -> Run:
-    """Return the finished run of that name; without one, what is submitted of whatever finished or was chosen last.
-    Prints which of how many it took, and why. Raises KitError."""
-    found = _latest() if not name else Choice(run := find_run(name), _caution(run).strip())
-    if found.why:
-        print(found.why)
-    return found.run
+    """Return the finished run of that name; without a name, the run to submit of the study that was worked on last.
+
+    Print which run it is, from how many, and why. Raise KitError if there is no such run.
+    """
+    choice = _latest() if not name else Choice(run := find_run(name), _caution(run).strip())
+    if choice.why:
+        print(choice.why)
+    return choice.run
 
 
 def _latest() -> Choice:
-    """What 05_ensemble chose of the study that was worked on last, or of none; else the newest run."""
+    """Return the choice of 05_ensemble for the latest study, or for runs outside a study; otherwise the newest run."""
     newest, note = find_run(), ""
     study, last = newest.config.study or None, finished_at(newest)[1]
     for file in [_file(""), *runs_folder().glob("*/choice.json")]:
@@ -88,23 +93,23 @@ def _latest() -> Choice:
             study, last = "" if file == _file("") else file.parent.name, time
     if study and _has_members(study):
         return choice_of(study)
-    of = f"of {len(list_runs())} finished runs"
+    pool = f"of {len(list_runs())} finished runs"
     if study == "":
         run, note = _recorded("")
         if run:
-            return Choice(run, f"{run.name}, {of}: 05_ensemble chose it last.{_caution(run)}")
-    return Choice(newest, f"{newest.name}, {of}: the newest{note}.{_caution(newest)}")
+            return Choice(run, f"{run.name}, {pool}: 05_ensemble chose it last.{_caution(run)}")
+    return Choice(newest, f"{newest.name}, {pool}: the newest{note}.{_caution(newest)}")
 
 
 def _has_members(study: str) -> bool:
     try:
         return bool(member_runs(study))
-    except KitError:  # all of its runs were removed
+    except KitError:  # all its runs were removed
         return False
 
 
 def _recorded(study: str) -> tuple[Run | None, str]:
-    """The run that 05_ensemble chose, or None and why its choice does not count."""
+    """Return the run that 05_ensemble chose, or None and the reason why its choice does not count."""
     name = _read(_file(study)).get("run")
     if not name:
         return None, ""
@@ -128,7 +133,7 @@ def _file(study: str) -> Path:
 
 
 def _read(file: Path) -> dict:
-    """What `choose` wrote; {} if nothing was chosen. Raises KitError."""
+    """Return what `choose` wrote; {} if nothing was chosen. Raise KitError if the file is damaged."""
     if not file.is_file():
         return {}
     try:

@@ -12,6 +12,7 @@ import logging
 import os
 import sys
 import time
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from itertools import groupby
 from pathlib import Path
@@ -36,7 +37,7 @@ from kit.studies.plan import RESERVED_FIELDS, Plan, is_done
 from kit.studies.report import read_answers, write_report
 
 # of the notebooks' parameters, those that no option of a study sets, as they are shipped
-SHIPPED = {
+SHIPPED: dict[str, dict] = {
     "01_eda": {"items": 6, "seed": 0, "limit": 20000},
     "05_ensemble": {"members": "", "method": EnsembleConfig.method, "evaluation": EnsembleConfig.evaluation, "seed": 0},
     "06_error_analysis": {"data": "", "top": 5, "worst": 12},
@@ -44,7 +45,7 @@ SHIPPED = {
 }
 
 
-def parameters(notebook: str, given: dict, configs: list[TrainConfig]) -> dict:
+def parameters(notebook: str, given: dict, configs: Sequence[TrainConfig]) -> dict:
     """Return what papermill sets: `given`, and all else that the notebook's parameters cell sets, as it is planned or
     shipped, for somebody may have edited the cell. Raises KitError."""
     path = notebooks_folder() / f"{notebook}.ipynb"
@@ -53,7 +54,7 @@ def parameters(notebook: str, given: dict, configs: list[TrainConfig]) -> dict:
     except (OSError, ValueError) as error:
         raise KitError(f"{path} cannot be read ({error}): restore it with git checkout notebooks.") from error
     tagged = next((cell for cell in cells if "parameters" in cell.metadata.get("tags", [])), None)
-    planned = {field.name: "" if field.name in NAMES else None for field in dataclasses.fields(TrainConfig)}
+    planned: dict = {field.name: "" if field.name in NAMES else None for field in dataclasses.fields(TrainConfig)}
     planned = dataclasses.asdict(configs[0]) if notebook == "03_train" else SHIPPED.get(notebook, planned)
     names = assigned(tagged.source) if tagged else []
     return {name: planned[name] for name in names if name in planned} | given
@@ -71,8 +72,8 @@ def run_notebook(notebook: str, given: list[list[str]]) -> Path:
         raise KitError(f"There is no notebook {notebook!r}; the notebooks are: {known or 'none here'}.")
     logging.getLogger("papermill").setLevel(logging.ERROR)  # it warns of fields that a notebook does not list
     known = papermill.inspect_notebook(str(source))
-    kinds = {name: str if one["inferred_type_name"] == "str" else None for name, one in known.items()}
-    kinds = parameter_types(TrainConfig) | kinds
+    kinds: dict[str, type | None] = {**parameter_types(TrainConfig)}
+    kinds |= {name: str if one["inferred_type_name"] == "str" else None for name, one in known.items()}
     values = {name: _value(value, kinds.get(name)) for name, value in given}
     out = runs_folder() / _folder(source.stem, values, known) / source.name
     try:
@@ -93,7 +94,7 @@ def _folder(notebook: str, values: dict, known: dict) -> str:
     return values.get("study") or default
 
 
-def _papermill(source: Path, out: Path, values: dict, stream: TextIO) -> None:
+def _papermill(source: Path, out: Path, values: dict, stream: io.TextIOBase | TextIO) -> None:
     """Execute `source` into `out`, which appears when it is whole; what its cells print goes to `stream`."""
     partial = out.with_suffix(".partial.ipynb")
     quiet = ["--IPKernelApp.log_level=CRITICAL"]  # the kernel warns of local sockets, and of its own shutdown
@@ -107,16 +108,15 @@ def _papermill(source: Path, out: Path, values: dict, stream: TextIO) -> None:
         raise KitError(f"{out} cannot be written ({error}): fix its permissions, or set KIT_ROOT.") from error
 
 
-class Listener(io.TextIOBase):
-    """Standard output that the plan hears too; `training`: the run at work, as far as is known."""
+class Named(io.TextIOBase):
+    """Standard output of one notebook among several: its name begins every line."""
 
-    def __init__(self, plan: Plan, training: TrainConfig | None):
-        self.plan, self.training = plan, training
+    def __init__(self, name: str):
+        self.name, self.pending = name, ""
 
     def write(self, text: str) -> int:
-        sys.stdout.write(text)
-        for line in text.splitlines():
-            self.training = self.plan.learn(line, self.training)
+        *lines, self.pending = (self.pending + text).split("\n")
+        sys.stdout.write("".join(f"{self.name}: {line}\n" for line in lines))
         return len(text)
 
     def flush(self) -> None:
@@ -129,7 +129,7 @@ def run_notebooks(
     """Executes the notebooks; what fails, and why, goes to `failed`."""
     failed |= plan.cannot
     shared = base | {"study": study, "processes": processes, "again": again}
-    steps = [("01_eda", study, {"data": base["data"]}, [])]
+    steps: list[tuple[str, str, dict, list[TrainConfig]]] = [("01_eda", study, {"data": base["data"]}, [])]
     steps += [("02_baselines", study, shared | {"jobs": jobs}, plan.groups["02_baselines"])]
     for config in plan.members:
         if config.run not in plan.cannot:
@@ -140,12 +140,13 @@ def run_notebooks(
     for notebook, alike in groupby(steps, key=lambda step: step[0]):
         todo = []
         for _, folder, values, configs in alike:
-            left = [config for config in configs if not is_done(config)]
-            if not left and not again and (runs_folder() / folder / f"{notebook}.ipynb").is_file():
+            done = all(is_done(config) for config in configs)
+            if done and not again and (runs_folder() / folder / f"{notebook}.ipynb").is_file():
                 print(f"── {notebook} ({folder}): finished already", flush=True)
             else:
-                todo.append((folder, values, configs, next(iter(configs if again else left), None)))
-        _execute_all(notebook, todo, plan, failed, jobs)
+                todo.append((folder, values, configs))
+        with plan.following():
+            _execute_all(notebook, todo, plan, failed, jobs)
     try:
         if len(member_runs(study)) > 1:
             how = {} if again else preferred(study)  # what the user chose with 05_ensemble stays chosen
@@ -160,17 +161,17 @@ def run_notebooks(
 
 
 def _execute_all(notebook: str, todo: list[tuple], plan: Plan, failed: dict[str, str], jobs: int) -> None:
-    """The notebook once for each (folder, parameters, runs that it makes, first of them to do) of `todo`, `jobs` at a
+    """The notebook once for each (folder, parameters, runs that it makes) of `todo`, `jobs` at a
     time, which share the cores."""
     if min(jobs, len(todo)) < 2:
-        for folder, values, configs, first in todo:
-            _execute(notebook, folder, values, plan, failed, configs, first)
+        for folder, values, configs in todo:
+            _execute(notebook, folder, values, plan, failed, configs)
         return
     usual = os.environ.get("OMP_NUM_THREADS")
     os.environ["OMP_NUM_THREADS"] = str(max(1, available_threads() // jobs))  # of the kernels and what they start
     with ThreadPoolExecutor(jobs) as pool:
         try:
-            list(pool.map(lambda one: _execute(notebook, *one[:2], plan, failed, *one[2:]), todo))
+            list(pool.map(lambda one: _execute(notebook, one[0], one[1], plan, failed, one[2], named=True), todo))
         except BaseException:
             pool.shutdown(wait=False, cancel_futures=True)
             for process in psutil.Process().children():  # kernels; their training saves and ends when they are gone
@@ -188,17 +189,17 @@ def _execute(
     values: dict,
     plan: Plan,
     failed: dict[str, str],
-    configs: list[TrainConfig] = (),
-    first: TrainConfig | None = None,
+    configs: Sequence[TrainConfig] = (),
+    named: bool = False,
 ) -> None:
-    """One notebook into runs/<folder>/, which makes the runs of `configs`, `first` before the others; a failing cell's
-    sentence goes to `failed`."""
+    """One notebook into runs/<folder>/, which makes the runs of `configs`; a failing cell's sentence goes to `failed`.
+    `named`: among several, so that each line says of which it is."""
     out = runs_folder() / folder / f"{notebook}.ipynb"
     print(f"\n── {notebook} → {out}", flush=True)
     started = time.perf_counter()
     try:
         source = notebooks_folder() / f"{notebook}.ipynb"
-        _papermill(source, out, parameters(notebook, values, configs), Listener(plan, first))
+        _papermill(source, out, parameters(notebook, values, configs), Named(folder) if named else sys.stdout)
         _require_planned(notebook, configs)
         print(f"   {notebook} took {time.perf_counter() - started:.0f} s", flush=True)
     except (PapermillExecutionError, RuntimeError) as error:  # the latter: the kernel died
@@ -206,9 +207,11 @@ def _execute(
         sentence = str(getattr(error, "evalue", error)).strip()
         failed[name] = f"{sentence} (the notebook as far as it came: {out.with_suffix('.partial.ipynb')})"
         print(f"   failed: {failed[name]}", flush=True)
+    finally:
+        plan.look()
 
 
-def _require_planned(notebook: str, configs: list[TrainConfig]) -> None:
+def _require_planned(notebook: str, configs: Sequence[TrainConfig]) -> None:
     """Raises KitError where a notebook that went through has not made the runs that were planned."""
     for config in configs:
         if not is_done(config):
@@ -225,7 +228,7 @@ def _tell_failed(failed: dict[str, str]) -> None:
         print(f"FAILED {name}: {sentence}", file=sys.stderr)
 
 
-def _value(text: str, kind: type):
+def _value(text: str, kind: type | None):
     """A parameter of that type, as papermill's -p reads it: True, False, a number or text."""
     if text in ("True", "False") and kind is not str:
         return text == "True"
@@ -260,7 +263,8 @@ def add_options(parser: argparse.ArgumentParser) -> None:
 def run_study(options: argparse.Namespace) -> int:
     """Run a whole study as `add_options` describes it; return the exit status."""
     texts, images = ([name for name in names.split(",") if name] for names in (options.texts, options.images))
-    started, failed = time.perf_counter(), {}
+    started = time.perf_counter()
+    failed: dict[str, str] = {}
     logging.getLogger("papermill").setLevel(logging.ERROR)  # else it warns of fields that a notebook does not list
     try:
         if not notebooks_folder().is_dir():

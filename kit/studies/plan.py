@@ -1,17 +1,20 @@
 """The runs of a study, what each still has to do, and how long that may take."""
 
-import re
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 from kit.config import TrainConfig
 from kit.core.exceptions import KitError
 from kit.data.items import data_fingerprints, read_items
 from kit.models.backbones import check_backbones
-from kit.runs import BEGINS, open_run
+from kit.runs import open_run
 from kit.studies.paper import ablations, baselines, members
+from kit.training.status import read_status
 
 # fields that the options of the story set, or that tell members, baselines and ablations apart
 RESERVED_FIELDS = {"study", "data", "text", "image", "recipe", "run", "system", "bilstm", "layer_weights", "attention"}
-PACE = re.compile(r"([\d.e+-]+) s a step over the first")  # what kit.train says of a run's first steps
+PERIOD = 1  # seconds between two looks at the runs
 
 
 class Plan:
@@ -26,7 +29,10 @@ class Plan:
             "03_train": self.members,
             "04_ablations": [config for row in rows.values() for config in row if config != self.members[0]],
         }
-        self.paces, self.jobs = {}, jobs  # seconds a step by kind of run, each run's share of the time
+        self.paces: dict[tuple, float] = {}  # seconds per step by kind of run, each run's share of the time
+        self.jobs = jobs
+        self.timed = {config.run: _timed(config) for config in self.configs}  # when each training began
+        self.looking = threading.Lock()
         sides, missing = {(side, getattr(c, side)): c for c in self.configs for side in c.sides}, {}
         for (side, name), config in sides.items():
             try:
@@ -86,15 +92,33 @@ class Plan:
                 print(f"  {notebook:<13} {config.run:<48} {f'{steps:,} steps' if steps else '':>14}  {state}")
         print("Then 05_ensemble, 06_error_analysis, 07_submission and the report. Time: told after the first steps.")
 
-    def learn(self, text: str, training: TrainConfig | None) -> TrainConfig | None:
-        """Notes the pace of the run `training` where `text`, a line of it, tells; gives the run that is at work now."""
-        named = {config.run: config for config in self.configs}
-        if text.startswith(BEGINS) and text[len(BEGINS) :].strip() in named:
-            training = named[text[len(BEGINS) :].strip()]
-        if (found := PACE.search(text)) and training:
-            self.paces[self._kind(training)] = float(found[1]) / self.jobs
-            print(self.estimate(), flush=True)
-        return training
+    @contextmanager
+    def following(self) -> Iterator[None]:
+        """Inside, the runs' folders are looked at all the time."""
+        ended = threading.Event()
+
+        def follow() -> None:
+            while not ended.wait(PERIOD):
+                self.look()
+
+        thread = threading.Thread(target=follow, daemon=True)
+        thread.start()
+        try:
+            yield
+        finally:
+            ended.set()
+            thread.join()
+
+    def look(self) -> None:
+        """Note the pace of each training that has measured it since the last look, and print what it says."""
+        with self.looking:
+            for place, config in enumerate(self.configs, 1):
+                if (began := _timed(config)) and began != self.timed[config.run]:
+                    self.timed[config.run] = began
+                    pace = read_status(open_run(config.run))["seconds_per_step"]
+                    self.paces[self._kind(config)] = pace / self.jobs
+                    print(f"   run {place} of {len(self.configs)}, {config.run}: {pace:.3g} s per step", flush=True)
+                    print(self.estimate(), flush=True)
 
     def estimate(self) -> str:
         """How long the training steps that are left will take, of the kinds of runs whose pace is known."""
@@ -113,6 +137,12 @@ class Plan:
     @staticmethod
     def _kind(config: TrainConfig) -> tuple:
         return config.system == "coattention", config.text, config.image
+
+
+def _timed(config: TrainConfig) -> str:
+    """When the training began whose pace is in the run's folder."""
+    status = read_status(open_run(config.run))
+    return status.get("started", "") if "seconds_per_step" in status else ""
 
 
 def is_done(config: TrainConfig) -> bool:

@@ -1,6 +1,6 @@
 """A study's report: the paper's tables and figures beside ours, as Markdown and as one HTML page.
 
-It is written from the study's run folders and the items of its challenge folder; nothing is trained.
+It is made from the study's run folders and the items of its challenge folder; nothing is trained.
 """
 
 import base64
@@ -18,7 +18,7 @@ import pandas as pd
 from matplotlib.figure import Figure
 
 from kit.analysis import plots
-from kit.analysis.errors import confusions, read_errors, worst
+from kit.analysis.errors import confusions, read_errors, worst_mistakes
 from kit.analysis.gallery import gallery
 from kit.config import TrainConfig
 from kit.core.exceptions import KitError
@@ -40,21 +40,28 @@ img{max-width:100%}h2{margin-top:2em;border-bottom:2px solid #2a6f97}"""
 
 
 def read_answers(path: str, challenge: Challenge) -> tables.Answers:
-    """The test items' codes. Raises KitError where they are not those of the challenge; "" gives none."""
+    """Return the codes of the test items; none for "". Raise KitError if they do not belong to the challenge."""
     if not path:
         return tables.Answers()
     if challenge.edition != "challengedata":
-        raise KitError(f"Answers score the challengedata edition; {challenge.folder} is of another.")
+        raise KitError(
+            f"Answers exist only for the challengedata edition, and {challenge.folder} is of another: leave them out."
+        )
     columns = EDITIONS[challenge.edition].label_columns
     known = read_table(resolve(path), ",", columns).set_index("id")["label"]
     ids = challenge.test["test"]["id"] if challenge.test else []
     if set(known.index) != set(ids):
-        raise KitError(f"{path} has other ids than the test file of {challenge.folder}: give the answers of that file.")
+        raise KitError(
+            f"{path} has different ids than the test file of {challenge.folder}: give the answers to that file."
+        )
     return tables.Answers(known, challenge.test["test"].set_index("id")["fingerprint"])
 
 
 def write_report(study: str) -> Path:
-    """Writes the report of a study from its run folders; gives the Markdown file. Raises KitError."""
+    """Write the report of a study from its run folders, and return the Markdown file.
+
+    Raise KitError if the study has no members, or its data is damaged.
+    """
     folder = runs_folder() / study
     settings = read_json(folder / "study.json") if (folder / "study.json").is_file() else {}
     runs = study_runs(study)
@@ -63,19 +70,21 @@ def write_report(study: str) -> Path:
     challenge = challenge_of(final)
     answers = read_answers(settings.get("answers", ""), challenge)
     errors = read_errors(final, challenge)
-    pictures = {
+    plotters = {
         "figure2": lambda: plots.sample_rows(challenge.train, challenge.names),
         "figure3": lambda: plots.text_length(challenge.train),
         "figure4": lambda: plots.confusion_bars(confusions(errors)),
         "figure5": lambda: plots.loss_boxes(errors.items),
     }
-    figures = [_draw(folder / "figures" / f"{name}.png", FIGURES[name], draw) for name, draw in pictures.items()]
+    figures = [_draw(folder / "figures" / f"{name}.png", FIGURES[name], draw) for name, draw in plotters.items()]
     described = 100 * challenge.train["description"].notna().mean()
     members = [open_training(name) for name in member_runs(study)]
     member = members[0].config
     compared, ablated = tables.baselines(study, answers), tables.ablations(study)
     held_up = tables.claims(compared, ablated, final, errors)
-    protocol = f"{member.folds}-fold" if member.folds > 1 else f"one split, {100 * member.val_share:.0f} % validates"
+    protocol = (
+        f"{member.folds}-fold" if member.folds > 1 else f"one split, {100 * member.val_share:.0f} % for validation"
+    )
     parts = [
         f"# {study}: the paper beside this study",
         f"{challenge.folder.name} ({challenge.edition} edition): {len(challenge.train):,} training items of "
@@ -86,31 +95,31 @@ def write_report(study: str) -> Path:
         f"Analysed and submitted: {choice.why}",
         "## What held up",
         _table(held_up),
-        tables.verdicts(held_up),
+        tables.explain_verdicts(held_up),
         "## Table 1: models",
         _table(tables.models(study, answers)),
-        "The paper's, on the challenge's 20 % validation split (on another catalogue, compare orders, not levels):",
+        "The paper's, on the challenge's 20 % validation split (on another catalogue, compare rankings, not levels):",
         _table(tables.paper_models()),
         "## Baselines",
         _table(compared),
-        f"The paper reports its best fusion only: {PAPER_BASELINE:.2f}.",
+        f"The paper reports only its best fusion: {PAPER_BASELINE:.2f}.",
         "## Table 2: ablations",
         _table(ablated),
         "## Table 3: ensembles",
         _table(tables.ensembles(study, answers)),
         "macro-F1 is nested: the stacker that scores an item learned from other folds, and each member's model from "
-        "other items. In-sample is the paper's way, as far as it says: the stacker is scored on the items that it "
-        "learned from, which is too good.",
+        "other items. In-sample appears to be the paper's way: the stacker is scored on the items that it learned "
+        "from, so the score is too good.",
         "The paper's:",
         _table(tables.paper_ensembles()),
         f"## Table 4: does a missing description hurt? ({final.name})",
         _table(tables.descriptions(errors)),
-        "The difference, and t, are those of items without minus items with a description. The paper prints t with the "
-        "opposite sign, which is turned here. With few items on one side, read nothing from the test. `within class` "
-        "compares items of one class, and counts those of classes that have both kinds. If `all items` differ and the "
-        "interval of `within class` lies close around zero, the classes explain the difference; if that interval is "
-        "wide, too few classes have both kinds to tell. No row shows a cause: items without a description may be "
-        "harder for other reasons.",
+        "The difference, and t, are for items without minus items with a description. The paper prints t with the "
+        "opposite sign; it is reversed here. If one side has few items, the test says nothing. `within class` compares "
+        "items of the same class, and counts only classes that have both kinds. If `all items` differ and the interval "
+        "of `within class` is narrow and includes zero, the classes explain the difference; if that interval is wide, "
+        "too few classes have both kinds to tell. No row shows a cause: items without a description may be harder for "
+        "other reasons.",
         *figures,
         "## Runs",
         _table(tables.runs(runs)),
@@ -118,7 +127,7 @@ def write_report(study: str) -> Path:
     text = "\n\n".join(parts) + "\n"
     path = folder / "REPORT.md"
     write_text(path, text)
-    page = _page(study, text, folder, gallery(worst(errors), challenge.names))
+    page = _page(study, text, folder, gallery(worst_mistakes(errors), challenge.names))
     write_text(folder / "REPORT.html", page)
     return path
 
@@ -132,62 +141,64 @@ FIGURES = {
 
 
 def _draw(path: Path, title: str, draw: Callable[[], Figure]) -> str:
-    """Write a figure's file and return the Markdown that shows it. One that fails, after all the training, costs itself
-    alone."""
+    """Write a figure's file and return the Markdown that shows it.
+
+    A figure that fails does not stop the report, because all the training is done by then.
+    """
     try:
         figure = draw()
         write_atomically(path, partial(figure.savefig, format="png", dpi=110))
         plt.close(figure)
         return f"## {title}\n\n![{title}](figures/{path.name})"
-    except Exception as error:  # matplotlib's kinds are many
-        path.unlink(missing_ok=True)  # an earlier report's
+    except Exception as error:  # matplotlib raises many kinds
+        path.unlink(missing_ok=True)  # from an earlier report
         print(f"{title}: could not be drawn ({type(error).__name__}: {error})", file=sys.stderr)
         return f"## {title}\n\n(could not be drawn: {type(error).__name__})"
 
 
 def notes(members: list[TrainingRun], answers: tables.Answers) -> list[str]:
-    """What a reader must know of how the study with these members was made."""
-    member, found = members[0].config, []
+    """Return what a reader must know about how the study with these members was made."""
+    member, remarks = members[0].config, []
     if resolve(member.data) == resolve(TrainConfig.data):
-        clean = "`test` had no part in that." if len(answers.codes) else "Answers to its test items would be clean."
-        found.append(
+        clean = "`test` played no part in that." if len(answers.codes) else "Answers to its test items would be clean."
+        remarks.append(
             "The sample is a catalogue of emoji in the challenge's format: it shows that every step works, not how "
-            "well it would do on products. The recipe `demo`, the regularisation of the logistic regression and that "
+            "well the models do on products. The recipe `demo` and the regularisation of the logistic regression and "
             "of the stackers were chosen on validation splits of this same sample, which flatters the validation "
             f"scores. {clean}"
         )
     if member.frozen == member.sides:
-        found.append("Both backbones stay frozen; the paper fine-tunes them.")
+        remarks.append("Both backbones stay frozen; the paper fine-tunes them.")
     if member.linear_start:
-        found.append(
-            "The co-attention head starts as a linear classifier on mean features (even attention, a BiLSTM that "
-            "passes its input through), since so few items do not teach it from nothing: a part that starts neutral "
-            "can show little worth in the ablations."
+        remarks.append(
+            "The co-attention head starts as a linear classifier on mean features (uniform attention, a BiLSTM that "
+            "passes its input through), because so few items cannot train it from random weights. A part that starts "
+            "neutral may contribute little in the ablations."
         )
-    found += _epoch_choice([run for run in members if run.config.keep == "best"])
+    remarks += _epoch_choice([run for run in members if run.config.keep == "best"])
     if not answers.codes.empty:
-        found.append(
-            "`test` are the test items, whose answers were given and never used to choose: each is predicted by the "
-            "mean of the folds' models, where a validation item is predicted by one."
+        remarks.append(
+            "`test` is the score on the test items, whose answers were given and never used to choose anything. Each "
+            "is predicted by the mean of the folds' models, and each validation item by only one."
         )
-    return [" ".join(found)] if found else []
+    return [" ".join(remarks)] if remarks else []
 
 
 def _epoch_choice(chosen: list[TrainingRun]) -> list[str]:
-    """By how much the best epoch, which these runs keep, beats the last on the items that it was chosen on."""
+    """Return how far the best epoch, which these runs use, is above the last on the items that it was chosen on."""
     if not chosen:
         return []
     curves = [fold["macro_f1"] for run in chosen for _, fold in run.metrics.groupby("fold")]
     gaps = [100 * (curve.max() - curve.iloc[-1]) for curve in curves]
-    size = "by how much, no metrics.csv is left to tell"
+    size = "by how much is unknown, because no metrics.csv is left"
     if gaps:
         size = (
-            f"over the {len(gaps)} models trained for table 1 the kept epoch is {np.mean(gaps):.1f} points above the "
-            f"last in the mean, and at most {max(gaps):.1f}; a part of that is chance"
+            f"for the {len(gaps)} models trained for table 1, the selected epoch is {np.mean(gaps):.1f} points above "
+            f"the last one on average, and at most {max(gaps):.1f}; part of that is chance"
         )
     return [
-        "With `keep` best, as in the paper, a model's epoch is the one that did best on the very items that are "
-        f"scored, so these scores are too good: {size}. `logistic` and `tfidf` choose no epoch, and test items none."
+        "With `keep` best, as in the paper, the epoch is selected on the same items that are scored, so these scores "
+        f"are too good: {size}. `logistic` and `tfidf` select no epoch, and test items play no part."
     ]
 
 
@@ -205,12 +216,12 @@ def _table(frame: pd.DataFrame) -> str:
 
 
 def _page(study: str, text: str, folder: Path, cards: str) -> str:
-    """The report as one HTML page, its pictures inside; all text of products and names is escaped."""
+    """Return the report as one HTML page with its images inside; all text of products and names is escaped."""
     body = str(mistune.create_markdown(escape=True, plugins=["table"])(text))
 
     def inline(match: re.Match) -> str:
-        picture = base64.b64encode((folder / match[1]).read_bytes()).decode()
-        return f'src="data:image/png;base64,{picture}"'
+        image = base64.b64encode((folder / match[1]).read_bytes()).decode()
+        return f'src="data:image/png;base64,{image}"'
 
     body = re.sub(r'src="(figures/\w+\.png)"', inline, body)
     return (

@@ -1,6 +1,6 @@
-"""The paper's tables beside a study's, each row with the runs that it comes from.
+"""The paper's tables beside those of a study; each row names its runs.
 
-All scores in per cent. Intervals are 95 % bootstraps over items; differences are paired on the same items.
+All scores are in per cent. Intervals are 95 % bootstraps over items; differences are paired on the same items.
 """
 
 from collections.abc import Sequence
@@ -30,10 +30,10 @@ from kit.studies.paper import (
 GAINS = "co-attention gains"
 READING = (
     "Scores are macro-F1 in per cent on items that the model did not learn from. Intervals are 95 % bootstraps over "
-    "items: they cover the choice of the items, not the seed nor the split; only the ablations average seeds. A score "
-    "need not be in the middle of its interval: with small classes scores fall short of what more items would show, "
-    "and the interval makes up for that. Differences are paired on the same items: they decide between two systems, "
-    "and not whether two intervals overlap."
+    "items: they cover the choice of the items, but neither the seed nor the split; only the ablations average over "
+    "seeds. A score need not be in the middle of its interval: with small classes scores are lower than with more "
+    "items, and the interval corrects for that. Differences are paired on the same items. To compare two systems, read "
+    "the difference, not whether their intervals overlap."
 )
 
 
@@ -52,40 +52,40 @@ class Estimate:
 
 
 def estimate(share: float, bounds: tuple[float, float], signed: bool = False) -> Estimate:
-    """Of shares between 0 and 1."""
+    """Return the Estimate, in per cent, of values between 0 and 1."""
     return Estimate(100 * share, 100 * bounds[0], 100 * bounds[1], signed)
 
 
 def from_summary(run: Run, key: str, signed: bool = False) -> Estimate:
-    """What summary.json says under `key`, `key`_low and `key`_high."""
+    """Return the Estimate from `key`, `key`_low and `key`_high in summary.json."""
     summary = run.summary
     return estimate(summary[key], (summary[f"{key}_low"], summary[f"{key}_high"]), signed)
 
 
 @dataclass
 class Answers:
-    """The test items' codes by id, where somebody has them: scored beside the validation items, never chosen on."""
+    """The true codes of the test items by id, if available: for scoring, never for choosing."""
 
     codes: pd.Series = field(default_factory=lambda: pd.Series(dtype=int))
-    fingerprints: pd.Series | None = None  # by id: of the products that the answers belong to
+    fingerprints: pd.Series | None = None  # by id: identify the products that the answers are for
 
     def score(self, run: Run) -> Estimate | None:
-        """Macro-F1; None where there are no answers to what the run predicts."""
+        """Return macro-F1; None if there are no answers for the items that the run predicts."""
         if self.codes.empty:
             return None
         items, means = run.read_test()
         ids = means.index.get_level_values("id")
         if not len(ids) or not set(ids) <= set(self.codes.index):
-            return None  # of another test file
+            return None  # the run is for another test file
         known = self.fingerprints if "fingerprint" in items else None
         if known is not None and (items["fingerprint"].to_numpy() != known.loc[ids].to_numpy()).any():
-            return None  # of other products under the same ids
+            return None  # the same ids stand for other products
         true, predicted = self.codes.loc[ids].to_numpy(), means.idxmax(axis=1).to_numpy()
         return estimate(macro_f1(true, predicted), bootstrap_macro_f1(true, predicted))
 
 
 def models(study: str, answers: Answers | None = None) -> pd.DataFrame:
-    """Table 1: the co-attention model on each pair of backbones."""
+    """Return table 1: the co-attention model on each pair of backbones."""
     rows = []
     for name, (text, image) in member_runs(study).items():
         rows.append({"image": image, "text": text, **_scores(open_run(name), answers)})
@@ -94,13 +94,13 @@ def models(study: str, answers: Answers | None = None) -> pd.DataFrame:
 
 
 def baselines(study: str, answers: Answers | None = None) -> pd.DataFrame:
-    """The fusions, each side alone, the linear references, and the member on the same backbones with what it gains."""
+    """Return the fusions, each side alone, the linear references, and the member on the same backbones."""
     runs = {run.config.system: run for run in study_runs(study) if isinstance(run, TrainingRun)}
-    found = {system: runs[system] for system in BASELINES if system in runs}
+    systems = {system: runs[system] for system in BASELINES if system in runs}
     pairs = {resolved_backbones(run.config): run for run in map(open_training, member_runs(study))}
-    member = next((pairs.get(resolved_backbones(run.config)) for run in found.values()), None)
+    member = next((pairs.get(resolved_backbones(run.config)) for run in systems.values()), None)
     rows = []
-    for system, run in (found | ({"co-attention": member} if member else {})).items():
+    for system, run in (systems | ({"co-attention": member} if member else {})).items():
         row = {"system": system, **_scores(run, answers)}
         if member:
             row[GAINS] = "" if run is member else gain([member], [run])
@@ -109,7 +109,9 @@ def baselines(study: str, answers: Answers | None = None) -> pd.DataFrame:
 
 
 def ablations(study: str) -> pd.DataFrame:
-    """Table 2: the mean over seeds of each ablation, and its difference to the full model, same items, same seeds."""
+    """Return table 2: each ablation's mean over seeds, and its difference from the full model on the same items and
+    seeds.
+    """
     rows_of = {run: ablation(run.config) for run in study_runs(study) if isinstance(run, TrainingRun)}
     ablated = [run.config for run, row in rows_of.items() if row and row != "full"]
     pair = next(map(resolved_backbones, ablated), None)
@@ -118,11 +120,11 @@ def ablations(study: str) -> pd.DataFrame:
         if row and resolved_backbones(run.config) == pair:
             seeds[row][run.config.seed] = run
     rows = []
-    for row, found in seeds.items():
-        shared = sorted(set(found) & set(seeds["full"]))
+    for row, by_seed in seeds.items():
+        shared = sorted(set(by_seed) & set(seeds["full"]))
         if not shared:
             continue
-        ours, full = [found[seed] for seed in shared], [seeds["full"][seed] for seed in shared]
+        ours, full = [by_seed[seed] for seed in shared], [seeds["full"][seed] for seed in shared]
         values = [100 * run.summary["macro_f1"] for run in ours]
         change = "" if row == "full" else gain(ours, full)
         paper = "" if row == "full" else f"{PAPER_ABLATIONS[row] - PAPER_ABLATIONS['full']:+.2f}"
@@ -141,7 +143,7 @@ def ablations(study: str) -> pd.DataFrame:
 
 
 def ensembles(study: str, answers: Answers | None = None) -> pd.DataFrame:
-    """Table 3: the stacked ensemble of each grouping and method, and what it gains on its best member."""
+    """Return table 3: the stacked ensemble of each grouping and method, with its gain over its best member."""
     rows, runs = [], study_runs(study)
     stacked = [run for run in runs if isinstance(run, EnsembleRun) and is_current(run)]
     names = backbone_names([*runs, *(open_run(name) for run in stacked for name in run.config.members)])
@@ -150,7 +152,7 @@ def ensembles(study: str, answers: Answers | None = None) -> pd.DataFrame:
         pairs = [names[name][::-1] for name in config.members]  # (image, text)
         row = {"members": len(pairs), "grouping": _grouping(pairs), "method": config.method}
         row |= {"evaluation": config.evaluation, **_scores(run, answers)}
-        row["gain on best member"] = from_summary(run, "gain", signed=True)
+        row["gain over best member"] = from_summary(run, "gain", signed=True)
         row["in-sample"] = f"{100 * summary['in_sample_macro_f1']:.1f}"
         rows.append(row | {"paper": _paper(_paper_ensemble(pairs)), "run": run.name})
     table = pd.DataFrame(rows)
@@ -158,10 +160,9 @@ def ensembles(study: str, answers: Answers | None = None) -> pd.DataFrame:
 
 
 def descriptions(errors: Errors) -> pd.DataFrame:
-    """Table 4: the loss of items without against items with a description (`errors.welch`), beside the paper's."""
-    found = welch(errors)
+    """Return table 4: the loss of items without and with a description (`errors.welch`), beside the paper's."""
     rows = []
-    for name, row in found.iterrows():
+    for name, row in welch(errors).iterrows():
         cells = {"items": name, "n without / with": f"{row.items_without} / {row.items_with}"}
         if name != "within class":
             cells["mean loss without / with"] = f"{row.mean_loss_without:.3f} / {row.mean_loss_with:.3f}"
@@ -175,27 +176,27 @@ def descriptions(errors: Errors) -> pd.DataFrame:
 
 
 def paper_models() -> pd.DataFrame:
-    """The paper's table 1, as it prints it."""
+    """Return the paper's table 1 as printed."""
     grid = pd.Series(PAPER_MODELS).unstack()[["camembert", "flaubert", "mbert"]]
     return grid.map(_paper).rename_axis("image").reset_index()
 
 
 def paper_ensembles() -> pd.DataFrame:
-    """The paper's table 3, as it prints it."""
+    """Return the paper's table 3 as printed."""
     rows = [
         (f"{image} × {texts.replace(' ', ' + ')}", f"{score:.2f}")
-        for image, found in PAPER_ENSEMBLES.items()
-        for texts, score in found.items()
+        for image, scores in PAPER_ENSEMBLES.items()
+        for texts, score in scores.items()
     ]
     return pd.DataFrame([*rows, ("all six", f"{PAPER_ALL:.2f}")], columns=["members", "macro-F1"])
 
 
 def claims(compared: pd.DataFrame, ablated: pd.DataFrame, final: Run, errors: Errors) -> pd.DataFrame:
-    """What the paper claims, its difference, ours with an interval, and whether the interval bears the claim out.
+    """Return the paper's claims, its differences, ours with intervals, and whether each interval confirms the claim.
 
-    `compared`, `ablated`: the tables of `baselines` and `ablations` · `final`: the ensemble that is submitted, and its
-    `errors`. Beside the paper's claims stands a question that it does not ask: the logistic regression. `verdicts` says
-    how to read the last two columns.
+    `compared`, `ablated`: the tables of `baselines` and `ablations` · `final`: the ensemble to submit · `errors`: its
+    errors. One row is not a claim of the paper: the comparison with logistic regression. `explain_verdicts` says how to
+    read the last two columns.
     """
     rows = []
     systems = compared.to_dict("records") if GAINS in compared else []
@@ -219,7 +220,7 @@ def claims(compared: pd.DataFrame, ablated: pd.DataFrame, final: Run, errors: Er
         rows.append(_gain_claim("the ensemble beats its best member", PAPER_GAIN, ours, in_sample))
     rows.append(_description_claim(errors, in_sample))
     table = pd.DataFrame(rows)
-    stands = table["p"].isna() | (holm(table["p"]) < 0.05)  # nan: not testable at all
+    stands = table["p"].isna() | (holm(table["p"]) < 0.05)  # nan: not testable
     table[AT_ONCE] = table["verdict"].where(stands, "not told apart")
     return table.drop(columns="p")
 
@@ -227,19 +228,19 @@ def claims(compared: pd.DataFrame, ablated: pd.DataFrame, final: Run, errors: Er
 AT_ONCE = "verdict, all at once"
 
 
-def verdicts(found: pd.DataFrame) -> str:
-    """How to read the verdicts of `claims`."""
+def explain_verdicts(claimed: pd.DataFrame) -> str:
+    """Return how to read the verdicts of `claims`."""
     text = (
-        "holds: the sign that is claimed, and the 95 % interval excludes zero; it says nothing of the size. not told "
-        "apart: the interval includes zero, which refutes nothing. contradicted: the interval lies on the other side. "
-        "The claim about descriptions is tested one-sidedly, as in the paper: it holds if p is below .05. A verdict "
-        "covers the choice of the items alone: other seeds and splits would move a difference too."
+        "holds: the difference has the claimed sign, and its 95 % interval excludes zero; this says nothing about the "
+        "size. not told apart: the interval includes zero, which refutes nothing. contradicted: the interval lies on "
+        "the other side. The claim about descriptions is tested one-sidedly, as in the paper: it holds if p is below "
+        ".05. A verdict covers the choice of the items only: other seeds and splits would also change a difference."
     )
-    if (tested := (found["verdict"] != "not testable").sum()) > 1:
+    if (tested := (claimed["verdict"] != "not testable").sum()) > 1:
         text += (
-            f" {tested} claims are tested at once: `verdict` takes each by itself, so that chance alone brings one or "
-            f"another about more often than 1 time in 20. `{AT_ONCE}` keeps it to that (Holm's method; a difference of "
-            "scores has the p of a normal distribution with the width of its interval)."
+            f" {tested} claims are tested at once. `verdict` judges each separately, so chance alone confirms at least "
+            f"one more often than 1 time in 20; `{AT_ONCE}` limits it to that (Holm's method; the p of a difference of "
+            "scores is that of a normal distribution with the width of its interval)."
         )
     return text
 
@@ -260,8 +261,8 @@ def _description_claim(errors: Errors, untestable: str) -> dict:
     if untestable or test.note:
         return row | {"ours": untestable or test.note, "verdict": "not testable", "p": np.nan}
     ours = f"{test.difference:+.2f} [{test.difference_low:+.2f}, {test.difference_high:+.2f}], p = {test.p:.2g}"
-    found = _verdict(test.p < 0.05, test.difference_high < 0)
-    return row | {"ours": ours, "verdict": found, "p": min(test.p, 2 * (1 - test.p))}
+    verdict = _verdict(test.p < 0.05, test.difference_high < 0)
+    return row | {"ours": ours, "verdict": verdict, "p": min(test.p, 2 * (1 - test.p))}
 
 
 def _verdict(holds: bool, contradicted: bool) -> str:
@@ -269,22 +270,24 @@ def _verdict(holds: bool, contradicted: bool) -> str:
 
 
 def holm(p: pd.Series) -> pd.Series:
-    """p-values adjusted by Holm's method, so that the chance of any below .05 is at most that if no effect is real;
-    nan, of what was not tested, stays nan and does not count."""
+    """Return p-values adjusted by Holm's method: if no effect is real, the chance of any below .05 is at most .05.
+
+    nan means not tested: it stays nan and does not count.
+    """
     ordered = p.dropna().sort_values()
     adjusted = (ordered * np.arange(len(ordered), 0, -1)).cummax().clip(upper=1)
     return adjusted.reindex(p.index)
 
 
-def runs(found: list[Run]) -> pd.DataFrame:
-    """The study's run folders, with what tells them apart; a dash for what was not measured."""
+def runs(finished: list[Run]) -> pd.DataFrame:
+    """Return the run folders with their settings, scores and costs; a dash means not measured."""
     rows = []
-    for run in found:
+    for run in finished:
         summary, config = run.summary, run.config
         system = run.config.system if isinstance(run, TrainingRun) else "ensemble"
         row = {"run": f"runs/{run.name}", "system": system, "seed": config.seed}
         row["macro-F1"] = f"{100 * summary['macro_f1']:.2f}"
-        measured = {"seconds": "seconds", "seconds a step": "step_seconds", "process peak GB": "peak_memory_gb"}
+        measured = {"seconds": "seconds", "seconds per step": "step_seconds", "process peak GB": "peak_memory_gb"}
         rows.append(row | {name: _measured(summary.get(key)) for name, key in measured.items()})
     return pd.DataFrame(rows)
 
@@ -296,16 +299,18 @@ def _measured(value: float | None) -> str:
 def gain(ours: Sequence[Run], others: Sequence[Run]) -> Estimate:
     """How much macro-F1 `ours` gain on `others` in the mean, run by run, paired on the same validation items.
 
-    Raises KitError where the runs were not scored on the same items.
+    Raise KitError if the runs were not scored on the same items.
     """
     frame = ours[0].predictions("oof")[0]
     true = frame["label"].to_numpy()
     for run in (*ours, *others):
         if run.summary.get("data") != ours[0].summary.get("data"):
-            changed = _differing(ours[0], run, ("data", "limit", "split_seed", "clean_titles", "clean_descriptions"))
+            changed = _changed_settings(
+                ours[0], run, ("data", "limit", "split_seed", "clean_titles", "clean_descriptions")
+            )
             two = f"{ours[0].name!r} and {run.name!r}"
             if changed:
-                raise KitError(f"{two} read other items ({'; '.join(changed)}): train one again as the other.")
+                raise KitError(f"{two} read different items ({'; '.join(changed)}): train one again like the other.")
             raise KitError(f"The data changed between {two}: train the older one again.")
     sides = [np.stack([_predicted(run, frame["id"], ours[0].name) for run in runs]) for runs in (ours, others)]
     means = [float(np.mean([macro_f1(true, row) for row in rows])) for rows in sides]
@@ -313,27 +318,27 @@ def gain(ours: Sequence[Run], others: Sequence[Run]) -> Estimate:
 
 
 def _predicted(run: Run, ids: pd.Series, first: str) -> np.ndarray:
-    """The codes `[N]` that the run predicts of `ids`."""
+    """Return the codes `[N]` that the run predicts for `ids`."""
     frame, codes, values = run.predictions("oof")
-    found = pd.Series(np.array(codes)[values.argmax(1)], index=frame["id"])
-    if set(ids) != set(found.index):
-        changed = _differing(open_run(first), run, ("folds", "split", "val_share", "split_seed", "limit"))
-        how = f" ({'; '.join(changed)})" if changed else ""
+    predicted = pd.Series(np.array(codes)[values.argmax(1)], index=frame["id"])
+    if set(ids) != set(predicted.index):
+        changed = _changed_settings(open_run(first), run, ("folds", "split", "val_share", "split_seed", "limit"))
+        difference = f" ({'; '.join(changed)})" if changed else ""
         two = f"The runs {first!r} and {run.name!r}"
-        raise KitError(f"{two} validate other items{how}: train them with the same split.")
-    return found.loc[ids].to_numpy()
+        raise KitError(f"{two} validate different items{difference}: train them with the same split.")
+    return predicted.loc[ids].to_numpy()
 
 
-def _differing(one: Run, other: Run, settings: tuple[str, ...]) -> list[str]:
-    """Those of the settings in which two runs differ."""
+def _changed_settings(one: Run, other: Run, settings: tuple[str, ...]) -> list[str]:
+    """Return the settings in which two runs differ, with both values."""
     values = {name: [getattr(run.config, name, None) for run in (one, other)] for name in settings}
     return [f"{name}: {first} and {second}" for name, (first, second) in values.items() if first != second]
 
 
 def _scores(run: Run, answers: Answers | None) -> dict[str, Estimate]:
-    found = {"macro-F1": from_summary(run, "macro_f1")}
+    validation = {"macro-F1": from_summary(run, "macro_f1")}
     test = answers.score(run) if answers else None
-    return found | ({"test": test} if test else {})
+    return validation | ({"test": test} if test else {})
 
 
 def _paper(value: float | None) -> str:

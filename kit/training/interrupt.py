@@ -1,13 +1,11 @@
 """Stopping a training before its end: on signals, after a time limit, or when its notebook is gone."""
 
-import io
 import os
 import signal
 import time
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from pathlib import Path
-from typing import TextIO
 
 import torch
 from accelerate import Accelerator
@@ -131,19 +129,3 @@ def _save(content: dict, path: Path) -> None:
         torch.save(content, path)
     except RuntimeError as error:  # raised by torch if the disk is full
         raise OSError(str(error).partition("\n")[0]) from error
-
-
-class IgnoreBrokenPipe(io.TextIOBase):
-    """A stream whose reader may go away, like the notebook that shows a training's output."""
-
-    def __init__(self, stream: TextIO):
-        self.stream = stream
-
-    def write(self, text: str) -> int:
-        with suppress(BrokenPipeError):
-            self.stream.write(text)
-        return len(text)
-
-    def flush(self) -> None:
-        with suppress(BrokenPipeError):
-            self.stream.flush()

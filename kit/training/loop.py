@@ -30,6 +30,7 @@ from kit.runs import Run
 from kit.training.checkpoint import Checkpoints, Progress
 from kit.training.features import not_finite
 from kit.training.interrupt import Interrupted, Watch
+from kit.training.status import report
 from kit.training.weights import load_weights, save_weights
 
 PREDICTION_FACTOR = 4 if torch.cuda.is_available() else 1  # times a training batch: without a gradient there is room
@@ -193,18 +194,21 @@ class FoldTrainer:
         """Count the step, say the pace once, and save the state when it is time. Raise Interrupted on `stop`."""
         config, progress = self.session.config, self.session.progress
         progress.step, progress.skipped, self.spoiled = progress.step + 1, progress.skipped + self.spoiled, False
-        self._print_pace()
+        self._report()
         if stop or (config.save_steps and progress.step % config.save_steps == 0 and self.seen < self.items):
             self._save()
         if stop:
             raise Interrupted(self.session.watch.heard)
 
-    def _print_pace(self) -> None:
-        """Print, once per run, how long its steps will take."""
-        progress = self.session.progress
-        measured = min(self.first_step + PACE_STEPS, self.steps)
+    def _report(self) -> None:
+        """Report how far the run is; once enough steps are measured also their pace, which is printed once."""
+        config, progress = self.session.config, self.session.progress
+        measured, total = min(self.first_step + PACE_STEPS, self.steps), config.steps(self.items)
+        seconds = progress.epoch_seconds / progress.step
+        done = (progress.fold * config.epochs + progress.epoch) * self.steps + progress.step
+        place = {"fold": progress.fold + 1, "epoch": progress.epoch + 1, "step": progress.step}
+        report(**place, done=done, total=total, **({"seconds_per_step": seconds} if progress.step >= measured else {}))
         if progress.step == measured and not progress.history and self.session.accelerator.is_main_process:
-            seconds, total = progress.epoch_seconds / measured, self.session.config.steps(self.items)
             print(describe_pace(seconds, measured, total), flush=True)
 
     def _save(self) -> None:

@@ -17,7 +17,7 @@ from accelerate.utils.memory import clear_device_cache, should_reduce_batch_size
 
 from kit.config import TrainConfig
 from kit.core.cache import fingerprint
-from kit.core.exceptions import KitError, shorten
+from kit.core.exceptions import KitError, OutOfMemory, shorten
 from kit.core.files import write_json
 from kit.data.dataset import ProductDataset, cache_pixels
 from kit.data.items import data_fingerprints, read_items
@@ -26,7 +26,7 @@ from kit.metrics import softmax
 from kit.models.backbones import find_backbones
 from kit.models.classifier import Classifier, build_model
 from kit.models.registry import IMAGE, TEXT
-from kit.runs import NO_MEMORY, TrainingRun
+from kit.runs import TrainingRun
 from kit.training.checkpoint import Checkpoints, Progress
 from kit.training.features import fit_inputs, precompute
 from kit.training.inputs import make_datasets
@@ -67,9 +67,9 @@ def split_steps_further(run: TrainingRun, config: TrainConfig) -> None:
             "freeze a backbone, or pass -p checkpointing True."
         )
     write_json(run.folder / "config.json", dataclasses.asdict(config) | {"accumulate": able[0]})
-    sentence = f"{NO_MEMORY}: a step's {config.batch_size} items are now cut into {able[0]} batches"
+    sentence = f"Memory ran out: a step's {config.batch_size} items are now cut into {able[0]} batches"
     if processes > 1:
-        raise KitError(f"{sentence}. Start the run again with -p accumulate {able[0]}.")
+        raise OutOfMemory(f"{sentence}. Start the run again with -p accumulate {able[0]}.")
     print(f"{sentence} (accumulate={able[0]}).", flush=True)
 
 

@@ -10,7 +10,7 @@ import pytest
 from PIL import Image, ImageCms, ImageOps
 
 from kit.data import images
-from kit.data.images import as_seen, inspect_images, read_image, read_pixels, thumbnail
+from kit.data.images import inspect_images, read_image, read_pixels, thumbnail, to_rgb
 
 RAMP = np.tile(np.linspace(0, 1, 64), (48, 1))  # darkest on the left
 WHITE = (255, 255, 255)
@@ -87,7 +87,7 @@ def test_grey_of_many_bits_is_grey(name, tmp_path):
     image = image or Image.fromarray(values)
     assert image.mode in ("F", "I", "I;16", "I;16B")
     image.save(tmp_path / "grey.tif", **({"tiffinfo": {339: 2}} if image.mode == "I" else {}))
-    for seen in (as_seen(image), read_image(str(tmp_path / "grey.tif"))):
+    for seen in (to_rgb(image), read_image(str(tmp_path / "grey.tif"))):
         assert seen.mode == "RGB"
         assert np.abs(np.asarray(seen, float) - 255 * RAMP[..., None]).max() <= 2
 
@@ -113,8 +113,8 @@ def test_unsigned_integers_of_32_bits(tmp_path):
 
 @pytest.mark.parametrize("value", [0, 40, 128, 255])
 def test_an_even_grey_keeps_its_shade(value):
-    assert as_seen(Image.new("I", (4, 4), value)).getpixel((1, 1)) == (value,) * 3
-    assert as_seen(Image.new("F", (4, 4), value / 255)).getpixel((1, 1)) == (value,) * 3
+    assert to_rgb(Image.new("I", (4, 4), value)).getpixel((1, 1)) == (value,) * 3
+    assert to_rgb(Image.new("F", (4, 4), value / 255)).getpixel((1, 1)) == (value,) * 3
 
 
 def test_the_16_bits_of_a_png_are_never_stretched(tmp_path):
@@ -129,7 +129,7 @@ def test_white_is_zero_and_what_is_not_there_is_white(tmp_path):
         assert np.abs(seen - 255 * (1 - RAMP[..., None])).max() <= 2
     gaps = RAMP.astype(np.float32)
     gaps[0, 0], gaps[0, 1], gaps[0, 2] = np.nan, np.inf, -np.inf
-    seen = as_seen(Image.fromarray(gaps))
+    seen = to_rgb(Image.fromarray(gaps))
     assert [seen.getpixel((x, 0))[0] for x in range(3)] == [255, 255, 0]
     assert np.abs(np.asarray(seen, float)[1:] - 255 * RAMP[1:, :, None]).max() <= 1
 
@@ -199,7 +199,7 @@ IN_TIFF = {"RGB", "CMYK", "YCbCr", "LAB", "1", "P", "RGBA", "RGBX", "PA", "LA"}
 def test_every_mode_becomes_rgb_on_white(mode, tmp_path):
     image, wanted = MODES[mode]
     assert image.mode == mode
-    seen = [as_seen(image.copy())]
+    seen = [to_rgb(image.copy())]
     if mode in IN_TIFF:
         image.save(tmp_path / "a.tif")
         seen.append(read_image(str(tmp_path / "a.tif")))

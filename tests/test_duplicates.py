@@ -1,4 +1,4 @@
-"""Twins are found on real files, remembered as long as the files stay, and their effect on a score is measured."""
+"""Duplicates are found on real files, remembered as long as the files stay, and their effect on a score is measured."""
 
 import hashlib
 import shutil
@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from kit.analysis import plots
-from kit.analysis.leakage import count_duplicates, overstatement
+from kit.analysis.leakage import count_duplicates, measure_leakage
 from kit.core.exceptions import KitError
 from kit.data import duplicates, images
 from kit.data.duplicates import duplicate_groups, duplicate_kinds
@@ -42,14 +42,14 @@ def hashed(root, monkeypatch) -> list[str]:
     return names
 
 
-def test_copies_of_an_image_are_twins_and_other_images_are_not(root, tmp_path):
+def test_copies_of_an_image_are_duplicates_and_other_images_are_not(root, tmp_path):
     first = picture(tmp_path / "a.jpg", 1)
     shutil.copy(first, tmp_path / "copy.jpg")
     paths = [first, str(tmp_path / "copy.jpg"), picture(tmp_path / "b.jpg", 2)]
     paths += [picture(tmp_path / "quality.jpg", 1, quality=60), picture(tmp_path / "size.jpg", 1, size=420)]
     kinds = duplicate_kinds(items([f"title {i}" for i in range(5)], paths=paths))
     assert kinds["same file"].tolist() == [0, 0, 1, 2, 3]
-    assert kinds["same picture"].tolist() == [0, 0, 1, 0, 0]
+    assert kinds["similar image"].tolist() == [0, 0, 1, 0, 0]
     assert kinds["any"].tolist() == [0, 0, 1, 0, 0]
 
 
@@ -64,7 +64,7 @@ def test_transparent_drawings_differ_by_what_is_seen(root, tmp_path):
     assert duplicate_groups(items(["a", "b"], paths=paths)).tolist() == [0, 1]
 
 
-def test_the_same_text_but_for_case_and_punctuation_is_a_twin(root):
+def test_the_same_text_but_for_case_and_punctuation_is_a_duplicate(root):
     titles = [
         "Table  basse, chêne",
         "TABLE BASSE (CHÊNE)",
@@ -94,8 +94,8 @@ KEYS = st.lists(st.tuples(st.integers(0, 60), st.integers(0, 60), st.integers(0,
 
 @settings(max_examples=60, deadline=None, derandomize=True, database=None)
 @given(KEYS, st.sampled_from([1, 2, 3]), st.integers(0, 99))
-def test_groups_are_what_is_linked_and_twins_never_straddle_folds(keys, folds, seed):
-    """Random links against a search along them; 60 more items without twins make every fold possible."""
+def test_groups_are_what_is_linked_and_duplicates_never_straddle_folds(keys, folds, seed):
+    """Random links against a search along them; 60 more items without duplicates make every fold possible."""
     keys += [(100 + i,) * 3 for i in range(60)]
     frame = items([f"title {text}" for *_, text in keys], paths=[""] * len(keys))
     looks = [hashlib.sha256(str(look).encode()).hexdigest() for _, look, _ in keys]
@@ -171,13 +171,13 @@ def test_an_unreadable_image_is_named(root, tmp_path):
     assert [reason[:13] for reason in found["blank"]] == ["", "corrupt: Trun", "corrupt: No s", "corrupt: no f"]
     assert found["perceptual"].isna().tolist() == found["bytes"].isna().tolist() == [False, True, True, True]
     groups = duplicate_kinds(items(list("abcd"), paths=[str(bad), str(bad), good, str(tmp_path / "gone.jpg")]))
-    assert groups["any"].tolist() == [0, 1, 2, 3]  # what can't be read is nobody's twin
+    assert groups["any"].tolist() == [0, 1, 2, 3]  # what can't be read is nobody's duplicate
 
 
 def test_counts_say_what_a_split_leaks():
     kinds = pd.DataFrame({"kind": [0, 0, 0, 1, 1, 2, 3, 3], "none": range(8)})
     labels = pd.Series([5, 5, 6, 7, 8, 9, 4, 4])
-    validates = np.array([0, 0, 1, 1, 0, 1, 1, 1], bool)  # of the five, the first two have a twin that trains
+    validates = np.array([0, 0, 1, 1, 0, 1, 1, 1], bool)  # of the five, the first two have a duplicate that trains
     table = count_duplicates(kinds, labels, validates)
     assert table.loc["kind", ["items", "groups", "largest", "leak", "label right"]].tolist() == [7, 3, 3, 0.4, 0]
     assert table.loc["none", ["items", "groups", "largest", "leak"]].tolist() == [0, 0, 1, 0]
@@ -194,26 +194,26 @@ def guesses(copies: int) -> pd.DataFrame:
 
 def test_a_model_that_only_remembers_is_overstated(root):
     frame = guesses(copies=4)
-    found = overstatement(frame, duplicate_groups(frame), limit=0)
+    found = measure_leakage(frame, duplicate_groups(frame), limit=0)
     assert found["validation"] == 48
-    assert 48 < found["twins"] <= 144
+    assert 48 < found["duplicates"] <= 144
     assert found["with"] == 1
     assert found["gain"] == found["with"] - found["without"]
     assert 0.3 < found["low"] < found["gain"] < found["high"]
-    drawn = overstatement(frame, duplicate_groups(frame), limit=80)
-    assert drawn["training"] + drawn["validation"] + drawn["twins"] <= 88
-    assert drawn["twins"] > 0
+    drawn = measure_leakage(frame, duplicate_groups(frame), limit=80)
+    assert drawn["training"] + drawn["validation"] + drawn["duplicates"] <= 88
+    assert drawn["duplicates"] > 0
 
 
-def test_without_twins_nothing_is_overstated(root):
+def test_without_duplicates_nothing_is_overstated(root):
     frame = guesses(copies=1)
-    found = overstatement(frame, duplicate_groups(frame))
-    assert (found["twins"], found["gain"], found["low"], found["high"]) == (0, 0, 0, 0)
-    with pytest.raises(KitError, match="too few items are left"):
-        overstatement(frame, np.zeros(60, int))
+    found = measure_leakage(frame, duplicate_groups(frame))
+    assert (found["duplicates"], found["gain"], found["low"], found["high"]) == (0, 0, 0, 0)
+    with pytest.raises(KitError, match="Too few items are left without the duplicates"):
+        measure_leakage(frame, np.zeros(60, int))
 
 
-def test_the_figure_shows_twins_or_that_there_are_none(tmp_path):
+def test_the_figure_shows_duplicates_or_that_there_are_none(tmp_path):
     paths = [picture(tmp_path / f"{i}.jpg", i) for i in range(8)]
     frame = items([f"title $ {i}" for i in range(8)], paths=paths, labels=[1, 2, 1, 1, 1, 1, 3, 4])
     figure = plots.duplicate_rows(frame, np.array([0, 1, 0, 0, 0, 0, 2, 2]), {1: "one"})
@@ -222,5 +222,5 @@ def test_the_figure_shows_twins_or_that_there_are_none(tmp_path):
     assert "and 1 more" in [text.get_text() for axis in shown for text in axis.texts]
     figure.canvas.draw()
     none = plots.duplicate_rows(frame, np.arange(8), {})
-    assert none.get_suptitle() == "no twins among 8 items"
+    assert none.get_suptitle() == "no duplicates among 8 items"
     plt.close("all")
