@@ -28,7 +28,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import TypeVar, overload
+from typing import overload
 
 import numpy as np
 import pandas as pd
@@ -41,8 +41,6 @@ from kit.metrics import bootstrap_macro_f1, scores
 from kit.predictions import FINGERPRINTS, mean_over_folds, predicted_items, probabilities, read_probabilities
 
 PATIENCE = 10  # seconds to wait for a locked run folder: a killed process may leave workers behind for a while
-
-Config = TypeVar("Config", TrainConfig, EnsembleConfig)
 
 
 @dataclass(frozen=True)
@@ -65,8 +63,16 @@ class Run:
 
         Raise KitError if config.json is missing, damaged, of another version of the kit or of the other kind.
         """
-        run: Run = EnsembleRun(self.folder) if _is_ensemble(self.folder) else TrainingRun(self.folder)
-        return run.config
+        content = read_json(path := self.folder / "config.json")
+        kind = _config_class(content)
+        if unknown := set(content) - {field.name for field in dataclasses.fields(kind)}:
+            raise KitError(
+                f"{path} has the unknown field {', '.join(sorted(unknown))}: another version of the kit wrote it."
+            )
+        try:
+            return kind(**content)
+        except TypeError as error:
+            raise KitError(f"{path} is not whole ({error}): {TRAIN_AGAIN}.") from None
 
     @property
     def summary(self) -> dict:
@@ -195,9 +201,9 @@ class TrainingRun(Run):
 
     @property
     def config(self) -> TrainConfig:
-        if _is_ensemble(self.folder):
+        if isinstance(config := super().config, EnsembleConfig):
             raise KitError(f"{self.folder} is an ensemble's: 05_ensemble makes it, from runs that are trained here.")
-        return _read_config(self.folder, TrainConfig)
+        return config
 
 
 class EnsembleRun(Run):
@@ -205,33 +211,22 @@ class EnsembleRun(Run):
 
     @property
     def config(self) -> EnsembleConfig:
-        if not _is_ensemble(self.folder):
+        if isinstance(config := super().config, TrainConfig):
             raise KitError(f"{self.folder} is a training's, and no ensemble: 05_ensemble makes one of several.")
-        return _read_config(self.folder, EnsembleConfig)
+        return config
 
 
-def _is_ensemble(folder: Path) -> bool:
-    """Raises KitError if config.json is missing or damaged."""
-    return "members" in read_json(folder / "config.json")
-
-
-def _read_config(folder: Path, kind: type[Config]) -> Config:
-    content = read_json(path := folder / "config.json")
-    if unknown := set(content) - {field.name for field in dataclasses.fields(kind)}:
-        raise KitError(
-            f"{path} has the unknown field {', '.join(sorted(unknown))}: another version of the kit wrote it."
-        )
-    try:
-        return kind(**content)
-    except TypeError as error:
-        raise KitError(f"{path} is not whole ({error}): {TRAIN_AGAIN}.") from None
+def _config_class(content: dict) -> type[TrainConfig] | type[EnsembleConfig]:
+    """Return the class of configuration that a config.json holds."""
+    return EnsembleConfig if "members" in content else TrainConfig
 
 
 def _open(folder: Path) -> Run:
     try:
-        return EnsembleRun(folder) if _is_ensemble(folder) else TrainingRun(folder)
+        content = read_json(folder / "config.json")
     except KitError:  # no such run yet; or whoever asks for its configuration says what is wrong
         return Run(folder)
+    return EnsembleRun(folder) if _config_class(content) is EnsembleConfig else TrainingRun(folder)
 
 
 def open_run(name: str) -> Run:
