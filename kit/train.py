@@ -49,7 +49,7 @@ def main(arguments: list[str]) -> int:
 def meet() -> PartialState:
     """Return the state once all processes that the environment names are there; say so if it names several.
 
-    Raises KitError where its variables are not whole.
+    Raise KitError if its variables are incomplete.
     """
     several = "LOCAL_RANK" in os.environ or any(f"{name}_SIZE" in os.environ for name in WORLDS)
     usual = signal.getsignal(signal.SIGINT)
@@ -86,7 +86,7 @@ def _finished(run: TrainingRun) -> bool:
 
 
 def _train_all(arguments: list[str], state: PartialState, watch: Watch, teller: Teller) -> int:
-    """The exit status: 1 if a run failed, AT_WORK if another process has it, 130 after an interruption."""
+    """Return the exit status: 1 if a run failed, AT_WORK if another process has it, 130 after an interruption."""
     failed = 0
     for argument in arguments:
         path = Path(argument).resolve()
@@ -98,7 +98,7 @@ def _train_all(arguments: list[str], state: PartialState, watch: Watch, teller: 
 
 
 def _train_one(run: TrainingRun, state: PartialState, watch: Watch, teller: Teller) -> int:
-    """The exit status, as far as this run goes."""
+    """Train one run; return the exit status."""
     main = state.is_main_process
     try:
         run.config  # noqa: B018 (asked before the lock, which would make a folder that is not there)
@@ -118,7 +118,7 @@ def _train_one(run: TrainingRun, state: PartialState, watch: Watch, teller: Tell
 
 
 def _train(run: TrainingRun, watch: Watch, teller: Teller, main: bool) -> int:
-    """The same, once the run is held: its folder tells what goes wrong."""
+    """Train a run whose lock this process holds, and record in its folder what goes wrong; return the exit status."""
     try:
         if main:
             print(f"── {run.name}", flush=True)

@@ -532,7 +532,7 @@ def test_pictures_that_change_meanwhile_are_noticed(root, tiny_config, tiny_data
 
 
 def test_a_precision_that_the_device_lacks_is_refused_in_a_sentence(root, tiny_config):
-    with pytest.raises(KitError, match="precision='fp16' can't be had here"):
+    with pytest.raises(KitError, match="precision='fp16' is not supported on this device"):
         train(prepare_run(train_config(**tiny_config | {"precision": "fp16"}, run="half")))
 
 

@@ -126,7 +126,7 @@ class Named(io.TextIOBase):
 def run_notebooks(
     study: str, plan: Plan, base: dict, seeds: int, jobs: int, processes: int, again: bool, failed: dict[str, str]
 ) -> None:
-    """Executes the notebooks; what fails, and why, goes to `failed`."""
+    """Execute the notebooks; record in `failed` what fails, and why."""
     failed |= plan.cannot
     shared = base | {"study": study, "processes": processes, "again": again}
     steps: list[tuple[str, str, dict, list[TrainConfig]]] = [("01_eda", study, {"data": base["data"]}, [])]
@@ -161,8 +161,8 @@ def run_notebooks(
 
 
 def _execute_all(notebook: str, todo: list[tuple], plan: Plan, failed: dict[str, str], jobs: int) -> None:
-    """The notebook once for each (folder, parameters, runs that it makes) of `todo`, `jobs` at a
-    time, which share the cores."""
+    """Execute the notebook once per (folder, parameters, runs that it makes) of `todo`, `jobs` at a time, which share
+    the cores."""
     if min(jobs, len(todo)) < 2:
         for folder, values, configs in todo:
             _execute(notebook, folder, values, plan, failed, configs)
@@ -192,8 +192,8 @@ def _execute(
     configs: Sequence[TrainConfig] = (),
     named: bool = False,
 ) -> None:
-    """One notebook into runs/<folder>/, which makes the runs of `configs`; a failing cell's sentence goes to `failed`.
-    `named`: among several, so that each line says of which it is."""
+    """Execute one notebook into runs/<folder>/, which makes the runs of `configs`; record a failing cell's sentence in
+    `failed`. `named`: it is one of several at once, so its name begins each line."""
     out = runs_folder() / folder / f"{notebook}.ipynb"
     print(f"\n── {notebook} → {out}", flush=True)
     started = time.perf_counter()
@@ -212,7 +212,7 @@ def _execute(
 
 
 def _require_planned(notebook: str, configs: Sequence[TrainConfig]) -> None:
-    """Raises KitError where a notebook that went through has not made the runs that were planned."""
+    """Raise KitError if a notebook that went through has not made the planned runs."""
     for config in configs:
         if not is_done(config):
             run = open_run(config.run)

@@ -60,7 +60,7 @@ class Plan:
         return [config for group in self.groups.values() for config in group]
 
     def _require_settings(self) -> None:
-        """Raises KitError where a run that is there was made with other settings than the planned ones."""
+        """Raise KitError if an existing run was made with other settings than the planned ones."""
         for config in self.configs:
             run = open_run(config.run)
             if (run.finished or run.begun) and (changed := run.changes(config)):
@@ -71,7 +71,7 @@ class Plan:
 
     @staticmethod
     def _require_data(seen: dict[str, str], finished: list[TrainConfig]) -> None:
-        """Raises KitError where a finished run saw other data."""
+        """Raise KitError if a finished run saw other data."""
         for config in finished:
             found = open_run(config.run).summary.get("outline", {})
             if changed := [name for name in found if name in seen and found[name] != seen[name]]:
@@ -146,7 +146,7 @@ def _timed(config: TrainConfig) -> str:
 
 
 def is_done(config: TrainConfig) -> bool:
-    """True where a run of this very configuration is finished."""
+    """Return whether a run of this very configuration is finished."""
     run = open_run(config.run)
     try:
         return run.finished and not run.changes(config)

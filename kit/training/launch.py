@@ -29,15 +29,15 @@ LAST_LINES = 200  # of what a training said that was killed
 
 
 def launch(runs: list[TrainingRun], processes: int = 0, jobs: int = 1) -> None:
-    """Trains the unfinished of `runs`, and shows what their folders tell: lines of train.log, and the progress bar.
+    """Train the unfinished of `runs`, and show what their folders tell: lines of train.log, and the progress bar.
 
-    `processes`: how many for each run, one a GPU; 0 means every GPU of this machine, or as many as can share the runs'
-    batches, or one process where there is none. Several start through `accelerate launch`; one needs no launcher. For
-    several machines, start `accelerate launch -m kit.train runs/<name>/config.json` from a shell with your own
-    configuration. `jobs`: how many runs train at once; they share the cores, which they use better than one run with
-    all of them, and each needs its memory.
-    A run that fails does not keep the others from training; then raises KitError with the first one's own sentence, or
-    with where to look.
+    `processes`: how many per run, one per GPU; 0 means all GPUs of this machine, or as many as can share the runs'
+    batches, or one process without a GPU. Several start through `accelerate launch`; one needs no launcher. For several
+    machines, start `accelerate launch -m kit.train runs/<name>/config.json` from a shell with your own configuration.
+    `jobs`: how many runs train at once; they share the cores, which they use better than one run with all of them, and
+    each needs its memory.
+
+    If a run fails, the others are trained all the same; then raise KitError with the first one's own sentence.
     """
     accept_any_character()
     gpus, waiting = available_gpus(), [run for run in runs if not run.finished]
@@ -63,7 +63,7 @@ def launch(runs: list[TrainingRun], processes: int = 0, jobs: int = 1) -> None:
 
 
 class _Crew:
-    """Training processes: `count` a run, of so many `threads`; `named`: each line says of which run it is."""
+    """Training processes: `count` per run, with `threads` threads each; `named`: the run's name begins each line."""
 
     def __init__(self, count: int, threads: int, named: bool):
         self.count, self.named, self.stopped = count, named, False
@@ -82,7 +82,7 @@ class _Crew:
             self.environment["ACCELERATE_USE_CPU"] = "true"  # else several processes would each train alone
 
     def train(self, waiting: list[TrainingRun]) -> dict[str, str]:
-        """Trains the runs in turn; gives why some failed, by name."""
+        """Train the runs in turn; return why some failed, by name."""
         failed: dict[str, str] = {}
         while waiting and not self.stopped:
             before = [_accumulate(run) for run in waiting]
@@ -97,14 +97,14 @@ class _Crew:
         return failed
 
     def stop(self) -> None:
-        """Tells the trainings to save and end. Each hears it once, and passes it on itself: a training whose readers of
-        images are ended under its hands could not save."""
+        """Tell the trainings to save and end. Only the training itself is signalled: if its loader workers were ended
+        first, it could not save."""
         self.stopped = True
         for process in self.running:
             process.terminate()
 
     def _start(self, runs: list[TrainingRun]) -> tuple[int, dict[str, dict]]:
-        """One command for `runs`: the position of the last that it came to, and why runs failed, by name."""
+        """Run one command for `runs`; return the position of the last that it reached, and why runs failed, by name."""
         command = [sys.executable, "-m", "kit.train"]
         if self.count > 1:  # with a configuration of its own, so that one left in the user's home does not steer it
             settings: dict = {"compute_environment": "LOCAL_MACHINE", "distributed_type": "MULTI_GPU"}
@@ -164,7 +164,7 @@ class _View:
         self._show("")
 
     def errors(self) -> dict[str, dict]:
-        """Why runs failed since then, by name."""
+        """Return why runs failed since then, by name."""
         found = {run.name: (read_error(run), error) for run, (_, error) in zip(self.runs, self.before, strict=True)}
         return {name: error for name, (error, before) in found.items() if error and error != before}
 
@@ -213,12 +213,14 @@ def _accumulate(run: TrainingRun) -> int:
 
 
 def _able(runs: list[TrainingRun], gpus: int) -> int:
-    """As many processes as there are GPUs, or the most that can share every run's batches; at least one."""
+    """Return the number of GPUs, or the most processes that can share every run's batches; at least one."""
     sizes = []
     for run in runs:
         with contextlib.suppress(KitError):  # training itself says what is wrong with config.json
             sizes.append(run.config.micro_batch)
     count = max((n for n in range(1, gpus + 1) if not any(size % n for size in sizes)), default=1)
     if count < gpus:
-        print(f"{count} of the {gpus} GPUs train: more can't share batches of {sorted(set(sizes))} items", flush=True)
+        print(
+            f"Using {count} of {gpus} GPUs: batches of {sorted(set(sizes))} items cannot be divided by more", flush=True
+        )
     return count

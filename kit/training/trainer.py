@@ -36,10 +36,9 @@ from kit.training.summary import report_blank_images, summarise_items, summarise
 
 
 def train(run: TrainingRun, watch: Watch | None = None) -> None:
-    """Trains the run's configuration, one model a fold, and writes its results (see `kit.runs`); where it was begun
-    already, goes on. Memory that runs out makes the batches smaller and more of them make a step.
+    """Train the run's configuration, one model per fold, and write its results (`kit.runs`); resume if it was begun.
 
-    Raises KitError, and Interrupted where `watch` says so.
+    If memory runs out, a step is split into more, smaller batches. Raise KitError, and Interrupted if `watch` says so.
     """
     while True:
         config = run.config
@@ -56,8 +55,10 @@ def train(run: TrainingRun, watch: Watch | None = None) -> None:
 
 
 def split_steps_further(run: TrainingRun, config: TrainConfig) -> None:
-    """Has the steps of a run that was trained as `config` cut into twice as many batches, or the next number that
-    divides them. Raises KitError where one item is too many, or several processes have to start anew."""
+    """Split the steps of a run that was trained as `config` into twice as many batches, or the next possible number.
+
+    Raise KitError if a batch of one item is too large, or OutOfMemory if several processes have to start again.
+    """
     processes = PartialState().num_processes
     cuts = range(2 * config.accumulate, config.batch_size // processes + 1)
     able = [n for n in cuts if config.batch_size % (n * processes) == 0]
@@ -129,7 +130,7 @@ def _train(run: TrainingRun, config: TrainConfig, watch: Watch) -> None:
 
 
 def make_accelerator(config: TrainConfig) -> Accelerator:
-    """Raises KitError where the processes can't share a batch."""
+    """Return the accelerator of a run. Raise KitError if the processes cannot share a batch."""
     torch.set_float32_matmul_precision("high")  # TF32
     torch.set_flush_denormal(True)  # a shut LSTM gate makes numbers that slow a CPU down
     try:
@@ -140,7 +141,7 @@ def make_accelerator(config: TrainConfig) -> Accelerator:
             kwargs_handlers=[DistributedDataParallelKwargs(find_unused_parameters=_any_backbone(config))],
         )
     except ValueError as error:  # of what this device can't do, or of two runs of one command that differ in it
-        raise KitError(f"precision={config.precision!r} can't be had here: {error}") from error
+        raise KitError(f"precision={config.precision!r} is not supported on this device: {error}") from error
     micro = config.micro_batch
     if micro % accelerator.num_processes:
         raise KitError(
@@ -155,7 +156,7 @@ def make_accelerator(config: TrainConfig) -> Accelerator:
 def prepare(
     config: TrainConfig, accelerator: Accelerator
 ) -> tuple[list[int], dict[str, pd.DataFrame], dict[str, ProductDataset], Callable[[], Classifier]]:
-    """The class codes, the frames `train` and `test`, their products, and what builds the model. Raises KitError."""
+    """Return the class codes, the frames `train` and `test`, their datasets, and a function that builds the model."""
     with accelerator.main_process_first():  # the others find in the cache what it computes
         codes, frames = read_items(config)
         backbones = find_backbones(config)
@@ -166,7 +167,7 @@ def prepare(
 
 
 def _any_backbone(config: TrainConfig) -> bool:
-    """A backbone from outside may have weights that its features never pass, which several processes must know."""
+    """Return whether a backbone is not one of ours: it may have weights without a gradient, which DDP must expect."""
     return config.text not in TEXT or config.image not in IMAGE
 
 
