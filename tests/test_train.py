@@ -410,7 +410,7 @@ def test_as_many_processes_as_can_share_a_batch(root, tiny_config, monkeypatch, 
     with pytest.raises(KitError):
         launch.launch([run])
     assert asked == [count]
-    assert ("can't share batches of [4] items" in capsys.readouterr().out) == (count < gpus)
+    assert ("batches of [4] items cannot be divided by more" in capsys.readouterr().out) == (count < gpus)
 
 
 def test_a_stopped_run_keeps_the_others_from_starting(root, tiny_config, monkeypatch):
