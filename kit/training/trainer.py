@@ -172,6 +172,8 @@ def _any_backbone(config: TrainConfig) -> bool:
 
 
 def _precision(config: TrainConfig) -> str:
+    if config.precision == "fp16" and not torch.accelerator.is_available():  # no gradient scaling on a processor
+        raise ValueError("half precision needs a GPU; a processor can do bf16 or no")
     if config.precision != "auto":
         return config.precision
     return "bf16" if torch.cuda.is_available() and torch.cuda.is_bf16_supported(including_emulation=False) else "no"
