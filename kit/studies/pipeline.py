@@ -1,7 +1,7 @@
 """The whole paper on one challenge folder: every notebook in turn, then the report.
 
-What is finished is skipped, so that the same command goes on after an interruption; a run that fails does not keep the
-others from being trained, and is named at the end.
+Finished steps are skipped, so after an interruption the same command resumes. If a run fails, the others are trained
+all the same, and it is named at the end.
 """
 
 import argparse

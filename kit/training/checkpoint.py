@@ -8,6 +8,7 @@ import functools
 import time
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
+from pathlib import Path
 
 import torch
 from accelerate import Accelerator
@@ -18,7 +19,6 @@ from torch.distributed.checkpoint.state_dict import StateDictOptions, get_state_
 from kit.core.exceptions import KitError
 from kit.core.files import write_atomically
 from kit.runs import Run
-from kit.training.interrupt import _save
 
 
 @dataclass
@@ -163,3 +163,11 @@ class Checkpoints:
                 if not self.warned:
                     print(f"The training continues, but without saved states: {error}", flush=True)
                 self.warned = True
+
+
+def _save(content: dict, path: Path) -> None:
+    """Write a saved state. Raise OSError if the disk is full."""
+    try:
+        torch.save(content, path)
+    except RuntimeError as error:  # raised by torch if the disk is full
+        raise OSError(str(error).partition("\n")[0]) from error

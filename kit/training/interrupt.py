@@ -5,7 +5,6 @@ import signal
 import time
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
-from pathlib import Path
 
 import torch
 from accelerate import Accelerator
@@ -121,11 +120,3 @@ def _is_alive(process: int) -> bool:
     except PermissionError:
         pass
     return True
-
-
-def _save(content: dict, path: Path) -> None:
-    """Write a saved state. Raise OSError if the disk is full."""
-    try:
-        torch.save(content, path)
-    except RuntimeError as error:  # raised by torch if the disk is full
-        raise OSError(str(error).partition("\n")[0]) from error
