@@ -13,6 +13,7 @@ import pandas as pd
 import papermill
 import pytest
 from conftest import CODES
+from fakes import VALUES, fake
 from papermill.exceptions import PapermillExecutionError
 
 from kit import cli
@@ -227,7 +228,6 @@ def test_the_parameters_can_be_read_again_whatever_the_cells_below_have_left(pat
 
 def test_05_to_07_run_twice_in_one_kernel(shell, root, tiny_data, capsys, monkeypatch):
     """Nothing is trained: of two made up runs, an ensemble and a submission, then with another method."""
-    from test_study import VALUES, fake
 
     import kit.studies.paper
 
@@ -305,7 +305,6 @@ def test_what_is_edited_in_a_notebooks_first_cell_changes_no_study(
 
 
 def test_a_run_that_a_notebook_made_otherwise_than_planned_is_refused(root):
-    from test_study import fake
 
     config = train_config(run="s-member", study="s")
     fake(train_config(run="s-member", study="s", limit=40, epochs=1), 0.9)
@@ -319,7 +318,6 @@ def test_a_run_that_a_notebook_made_otherwise_than_planned_is_refused(root):
 
 
 def test_a_study_refuses_runs_of_other_settings_before_it_trains(tiny_config, root, capsys):
-    from test_study import fake
 
     given, _ = planned(tiny_config)
     fake(baselines(given | {"limit": 30, "lr": 0.5})[1], 0.9)

@@ -63,3 +63,8 @@ def test_reading_runs_needs_no_torch():
     ]
     code = f"import sys, {', '.join(f'kit.{name}' for name in light)}; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+def test_tests_lie_where_the_code_lies():
+    folders = {path.parent.name for path in Path(__file__).parent.rglob("test_*.py")} - {"tests"}
+    assert folders <= {path.parent.name for path in PACKAGE.rglob("*.py")}

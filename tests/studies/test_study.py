@@ -6,6 +6,7 @@ import os
 import numpy as np
 import pandas as pd
 import pytest
+from fakes import VALUES, fake
 
 from kit.analysis.errors import read_errors
 from kit.config import EnsembleConfig, train_config
@@ -31,22 +32,6 @@ from kit.studies.paper import (
     study_runs,
 )
 from kit.studies.report import notes, read_answers, write_report
-
-VALUES = {"study": "s", "text": "camembert", "image": "resnet152", "recipe": "paper"}
-
-
-def fake(config, right: float, seed: int = 0, data="f", items: int = 36, **summary) -> None:
-    """A finished run that predicts the share `right` of the tiny catalogue's training items."""
-    random = np.random.default_rng(seed)
-    codes = [10, 40, 2705]
-    frame = pd.DataFrame({"id": range(items), "label": [codes[i % 3] for i in range(items)], "fold": 0})
-    shown = np.where(random.random(items) < right, np.arange(items) % 3, (np.arange(items) + 1) % 3)
-    values = np.full((items, 3), 0.1)
-    values[np.arange(items), shown] = 0.8
-    test = pd.DataFrame({"id": range(36, 43), "split": "test"})
-    run = open_run(config.run)
-    write_json(run.folder / "config.json", dataclasses.asdict(config))
-    run.write(codes, (frame, values), (test, np.full((1, 7, 3), 1 / 3)), {"data": data, "seconds": 1.0} | summary)
 
 
 def test_members_are_every_pair_in_the_papers_order():
