@@ -40,9 +40,9 @@ from kit.data.challenge import read_challenge
 from kit.data.items import read_items
 from kit.data.text import product_texts
 from kit.metrics import bootstrap_macro_f1, macro_f1
-from kit.models.image import load_image
+from kit.models.image_backbones import load_image
 from kit.models.registry import TEXT, TOKENIZER
-from kit.models.text import load_text
+from kit.models.text_backbones import load_text
 from kit.runs import Run
 from kit.studies.report import read_answers
 

@@ -29,9 +29,9 @@ from kit.data.sampler import make_loader
 from kit.models.layers import BiLSTM
 from kit.training.checkpoint import Progress
 from kit.training.features import fit_inputs
+from kit.training.fold_trainer import FoldTrainer, Session, predict
 from kit.training.interrupt import Watch
-from kit.training.loop import FoldTrainer, Session, predict
-from kit.training.trainer import make_accelerator, prepare
+from kit.training.run_trainer import make_accelerator, prepare
 
 HERE = Path(__file__).resolve().parent
 RESULTS = HERE / "results"

@@ -1,7 +1,7 @@
 """How much of the pure forward pace prediction keeps, reading and ordering the results included.
 
-In turn: `kit.training.loop.predict` over the loader that training uses, on a warm cache, and the model alone over a
-list of the batches it gives.
+In turn: `kit.training.fold_trainer.predict` over the loader that training uses, on a warm cache, and the model alone
+over a list of the batches that the loader returns.
 """
 
 from functools import partial
@@ -9,7 +9,7 @@ from functools import partial
 from measure import Workbench, in_turn, ratio_row, report
 
 from kit.config import train_config
-from kit.training.loop import PREDICTION_FACTOR
+from kit.training.fold_trainer import PREDICTION_FACTOR
 
 QUESTION = "prediction samples/s ÷ the pure forward rate"
 

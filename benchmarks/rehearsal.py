@@ -17,7 +17,7 @@ import pandas as pd
 from kit.core.files import write_text
 from kit.core.paths import cache_folder, project, root, runs_folder
 from kit.runs import open_run
-from kit.studies.paper import member_runs, study_runs
+from kit.studies.study_runs import member_runs, study_runs
 
 HERE = Path(__file__).resolve().parent
 FOLDER = cache_folder() / "rehearsal"

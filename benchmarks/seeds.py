@@ -14,8 +14,8 @@ from kit.config import LINEAR
 from kit.core.files import write_text
 from kit.data.challenge import read_challenge
 from kit.runs import prepare_run
-from kit.studies.paper import baselines, members
 from kit.studies.report import read_answers
+from kit.studies.study_runs import baselines, members
 from kit.studies.tables import READING, from_summary, gain
 from kit.training.launch import launch
 

@@ -2,20 +2,21 @@
 
 Floors, lowest first: a module imports only from lower floors, and within a folder in no circle (a test holds this).
 
-core        paths, whole files and locks, the cache, the console: plumbing
-config      what a run is: TrainConfig, EnsembleConfig, the recipes
-parameters  what a notebook's parameters cell says
-metrics     macro-F1 and its uncertainty
-predictions files of probabilities
-runs        run folders, the contract between all steps
-data        items, before any model: the challenge's files, texts, images, duplicates, folds, batches
-submission  the files that the two boards take, and their check
-models      equations, heads, backbones
-training    how a run is made
-train       the command that trains: accelerate launch -m kit.train
-stacking    ensembles of finished runs
-analysis    what a finished run says
-studies     the reproduction: which runs answer the paper, its numbers, tables, report and pipeline
-cli         the command kit
-__main__    the same as python -m kit
+core                paths, whole files and locks, the cache, the console: plumbing
+config              what a run is: TrainConfig, EnsembleConfig, the recipes
+notebook_parameters what a notebook's parameters cell says
+metrics             macro-F1 and its uncertainty
+predictions         files of probabilities
+runs                run folders, the contract between all steps
+data                items, before any model: the challenge's files, texts, images, duplicates, folds, batches
+submission          the files that the two boards take, and their check
+models              equations, heads, backbones
+training            how a run is made
+train               the command that trains: accelerate launch -m kit.train
+stacking            ensembles of finished runs
+analysis            what a finished run says
+studies             the reproduction: which runs answer the paper, its numbers, tables, report and pipeline
+working_copies      copies of the notebooks to work in, and Jupyter on them
+cli                 the command kit
+__main__            the same as python -m kit
 """

@@ -9,8 +9,8 @@ from kit.core.exceptions import KitError
 from kit.runs import list_runs
 from kit.studies.pipeline import add_options, run_notebook, run_study
 from kit.studies.report import write_report
-from kit.studies.working_copies import open_notebooks
 from kit.submission import check_file
+from kit.working_copies import open_notebooks
 
 
 def parser() -> argparse.ArgumentParser:

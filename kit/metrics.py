@@ -35,8 +35,8 @@ def bootstrap_macro_f1(
 
     If classes are small, a resample scores below the sample, just as the sample scores below its population. So the
     interval of a score is the basic bootstrap of its logit, which reflects the resamples about the score; percentiles
-    would count that shift twice (benchmarks/coverage.py). In a gain the shift largely cancels, and its interval is the
-    percentiles. Both intervals include the estimate.
+    would count that shift twice (benchmarks/interval_coverage.py). In a gain the shift largely cancels, and its
+    interval is the percentiles. Both intervals include the estimate.
     """
     systems = [np.atleast_2d(predicted), *([] if other is None else [np.atleast_2d(other)])]
     (true, *rows), classes = _positions(true, *np.concatenate(systems))

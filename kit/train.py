@@ -1,7 +1,4 @@
-"""The one training loop: `accelerate launch -m kit.train runs/<name>/config.json …`, on any devices Accelerate knows.
-
-N items · K classes · F folds
-"""
+"""The command that trains: `accelerate launch -m kit.train runs/<name>/config.json …`, on all that Accelerate knows."""
 
 import os
 import signal
@@ -18,10 +15,10 @@ from kit.config import LAUNCHER, LINEAR
 from kit.core.console import accept_any_character
 from kit.core.exceptions import Busy, KitError, OutOfMemory
 from kit.runs import TrainingRun
-from kit.training import linear
+from kit.training import linear_baselines
 from kit.training.interrupt import Interrupted, Watch
+from kit.training.run_trainer import train
 from kit.training.status import AT_WORK, Teller, crash, fail
-from kit.training.trainer import train
 
 WORLDS = "PMI", "OMPI_COMM_WORLD", "MV2_COMM_WORLD", "WORLD"  # whose _SIZE says of how many processes this is one
 
@@ -123,7 +120,7 @@ def _train(run: TrainingRun, watch: Watch, teller: Teller, main: bool) -> int:
         if main:
             print(f"── {run.name}", flush=True)
         if run.config.system in LINEAR:
-            linear.fit(run)
+            linear_baselines.fit(run)
         else:
             train(run, watch)
         return 0

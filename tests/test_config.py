@@ -12,7 +12,7 @@ from kit.config import RECIPES, EnsembleConfig, TrainConfig, bounded_name, check
 from kit.core import paths
 from kit.core.exceptions import KitError
 from kit.core.paths import project, resolve, root, runs_folder
-from kit.parameters import parameter_types, read_parameters
+from kit.notebook_parameters import parameter_types, read_parameters
 
 
 def test_the_papers_recipe():

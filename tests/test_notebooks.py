@@ -16,15 +16,15 @@ from conftest import CODES
 from fakes import VALUES, fake
 from papermill.exceptions import PapermillExecutionError
 
-from kit import cli
+from kit import cli, working_copies
 from kit.config import TrainConfig, train_config
 from kit.core.exceptions import KitError
 from kit.data.challenge import read_challenge
-from kit.parameters import parameter_types, read_parameters
+from kit.notebook_parameters import parameter_types, read_parameters
 from kit.runs import open_run
 from kit.stacking.stackers import METHODS
-from kit.studies import pipeline, working_copies
-from kit.studies.paper import ABLATIONS, BASELINES, ablations, baselines, one_run
+from kit.studies import pipeline
+from kit.studies.study_runs import ABLATIONS, BASELINES, ablations, baselines, one_run
 from kit.submission import check_submission
 
 NOTEBOOKS = sorted((Path(__file__).parents[1] / "notebooks").glob("*.ipynb"))
@@ -229,12 +229,12 @@ def test_the_parameters_can_be_read_again_whatever_the_cells_below_have_left(pat
 def test_05_to_07_run_twice_in_one_kernel(shell, root, tiny_data, capsys, monkeypatch):
     """Nothing is trained: of two made up runs, an ensemble and a submission, then with another method."""
 
-    import kit.studies.paper
+    import kit.studies.study_runs
 
     for method in ("network", "logistic"):
         monkeypatch.setitem(METHODS, method, METHODS["blend"])  # the fastest
     values = VALUES | {"data": str(tiny_data)}
-    for seed, config in enumerate(kit.studies.paper.members(values, ["camembert", "flaubert"], ["resnet152"])):
+    for seed, config in enumerate(kit.studies.study_runs.members(values, ["camembert", "flaubert"], ["resnet152"])):
         fake(config, 0.7, seed)
     for method in ("network", "blend"):
         for path in NOTEBOOKS[4:]:

@@ -16,7 +16,7 @@ from kit.config import train_config
 from kit.models.heads import CoAttentionHead, FusionHead
 from kit.runs import prepare_run
 from kit.stacking.stackers import METHODS
-from kit.training.trainer import train
+from kit.training.run_trainer import train
 
 # fmt: off
 PINNED = {

@@ -54,7 +54,7 @@ def test_no_module_needs_itself():
 def test_reading_runs_needs_no_torch():
     light = [m for m in MODULES if m.partition(".")[0] in ("stacking", "analysis", "runs", "predictions", "submission")]
     light += [
-        "studies.paper",
+        "studies.study_runs",
         "studies.choice",
         "studies.tables",
         "studies.report",

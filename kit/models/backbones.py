@@ -11,9 +11,9 @@ import torch
 from kit.config import TrainConfig
 from kit.core.cache import fingerprint, get_or_compute
 from kit.core.exceptions import KitError
-from kit.models.image import ImageBackbone, check_image, load_image
-from kit.models.text import TextBackbone, check_text, load_text
-from kit.models.weights import WEIGHTS_FORMAT, weights_fingerprint
+from kit.models.image_backbones import ImageBackbone, check_image, load_image
+from kit.models.pretrained import WEIGHTS_FORMAT, weights_fingerprint
+from kit.models.text_backbones import TextBackbone, check_text, load_text
 
 SHAPE_FORMAT = 1  # of a cached BackboneShape: raise it when the class gets another field
 

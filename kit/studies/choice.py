@@ -14,7 +14,7 @@ from kit.core.paths import runs_folder
 from kit.runs import EnsembleRun, Run, find_run, finished_at, list_runs, open_run
 from kit.stacking.ensemble import TOO_GOOD
 from kit.stacking.members import is_current
-from kit.studies.paper import member_runs, study_runs
+from kit.studies.study_runs import member_runs, study_runs
 
 
 @dataclass(frozen=True)

@@ -29,12 +29,12 @@ from kit.core.files import write_json
 from kit.core.machine import available_threads
 from kit.core.paths import notebooks_folder, project, runs_folder, submissions_folder
 from kit.data.challenge import read_challenge
-from kit.parameters import assigned, parameter_types
+from kit.notebook_parameters import assigned, parameter_types
 from kit.runs import EnsembleRun, open_run
 from kit.studies.choice import choice_of, chosen, find_result, preferred
-from kit.studies.paper import member_runs, one_run, study_runs
 from kit.studies.plan import RESERVED_FIELDS, Plan, is_done
 from kit.studies.report import read_answers, write_report
+from kit.studies.study_runs import member_runs, one_run, study_runs
 
 # of the notebooks' parameters, those that no option of a study sets, as they are shipped
 SHIPPED: dict[str, dict] = {

@@ -9,7 +9,7 @@ from kit.core.exceptions import KitError
 from kit.data.items import data_fingerprints, read_items
 from kit.models.backbones import check_backbones
 from kit.runs import open_run
-from kit.studies.paper import ablations, baselines, members
+from kit.studies.study_runs import ablations, baselines, members
 from kit.training.status import read_status
 
 # fields that the options of the story set, or that tell members, baselines and ablations apart

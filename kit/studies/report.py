@@ -30,8 +30,8 @@ from kit.data.table import read_table
 from kit.runs import TrainingRun, open_run, open_training
 from kit.studies import tables
 from kit.studies.choice import choice_of
-from kit.studies.numbers import PAPER_BASELINE
-from kit.studies.paper import member_runs, study_runs
+from kit.studies.paper_numbers import PAPER_BASELINE
+from kit.studies.study_runs import member_runs, study_runs
 
 STYLE = """body{font:16px/1.5 system-ui,sans-serif;max-width:1300px;margin:2em auto;padding:0 1em;color:#222}
 table{border-collapse:collapse;font-size:14px;margin:1em 0;display:block;overflow-x:auto}

@@ -15,9 +15,16 @@ from kit.core.exceptions import KitError
 from kit.metrics import bootstrap_macro_f1, macro_f1
 from kit.runs import EnsembleRun, Run, TrainingRun, open_run, open_training
 from kit.stacking.members import is_current
-from kit.studies.numbers import PAPER_ABLATIONS, PAPER_ALL, PAPER_BASELINE, PAPER_ENSEMBLES, PAPER_GAIN, PAPER_MODELS
-from kit.studies.numbers import PAPER_WELCH as PAPER_WELCH
-from kit.studies.paper import (
+from kit.studies.paper_numbers import (
+    PAPER_ABLATIONS,
+    PAPER_ALL,
+    PAPER_BASELINE,
+    PAPER_ENSEMBLES,
+    PAPER_GAIN,
+    PAPER_MODELS,
+)
+from kit.studies.paper_numbers import PAPER_WELCH as PAPER_WELCH
+from kit.studies.study_runs import (
     ABLATIONS,
     BASELINES,
     ablation,

@@ -23,7 +23,7 @@ from kit.core.exceptions import KitError
 from kit.core.files import write_atomically, write_text
 from kit.runs import prepare_run
 from kit.train import main
-from kit.training.trainer import train
+from kit.training.run_trainer import train
 
 
 @pytest.fixture

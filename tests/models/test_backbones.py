@@ -19,9 +19,9 @@ from kit.core.paths import project
 from kit.data.images import read_pixels
 from kit.models import backbones
 from kit.models.backbones import BackboneHandle
-from kit.models.image import check_image, load_image
+from kit.models.image_backbones import check_image, load_image
 from kit.models.registry import IMAGE, TEXT
-from kit.models.text import check_text, load_text
+from kit.models.text_backbones import check_text, load_text
 from kit.models.tokenizer import load_tokenizer
 
 
@@ -459,7 +459,7 @@ def test_a_backbone_that_was_looked_at_can_still_be_trained(root, tiny_image):
 def test_hub_models_in_several_files_are_told_apart(root, monkeypatch):
     files = {"model.safetensors.index.json"}
     monkeypatch.setattr(
-        "kit.models.weights.try_to_load_from_cache", lambda repo, file: f"/{repo}/{file}" if file in files else None
+        "kit.models.pretrained.try_to_load_from_cache", lambda repo, file: f"/{repo}/{file}" if file in files else None
     )
     one, other = (BackboneHandle("text", name, True, 0, 64, True).identity for name in ("me/one", "me/other"))
     assert one != other and "me/one" in one

@@ -9,7 +9,7 @@ from kit.data.dataset import ProductDataset, RaggedArray
 from kit.models.backbones import find_backbones
 from kit.models.classifier import build_model
 from kit.models.heads import FusionHead
-from kit.models.text import load_text
+from kit.models.text_backbones import load_text
 
 SWITCHES = {
     "full": {},

@@ -19,7 +19,8 @@ from kit.stacking.ensemble import ensemble_config, groupings, stack
 from kit.stacking.stackers import METHODS
 from kit.studies import tables
 from kit.studies.choice import choice_of, choose, chosen, find_result
-from kit.studies.paper import (
+from kit.studies.report import notes, read_answers, write_report
+from kit.studies.study_runs import (
     ABLATIONS,
     BASELINES,
     ablation,
@@ -31,7 +32,6 @@ from kit.studies.paper import (
     one_run,
     study_runs,
 )
-from kit.studies.report import notes, read_answers, write_report
 
 
 def test_members_are_every_pair_in_the_papers_order():

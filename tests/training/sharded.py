@@ -5,10 +5,10 @@ from interrupted import main
 from torch.distributed.fsdp import FSDPModule
 
 import kit.train
-import kit.training.loop
-import kit.training.trainer
+import kit.training.fold_trainer
+import kit.training.run_trainer
 
-make_accelerator, save_weights = kit.training.trainer.make_accelerator, kit.training.loop.save_weights
+make_accelerator, save_weights = kit.training.run_trainer.make_accelerator, kit.training.fold_trainer.save_weights
 
 
 def sharding(config):
@@ -23,7 +23,7 @@ def checking(model, *arguments):
     save_weights(model, *arguments)
 
 
-kit.training.trainer.make_accelerator, kit.training.loop.save_weights = sharding, checking
+kit.training.run_trainer.make_accelerator, kit.training.fold_trainer.save_weights = sharding, checking
 
 if __name__ == "__main__":
     main()

@@ -28,8 +28,8 @@ from kit.train import main
 from kit.training import interrupt
 from kit.training.interrupt import Interrupted, Watch
 from kit.training.launch import launch
+from kit.training.run_trainer import train
 from kit.training.status import AT_WORK
-from kit.training.trainer import train
 
 # a process that has imported all and does nothing else: from it a training starts in no time, and without our threads
 FORKS = multiprocessing.get_context("forkserver")

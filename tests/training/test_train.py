@@ -19,8 +19,8 @@ from accelerate import Accelerator, PartialState
 from accelerate.data_loader import BatchSamplerShard
 
 import kit.train
-import kit.training.loop
-import kit.training.trainer
+import kit.training.fold_trainer
+import kit.training.run_trainer
 from kit.config import EnsembleConfig, train_config
 from kit.core.exceptions import KitError
 from kit.core.files import write_json
@@ -30,11 +30,11 @@ from kit.models.backbones import find_backbones
 from kit.models.classifier import build_model
 from kit.runs import Run, find_run, list_runs, open_run, prepare_run
 from kit.train import main, meet
+from kit.training.fold_trainer import parameter_groups, predict
 from kit.training.launch import died
-from kit.training.loop import parameter_groups, predict
+from kit.training.run_trainer import prepare, train
+from kit.training.saved_weights import load_weights
 from kit.training.status import AT_WORK, Teller, read_error, read_status
-from kit.training.trainer import prepare, train
-from kit.training.weights import load_weights
 
 
 @pytest.fixture
@@ -377,7 +377,7 @@ def test_readers_that_died_end_in_a_sentence(root, tiny_config, monkeypatch, err
     def lost(*_):
         raise RuntimeError(error)
 
-    monkeypatch.setattr(kit.training.trainer, "_train", lost)
+    monkeypatch.setattr(kit.training.run_trainer, "_train", lost)
     with pytest.raises(KitError, match=r"that read images failed \(DataLoader .*: start the container with --shm-size"):
         train(prepare_run(train_config(**tiny_config, run="run")))
 
@@ -513,8 +513,10 @@ def test_a_bit_that_flips_in_the_predictions_is_noticed(run):
 
 def test_a_folder_removed_meanwhile_is_not_made_again(root, tiny_config, monkeypatch):
     run = prepare_run(train_config(**tiny_config, run="gone"))
-    predict = kit.training.loop.predict
-    monkeypatch.setattr(kit.training.loop, "predict", lambda *a: (shutil.rmtree(run.folder, True), predict(*a))[1])
+    predict = kit.training.fold_trainer.predict
+    monkeypatch.setattr(
+        kit.training.fold_trainer, "predict", lambda *a: (shutil.rmtree(run.folder, True), predict(*a))[1]
+    )
     with pytest.raises(KitError, match="gone was removed or emptied during the run"):
         train(run)
     assert not run.finished
@@ -524,8 +526,10 @@ def test_pictures_that_change_meanwhile_are_noticed(root, tiny_config, tiny_data
     shutil.copytree(tiny_data, folder := tmp_path / "data")
     first, second, *_ = sorted((folder / "images" / "image_train").iterdir())
     run = prepare_run(train_config(**tiny_config | {"data": str(folder), "images_gb": 0.0}, run="run"))
-    predict = kit.training.loop.predict
-    monkeypatch.setattr(kit.training.loop, "predict", lambda *a: (shutil.copyfile(second, first), predict(*a))[1])
+    predict = kit.training.fold_trainer.predict
+    monkeypatch.setattr(
+        kit.training.fold_trainer, "predict", lambda *a: (shutil.copyfile(second, first), predict(*a))[1]
+    )
     with pytest.raises(KitError, match=r"changed since it was begun \(images\)"):
         train(run)
     assert not run.finished

@@ -15,8 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from kit.core.exceptions import KitError
-from kit.models.registry import IMAGE
-from kit.models.weights import (
+from kit.models.pretrained import (
     UNREADABLE,
     WEIGHTS,
     check_hub,
@@ -25,6 +24,7 @@ from kit.models.weights import (
     refuse_pointers,
     timm_hub_name,
 )
+from kit.models.registry import IMAGE
 
 # of the images in one pass on a CPU: 1.9 times as fast as a pass with 32 images of 224 px
 NUMBERS_PER_PASS = 4 * 224 * 224 * 3

@@ -30,8 +30,8 @@ from kit.runs import Run
 from kit.training.checkpoint import Checkpoints, Progress
 from kit.training.features import not_finite
 from kit.training.interrupt import Interrupted, Watch
+from kit.training.saved_weights import load_weights, save_weights
 from kit.training.status import report
-from kit.training.weights import load_weights, save_weights
 
 PREDICTION_FACTOR = 4 if torch.cuda.is_available() else 1  # times a training batch: without a gradient there is room
 PACE_STEPS = 10  # the steps after which a run says how long it will take

@@ -29,9 +29,9 @@ from kit.models.registry import IMAGE, TEXT
 from kit.runs import TrainingRun
 from kit.training.checkpoint import Checkpoints, Progress
 from kit.training.features import fit_inputs, precompute
+from kit.training.fold_trainer import FoldTrainer, NotFinite, Session
 from kit.training.inputs import make_datasets
 from kit.training.interrupt import Watch
-from kit.training.loop import FoldTrainer, NotFinite, Session
 from kit.training.summary import report_blank_images, summarise_items, summarise_training
 
 

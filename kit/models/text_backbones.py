@@ -15,8 +15,8 @@ from torch import Tensor, nn
 
 from kit.core.exceptions import KitError
 from kit.models.e5 import e5_model
+from kit.models.pretrained import UNREADABLE, check_hub, first_line, local_directory, refuse_pointers, text_hub_name
 from kit.models.registry import TEXT, TextSpec
-from kit.models.weights import UNREADABLE, check_hub, first_line, local_directory, refuse_pointers, text_hub_name
 
 PROBE_TOKENS = 4  # length of the texts that a new text backbone is probed with
 LEAST_CONTEXT = 1e-5  # of the vectors' deviation: least change of the first token's vector by the rest of its text

@@ -18,7 +18,7 @@ from torchvision.transforms.v2.functional import resize
 
 from kit.config import train_config
 from kit.data.images import read_pixels
-from kit.models.image import load_image
+from kit.models.image_backbones import load_image
 from kit.models.layers import BiLSTM
 
 QUESTION = "pace of one way ÷ pace of another"

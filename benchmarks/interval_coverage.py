@@ -1,7 +1,7 @@
 """How often a 95 % interval of a score includes the score on all items that there could be.
 
-`python benchmarks/coverage.py` draws sets of items with the sample's class shares, and predictions from a made-up
-confusion of classes, prints the table and writes it to benchmarks/results/. Takes some four minutes.
+`python benchmarks/interval_coverage.py` draws sets of items with the sample's class shares, and predictions from a
+made-up confusion of classes, prints the table and writes it to benchmarks/results/. Takes some four minutes.
 
 K classes
 """
