@@ -7,7 +7,7 @@ choose. On the CPU, with a GPU hidden. Each side is one process from its start t
 those of that process and the ones that it started, in one round. Between two small runs on a busy machine they moved by
 a tenth: a ratio that misses or meets its goal by less is not decided.
 
-After the part's few steps AutoGluon's models have hardly learned: of macro-F1, `--full` alone tells.
+After the part's few steps AutoGluon's models have hardly learned: only the macro-F1 of `--full` means anything.
 
 The kit's side is the demo's member, which the goals are for, and with `--full` the same with both backbones fine-tuned,
 for those who ask what that alone costs; each starts with an empty cache.

@@ -1,4 +1,4 @@
-"""The parts that the benchmarks share: sides that run in turn, ratios with their spread, goals, and the results' files."""
+"""Shared parts of the benchmarks: sides that run in turn, ratios with their spread, goals, and the results' files."""
 
 import dataclasses
 import json

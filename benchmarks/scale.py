@@ -2,7 +2,7 @@
 
 Each size twice, in processes of their own: on an empty cache, and again on what that left. Synthetic folders of the
 real catalogue's proportions, with as many test rows as the challenge has for each training row; they are made first,
-and that is not counted. Images are kept at the demo's 224 px, texts at up to 510 tokens; folds are grouped by duplicates.
+and that is not counted. Images are kept at the demo's 224 px, texts at up to 510 tokens; duplicates share a fold.
 """
 
 import argparse

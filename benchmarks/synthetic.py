@@ -1,7 +1,7 @@
 """A synthetic challenge folder of any size, in the challengedata edition, for measurements at the real size.
 
 `python benchmarks/synthetic.py OUT --rows 84916 --test-rows 13812 --seed 0` (the real data's sizes; the same arguments
-give the same bytes with the same versions of numpy and Pillow). Nothing in it comes from the real catalogue except
+produce the same bytes with the same versions of numpy and Pillow). Nothing in it comes from the real catalogue except
 published statistics:
 
 - 27 class codes in the real shares, two items of each at least
@@ -85,7 +85,7 @@ def write_synthetic(out: Path, rows: int, test_rows: int, seed: int = 0, workers
 
 
 def draw_labels(rng: np.random.Generator, rows: int, test_rows: int) -> np.ndarray:
-    """Return codes `[rows + test_rows]`; the first `rows` have the real shares, of the largest classes if there are few rows."""
+    """Return codes `[rows + test_rows]`; the first `rows` have the real shares, of the largest classes if few rows."""
     known = sorted(sorted(COUNTS, key=COUNTS.get)[-(rows // 2) :])
     share = np.array([COUNTS[code] for code in known])
     share = share / share.sum()
