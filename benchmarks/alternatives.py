@@ -1,7 +1,7 @@
-"""What decided between two ways of doing the same thing on this machine: each as a ratio of paces, in turn.
+"""The comparisons that decided between two implementations of the same thing: ratios of paces, measured in turn.
 
-Readers of 500-px JPEG files at 224 and at 500 px, one thread; bfloat16 against float32 on the processor; one LSTM a
-direction over padded batches against a packed sequence; pictures a few at a time against a whole batch. Nothing here
+Readers of 500-px JPEG files at 224 and at 500 px, one thread; bfloat16 against float32 on the processor; one LSTM
+per direction over padded batches against a packed sequence; a few images at a time against a whole batch. Nothing here
 has a goal: a machine with other answers deserves other choices.
 """
 
@@ -84,7 +84,7 @@ def lstm(items: int, tokens: int, inputs: int, width: int, rounds: int) -> dict:
         sequence = pack_padded_sequence(text, lengths, batch_first=True, enforce_sorted=False)
         pad_packed_sequence(packed(sequence)[0], batch_first=True, total_length=tokens)[0].mean().backward()
 
-    case = f"BiLSTM of {width}, {items} × {tokens} tokens, training: one LSTM a direction ÷ packed"
+    case = f"BiLSTM of {width}, {items} × {tokens} tokens, training: one LSTM per direction ÷ packed"
     return compare(case, lambda: dense(text, mask).mean().backward(), usual, rounds)
 
 
@@ -92,7 +92,7 @@ def lstm(items: int, tokens: int, inputs: int, width: int, rounds: int) -> dict:
 def few_at_a_time() -> dict:
     backbone = load_image("efficientnet_lite0").eval()
     pixels = torch.randint(256, (32, 224, 224, 3), dtype=torch.uint8)
-    case = "EfficientNet-Lite0, 224 px: a few pictures at a time ÷ 32 at once"
+    case = "EfficientNet-Lite0, 224 px: a few images at a time ÷ 32 at once"
     return compare(case, lambda: backbone(pixels), lambda: backbone._regions(pixels))
 
 

@@ -7,14 +7,14 @@ choose. On the CPU, with a GPU hidden. Each side is one process from its start t
 those of that process and the ones that it started, in one round. Between two small runs on a busy machine they moved by
 a tenth: a ratio that misses or meets its goal by less is not decided.
 
-After the part's few steps AutoGluon's models have hardly learned: of macro-F1, `--full` alone tells.
+After the part's few steps AutoGluon's models have hardly learned: only the macro-F1 of `--full` means anything.
 
 The kit's side is the demo's member, which the goals are for, and with `--full` the same with both backbones fine-tuned,
 for those who ask what that alone costs; each starts with an empty cache.
 AutoGluon's is fusion_mlp and fusion_transformer with its defaults, which fine-tune all weights, change training images
 at random, validate twice an epoch, and of the three checkpoints of best accuracy average those that help. Other than by
 default it never stops early, and leaves training texts as they are: changing them needs a thesaurus from the network.
-It lives in an environment of its own, `cache/autogluon-env`, made on first use (2 GB; more where torch comes with
+It lives in an environment of its own, `cache/autogluon-env`, made on first use (2 GB; more if torch comes with
 CUDA).
 """
 
@@ -65,8 +65,8 @@ PART, FULL = {"limit": 216, "epochs": 2}, {"limit": 0, "epochs": 6}
 
 @dataclasses.dataclass(frozen=True)
 class Side:
-    """What one side took and said: user CPU seconds, how many of them went by before its work began, and the codes of
-    the test items `[N]`."""
+    """One side's measurements: user CPU seconds, those of them that its imports took, and the predicted codes of the
+    test items `[N]`."""
 
     seconds: float
     imports: float
@@ -77,7 +77,7 @@ class Side:
 
 
 def user_seconds(command: list, log: Path, **environment: str) -> float:
-    """User CPU seconds of `command` and of all that it started. Raises KitError where it fails.
+    """Return the user CPU seconds of `command` and of all that it started. Raise KitError if it fails.
 
     The environment is alike on both sides: no GPU, nothing from a hub, and waiting threads that sleep and don't count.
     """
@@ -100,7 +100,7 @@ def user_seconds(command: list, log: Path, **environment: str) -> float:
 
 
 def interpreter() -> Path:
-    """The Python of AutoGluon's environment, which is made if it is not whole yet. Raises KitError."""
+    """Return the Python of AutoGluon's environment, and make that first if it is not complete. Raise KitError."""
     python, marker = ENVIRONMENT / "bin" / "python", ENVIRONMENT / ".ready"
     wanted = "\n".join(PACKAGES) + "\n"
     if marker.is_file() and marker.read_text(encoding="utf-8") == wanted:
@@ -126,7 +126,7 @@ def interpreter() -> Path:
 
 
 def save_text(folder: Path) -> None:
-    """The text backbone as a Hugging Face directory."""
+    """Write the text backbone as a Hugging Face directory."""
     from transformers import PreTrainedTokenizerFast
 
     load_text(DATA["text"]).model.save_pretrained(folder)
@@ -136,7 +136,7 @@ def save_text(folder: Path) -> None:
 
 
 def save_image(folder: Path) -> None:
-    """The image backbone as a timm directory, without a classifier: AutoGluon brings its own."""
+    """Write the image backbone as a timm directory, without a classifier: AutoGluon brings its own."""
     import torch
 
     model = load_image(DATA["image"]).model
@@ -149,7 +149,7 @@ def save_image(folder: Path) -> None:
 
 
 def backbones() -> dict[str, str]:
-    """The directories of both backbones, written on first use; a whole one is never seen half written."""
+    """Return the directories of both backbones, each written on first use, whole or not at all."""
     found = {}
     for side, save in (("text", save_text), ("image", save_image)):
         folder = HOME / DATA[side]
@@ -165,7 +165,7 @@ def backbones() -> dict[str, str]:
 
 
 def train_autogluon(kind: str, config: TrainConfig, frames: dict[str, pd.DataFrame], folder: Path) -> Side:
-    """Trains AutoGluon's model `kind` on what `config` trains on, in `folder`. Raises KitError."""
+    """Train AutoGluon's model `kind` on the items that `config` trains on, in `folder`. Raise KitError if it fails."""
     parts = {"train": frames["train"].query("fold != 0"), "validation": frames["train"].query("fold == 0")}
     parts["test"] = frames["test"]
     job = {"model": kind, "epochs": config.epochs, "batch": config.batch_size, "tokens": config.max_tokens}
@@ -188,7 +188,7 @@ def train_autogluon(kind: str, config: TrainConfig, frames: dict[str, pd.DataFra
 
 
 def train_kit(name: str, config: TrainConfig, ids: pd.Series, folder: Path) -> Side:
-    """Trains `config` in `folder`, where nothing is cached, and gives its codes of the test items `ids`."""
+    """Train `config` in `folder`, where nothing is cached, and return its codes of the test items `ids`."""
     run = Run(folder / "runs" / config.run)
     write_json(run.folder / "config.json", dataclasses.asdict(config))
     imports = user_seconds([sys.executable, "-c", "import kit.train"], HOME / "imports.log", KIT_ROOT=str(folder))
@@ -202,7 +202,7 @@ def train_kit(name: str, config: TrainConfig, ids: pd.Series, folder: Path) -> S
 
 
 def compare(name: str, limit: int, epochs: int) -> None:
-    """Trains each side on `limit` items (0: all) for `epochs`, and reports as `name`. Raises KitError."""
+    """Train each side on `limit` items (0: all) for `epochs`, and report as `name`. Raise KitError if one fails."""
     base = DATA | SAME | {"seed": 0, "limit": limit, "epochs": epochs}
     sides_of = {"frozen": OURS["frozen"]} if limit else OURS  # on a part, the demo's alone
     configs = {ours: train_config(**base | changed | {"run": ours}) for ours, changed in sides_of.items()}

@@ -19,10 +19,10 @@ import torch
 
 
 def declare_operators() -> torch.library.Library | None:
-    """Makes a torchvision importable that was built for another build of torch; what it gives must be kept.
+    """Make a torchvision importable that was built for another build of torch; keep a reference to the result.
 
     The package registry's torchvision is built for torch with CUDA. Beside a torch without, its compiled operators
-    cannot be loaded, and its import fails where it describes one of them. No model here calls an operator of it.
+    cannot be loaded, and its import fails when it describes one of them. No model here calls such an operator.
     """
     spec = importlib.util.find_spec("torchvision")
     for file in Path(spec.submodule_search_locations[0]).glob("_C*"):
@@ -37,7 +37,7 @@ def declare_operators() -> torch.library.Library | None:
 
 
 def hyperparameters(job: dict) -> dict:
-    """What the comparison sets; all else is AutoGluon's default."""
+    """Return the settings of the comparison; all others are AutoGluon's defaults."""
     return {
         "model.names": ["hf_text", "timm_image", job["model"]],
         "model.hf_text.checkpoint_name": job["text"],
@@ -55,7 +55,7 @@ def hyperparameters(job: dict) -> dict:
 
 
 def seconds() -> float:
-    """User CPU seconds of this process so far."""
+    """Return the user CPU seconds of this process so far."""
     return resource.getrusage(resource.RUSAGE_SELF).ru_utime
 
 

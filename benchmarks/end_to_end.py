@@ -1,7 +1,7 @@
 """How much of the pace on batches in memory the whole training loop keeps: reading, padding, moving, progress bar.
 
 The same epochs of the same model twice, in turn: over the loader that training uses, on a warm cache, and over a list
-of the batches it gives. Beside it, the floor: how much of the pace of a large matrix product the loop's floating-point
+of its batches. Beside it, the floor: how much of the pace of a large matrix product the loop's floating-point
 operations reach.
 """
 

@@ -1,9 +1,9 @@
 """Training seconds against the Hugging Face Trainer that drives the very same model the plain way.
 
-The plain way: texts tokenised beforehand, pictures decoded when an item is asked for, a collator that pads to the
+The plain way: texts tokenised beforehand, images decoded when an item is requested, a collator that pads to the
 batch, batches in random order, two loader processes; everything else is the Trainer's default. Same items, synthetic
-ones of the real catalogue's text lengths, same batches a step, same epochs, no evaluation; neither side has anything
-cached when it starts, and both pay for all that they do.
+ones of the real catalogue's text lengths, same batches per step, same epochs, no evaluation; neither side has anything
+cached when it starts, and the time of both includes all that they do.
 """
 
 import logging

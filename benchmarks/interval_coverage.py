@@ -31,7 +31,7 @@ SAMPLES = 1000  # of each bootstrap
 
 
 def population(shares: np.ndarray, recall: tuple[int, int], random: np.random.Generator) -> np.ndarray:
-    """How many `[K, K]` of a million items are of one class and taken for another."""
+    """Return how many of a million items are of each class and predicted as each class, `[K, K]`."""
     classes = len(shares)
     right, elsewhere = random.beta(*recall, classes), random.dirichlet(np.full(classes, 0.15), classes)
     np.fill_diagonal(elsewhere, 0)
@@ -40,7 +40,7 @@ def population(shares: np.ndarray, recall: tuple[int, int], random: np.random.Ge
 
 
 def draw(counts: np.ndarray, label: np.ndarray, random: np.random.Generator) -> np.ndarray:
-    """What is predicted of items of these classes `[N]`."""
+    """Return random predictions `[N]` for items of these classes `[N]`."""
     steps = (counts / counts.sum(1, keepdims=True)).cumsum(1)[label]
     return (random.random((len(label), 1)) > steps[:, :-1]).sum(1)
 
@@ -54,7 +54,7 @@ def percentiles(counts: np.ndarray, random: np.random.Generator) -> tuple[np.nda
 
 
 def measure(case: str, repeats: int, shares: np.ndarray, random: np.random.Generator) -> list[dict]:
-    """A row per kind of interval: how often the truth is in it, above it and below it, in per cent."""
+    """Return one row per kind of interval: how often the true value is in, above and below it, in per cent."""
     (items, recall), classes, found = CASES[case], len(shares), {}
     first, other = population(shares, recall, random), population(shares, recall, random)
     second = (first + other) / 2  # half of what the two systems predict is alike

@@ -1,4 +1,4 @@
-"""What the benchmarks share: sides that run in turn, ratios with their spread, goals, and the results' files."""
+"""Shared parts of the benchmarks: sides that run in turn, ratios with their spread, goals, and the results' files."""
 
 import dataclasses
 import json
@@ -38,7 +38,7 @@ RESULTS = HERE / "results"
 
 
 def machine() -> dict:
-    """What a number was measured on."""
+    """Return a description of the machine and the versions that a number was measured on."""
     model = platform.processor() or platform.machine()
     if Path("/proc/cpuinfo").is_file():
         lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
@@ -55,7 +55,7 @@ def machine() -> dict:
 
 
 def in_turn(rounds: int, **sides: Callable[[], float]) -> dict[str, list[float]]:
-    """What each side gives in each round; A B, B A, A B …, so that a machine that drifts is fair to both."""
+    """Return each side's result of each round. The order alternates (A B, B A, …), so that drift affects both alike."""
     found = {name: [] for name in sides}
     for number in range(rounds):
         for name in list(sides)[:: 1 if number % 2 == 0 else -1]:
@@ -66,7 +66,7 @@ def in_turn(rounds: int, **sides: Callable[[], float]) -> dict[str, list[float]]
 class Workbench:
     """The first fold's model and batches of a run, as kit.train makes them, to be timed piece by piece.
 
-    `items`: so many of the training and of the test items, the first; None for all.
+    `items`: use only that many of the training and of the test items, the first ones; None: all.
     """
 
     def __init__(self, config: TrainConfig, items: int | None = None):
@@ -87,7 +87,7 @@ class Workbench:
         self.model = self.trainer.model
 
     def loader(self, part: str = "train", times: int = 1):
-        """Batches of `part`, shuffled where it trains, `times` the size of the configuration's."""
+        """Return batches of `part`, `times` the size of the configuration's, shuffled if `part` is train."""
         size = times * self.config.micro_batch
         batches = make_loader(self.parts[part], size, part == "train", workers=self.config.workers)
         return self.accelerator.prepare(batches)
@@ -151,7 +151,7 @@ class Workbench:
 
 
 def peak(size: int, device: torch.device, kind: torch.dtype) -> float:
-    """Floating-point operations a second of a square matrix product, the best of ten."""
+    """Floating-point operations per second of a square matrix product, the best of ten."""
     a, best = torch.randn(size, size, device=device, dtype=kind), float("inf")
     for _ in range(10):
         clock = time.perf_counter()
@@ -165,13 +165,13 @@ def peak(size: int, device: torch.device, kind: torch.dtype) -> float:
 
 @contextmanager
 def cold():
-    """An empty cache for what is done inside, and gone after it."""
+    """Inside, the cache is empty; what it gets is removed at the end."""
     with tempfile.TemporaryDirectory(prefix="cold-") as folder, mock.patch.dict(os.environ, KIT_ROOT=folder):
         yield
 
 
 def synthetic(rows: int, test_rows: int) -> Path:
-    """A synthetic challenge folder of that size under cache/, made where it is not there."""
+    """Return a synthetic challenge folder of that size under cache/, made on first use."""
     folder = cache_folder() / f"synthetic-{rows}-{test_rows}"
     if not folder.is_dir():
         print(f"making {folder.name} …", flush=True)
@@ -181,16 +181,16 @@ def synthetic(rows: int, test_rows: int) -> Path:
 
 
 def ratio_row(case: str, above: list[float], below: list[float], goal: str = "", detail: str = "") -> dict:
-    """A row of the table: the median of the rounds' ratios above ÷ below, and the smallest and largest of them.
+    """Return a row of the table: the median of the rounds' ratios above ÷ below, and the smallest and largest of them.
 
-    `goal`: such as ">= 0.95" or "<= 0.1"; "" where nothing is asked.
+    `goal`: such as ">= 0.95" or "<= 0.1"; "" if there is none.
     """
     ratios = [a / b for a, b in zip(above, below, strict=True)]
     return row(case, statistics.median(ratios), goal, detail, min(ratios), max(ratios))
 
 
 def row(case: str, value: float, goal: str = "", detail: str = "", low: float | None = None, high=None) -> dict:
-    """A row of the table; `low` and `high`: the spread of `value` over the rounds."""
+    """Return a row of the table; `low` and `high`: the spread of `value` over the rounds."""
     sign, _, bound = goal.partition(" ")
     met = None if not goal else value >= float(bound) if sign == ">=" else value <= float(bound)
     spread = {} if low is None else {"low": round(low, 4), "high": round(high, 4)}
@@ -198,13 +198,13 @@ def row(case: str, value: float, goal: str = "", detail: str = "", low: float | 
 
 
 def report(name: str, question: str, rows: list[dict]) -> None:
-    """Prints the rows, and writes them to results/<name>.json with the machine's description."""
+    """Print the rows and write them to results/<name>.json with the machine's description."""
     write_json(RESULTS / f"{name}.json", {"name": name, "question": question, "machine": machine(), "rows": rows})
     print(table([name]), flush=True)
 
 
 def table(names: list[str]) -> str:
-    """The results of these benchmarks as one table with goals and verdicts."""
+    """Return the results of these benchmarks as one table with goals and verdicts."""
     lines = []
     for name in names:
         path = RESULTS / f"{name}.json"

@@ -1,9 +1,9 @@
 """Training samples/s against the published recipe as its users run it, around the very same model.
 
-The recipe's way: a Dataset that tokenises each item when it is asked for, with a tokenizer in Python, and pads it to
-510 tokens; Pillow decodes the whole picture and resizes it, as float32; batches in random order; the backbones run at
+The recipe's way: a Dataset that tokenises each item when it is requested, with a tokenizer in Python, and pads it to
+510 tokens; Pillow decodes the whole image and resizes it, as float32; batches in random order; the backbones run at
 every step, frozen or not; float32. Ours: kit.train on its caches. Both see synthetic items of the real catalogue's
-text lengths, at the demo's picture size, in batches of 32, with two processes that decode.
+text lengths, at the demo's image size, in batches of 32, with two processes that decode.
 
 What ours pays once, for what it keeps, is spread over the recipe's 10 epochs, and for frozen backbones over about as
 many items as the demo has. Of these the recipe trains on a part: its pace is that of any number.

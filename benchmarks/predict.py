@@ -1,7 +1,7 @@
 """How much of the pure forward pace prediction keeps, reading and ordering the results included.
 
 In turn: `kit.training.fold_trainer.predict` over the loader that training uses, on a warm cache, and the model alone
-over a list of the batches that the loader returns.
+over a list of its batches.
 """
 
 from functools import partial

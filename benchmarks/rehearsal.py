@@ -49,7 +49,7 @@ def main() -> None:
         "paper",
     ]
     command += [part for name, value in OPTIONS.items() for part in ("-p", name, str(value))]
-    log = runs_folder() / STUDY / "story.log"  # of every start: a second one goes on where the first stopped
+    log = runs_folder() / STUDY / "story.log"  # of every start: a second one resumes the first
     log.parent.mkdir(parents=True, exist_ok=True)
     with open(log, "a", encoding="utf-8") as file:
         told = subprocess.run(command, cwd=project(), stdout=file, check=False)

@@ -39,7 +39,7 @@ def main() -> int:
 
 
 def whole_table() -> str:
-    """All that has been measured, and on which machines."""
+    """Return the table of all that has been measured, with the machines."""
     names = [name for name in (*NAMES, "autogluon_full", "gpu") if (RESULTS / f"{name}.json").is_file()]
     hosts = {}
     for name in names:

@@ -2,7 +2,7 @@
 
 Each size twice, in processes of their own: on an empty cache, and again on what that left. Synthetic folders of the
 real catalogue's proportions, with as many test rows as the challenge has for each training row; they are made first,
-and that is not counted. Pictures are kept at the demo's 224 px, texts at up to 510 tokens, folds are grouped by twins.
+and that is not counted. Images are kept at the demo's 224 px, texts at up to 510 tokens; duplicates share a fold.
 """
 
 import argparse
@@ -30,7 +30,7 @@ SIZES = {1000: 163, 10_000: 1627, 84_916: 13_812}
 
 
 def one(data: str, root: str) -> None:
-    """Prints the seconds of each stage and the peak memory, as JSON."""
+    """Print the seconds of each stage and the peak memory, as JSON."""
     os.environ["KIT_ROOT"] = root
     stages, clock = {}, time.perf_counter()
 
@@ -42,7 +42,7 @@ def one(data: str, root: str) -> None:
     settings = {"folds": 5, "split": "grouped", "image_size": 224, "images_gb": 32}
     config = train_config(data=data, text="minilm", image="efficientnet_lite0", **settings)
     codes, frames = read_items(config)
-    done("read, clean, look at images, fold by twins")
+    done("read, clean, look at images, fold by duplicates")
     products = make_datasets(config, codes, frames, find_backbones(config))
     done("tokenise")
     cache_pixels(config, products)

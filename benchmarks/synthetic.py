@@ -1,21 +1,21 @@
 """A synthetic challenge folder of any size, in the challengedata edition, for measurements at the real size.
 
 `python benchmarks/synthetic.py OUT --rows 84916 --test-rows 13812 --seed 0` (the real data's sizes; the same arguments
-give the same bytes with the same versions of numpy and Pillow). Nothing in it comes from the real catalogue but what is
-known about it in numbers:
+produce the same bytes with the same versions of numpy and Pillow). Nothing in it comes from the real catalogue except
+published statistics:
 
 - 27 class codes in the real shares, two items of each at least
 - descriptions missing in 35 % of the rows, in hardly any of some classes and in most of others
 - titles of 5 to 15 words; title and description have a few dozen words in the median, up to about 2,000
 - tags and entities in descriptions, mojibake in 2 %, a `?` in mid-word in 3 % of them
-- 4 % of the images have a byte-identical twin and 6 % more a re-saved one; 5 % of the texts have a twin; twins are
-  nearly always of one class, and may be one in the training and one in the test part
+- 4 % of the images have a byte-identical duplicate and 6 % more a re-saved one; 5 % of the texts have a duplicate;
+  duplicates are nearly always of one class, and may be one in the training and one in the test part
 - 500×500 JPEG of about 23 KB (2.3 GB in all), 91 % with a white frame, 28 in 84,916 blank
 - image and product ids of about ten digits
 
 Our guesses, to make classes learnable but not trivially so: words are made of French syllables, most from one Zipf-like
 list; three in ten of a title and one in ten of a description are from the 300 words of its class, half of which classes
-share in pairs. A picture has the colours and shapes of its class, in three of ten those of any.
+share in pairs. An image has the colours and shapes of its class, or in three of ten cases of any class.
 """
 
 import argparse
@@ -52,7 +52,7 @@ ENTITIES = {code: f"&{name};" for code, name in codepoint2name.items() if code >
 
 
 def write_synthetic(out: Path, rows: int, test_rows: int, seed: int = 0, workers: int = 1) -> None:
-    """Writes the folder `out`, whole or not at all. Raises KitError where it exists or `rows` are too few."""
+    """Write the folder `out`, whole or not at all. Raise KitError if it exists or there are too few rows."""
     if out.exists():
         raise KitError(f"{out} exists already: name a folder that does not, or remove it first.")
     if rows < 4 or test_rows < 1:
@@ -62,7 +62,7 @@ def write_synthetic(out: Path, rows: int, test_rows: int, seed: int = 0, workers
     frame = draw_texts(rng, labels)
     for column, low, high in (("productid", 100_000, 4_300_000_000), ("imageid", 600_000_000, 1_350_000_000)):
         frame[column] = rng.choice(high - low, len(frame), replace=False) + low
-    source, quality = draw_twins(rng, labels)
+    source, quality = draw_duplicates(rng, labels)
     look = np.searchsorted(list(COUNTS), np.where(rng.random(len(labels)) < 0.3, rng.permutation(labels), labels))
     look[rng.choice(len(look), round(len(look) * 28 / 84_916), replace=False)] = -1  # blank
     out.parent.mkdir(parents=True, exist_ok=True)
@@ -78,14 +78,14 @@ def write_synthetic(out: Path, rows: int, test_rows: int, seed: int = 0, workers
         pd.DataFrame({"prdtypecode": labels[:rows]}).to_csv(folder / "Y_train_CVw08PX.csv")
         tasks = zip(names, [f"{seed} {i}" for i in source], look[source].tolist(), quality.tolist(), strict=True)
         with Pool(workers) if workers > 1 else nullcontext() as pool:
-            saved = pool.imap_unordered(save_picture, tasks, 64) if pool else map(save_picture, tasks)
+            saved = pool.imap_unordered(save_image, tasks, 64) if pool else map(save_image, tasks)
             for _ in tqdm(saved, total=len(names), unit="image", leave=False):
                 pass
         os.rename(folder, out)
 
 
 def draw_labels(rng: np.random.Generator, rows: int, test_rows: int) -> np.ndarray:
-    """Codes `[rows + test_rows]`; the first `rows` have the real shares, of the largest classes if rows are few."""
+    """Return codes `[rows + test_rows]`; the first `rows` have the real shares, of the largest classes if few rows."""
     known = sorted(sorted(COUNTS, key=COUNTS.get)[-(rows // 2) :])
     share = np.array([COUNTS[code] for code in known])
     share = share / share.sum()
@@ -100,15 +100,15 @@ def draw_labels(rng: np.random.Generator, rows: int, test_rows: int) -> np.ndarr
 
 
 def draw_pairs(rng: np.random.Generator, labels: np.ndarray, *shares: float) -> list[np.ndarray]:
-    """Disjoint pairs `[n, 2]` of items, nearly all of one class: for each share, pairs of so many of all items."""
+    """Return disjoint pairs `[n, 2]` of items, nearly all of one class: for each share, that share of all items."""
     order = np.lexsort([rng.random(len(labels)), labels])
     pairs = rng.permutation(order[: len(order) // 2 * 2].reshape(-1, 2))
     ends = np.cumsum([max(1, round(share * len(labels) / 2)) for share in shares])
     return np.split(pairs, ends)[: len(shares)]
 
 
-def draw_twins(rng: np.random.Generator, labels: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """For each item the item whose picture it shows, and the quality it is saved with."""
+def draw_duplicates(rng: np.random.Generator, labels: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Return for each item the one whose image it shows, and the JPEG quality."""
     source, quality = np.arange(len(labels)), rng.integers(84, 93, len(labels))
     same, near = draw_pairs(rng, labels, 0.04, 0.06)
     for kept, copied in (same.T, near.T):
@@ -122,7 +122,7 @@ def draw_twins(rng: np.random.Generator, labels: np.ndarray) -> tuple[np.ndarray
 
 
 def draw_words(rng: np.random.Generator, count: int) -> np.ndarray:
-    """Different words: the frequent ones of shops first, then made-up ones of French sound."""
+    """Return different words: the frequent ones of shops first, then made-up ones that sound French."""
     heads, hearts, tails = HEADS.split(), HEARTS.split(), ["", *TAILS.split()]
     words, pick = dict.fromkeys(FREQUENT.split()), random.Random(rng.bytes(8))
     while len(words) < count:
@@ -132,13 +132,13 @@ def draw_words(rng: np.random.Generator, count: int) -> np.ndarray:
 
 
 def zipf(rng: np.random.Generator, ranks: int, size: int, exponent: float = 1.0) -> np.ndarray:
-    """`size` ranks from 0, each rank r as often as 1 / (r + 2) ** exponent."""
+    """Return `size` ranks from 0, drawn in proportion to 1 / (rank + 2) ** exponent."""
     weights = np.cumsum(1 / np.arange(2, ranks + 2) ** exponent)
     return np.searchsorted(weights, rng.random(size) * weights[-1])
 
 
 def draw_texts(rng: np.random.Generator, labels: np.ndarray) -> pd.DataFrame:
-    """designation and description, "" where missing, of each item."""
+    """Return each item's designation and description, "" if it is missing."""
     titles = rng.integers(5, 16, len(labels))
     lengths = np.clip(rng.lognormal(np.log(55), 1.0, len(labels)), 2, 2000).astype(int)
     lengths[draw_missing(rng, labels)] = 0
@@ -163,7 +163,7 @@ def draw_texts(rng: np.random.Generator, labels: np.ndarray) -> pd.DataFrame:
 
 
 def draw_missing(rng: np.random.Generator, labels: np.ndarray) -> np.ndarray:
-    """True `[N]` at items without a description: 35 % of all, unlike shares of the classes."""
+    """Return a mask `[N]` of the items without a description: 35 % of all, and a different share in each class."""
     codes, position, counts = np.unique(labels, return_inverse=True, return_counts=True)
     base = rng.permutation(np.linspace(0.03, 0.97, len(codes)))
     power = brentq(lambda p: np.average(base**p, weights=counts) - MISSING, 0.1, 10)
@@ -171,7 +171,7 @@ def draw_missing(rng: np.random.Generator, labels: np.ndarray) -> np.ndarray:
 
 
 def mark_up(rng: np.random.Generator, words: list[str]) -> str:
-    """A description as shops write them: lines between tags, entities, and the damage of a wrong decoding."""
+    """Return a description as shops write them: lines between tags, entities, and the damage of a wrong decoding."""
     if not words:
         return ""
     lines = [" ".join(words[i : i + 12]).capitalize() for i in range(0, len(words), 12)]
@@ -196,7 +196,7 @@ def mark_up(rng: np.random.Generator, words: list[str]) -> str:
 
 @cache
 def textures() -> list[Image.Image]:
-    """Grey noise of 1000 pixels a side, coarse and fine, weaker to stronger: what gives the files their size."""
+    """Return grey noise of 1000 × 1000 pixels, weaker to stronger, which makes the files as large as real ones."""
     rng, drawn = np.random.default_rng(0), []
     for strength in (4, 8, 12, 18, 26, 36):
         total = np.full((1000, 1000), 60.0)
@@ -207,15 +207,15 @@ def textures() -> list[Image.Image]:
     return drawn
 
 
-def draw_picture(rng: random.Random, look: int) -> Image.Image:
-    """Shapes on a ground, in the colours of class number `look`, under noise; white all over where it is -1."""
-    picture = Image.new("RGB", (SIDE, SIDE), "white")
+def draw_image(rng: random.Random, look: int) -> Image.Image:
+    """Draw shapes on a ground in the colours of class number `look`, under noise; all white if it is -1."""
+    image = Image.new("RGB", (SIDE, SIDE), "white")
     if look < 0:
-        return picture
+        return image
     width, height = (SIDE, SIDE) if rng.random() < 0.09 else (rng.randint(230, 490), rng.randint(230, 490))
     left, top = (SIDE - width) // 2, (SIDE - height) // 2
     box = (left, top, left + width, top + height)
-    draw = ImageDraw.Draw(picture)
+    draw = ImageDraw.Draw(image)
     hue = 360 * look / len(COUNTS)
     draw.rectangle(box, _colour(rng, hue))
     for _ in range(rng.randint(3, 8)):
@@ -232,18 +232,19 @@ def draw_picture(rng: random.Random, look: int) -> Image.Image:
             draw.line([(x, y), (right, bottom)], colour, rng.randint(8, 40))
     corner = rng.randint(0, 1000 - width), rng.randint(0, 1000 - height)
     noise = rng.choice(textures()).crop((*corner, corner[0] + width, corner[1] + height))
-    picture.paste(rng.choice(("black", "white")), box, noise)
-    return picture
+    image.paste(rng.choice(("black", "white")), box, noise)
+    return image
 
 
 def _colour(rng: random.Random, hue: float) -> str:
     return f"hsl({(hue + rng.gauss(0, 15)) % 360:.0f},{rng.randint(30, 90)}%,{rng.randint(25, 75)}%)"
 
 
-def save_picture(task: tuple[Path, str, int, int]) -> None:
-    """path, what seeds the drawing, the class's look, the JPEG quality; equal ones give equal bytes."""
+def save_image(task: tuple[Path, str, int, int]) -> None:
+    """Save the image of `task`: path, seed of the drawing, number of the class, JPEG quality. Equal ones yield equal
+    bytes."""
     path, key, look, quality = task
-    draw_picture(random.Random(key), look).save(path, quality=quality)
+    draw_image(random.Random(key), look).save(path, quality=quality)
 
 
 def main() -> None:

@@ -1,4 +1,4 @@
-"""What a second run on frozen backbones costs, when another head reads what the first run's backbones gave.
+"""The cost of a second run on frozen backbones, if its head reads the cached outputs of the first run's backbones.
 
 Whole processes, start and imports included: the first on an empty cache, the second after it. With the paper's
 backbones at 500 px on random weights; at the demo's size a process's start is most of either.

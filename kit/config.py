@@ -8,7 +8,9 @@ from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, Literal, get_args, get_origin
+
+from annotated_types import Ge, Le
 
 from kit.core.exceptions import KitError
 
@@ -40,6 +42,30 @@ SAME_RESULT = (
 )
 LINEAR = ("tfidf", "logistic")  # fitted by scikit-learn in one call rather than by gradient steps
 NAMES = ("run", "study", "data", "text", "image", "members")  # free-text parameters that no recipe sets
+RECIPES: dict[str, dict[str, Any]] = {
+    "paper": {},
+    "demo": {
+        "width": 384,
+        "attention_width": 128,
+        "linear_start": True,
+        "image_size": 224,
+        "max_tokens": 64,
+        "batch_size": 32,
+        "epochs": 6,
+        "lr": 1e-2,
+        "backbone_lr_scale": 0.006,
+        "lr_decay": 0.7,
+        "clip_norm": 1.0,
+        "train_embeddings": False,
+        "freeze_text": True,
+        "freeze_image": True,
+        "folds": 3,
+        "split": "grouped",
+        "keep": "last",
+    },
+}
+# Further changes for the baselines: a small head on fixed features needs its own learning rate.
+BASELINE_RECIPES: dict[str, dict[str, Any]] = {"paper": {}, "demo": {"epochs": 10, "lr": 1e-3, "lr_decay": 0.9}}
 
 
 def check_type(name: str, value, kind: type):
@@ -57,6 +83,35 @@ def check_type(name: str, value, kind: type):
     raise KitError(f"The parameter {name}={value!r} must be {words}.")
 
 
+def _check_fields(config) -> None:
+    """Check each field against its annotation: the type, and the choices or bounds beside it.
+
+    A whole number becomes a float and a list a tuple where the field is one, because JSON does not tell them apart.
+    Raise KitError if a value is invalid.
+    """
+    for field in dataclasses.fields(config):
+        object.__setattr__(config, field.name, _check_value(field.name, getattr(config, field.name), field.type))
+
+
+def _check_value(name: str, value, hint):
+    """Return `value` as its field's annotation `hint` has it."""
+    kind, *limits = get_args(hint) if get_origin(hint) is Annotated else [hint]
+    if get_origin(kind) is tuple:
+        return tuple(check_type(name, one, str) for one in value)
+    if get_origin(kind) is Literal:
+        kind, limits = str, [get_args(kind)]
+    value = check_type(name, value, kind)
+    for limit in limits:
+        match limit:
+            case Ge(least) if not value >= least:  # also refuses nan
+                raise KitError(f"{name}={value} is too small: it must be at least {least}.")
+            case Le(most) if value > most:
+                raise KitError(f"{name}={value} is too large: it must be at most {most}.")
+            case tuple() | dict() if value not in limit:
+                raise KitError(f"{name}={value!r} is not one of {', '.join(limit)}.")
+    return value
+
+
 @dataclass(frozen=True)
 class TrainConfig:
     """The configuration of one training. From `model` on, the defaults are the paper's recipe; other recipes change
@@ -68,111 +123,79 @@ class TrainConfig:
     data: str = "data/sample"  # challenge folder, either edition
     text: str = "camembert"  # text backbone: camembert, flaubert, mbert, e5_small, minilm, a hub name or a directory
     image: str = "resnet152"  # image backbone: resnet152, resnext101_32x8d, efficientnet_lite0/1/2, timm name or folder
-    recipe: str = "paper"  # paper or demo: sets every parameter that is not given
+    recipe: Annotated[str, RECIPES] = "paper"  # sets every parameter that is not given
     run: str = ""  # name of the run's folder under runs/; empty: derived from the other parameters
     study: str = ""  # name of the study that the run belongs to
-    seed: int = 0  # random seed for the initial weights and the batches
-    limit: int = 0  # use only this many training items (stratified sample); 0: all
+    seed: Annotated[int, Ge(0), Le(2**32 - 1)] = 0  # random seed for the initial weights and the batches
+    limit: Annotated[int, Ge(0)] = 0  # use only this many training items (stratified sample); 0: all
     pretrained: bool = True  # False: random weights of the same size, to rehearse a run
-    folds: int = 1  # 1: one split, with val_share of the items for validation; k: k models, each item validates once
+    folds: Annotated[int, Ge(1)] = 1  # 1: one split, by val_share; k: k models, and each item validates once
     # The paper sets 20 % aside and says no more; both splits here keep the shares of the classes (stratified).
-    split: str = "random"  # random (the paper's), or grouped: duplicates stay on one side
-    val_share: float = 0.2  # share of the training items used for validation if folds is 1
-    split_seed: int = 0  # random seed for the split into folds
+    split: Literal["random", "grouped"] = "random"  # random: the paper's; grouped: duplicates stay on one side
+    val_share: Annotated[float, Ge(0.01), Le(0.9)] = 0.2  # share of the training items for validation if folds is 1
+    split_seed: Annotated[int, Ge(0), Le(2**32 - 1)] = 0  # random seed for the split into folds
 
     # --- model
-    system: str = "coattention"  # or a baseline: concat, bilinear, dot, text, image, tfidf or logistic
+    system: Annotated[str, SYSTEMS] = "coattention"  # the paper's, or a baseline: any other of SYSTEMS
     # The paper's "hidden dimension size of 2048" is taken as the BiLSTM's output: 1024 per direction. It does not give
     # attention_width, classifier_width, dropout or the rank of the bilinear map (width here).
-    width: int = 2048  # D, the joint width
-    attention_width: int = 512  # k, the hidden width of the co-attention
-    classifier_width: int = 512  # hidden width of the classifier
+    width: Annotated[int, Ge(1)] = 2048  # D, the joint width
+    attention_width: Annotated[int, Ge(1)] = 512  # k, the hidden width of the co-attention
+    classifier_width: Annotated[int, Ge(1)] = 512  # hidden width of the classifier
     # Co-attention: before the classifier and after its hidden layer; baselines: after the hidden layer only. Fine-tuned
     # text backbones also have their own dropout.
-    dropout: float = 0.1  # dropout in the classifier
+    dropout: Annotated[float, Ge(0), Le(0.95)] = 0.1  # dropout in the classifier
     layer_weights: bool = True  # learn a weight per text layer; False: use the top layer only
     # Eq. 2 with L = 12: the transformer layers, not the embeddings. (The authors' code drops the last layer.)
     embedding_layer: bool = False  # count the embeddings' output as a layer
     bilstm: bool = True  # BiLSTM over the tokens; False: a linear layer to D instead
-    attention: str = "both"  # attended vectors that the classifier sees: both, text or image
+    attention: Literal["both", "text", "image"] = "both"  # attended vectors that the classifier sees
 
     # --- recipe: the paper's. Comments say how its words were read; docs/paper-to-code.md has the whole list
-    image_size: int = 500  # pixels per side; 500 results in 16×16 regions at stride 32
+    image_size: Annotated[int, Ge(32)] = 500  # pixels per side; 500 results in 16×16 regions at stride 32
     # Tokens, as the paper says. (The authors' code cuts after 510 characters.)
-    max_tokens: int = 510  # longest text in tokens, special ones included; the rest is cut off
-    batch_size: int = 16  # items per step, over all processes
-    accumulate: int = 1  # micro-batches per step
-    epochs: int = 10  # passes over the training items
+    max_tokens: Annotated[int, Ge(8)] = 510  # longest text in tokens, special ones included; the rest is cut off
+    batch_size: Annotated[int, Ge(1)] = 16  # items per step, over all processes
+    accumulate: Annotated[int, Ge(1)] = 1  # micro-batches per step
+    epochs: Annotated[int, Ge(1)] = 10  # passes over the training items
     # "best" selects on the items that are scored, which flatters the score. (The authors' code selects by accuracy.)
-    keep: str = "best"  # epoch whose model is used: best (by validation macro-F1, the paper's) or last
+    keep: Literal["best", "last"] = "best"  # epoch whose model is used; best: by validation macro-F1 (the paper's)
     curve: bool = True  # validate after every epoch; False (only if keep is last): after the last one only
     # The paper gives new layers ".01 times the learning rate of the base network to avoid over-fitting of the learned
     # features". Here it is the other way round, as that reason demands and as in the authors' code (0.1 there): new
     # layers learn at lr, pretrained ones at 0.01 times lr.
-    lr: float = 3e-4  # Adam's learning rate for new layers
-    backbone_lr_scale: float = 0.01  # learning rate of pretrained layers, as a multiple of lr
+    lr: Annotated[float, Ge(0), Le(10)] = 3e-4  # Adam's learning rate for new layers
+    backbone_lr_scale: Annotated[float, Ge(0), Le(100)] = 0.01  # learning rate of pretrained layers as a multiple of lr
     # "A weight decay of 0.9" in Adam would erase the weights. The authors' code multiplies the learning rate by 0.9
     # after each epoch, so it means that here. The optimizer is AdamW, which is Adam if weight_decay is 0.
-    lr_decay: float = 0.9  # factor on both learning rates after each epoch
-    weight_decay: float = 0.0  # weight decay of AdamW
-    label_smoothing: float = 0.0  # share of the target that is spread over all classes
-    clip_norm: float = 0.0  # upper bound on the gradient's norm; 0: none
+    lr_decay: Annotated[float, Ge(0), Le(1.0)] = 0.9  # factor on both learning rates after each epoch
+    weight_decay: Annotated[float, Ge(0), Le(10)] = 0.0  # weight decay of AdamW
+    label_smoothing: Annotated[float, Ge(0), Le(0.95)] = 0.0  # share of the target that is spread over all classes
+    clip_norm: Annotated[float, Ge(0)] = 0.0  # upper bound on the gradient's norm; 0: none
     linear_start: bool = False  # start the head as a linear classifier on standardised mean features
     train_embeddings: bool = True  # train the text backbone's token embeddings; False: keep them fixed
     freeze_text: bool = False  # keep the text backbone fixed
     freeze_image: bool = False  # keep the image backbone fixed
-    features_gb: float = 4.0  # disk space for the cached outputs of frozen backbones, GiB
-    images_gb: float = 4.0  # disk space for cached images at the training size, GiB
-    precision: str = "auto"  # auto (bf16 if the GPU supports it), no, bf16 or fp16
+    features_gb: Annotated[float, Ge(0)] = 4.0  # disk space for the cached outputs of frozen backbones, GiB
+    images_gb: Annotated[float, Ge(0)] = 4.0  # disk space for cached images at the training size, GiB
+    precision: Literal["auto", "no", "bf16", "fp16"] = "auto"  # auto: bf16 if the GPU supports it
     compile: bool = False  # torch.compile: minutes before the first step, then faster steps
     checkpointing: bool = False  # recompute the backbones' activations for the gradient: less memory, slower
     # The paper strips tags and odd symbols. Here tags, entities and mojibake are removed; case, accents, punctuation
     # and numbers stay.
     clean_titles: bool = True  # clean entities and white space in titles
     clean_descriptions: bool = True  # clean tags, entities, mojibake and white space in descriptions
-    workers: int = 2  # processes that read images
+    workers: Annotated[int, Ge(0)] = 2  # processes that read images
 
     # --- when something goes wrong
-    missing: str = "error"  # missing images: error, or blank: train on white ones and list them in blank.csv
-    corrupt: str = "few"  # unreadable images: error, blank, or few: blank as long as they are at most one in a hundred
-    nonfinite: str = "error"  # a loss that is NaN or infinite: error, or skip: omit the step and count it
-    save_steps: int = 1000  # steps between saved states, from which an interrupted run resumes; 0: only after epochs
-    max_minutes: float = 0.0  # stop after this many minutes, to be resumed later; 0: never
+    missing: Literal["error", "blank"] = "error"  # missing images; blank: train on white ones, listed in blank.csv
+    corrupt: Literal["error", "few", "blank"] = "few"  # unreadable images; few: blank up to one in a hundred
+    nonfinite: Literal["error", "skip"] = "error"  # a NaN or infinite loss; skip: omit the step and count it
+    save_steps: Annotated[int, Ge(0)] = 1000  # steps between saved states, to resume from; 0: only after epochs
+    max_minutes: Annotated[float, Ge(0)] = 0.0  # stop after this many minutes, to be resumed later; 0: never
 
     def __post_init__(self):
-        for field in dataclasses.fields(self):
-            object.__setattr__(self, field.name, check_type(field.name, getattr(self, field.name), field.type))
-        choices = {"recipe": list(RECIPES), "attention": ["both", "text", "image"]}
-        choices |= {"precision": ["auto", "no", "bf16", "fp16"], "split": ["random", "grouped"]}
-        choices |= {"keep": ["best", "last"], "system": list(SYSTEMS), "nonfinite": ["error", "skip"]}
-        choices |= {"missing": ["error", "blank"], "corrupt": ["error", "few", "blank"]}
-        for name, known in choices.items():
-            if getattr(self, name) not in known:
-                raise KitError(f"{name}={getattr(self, name)!r} is not one of {', '.join(known)}.")
-        least = dict.fromkeys(("batch_size", "accumulate", "epochs", "width", "attention_width", "classifier_width"), 1)
-        least |= {"image_size": 32, "max_tokens": 8, "limit": 0, "seed": 0, "split_seed": 0, "workers": 0}
-        least |= dict.fromkeys(
-            ("lr", "backbone_lr_scale", "weight_decay", "dropout", "label_smoothing", "clip_norm"), 0
-        )
-        least |= {"folds": 1, "lr_decay": 0, "val_share": 0.01, "features_gb": 0, "images_gb": 0}
-        least |= {"save_steps": 0, "max_minutes": 0}
-        for name, bound in least.items():
-            if not getattr(self, name) >= bound:  # also refuses nan
-                raise KitError(f"{name}={getattr(self, name)} is too small: it must be at least {bound}.")
-        most = {
-            "val_share": 0.9,
-            "dropout": 0.95,
-            "label_smoothing": 0.95,
-            "lr_decay": 1.0,
-            "lr": 10,
-            "seed": 2**32 - 1,
-            "split_seed": 2**32 - 1,
-            "weight_decay": 10,
-            "backbone_lr_scale": 100,
-        }
-        for name, bound in most.items():
-            if getattr(self, name) > bound:
-                raise KitError(f"{name}={getattr(self, name)} is too large: it must be at most {bound}.")
+        _check_fields(self)
         for name in ("data", "text", "image"):
             if not getattr(self, name).strip():
                 raise KitError(f"{name} is empty: it must be a name or a folder.")
@@ -272,58 +295,21 @@ class EnsembleConfig:
     run: str  # name of the ensemble's folder under runs/
     members: tuple[str, ...]  # names of finished runs
     data: str  # their challenge folder
-    method: str = "network"  # network (feed-forward, the paper's), logistic or blend
-    evaluation: str = "nested"  # nested, or in-sample: scored on the items that it learned from
-    folds: int = 5  # folds of the evaluation if the members were trained on one split
-    seed: int = 0  # random seed for the network and these folds
+    method: Literal["network", "logistic", "blend"] = "network"  # network: feed-forward, the paper's
+    evaluation: Literal["nested", "in-sample"] = "nested"  # in-sample: scored on the items it learned from
+    folds: Annotated[int, Ge(2)] = 5  # folds of the evaluation if the members were trained on one split
+    seed: Annotated[int, Ge(0), Le(2**32 - 1)] = 0  # random seed for the network and these folds
     study: str = ""  # name of the study that it belongs to
     clean_titles: bool = True  # as in the members
     clean_descriptions: bool = True  # as in the members
 
     def __post_init__(self):
-        object.__setattr__(self, "members", tuple(self.members))
-        for field in dataclasses.fields(self):
-            if field.name != "members":
-                object.__setattr__(self, field.name, check_type(field.name, getattr(self, field.name), field.type))
-        choices = {"method": ("network", "logistic", "blend"), "evaluation": ("nested", "in-sample")}
-        for name, known in choices.items():
-            if getattr(self, name) not in known:
-                raise KitError(f"{name}={getattr(self, name)!r} is not one of {', '.join(known)}.")
-        if not 0 <= self.seed < 2**32:
-            raise KitError(f"seed={self.seed} must be between 0 and {2**32 - 1}.")
+        _check_fields(self)
         if len(set(self.members)) != len(self.members) or len(self.members) < 2:
             raise KitError(
                 f"members={', '.join(self.members)} must name at least two different runs: train more with 03_train."
             )
-        if self.folds < 2:
-            raise KitError(f"folds={self.folds} is too small: the evaluation needs at least two.")
         check_name(self.run)
-
-
-RECIPES: dict[str, dict[str, Any]] = {
-    "paper": {},
-    "demo": {
-        "width": 384,
-        "attention_width": 128,
-        "linear_start": True,
-        "image_size": 224,
-        "max_tokens": 64,
-        "batch_size": 32,
-        "epochs": 6,
-        "lr": 1e-2,
-        "backbone_lr_scale": 0.006,
-        "lr_decay": 0.7,
-        "clip_norm": 1.0,
-        "train_embeddings": False,
-        "freeze_text": True,
-        "freeze_image": True,
-        "folds": 3,
-        "split": "grouped",
-        "keep": "last",
-    },
-}
-# Further changes for the baselines: a small head on fixed features needs its own learning rate.
-BASELINE_RECIPES: dict[str, dict[str, Any]] = {"paper": {}, "demo": {"epochs": 10, "lr": 1e-3, "lr_decay": 0.9}}
 
 
 def train_config(**values) -> TrainConfig:

@@ -3,7 +3,7 @@
 import ast
 import dataclasses
 import difflib
-from typing import get_type_hints
+from typing import Literal, get_origin, get_type_hints
 
 from kit.config import NAMES, TrainConfig, check_type
 from kit.core.exceptions import KitError
@@ -12,8 +12,9 @@ INJECTED = "# Parameters\n"  # first line of the cell that papermill inserts aft
 
 
 def parameter_types(config: type, **more: type) -> dict[str, type]:
-    """Return the fields of a dataclass with their types, and `more`."""
-    return get_type_hints(config) | more
+    """Return the fields of a dataclass with their types, without choices and bounds, and `more`."""
+    hints = get_type_hints(config)
+    return {name: str if get_origin(hint) is Literal else hint for name, hint in hints.items()} | more
 
 
 def read_parameters(namespace: dict, types: dict[str, type]) -> dict:

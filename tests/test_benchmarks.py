@@ -15,7 +15,7 @@ synthetic = importlib.util.module_from_spec(spec)
 spec.loader.exec_module(synthetic)
 
 
-def test_sixty_rows_read_back_with_every_class_and_twins(tmp_path):
+def test_sixty_rows_read_back_with_every_class_and_duplicates(tmp_path):
     synthetic.write_synthetic(tmp_path / "a", rows=60, test_rows=12, seed=1)
     challenge = read_challenge(tmp_path / "a")
     train, test = challenge.train, challenge.test["test"]

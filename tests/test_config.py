@@ -1,6 +1,8 @@
 """Parameters are read, checked and named; the recipes are complete."""
 
 import dataclasses
+import json
+import pickle
 import shutil
 import types
 from pathlib import Path
@@ -74,6 +76,21 @@ REFUSALS = [
 def test_refusals(values, sentence):
     with pytest.raises(KitError, match=sentence):
         train_config(**values)
+
+
+@pytest.mark.parametrize(
+    ("values", "sentence"),
+    [
+        ({"method": "mean"}, "method='mean' is not one of network, logistic, blend"),
+        ({"folds": 1}, "folds=1 is too small: it must be at least 2"),
+        ({"seed": 2**32}, "seed=4294967296 is too large: it must be at most 4294967295"),
+        ({"members": ["007", 7]}, "members=7 is not text"),
+        ({"members": ["a", "a"]}, "must name at least two different runs"),
+    ],
+)
+def test_refusals_of_an_ensemble(values, sentence):
+    with pytest.raises(KitError, match=sentence):
+        EnsembleConfig(**{"run": "e", "members": ["a", "b"], "data": "d"} | values)
 
 
 @pytest.mark.parametrize("path", ["~nobody-of-that-name/x", "a\0b"])
@@ -278,5 +295,6 @@ def test_an_error_in_a_notebook_is_one_sentence():
 
 
 def test_config_survives_a_round_trip():
-    config = train_config(recipe="demo", seed=3)
-    assert TrainConfig(**dataclasses.asdict(config)) == config
+    for config in (train_config(recipe="demo", seed=3, lr=1), EnsembleConfig("e", ("a", "b"), "d")):
+        assert type(config)(**json.loads(json.dumps(dataclasses.asdict(config)))) == config
+        assert pickle.loads(pickle.dumps(config)) == config

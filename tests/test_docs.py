@@ -19,11 +19,12 @@ from sklearn.base import BaseEstimator, ClassifierMixin
 from kit import cli
 from kit.config import EnsembleConfig, TrainConfig, train_config
 from kit.models import registry
+from kit.notebook_parameters import parameter_types
 
 PROJECT = Path(__file__).resolve().parents[1]
 MANUAL = [PROJECT / "README.md", PROJECT / "CONTRIBUTING.md", *sorted((PROJECT / "docs").glob("*.md"))]
 PAGES = [*MANUAL, *(PROJECT / folder / "README.md" for folder in ("data", "benchmarks", "submissions"))]
-FIELDS = {field.name: field.type for field in dataclasses.fields(TrainConfig)}
+FIELDS = parameter_types(TrainConfig)
 OTHERS = {"git", "cd", "cp", "mkdir", "pip", "pre-commit"}  # programs whose arguments are not ours to check
 IN_PROJECT = re.compile(r"(?:kit|tests|docs|notebooks|benchmarks)/[\w./-]*")
 

@@ -326,8 +326,7 @@ def test_a_study_refuses_runs_of_other_settings_before_it_trains(tiny_config, ro
     assert cli.main(["paper", *arguments]) == 1
     said = capsys.readouterr().err
     assert (
-        "The run 's-baseline-bilinear' is there with other settings than this study's (limit (30 → 0), lr (0.5 →"
-        in said
+        "The run 's-baseline-bilinear' exists with other settings than this study's (limit (30 → 0), lr (0.5 →" in said
     )
     assert [path.name for path in (root / "runs").iterdir()] == ["s-baseline-bilinear"]
 

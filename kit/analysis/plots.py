@@ -289,18 +289,19 @@ def learning_curves(metrics: pd.DataFrame) -> Figure:
 
 @_figure
 def f1_bars(scores: pd.DataFrame) -> Figure:
-    """Draw the F1 of each class with its interval, lowest at the top; `scores`: the result of `errors.per_class`."""
+    """Draw the F1 of each class in per cent, with its interval, lowest at the top; `scores`: the result of
+    `errors.per_class`."""
     scores = scores.dropna(subset="f1").sort_values("f1", ascending=False)
-    rows = np.arange(len(scores))
+    rows, f1 = np.arange(len(scores)), 100 * scores["f1"]
     figure, axis = _axes(8, 0.26 * len(scores) + 1.1)
-    axis.barh(rows, scores["f1"], color=BLUE, height=0.7)
-    axis.hlines(rows, scores["f1_low"], scores["f1_high"], color="black", linewidth=1.2)
-    axis.axvline(scores["f1"].mean(), color=ORANGE, label=f"macro-F1 {scores['f1'].mean():.3f}")
+    axis.barh(rows, f1, color=BLUE, height=0.7)
+    axis.hlines(rows, 100 * scores["f1_low"], 100 * scores["f1_high"], color="black", linewidth=1.2)
+    axis.axvline(f1.mean(), color=ORANGE, label=f"macro-F1 {f1.mean():.1f}")
     for row, support in zip(rows, scores["support"], strict=True):
-        axis.text(1.02, row, f"{support:,}", va="center", ha="left", fontsize=8, color="#555555")
-    axis.text(1.02, len(scores) - 0.3, "items", va="bottom", fontsize=8, color="#555555")
+        axis.text(102, row, f"{support:,}", va="center", ha="left", fontsize=8, color="#555555")
+    axis.text(102, len(scores) - 0.3, "items", va="bottom", fontsize=8, color="#555555")
     axis.set_yticks(rows, [_class(*pair) for pair in zip(scores["code"], scores["name"], strict=True)])
-    axis.set(xlabel="F1 (black: 95 % interval)", xlim=(0, 1), ylim=(-0.6, len(scores) - 0.4))
+    axis.set(xlabel="F1, per cent (black: 95 % interval)", xlim=(0, 100), ylim=(-0.6, len(scores) - 0.4))
     axis.tick_params(axis="y", labelsize=9, length=0)
     axis.legend(frameon=False, loc="lower left", bbox_to_anchor=(0, 1), borderpad=0)
     return figure

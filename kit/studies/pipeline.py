@@ -1,7 +1,7 @@
 """The whole paper on one challenge folder: every notebook in turn, then the report.
 
-Finished steps are skipped, so after an interruption the same command resumes. If a run fails, the others are trained
-all the same, and it is named at the end.
+Finished steps are skipped, so after an interruption the same command resumes. If a run fails, the others are still
+trained, and it is named at the end.
 """
 
 import argparse
@@ -36,7 +36,7 @@ from kit.studies.plan import RESERVED_FIELDS, Plan, is_done
 from kit.studies.report import read_answers, write_report
 from kit.studies.study_runs import member_runs, one_run, study_runs
 
-# of the notebooks' parameters, those that no option of a study sets, as they are shipped
+# the shipped values of the notebooks' parameters that no option of a study sets
 SHIPPED: dict[str, dict] = {
     "01_eda": {"items": 6, "seed": 0, "limit": 20000},
     "05_ensemble": {"members": "", "method": EnsembleConfig.method, "evaluation": EnsembleConfig.evaluation, "seed": 0},
@@ -46,8 +46,8 @@ SHIPPED: dict[str, dict] = {
 
 
 def parameters(notebook: str, given: dict, configs: Sequence[TrainConfig]) -> dict:
-    """Return what papermill sets: `given`, and all else that the notebook's parameters cell sets, as it is planned or
-    shipped, for somebody may have edited the cell. Raises KitError."""
+    """Return a notebook's parameters for papermill: `given`, and for all others the planned or shipped value, because
+    somebody may have edited the parameters cell. Raise KitError if the notebook cannot be read."""
     path = notebooks_folder() / f"{notebook}.ipynb"
     try:
         cells = nbformat.read(path, as_version=4).cells
@@ -63,8 +63,8 @@ def parameters(notebook: str, given: dict, configs: Sequence[TrainConfig]) -> di
 def run_notebook(notebook: str, given: list[list[str]]) -> Path:
     """Execute one notebook with papermill into the folder of its run or study; return the executed copy.
 
-    `given`: names and values as typed. A value stays text if its parameter is text. Raises KitError: what a cell says,
-    or that there is no such notebook.
+    `given`: names and values as typed. A value stays text if its parameter is text. Raise KitError with the sentence of
+    a cell that fails, or if there is no such notebook.
     """
     source = notebooks_folder() / f"{notebook.removesuffix('.ipynb')}.ipynb"
     if not source.is_file():
@@ -84,7 +84,7 @@ def run_notebook(notebook: str, given: list[list[str]]) -> Path:
 
 
 def _folder(notebook: str, values: dict, known: dict) -> str:
-    """The name of the folder under runs/ in which an executed notebook is kept."""
+    """Return the name of the folder under runs/ that keeps the executed notebook."""
     if notebook in ("06_error_analysis", "07_submission"):
         return find_result(values.get("run", "")).name
     if notebook == "03_train":
@@ -95,7 +95,7 @@ def _folder(notebook: str, values: dict, known: dict) -> str:
 
 
 def _papermill(source: Path, out: Path, values: dict, stream: io.TextIOBase | TextIO) -> None:
-    """Execute `source` into `out`, which appears when it is whole; what its cells print goes to `stream`."""
+    """Execute `source` into `out`, which appears once it is complete; the output of its cells goes to `stream`."""
     partial = out.with_suffix(".partial.ipynb")
     quiet = ["--IPKernelApp.log_level=CRITICAL"]  # the kernel warns of local sockets, and of its own shutdown
     try:
@@ -109,7 +109,7 @@ def _papermill(source: Path, out: Path, values: dict, stream: io.TextIOBase | Te
 
 
 class Named(io.TextIOBase):
-    """Standard output of one notebook among several: its name begins every line."""
+    """Standard output of one notebook among several: each line begins with its name."""
 
     def __init__(self, name: str):
         self.name, self.pending = name, ""
@@ -126,7 +126,7 @@ class Named(io.TextIOBase):
 def run_notebooks(
     study: str, plan: Plan, base: dict, seeds: int, jobs: int, processes: int, again: bool, failed: dict[str, str]
 ) -> None:
-    """Execute the notebooks; record in `failed` what fails, and why."""
+    """Execute the notebooks in order; record each failure and its sentence in `failed`."""
     failed |= plan.cannot
     shared = base | {"study": study, "processes": processes, "again": again}
     steps: list[tuple[str, str, dict, list[TrainConfig]]] = [("01_eda", study, {"data": base["data"]}, [])]
@@ -168,7 +168,7 @@ def _execute_all(notebook: str, todo: list[tuple], plan: Plan, failed: dict[str,
             _execute(notebook, folder, values, plan, failed, configs)
         return
     usual = os.environ.get("OMP_NUM_THREADS")
-    os.environ["OMP_NUM_THREADS"] = str(max(1, available_threads() // jobs))  # of the kernels and what they start
+    os.environ["OMP_NUM_THREADS"] = str(max(1, available_threads() // jobs))  # for the kernels and their processes
     with ThreadPoolExecutor(jobs) as pool:
         try:
             list(pool.map(lambda one: _execute(notebook, one[0], one[1], plan, failed, one[2], named=True), todo))
@@ -212,7 +212,7 @@ def _execute(
 
 
 def _require_planned(notebook: str, configs: Sequence[TrainConfig]) -> None:
-    """Raise KitError if a notebook that went through has not made the planned runs."""
+    """Raise KitError if a notebook that succeeded has not made the planned runs."""
     for config in configs:
         if not is_done(config):
             run = open_run(config.run)
@@ -229,7 +229,7 @@ def _tell_failed(failed: dict[str, str]) -> None:
 
 
 def _value(text: str, kind: type | None):
-    """A parameter of that type, as papermill's -p reads it: True, False, a number or text."""
+    """Return `text` as papermill's -p reads it, as True, False, a number or text; as text if `kind` is str."""
     if text in ("True", "False") and kind is not str:
         return text == "True"
     for number in (int, float) if kind is not str else ():
@@ -244,11 +244,11 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     """Add the options of `run_study` to a parser."""
     parser.add_argument("--study", default="paper", help="the study's name: its folder is runs/<study>")
     parser.add_argument("--data", default=TrainConfig.data, help="challenge folder, either edition")
-    parser.add_argument("--texts", default="camembert,flaubert,mbert", help="text backbones, comma between")
-    parser.add_argument("--images", default="resnet152,resnext101_32x8d", help="image backbones, comma between")
+    parser.add_argument("--texts", default="camembert,flaubert,mbert", help="text backbones, separated by commas")
+    parser.add_argument("--images", default="resnet152,resnext101_32x8d", help="image backbones, separated by commas")
     parser.add_argument("--recipe", default=TrainConfig.recipe, help="paper or demo")
-    parser.add_argument("--seeds", type=int, default=1, help="how many of each ablation")
-    parser.add_argument("--jobs", type=int, default=1, help="trainings at once; each needs its memory")
+    parser.add_argument("--seeds", type=int, default=1, help="number of seeds per ablation")
+    parser.add_argument("--jobs", type=int, default=1, help="number of trainings at once; each needs its own memory")
     parser.add_argument("--answers", default="", help="the test items' codes: scored in the report, never chosen on")
     parser.add_argument(
         "-p",
@@ -256,7 +256,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
         action="append",
         default=[],
         metavar=("FIELD", "VALUE"),
-        help="of every run, or processes, or again",
+        help="a field of every run, or processes, or again",
     )
 
 
@@ -265,20 +265,20 @@ def run_study(options: argparse.Namespace) -> int:
     texts, images = ([name for name in names.split(",") if name] for names in (options.texts, options.images))
     started = time.perf_counter()
     failed: dict[str, str] = {}
-    logging.getLogger("papermill").setLevel(logging.ERROR)  # else it warns of fields that a notebook does not list
+    logging.getLogger("papermill").setLevel(logging.ERROR)  # it warns of fields that a notebook does not list
     try:
         if not notebooks_folder().is_dir():
             raise KitError(f"There are no notebooks in {project()}: change to the project's folder.")
         if options.jobs < 1:
             raise KitError(f"jobs={options.jobs} is too small: it must be at least 1.")
         if not texts or not images:
-            raise KitError("texts and images must name one backbone or more each.")
+            raise KitError("texts and images must each name at least one backbone.")
         types = parameter_types(TrainConfig, processes=int, again=bool)
         if unknown := {name for name, _ in options.p} - set(types):
             raise KitError(f"-p {min(unknown)} is no field of a run; the fields are: {', '.join(types)}.")
         values = {name: _value(value, types[name]) for name, value in options.p}
         if taken := set(values) & RESERVED_FIELDS:
-            raise KitError(f"-p {min(taken)} is not for a whole study, which varies it, or has an option of its own.")
+            raise KitError(f"-p {min(taken)} cannot be set for a whole study, which varies it or has an option for it.")
         values = {name: check_type(name, value, types[name]) for name, value in values.items()}
         how = {"processes": values.pop("processes", 0), "again": values.pop("again", False)}
         values |= {"data": options.data, "recipe": options.recipe, "text": texts[0], "image": images[0]}
@@ -297,7 +297,7 @@ def run_study(options: argparse.Namespace) -> int:
         _tell_failed(failed)
         return 1
     except KeyboardInterrupt:
-        print("\nInterrupted: the same command goes on (-p again True would start over).", file=sys.stderr)
+        print("\nInterrupted: the same command resumes (-p again True would start over).", file=sys.stderr)
         return 130
     print(report.read_text(encoding="utf-8").partition("## Table 1")[0])
     peak = max(run.summary.get("peak_memory_gb", 0) for run in study_runs(options.study))

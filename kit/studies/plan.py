@@ -1,4 +1,4 @@
-"""The runs of a study, what each still has to do, and how long that may take."""
+"""The plan of a study: its runs, which of them are left to train, and how long that may take."""
 
 import threading
 from collections.abc import Iterator
@@ -12,13 +12,16 @@ from kit.runs import open_run
 from kit.studies.study_runs import ablations, baselines, members
 from kit.training.status import read_status
 
-# fields that the options of the story set, or that tell members, baselines and ablations apart
+# fields that the study's own options set, or that distinguish members, baselines and ablations
 RESERVED_FIELDS = {"study", "data", "text", "image", "recipe", "run", "system", "bilstm", "layer_weights", "attention"}
 PERIOD = 1  # seconds between two looks at the runs
 
 
 class Plan:
-    """The runs of a study, what each still has to do, and how long that may take."""
+    """The runs of a study, which of them are left to train, and how long that may take.
+
+    Raise KitError if no member's backbones can be loaded, or if existing runs were made with other settings or data.
+    """
 
     def __init__(self, values: dict, texts: list[str], images: list[str], seeds: int, jobs: int, again: bool):
         self.members = members(values, texts, images)
@@ -29,7 +32,7 @@ class Plan:
             "03_train": self.members,
             "04_ablations": [config for row in rows.values() for config in row if config != self.members[0]],
         }
-        self.paces: dict[tuple, float] = {}  # seconds per step by kind of run, each run's share of the time
+        self.paces: dict[tuple, float] = {}  # by kind of run: seconds per step, divided by the runs that train at once
         self.jobs = jobs
         self.timed = {config.run: _timed(config) for config in self.configs}  # when each training began
         self.looking = threading.Lock()
@@ -39,7 +42,7 @@ class Plan:
                 check_backbones(config, side)
             except KitError as error:
                 missing[side, name] = str(error)
-        self.cannot = {  # runs whose backbones can't be loaded, and why
+        self.cannot = {  # runs whose backbones cannot be loaded, with the reason
             config.run: missing[side, getattr(config, side)]
             for config in self.configs
             for side in config.sides
@@ -50,7 +53,7 @@ class Plan:
         if not again:
             self._require_settings()
         frames = read_items(self.members[0])[1]
-        self.items = int((frames["train"]["fold"] != 0).sum())  # that a model trains on
+        self.items = int((frames["train"]["fold"] != 0).sum())  # number of items that a model trains on
         finished = [config for config in self.configs if is_done(config)]
         if finished and not again:
             self._require_data(data_fingerprints(frames), finished)
@@ -65,13 +68,13 @@ class Plan:
             run = open_run(config.run)
             if (run.finished or run.begun) and (changed := run.changes(config)):
                 raise KitError(
-                    f"The run {run.name!r} is there with other settings than this study's ({', '.join(changed)}): give "
+                    f"The run {run.name!r} exists with other settings than this study's ({', '.join(changed)}): give "
                     f"the study another name, remove {run.folder}, or pass -p again True to train everything again."
                 )
 
     @staticmethod
     def _require_data(seen: dict[str, str], finished: list[TrainConfig]) -> None:
-        """Raise KitError if a finished run saw other data."""
+        """Raise KitError if a finished run was trained on other data."""
         for config in finished:
             found = open_run(config.run).summary.get("outline", {})
             if changed := [name for name in found if name in seen and found[name] != seen[name]]:
@@ -90,11 +93,11 @@ class Plan:
                 state = self.cannot.get(config.run) or ("finished" if is_done(config) else "to do")
                 steps = config.steps(self.items)
                 print(f"  {notebook:<13} {config.run:<48} {f'{steps:,} steps' if steps else '':>14}  {state}")
-        print("Then 05_ensemble, 06_error_analysis, 07_submission and the report. Time: told after the first steps.")
+        print("Then 05_ensemble, 06_error_analysis, 07_submission and the report. Time: known after the first steps.")
 
     @contextmanager
     def following(self) -> Iterator[None]:
-        """Inside, the runs' folders are looked at all the time."""
+        """Inside, a thread looks at the runs' folders every second."""
         ended = threading.Event()
 
         def follow() -> None:
@@ -110,7 +113,7 @@ class Plan:
             thread.join()
 
     def look(self) -> None:
-        """Note the pace of each training that has measured it since the last look, and print what it says."""
+        """Record the pace of each training that has measured it since the last look, and print the new estimate."""
         with self.looking:
             for place, config in enumerate(self.configs, 1):
                 if (began := _timed(config)) and began != self.timed[config.run]:
@@ -121,7 +124,7 @@ class Plan:
                     print(self.estimate(), flush=True)
 
     def estimate(self) -> str:
-        """How long the training steps that are left will take, of the kinds of runs whose pace is known."""
+        """Return a line on the time that the remaining training steps need, for kinds of runs whose pace is known."""
         seconds, timed, untimed = 0.0, 0, 0
         for config in self.left():
             alike = [pace for kind, pace in self.paces.items() if kind[0] == self._kind(config)[0]]
@@ -131,7 +134,7 @@ class Plan:
                 seconds += config.steps(self.items) * pace
             else:
                 untimed += 1
-        later = f", and {untimed} of another kind, not timed yet" if untimed else ""
+        later = f", and {untimed} of other kinds, not timed yet" if untimed else ""
         return f"   (training steps left, at this pace: about {seconds / 60:.0f} min in {timed} runs{later})"
 
     @staticmethod
@@ -140,13 +143,13 @@ class Plan:
 
 
 def _timed(config: TrainConfig) -> str:
-    """When the training began whose pace is in the run's folder."""
+    """Return when the training began whose pace is in the run's folder, or "" if there is none."""
     status = read_status(open_run(config.run))
     return status.get("started", "") if "seconds_per_step" in status else ""
 
 
 def is_done(config: TrainConfig) -> bool:
-    """Return whether a run of this very configuration is finished."""
+    """Return whether a run of exactly this configuration is finished."""
     run = open_run(config.run)
     try:
         return run.finished and not run.changes(config)

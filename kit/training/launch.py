@@ -1,4 +1,4 @@
-"""Starts training as a command: a notebook can train on any number of devices, and its own process stays clean."""
+"""Start training as a command, so that a notebook can train on any number of devices and its process stays clean."""
 
 import contextlib
 import os
@@ -15,36 +15,39 @@ from kit.core.exceptions import KitError
 from kit.core.files import write_json
 from kit.core.machine import available_gpus, available_threads
 from kit.core.paths import project, root
-from kit.runs import TrainingRun
+from kit.runs import EnsembleRun, TrainingRun
 from kit.training.status import AT_WORK, read_error, read_status
 
-# variables by which torchrun, Accelerate and MPI tell a process which of several it is, and how it trains; a pod or a
-# shell that has them would make a training of our own wait for processes that nobody starts
+# Environment variables by which torchrun, Accelerate and MPI tell a process its rank and how it trains. If a pod or a
+# shell sets them, a training started here would wait for processes that nobody starts.
 LAUNCHERS = re.compile(
     r"((LOCAL|NODE|GROUP|ROLE)_)?(RANK|WORLD_SIZE)|ROLE_NAME|MASTER_(ADDR|PORT)|FORK_LAUNCHED|"
     r"(TORCHELASTIC|PET|PMI|PMIX|MPI|OMPI|MV2|ACCELERATE|FSDP|DEEPSPEED|MEGATRON_LM|PARALLELISM_CONFIG)_\w+"
 )
 POLL = 0.3  # seconds between two looks at the folders of runs
-LAST_LINES = 200  # of what a training said that was killed
+LAST_LINES = 200  # kept of the output of a training that was killed
 
 
 def launch(runs: list[TrainingRun], processes: int = 0, jobs: int = 1) -> None:
-    """Train the unfinished of `runs`, and show what their folders tell: lines of train.log, and the progress bar.
+    """Train the unfinished runs among `runs`, and show their folders' new lines of train.log and their progress bar.
 
-    `processes`: how many per run, one per GPU; 0 means all GPUs of this machine, or as many as can share the runs'
-    batches, or one process without a GPU. Several start through `accelerate launch`; one needs no launcher. For several
-    machines, start `accelerate launch -m kit.train runs/<name>/config.json` from a shell with your own configuration.
-    `jobs`: how many runs train at once; they share the cores, which they use better than one run with all of them, and
-    each needs its memory.
+    `processes`: number per run, one per GPU; 0: one per GPU of this machine, or as many as divide the runs' batches;
+    without a GPU, one. Several start through `accelerate launch`; one needs no launcher. For several machines, start
+    `accelerate launch -m kit.train runs/<name>/config.json` from a shell with your own configuration.
+    `jobs`: number of runs that train at once; they share the cores, which they use better than one run with all of
+    them, and each needs its own memory.
 
-    If a run fails, the others are trained all the same; then raise KitError with the first one's own sentence.
+    If a run fails, the others are still trained; then raise KitError with the sentence of the first that failed. Raise
+    KitError at once if a run is an ensemble, or `processes` or `jobs` is impossible.
     """
     accept_any_character()
+    if ensembles := [run.name for run in runs if isinstance(run, EnsembleRun)]:
+        raise KitError(f"{', '.join(ensembles)} cannot be trained: 05_ensemble makes an ensemble, from trained runs.")
     gpus, waiting = available_gpus(), [run for run in runs if not run.finished]
     failed: dict[str, str] = {}
-    count = processes or _able(waiting, gpus)
+    count = processes or _most_processes(waiting, gpus)
     if count < 1 or 0 < gpus < count:
-        raise KitError(f"processes={processes} can't be: this machine has {gpus} GPUs, and each process takes one.")
+        raise KitError(f"processes={processes} is impossible: there are {gpus} GPUs here, and each process takes one.")
     if jobs < 1:
         raise KitError(f"jobs={jobs} is too small: it must be at least 1.")
     shares = [waiting[i::jobs] for i in range(min(jobs, len(waiting)))]
@@ -68,7 +71,7 @@ class _Crew:
     def __init__(self, count: int, threads: int, named: bool):
         self.count, self.named, self.stopped = count, named, False
         self.running: list[subprocess.Popen] = []
-        # waiting threads sleep: spinning ones slow training several times over where others use the cores too
+        # waiting threads sleep: spinning ones make training several times slower if others use the cores too
         self.environment = {"OMP_WAIT_POLICY": "PASSIVE", "TOKENIZERS_PARALLELISM": "false"}
         self.environment |= {
             name: value
@@ -88,11 +91,12 @@ class _Crew:
             before = [_accumulate(run) for run in waiting]
             reached, reasons = self._start(waiting)
             tried = waiting[: reached + 1]
-            waiting = [run for run in waiting[reached + 1 :] if not run.finished]  # one that died took them with it
+            # if the process died, the runs after the one that it reached are still to do
+            waiting = [run for run in waiting[reached + 1 :] if not run.finished]
             kind = reasons.get(tried[-1].name, {}).get("kind")
             if kind == "memory" and _accumulate(tried[-1]) > before[reached]:
                 waiting.insert(0, tried.pop())  # once more, in smaller batches
-            self.stopped |= kind == "stopped"  # a signal, or max_minutes: not for this run alone
+            self.stopped |= kind == "stopped"  # a signal, or max_minutes: it applies to all runs
             failed |= {run.name: reasons.get(run.name, {}).get("sentence", "") for run in tried if not run.finished}
         return failed
 
@@ -104,7 +108,7 @@ class _Crew:
             process.terminate()
 
     def _start(self, runs: list[TrainingRun]) -> tuple[int, dict[str, dict]]:
-        """Run one command for `runs`; return the position of the last that it reached, and why runs failed, by name."""
+        """Train `runs` with one command; return the position of the last one it reached, and the errors by name."""
         command = [sys.executable, "-m", "kit.train"]
         if self.count > 1:  # with a configuration of its own, so that one left in the user's home does not steer it
             settings: dict = {"compute_environment": "LOCAL_MACHINE", "distributed_type": "MULTI_GPU"}
@@ -115,11 +119,11 @@ class _Crew:
             command += ["-m", "kit.train"]
         command += [str(run.folder / "config.json") for run in runs]
         view = _View(runs, self.named)
-        # a session of its own: whoever ends the notebook's processes leaves it the time to save
+        # a session of its own: ending the notebook's processes leaves it the time to save
         options: dict = {"env": self.environment, "start_new_session": True, "stdout": subprocess.DEVNULL}
         with tempfile.TemporaryFile() as said, subprocess.Popen(command, stderr=said, **options) as process:
             self.running.append(process)
-            if self.stopped:  # meanwhile
+            if self.stopped:  # since the loop checked
                 process.terminate()
             while process.poll() is None:
                 with contextlib.suppress(subprocess.TimeoutExpired):
@@ -137,7 +141,7 @@ class _Crew:
 
 
 class _View:
-    """What the folders of `runs`, trained in turn, tell from now on; `at`: the position of the last that was begun."""
+    """Show what is new in the folders of `runs`, which are trained in turn; `at`: position of the last one begun."""
 
     def __init__(self, runs: list[TrainingRun], named: bool):
         self.runs, self.named, self.at, self.shown = runs, named, 0, ""
@@ -164,7 +168,7 @@ class _View:
         self._show("")
 
     def errors(self) -> dict[str, dict]:
-        """Return why runs failed since then, by name."""
+        """Return the errors of the runs that failed since then, by name."""
         found = {run.name: (read_error(run), error) for run, (_, error) in zip(self.runs, self.before, strict=True)}
         return {name: error for name, (error, before) in found.items() if error and error != before}
 
@@ -190,8 +194,8 @@ def _size(path: Path) -> int:
 
 
 def died(run: TrainingRun, status: int, said: str) -> dict:
-    """Why a training ended that says nothing of it: another process has the run, or it was killed. What it `said` goes
-    into the log."""
+    """Return the error of a training that left none: another process holds the run, or it was killed. Append what it
+    `said` to the log."""
     lines = [line for line in said.splitlines() if line.strip()]
     last = f" ({lines[-1].strip()[:200]})" if lines else ""
     log = run.folder / "train.log"
@@ -208,15 +212,15 @@ def died(run: TrainingRun, status: int, said: str) -> dict:
 def _accumulate(run: TrainingRun) -> int:
     try:
         return run.config.accumulate
-    except KitError:  # training itself says what is wrong with config.json
+    except KitError:  # training itself will say what is wrong with config.json
         return 0
 
 
-def _able(runs: list[TrainingRun], gpus: int) -> int:
-    """Return the number of GPUs, or the most processes that can share every run's batches; at least one."""
+def _most_processes(runs: list[TrainingRun], gpus: int) -> int:
+    """Return the largest number of processes, up to `gpus`, that divides every run's batches; at least one."""
     sizes = []
     for run in runs:
-        with contextlib.suppress(KitError):  # training itself says what is wrong with config.json
+        with contextlib.suppress(KitError):  # training itself will say what is wrong with config.json
             sizes.append(run.config.micro_batch)
     count = max((n for n in range(1, gpus + 1) if not any(size % n for size in sizes)), default=1)
     if count < gpus:

@@ -1,8 +1,8 @@
-"""What a training tells in its run's folder, for whoever watches it: a notebook, a study, a person.
+"""What a training reports in its run's folder to a notebook, a study or a person.
 
-train.log has the lines that it prints, status.json how far it is, error.json why it ended too soon. The process that
-holds the run's lock writes them; a failure, whichever of several processes fails first. A disk that is full, or a
-folder that is gone, costs these files and never the training.
+train.log holds the lines that it prints, status.json its progress, error.json why it ended early. The process that
+holds the run's lock writes them, except error.json, which the first process to fail writes. A full disk or a
+missing folder costs these files, but never the training.
 """
 
 import json
@@ -21,36 +21,36 @@ from kit.core import console
 from kit.core.files import now
 from kit.runs import Run
 
-AT_WORK = 75  # exit status of a training whose run another process holds (sysexits' "try again later")
-PERIOD = 0.5  # seconds between two writings of status.json, but for a new phase
+AT_WORK = 75  # exit status of a training if another process holds its run (sysexits' "try again later")
+PERIOD = 0.5  # seconds between two writes of status.json, except for a new phase
 STATUS, ERROR = "status.json", "error.json"
 
-_teller: "Teller | None" = None  # of the run that this process trains
+_teller: "Teller | None" = None  # the one of the run that this process trains
 
 
 def read_status(run: Run) -> dict:
-    """Return how far the training is or was; nothing if it has not begun.
+    """Return the progress of the training, or {} if it has not begun.
 
-    `process`, `launcher` (the process that asked for it; 0: none), `started`, `phase` and `bar` (what its progress bar
-    is called and shows); while it trains `fold`, `epoch`, `step` of the epoch, `done` of `total` steps and, once enough
-    of them are measured, `seconds_per_step`.
+    `process`, `launcher` (the process that asked for it; 0: none), `started`, `phase` and `bar` (the progress bar's
+    name and text); while it trains `fold`, `epoch`, `step` of the epoch, `done` of `total` steps and, once enough of
+    them have been measured, `seconds_per_step`.
     """
     return _read(run.folder / STATUS)
 
 
 def read_error(run: Run) -> dict:
-    """Return why the training ended too soon: `kind` (error, memory or stopped), `sentence` and `time`; or nothing."""
+    """Return why the training ended early: `kind` (error, memory or stopped), `sentence` and `time`; or {}."""
     return _read(run.folder / ERROR)
 
 
 def report(**fields) -> None:
-    """Note how far the training of this process is; nothing happens if nobody listens."""
+    """Note the progress of the training of this process, if there is one."""
     if _teller:
         _teller.note(**fields)
 
 
 class Teller:
-    """Keeps the files of the run that this process trains."""
+    """Writes the status files of the run that this process trains."""
 
     def __init__(self):
         self.folder, self.before, self.writing = None, [], threading.RLock()
@@ -58,7 +58,7 @@ class Teller:
 
     @contextmanager
     def listening(self) -> Iterator[None]:
-        """Inside, what is printed is heard. Lines that come before the first run is held wait for it."""
+        """Inside, printed lines also go to train.log; those printed before a run is locked wait for it."""
         usual = sys.stdout, sys.stderr
         sys.stdout, sys.stderr = _Tee(sys.stdout, self), _Tee(sys.stderr, self)
         try:
@@ -68,7 +68,7 @@ class Teller:
 
     @contextmanager
     def telling(self, run: Run) -> Iterator[None]:
-        """Inside, this process has the run's lock, and its files tell of the training."""
+        """Inside, this process holds the run's lock and reports the training in its files."""
         global _teller
         self.folder = run.folder
         with suppress(OSError):
@@ -109,13 +109,13 @@ class Teller:
 
 
 def fail(run: Run, kind: str, sentence: str) -> None:
-    """Keep why the training ended too soon, unless another of its processes said so before."""
+    """Record why the training ended early, unless another of its processes already has."""
     if not (run.folder / ERROR).exists():
         _write(run.folder / ERROR, {"kind": kind, "sentence": sentence, "time": now()})
 
 
 def crash(run: Run, error: BaseException, teller: Teller) -> None:
-    """Keep an error that is none of ours, with its traceback in train.log."""
+    """Record an unexpected error, with its traceback in train.log."""
     if teller.folder:
         teller.line("".join(traceback.format_exception(error)).rstrip())
     first = str(error).partition("\n")[0][:200]
@@ -123,12 +123,12 @@ def crash(run: Run, error: BaseException, teller: Teller) -> None:
 
 
 class _Tee:
-    """A stream whose whole lines a teller hears. States of progress bars begin with a carriage return: they are for a
-    terminal alone. The stream's reader may go away."""
+    """A stream whose complete lines also go to a teller. States of progress bars, which begin with a carriage return,
+    are for a terminal only. The stream's reader may go away."""
 
     def __init__(self, stream: TextIO, teller: Teller):
         self.stream, self.teller, self.pending = stream, teller, ""
-        self.launched = bool(os.environ.get(LAUNCHER))  # nobody looks on
+        self.launched = bool(os.environ.get(LAUNCHER))  # nobody watches the stream
 
     def write(self, text: str) -> int:
         bar = text.startswith("\r")
@@ -158,7 +158,7 @@ def _read(path: Path) -> dict:
 
 
 def _write(path: Path, content: dict) -> None:
-    """Whole or not at all, but without waiting for the disk: nothing depends on it after a power failure."""
+    """Write the file whole or not at all, but without waiting for the disk: it need not survive a power failure."""
     temporary = path.with_name(f".{path.name}.new")
     with suppress(OSError):
         temporary.write_text(json.dumps(content, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")

@@ -62,10 +62,12 @@ def test_confusion_matrix_prints_per_cent_of_the_true_class():
 
 def test_f1_bars_leave_out_a_class_without_items():
     scores = per_class(make_errors([10, 40], [10, 10]))
-    absent = pd.DataFrame([{"code": 60, "name": "60", "support": 0, "predicted": 0}])
-    written = texts(plots.f1_bars(pd.concat([scores, absent])))
-    assert "10" in written and "60" not in written
-    assert "macro-F1 0.333" in written
+    absent = pd.DataFrame([{"code": 61, "name": "61", "support": 0, "predicted": 0}])
+    figure = plots.f1_bars(pd.concat([scores, absent]))
+    assert "61" not in texts(figure) and "macro-F1 33.3" in texts(figure)
+    (axis,) = figure.axes
+    assert axis.get_xlim() == (0, 100)  # per cent, as every other score
+    assert sorted(bar.get_width() for bar in axis.patches) == pytest.approx([0, 200 / 3])
 
 
 @pytest.mark.parametrize("described", [[True] * 4, [False] * 4, [True, False, False, False]])

@@ -506,12 +506,12 @@ def test_members_come_in_the_same_order_whichever_was_trained_last(study):
 @pytest.mark.parametrize(
     ("more", "sentence"),
     [
-        (["-p", "bilstm", "False"], "-p bilstm is not for a whole study"),
+        (["-p", "bilstm", "False"], "-p bilstm cannot be set for a whole study"),
         (["-p", "epoch", "3"], "-p epoch is no field of a run"),
         (["-p", "epochs", "three"], "epochs='three' must be a whole number"),
         (["-p", "again", "perhaps"], "again='perhaps' must be True or False"),
         (["-p", "processes", "many"], "processes='many' must be a whole number"),
-        (["--texts", ","], "texts and images must name one backbone or more"),
+        (["--texts", ","], "texts and images must each name at least one backbone"),
         (["-p", "split", "3"], "split='3' is not one of"),
         (["--answers", "/no/where.csv"], "cannot be read"),
         (["--data", "/no/where", "--texts", "/no/text"], "/no/where cannot be listed"),

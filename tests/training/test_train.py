@@ -203,6 +203,16 @@ def test_a_failing_run_does_not_keep_the_others_from_training(root, tiny_config,
     assert all(log.startswith(f"── {name}\n") and "\n\n" not in log for name, log in zip(names, logs, strict=True))
 
 
+def test_an_ensemble_is_not_trained(root, tiny_config):
+    from kit.training.launch import launch
+
+    training = prepare_run(train_config(**tiny_config, run="one"))
+    ensemble = prepare_run(EnsembleConfig("both", ("one", "two"), tiny_config["data"]))
+    with pytest.raises(KitError, match="both cannot be trained: 05_ensemble makes an ensemble"):
+        launch([training, ensemble])
+    assert not (training.folder / "train.log").exists() and not (ensemble.folder / "train.log").exists()
+
+
 def test_several_runs_train_at_once_and_share_the_cores(root, tiny_config, tmp_path, monkeypatch, capsys):
     from kit.training.launch import launch
 
