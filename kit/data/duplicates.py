@@ -14,10 +14,10 @@ from scipy.sparse.csgraph import connected_components
 from kit.data.images import inspect_images
 from kit.data.text import product_texts
 
-# Of 256 bits. When the sample's images are saved again at another size or quality, 95 % stay within 4 bits (a third or
-# more within 0); only one pair of its different images comes that close, a face with another mouth. The usual 64-bit
-# hash cannot tell apart flags with the same stripes in other colours. Copies of images without detail are found less
-# often, because their fine bits are noise.
+# Of 256 bits. When the images of data/emoji are saved again at another size or quality, 95 % stay within 4 bits (a
+# third or more within 0); only one pair of its different images comes that close, a face with another mouth. The usual
+# 64-bit hash cannot tell apart flags with the same stripes in other colours. Copies of images without detail are found
+# less often, because their fine bits are noise.
 RADIUS = 4
 
 

@@ -234,17 +234,20 @@ def test_the_report_says_what_the_choice_of_the_epoch_is_worth(study):
     assert "keep" not in "".join(notes(runs, tables.Answers()))
 
 
-@pytest.mark.parametrize("data", ["data/sample", "./data/sample/", str(project() / "data" / "sample")])
+@pytest.mark.parametrize("data", ["data/emoji", "./data/emoji/", str(project() / "data" / "emoji")])
 @pytest.mark.parametrize("codes", [[], [10, 40]])
-def test_the_report_says_what_was_chosen_on_the_sample(root, data, codes):
+def test_the_report_says_what_was_chosen_on_the_catalogue(root, data, codes):
     config = train_config(run="some", data=data, recipe="demo")
     write_json(open_run("some").folder / "config.json", dataclasses.asdict(config))
     answers = tables.Answers(pd.Series(codes, dtype=int))
     (text,) = notes([open_run("some")], answers)
-    assert "chosen on validation splits of this same sample" in text
+    assert "chosen on validation splits of this same catalogue" in text
     assert ("`test` played no part in that" in text) == bool(codes)
-    write_json(open_run("some").folder / "config.json", dataclasses.asdict(config) | {"data": str(root)})
-    assert "this same sample" not in "".join(notes([open_run("some")], answers))
+    for other, shipped in {"data/shop": True, str(root): False}.items():
+        write_json(open_run("some").folder / "config.json", dataclasses.asdict(config) | {"data": other})
+        text = "".join(notes([open_run("some")], answers))
+        assert "this same catalogue" not in text
+        assert ("one of the two small catalogues that the kit ships with" in text) == shipped
 
 
 def test_runs_on_other_items_are_not_compared(study):

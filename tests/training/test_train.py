@@ -365,7 +365,7 @@ def test_a_run_that_another_process_finished_meanwhile_is_not_trained_again(
 @pytest.mark.parametrize("finished", [False, True])
 @pytest.mark.parametrize("what", ["config.json", ""])
 def test_an_ensembles_folder_is_not_trained(root, capsys, finished, what):
-    run = prepare_run(EnsembleConfig("both", ("a", "b"), "data/sample"))
+    run = prepare_run(EnsembleConfig("both", ("a", "b"), "data/shop"))
     if finished:
         write_json(run.folder / "summary.json", {"macro_f1": 0.5})
     before = {path: path.read_bytes() for path in run.folder.iterdir()}
