@@ -1,7 +1,8 @@
 """Remakes the catalogue in data/emoji and its answers in data/emoji_answers, byte for byte.
 
-    npm pack @lobehub/fluent-emoji-3d@1.1.0 emojibase-data@17.0.0     # brings the two tarballs
-    python data/build_emoji.py lobehub-fluent-emoji-3d-1.1.0.tgz emojibase-data-17.0.0.tgz [--out DIR] [--check]
+    cd data
+    npm pack @lobehub/fluent-emoji-3d@1.1.0 emojibase-data@17.0.0     # brings two tarballs, which git ignores here
+    python build_emoji.py lobehub-fluent-emoji-3d-1.1.0.tgz emojibase-data-17.0.0.tgz [--out DIR] [--check]
 
 --check builds in a temporary folder, compares it with what is there, and exits with 1 on a difference.
 JPEG bytes depend on the library that writes them: the shipped ones were made with Pillow 13.0.0.

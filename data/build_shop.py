@@ -1,7 +1,8 @@
 """Remakes the catalogue in data/shop and its answers in data/shop_answers, byte for byte.
 
-    apt-get download sweethome3d-furniture=1.8-1     # Debian and Ubuntu; brings the package (120 MB), installs nothing
-    python data/build_shop.py sweethome3d-furniture_1.8-1_all.deb [--out DIR] [--check]
+    cd data
+    apt-get download sweethome3d-furniture=1.8-1     # Debian; brings 120 MB, which git ignores here, installs nothing
+    python build_shop.py sweethome3d-furniture_1.8-1_all.deb [--out DIR] [--check]
 
 --check builds in a temporary folder, compares it with what is there, and exits with 1 on a difference.
 JPEG bytes depend on the library that writes them: the shipped ones were made with Pillow 13.0.0.
