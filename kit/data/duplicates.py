@@ -1,4 +1,4 @@
-"""Near-duplicates: items that share an image file, a similar image or a text.
+"""Near-duplicates: items that share an image file, a similar image, a title or a text.
 
 N items
 """
@@ -24,14 +24,15 @@ RADIUS = 4
 def duplicate_kinds(frame: pd.DataFrame, inspected: pd.DataFrame | None = None) -> pd.DataFrame:
     """Return group numbers `[N]` per kind of duplicate; the column `any` merges groups that share an item.
 
-    `same file`: byte-identical images · `similar image`: perceptual hashes at most RADIUS bits apart · `same text`:
-    title and description, ignoring case, punctuation and white space. Groups are numbered by first appearance. An item
+    `same file`: byte-identical images · `similar image`: perceptual hashes at most RADIUS bits apart · `same title`
+    and `same text` (title and description): ignoring case, punctuation and white space. Groups are numbered by first appearance. An item
     without a readable image shares none. `inspected`: the result of `inspect_images`, if it is known already.
     """
     inspected = inspect_images(frame["image_path"].tolist()) if inspected is None else inspected
-    texts = pd.Series(map(_normalize, product_texts(frame)))
+    titles, texts = (pd.Series(map(_normalize, column)) for column in (frame["title"], product_texts(frame)))
     keys = {"same file": inspected["bytes"], "similar image": _cluster_hashes(inspected["perceptual"])}
-    kinds = {kind: _renumber(values) for kind, values in (keys | {"same text": texts}).items()}
+    keys |= {"same title": titles.where(titles != ""), "same text": texts}
+    kinds = {kind: _renumber(values) for kind, values in keys.items()}
     return pd.DataFrame(kinds | {"any": _merge_groups(*kinds.values())}, index=frame.index)
 
 
