@@ -24,9 +24,10 @@ RADIUS = 4
 def duplicate_kinds(frame: pd.DataFrame, inspected: pd.DataFrame | None = None) -> pd.DataFrame:
     """Return group numbers `[N]` per kind of duplicate; the column `any` merges groups that share an item.
 
-    `same file`: byte-identical images · `similar image`: perceptual hashes at most RADIUS bits apart · `same title`
-    and `same text` (title and description): ignoring case, punctuation and white space. Groups are numbered by first appearance. An item
-    without a readable image shares none. `inspected`: the result of `inspect_images`, if it is known already.
+    `same file`: byte-identical images · `similar image`: perceptual hashes at most RADIUS bits apart · `same title` and
+    `same text` (title and description): ignoring case, punctuation and white space. Groups are numbered by first
+    appearance. An item without a readable image shares none, and no title is not a title. `inspected`: the result of
+    `inspect_images`, if it is known already.
     """
     inspected = inspect_images(frame["image_path"].tolist()) if inspected is None else inspected
     titles, texts = (pd.Series(map(_normalize, column)) for column in (frame["title"], product_texts(frame)))
