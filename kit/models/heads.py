@@ -11,7 +11,10 @@ from torch.nn.functional import normalize
 
 from kit.models.layers import BiLSTM, CoAttention, Standardise, WeightedLayers, linear
 
-TEXT_LENGTH, IMAGE_LENGTH = 10.0, 5.0  # of the attended vectors after a linear start: the text tells more
+LENGTHS = (
+    10.0,
+    5.0,
+)  # of the text and the image vector after a linear start, until others are chosen
 
 
 class CoAttentionHead(nn.Module):
@@ -23,8 +26,10 @@ class CoAttentionHead(nn.Module):
 
     `linear_start`, beyond the paper, for small data: inputs are standardised, and the head starts as a linear
     classifier on mean features of fixed length (the text's top layer, even attention, BiLSTM and projections nearly
-    isometric, the classifier at zero), free to depart from it in training.
+    isometric), free to depart from it in training. The classifier is at zero until `start_classifier` sets it.
     """
+
+    lengths: Tensor
 
     def __init__(
         self,
@@ -42,7 +47,7 @@ class CoAttentionHead(nn.Module):
     ):
         super().__init__()
         self.attention, self.linear_start = attention, linear_start
-        self.new = ("classifier",) if linear_start else ("",)  # the other layers start from values worth keeping
+        self.new = ("coattention",) if linear_start else ("",)  # the other layers start from values worth keeping
         self.text_input = Standardise(layers, 1, text_width) if linear_start else None
         self.image_input = Standardise(image_width) if linear_start else nn.Identity()
         self.mix = WeightedLayers(layers) if layers > 1 else None
@@ -59,6 +64,7 @@ class CoAttentionHead(nn.Module):
             last = linear(joint, classes)
             nn.init.zeros_(last.weight)
             self.classifier: nn.Module = last
+            self.register_buffer("lengths", torch.tensor(LENGTHS))
             self._start_linear()
         else:
             hidden = linear(joint, classifier_width)
@@ -74,8 +80,20 @@ class CoAttentionHead(nn.Module):
             if isinstance(layer, nn.Linear):
                 nn.init.orthogonal_(layer.weight)
 
+    @torch.no_grad()
+    def start_classifier(self, weight: Tensor, bias: Tensor, lengths: Tensor) -> None:
+        """Set the classifier, weight `[K, D]` or `[K, 2 D]` and bias `[K]`, and the lengths `[2]` of its inputs."""
+        assert isinstance(self.classifier, nn.Linear)
+        self.classifier.weight.copy_(weight)
+        self.classifier.bias.copy_(bias)
+        self.lengths.copy_(lengths)
+
     def forward(self, layers: Sequence[Tensor], mask: Tensor, regions: Tensor) -> Tensor:
         """Return logits `[B, K]` from L layers `[B, T, d_text]`, mask `[B, T]` and regions `[B, R, d_image]`."""
+        return self.classifier(self.dropout(self.joint(layers, mask, regions)))
+
+    def joint(self, layers: Sequence[Tensor], mask: Tensor, regions: Tensor) -> Tensor:
+        """Return what the classifier sees: the attended vectors `[B, D]` of both sides, or of one."""
         if self.mix is not None:
             text = self.mix(layers, self.text_input)  # [B, T, d]
         else:
@@ -84,9 +102,8 @@ class CoAttentionHead(nn.Module):
         regions = self.image(self.image_input(regions))  # [B, R, D]
         text, image, _, _ = self.coattention(text, mask, regions)  # [B, D] each
         if self.linear_start:
-            text, image = TEXT_LENGTH * normalize(text, dim=1), IMAGE_LENGTH * normalize(image, dim=1)
-        joint = {"both": (text, image), "text": (text,), "image": (image,)}[self.attention]
-        return self.classifier(self.dropout(torch.cat(joint, dim=1)))
+            text, image = self.lengths[0] * normalize(text, dim=1), self.lengths[1] * normalize(image, dim=1)
+        return torch.cat({"both": (text, image), "text": (text,), "image": (image,)}[self.attention], dim=1)
 
     def inputs(self, layers: Sequence[Tensor], mask: Tensor, regions: Tensor) -> tuple[Tensor, Tensor]:
         """Return the vectors to standardise: a batch's real tokens `[ΣT, L, d_text]` and regions `[ΣR, d_image]`."""
