@@ -38,8 +38,10 @@ def fit_probe(model: Pipeline, features: np.ndarray, labels: np.ndarray, groups:
     grid = {"columntransformer__transformer_weights": WEIGHTS, "logisticregression__C": CS}
     if len(model[0].transformers) == 1:
         del grid["columntransformer__transformer_weights"]
-    inner = split_evenly(pd.Series(labels), INNER, 0, groups) if len(np.unique(groups)) >= INNER else np.zeros(0)
-    if not len(inner) or any(len(np.unique(labels[inner != part])) < 2 for part in range(INNER)):
+    counts = pd.Series(labels).value_counts()
+    able = min(counts.max(), len(np.unique(groups))) >= INNER
+    inner = split_evenly(pd.Series(labels), INNER, 0, groups) if able else np.zeros(len(labels))
+    if any(len(np.unique(labels[inner != part])) < 2 for part in range(INNER)):
         return model.set_params(logisticregression__C=CS[1]).fit(features, labels)
     search = GridSearchCV(model, grid, scoring=_log_likelihood, cv=PredefinedSplit(inner))
     return search.fit(features, labels).best_estimator_
