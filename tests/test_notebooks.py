@@ -261,7 +261,7 @@ def planned(tiny_config: dict) -> tuple[dict, list[TrainConfig]]:
 def test_a_study_sets_every_parameter_that_a_notebook_has(path, tiny_config):
     given, configs = planned(tiny_config)
     values = pipeline.parameters(path.stem, given, configs)
-    options = {"processes", "again", "jobs", "seeds"} | ({"run"} if path.stem[:2] in ("06", "07") else set())
+    options = {"processes", "again", "jobs", "seeds", "matched"} | ({"run"} if path.stem[:2] in ("06", "07") else set())
     assert set(parameters(path)) - options <= set(values)
     for name, value in pipeline.SHIPPED.get(path.stem, {}).items():
         assert parameters(path)[name][1] == value
@@ -294,8 +294,9 @@ def test_what_is_edited_in_a_notebooks_first_cell_changes_no_study(
     namespace = {"In": [cell.source, injected]}
     for source in namespace["In"]:
         exec(source, namespace)
-    found = read_parameters(namespace, parameter_types(TrainConfig, processes=int, jobs=int, seeds=int, again=bool))
-    found = {name: value for name, value in found.items() if name not in ("processes", "jobs", "seeds", "again")}
+    options = {"processes": int, "jobs": int, "seeds": int, "again": bool, "matched": bool}
+    found = read_parameters(namespace, parameter_types(TrainConfig, **options))
+    found = {name: value for name, value in found.items() if name not in options}
     if name == "03_train":
         assert one_run(found) == configs[0]
     else:
