@@ -80,7 +80,7 @@ def write_report(study: str) -> Path:
     members = [open_training(name) for name in member_runs(study)]
     member = members[0].config
     compared, ablated = tables.baselines(study, answers), tables.ablations(study)
-    held_up = tables.claims(compared, ablated, final, errors)
+    held_up, measured = tables.claims(compared, ablated, final, errors), tables.attention(members)
     protocol = (
         f"{member.folds}-fold" if member.folds > 1 else f"one split, {100 * member.val_share:.0f} % for validation"
     )
@@ -105,8 +105,8 @@ def write_report(study: str) -> Path:
         tables.explain_own_gain(compared),
         _table(tables.own_gain(compared)),
         "## Attention",
-        _table(tables.attention(members)),
-        " ".join([tables.EXPLAIN_ATTENTION, *(f"{run.name}: {tables.describe_attention(run)}" for run in members[:1])]),
+        f"{members[0].name}: {tables.describe_attention(members[0])}",
+        *([] if measured.empty else [_table(measured), tables.EXPLAIN_ATTENTION]),
         "## Table 2: ablations",
         _table(ablated),
         "## Table 3: ensembles",

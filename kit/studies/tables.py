@@ -339,11 +339,15 @@ def explain_verdicts(claimed: pd.DataFrame) -> str:
         "the other side. The claim about descriptions is tested one-sidedly, as in the paper: it holds if p is below "
         ".05. A verdict covers the choice of the items only: other seeds and splits would also change a difference."
     )
+    if (claimed["attention"] != "").any():
+        text += (
+            " `attention`, for claims that rest on it: per side its mean total variation from even (0: even), "
+            "and the share of predictions that even attention changes, on the items that validate."
+        )
     if (claimed["verdict"] == "not tested").any():
         text += (
-            " not tested: the attention that the claim is about stayed even, so the difference, whatever its size, is "
-            f"not its doing. `attention` is its mean total variation from even on the items that validate, below "
-            f"{MOVED} here; of the BiLSTM and the layer weights no such thing is measured."
+            f" not tested: that attention stayed even (below {MOVED}), so the difference, whatever its size, is not "
+            "its doing. Of the BiLSTM and the layer weights no such thing is measured."
         )
     if (tested := (~claimed["verdict"].isin(("not testable", "not tested"))).sum()) > 1:
         text += (
@@ -380,8 +384,11 @@ def _attention(models: Sequence[Run], sides: Sequence[str]) -> tuple[str, bool]:
         return "", True
     if not all("attention" in run.summary for run in models):
         return "not measured", True
-    moved = {side: float(np.mean([run.summary["attention"][side]["variation"] for run in models])) for side in sides}
-    return ", ".join(f"{side} {value:.3f}" for side, value in moved.items()), max(moved.values()) >= MOVED
+    measured = [run.summary["attention"] for run in models]
+    moved = {side: float(np.mean([one[side]["variation"] for one in measured])) for side in sides}
+    changed = np.mean([one["both" if len(sides) > 1 else sides[0]]["changed"] for one in measured])
+    words = ", ".join(f"{side} {value:.3f}" for side, value in moved.items())
+    return f"{words}; {100 * changed:.1f} %", max(moved.values()) >= MOVED
 
 
 def _description_claim(errors: Errors, untestable: str) -> dict:

@@ -227,7 +227,9 @@ def test_a_claim_about_attention_that_did_not_move_is_not_tested(study, text, im
     assert set(verdicts.index[verdicts == "not tested"]) == untested
     assert (found.loc[found["verdict"] == "not tested", tables.AT_ONCE] == "not tested").all()
     row = found.set_index("claim").loc[BEST]
-    assert row["attention"] == f"text {text:.3f}, image {image:.3f}" and row["ours"].value > 0
+    assert row["attention"] == f"text {text:.3f}, image {image:.3f}; 10.0 %" and row["ours"].value > 0
+    one_side = found.set_index("claim").loc["text-attention-only does worse", "attention"]
+    assert one_side == f"image {image:.3f}; {100 * image:.1f} %"
     assert verdicts["no-bilstm does worse"] == "holds"  # another part
     assert ("stayed even" in tables.explain_verdicts(found)) == bool(untested)
     tested = (~found["verdict"].isin(["not tested", "not testable"])).sum()
