@@ -80,7 +80,7 @@ def write_report(study: str) -> Path:
     members = [open_training(name) for name in member_runs(study)]
     member = members[0].config
     compared, ablated = tables.baselines(study, answers), tables.ablations(study)
-    held_up = tables.claims(compared, ablated, final, errors)
+    held_up, measured = tables.claims(compared, ablated, final, errors), tables.attention(members)
     protocol = (
         f"{member.folds}-fold" if member.folds > 1 else f"one split, {100 * member.val_share:.0f} % for validation"
     )
@@ -102,6 +102,11 @@ def write_report(study: str) -> Path:
         "## Baselines",
         _table(compared),
         f"The paper reports only its best fusion: {PAPER_BASELINE:.2f}.",
+        tables.explain_own_gain(compared),
+        _table(tables.own_gain(compared)),
+        "## Attention",
+        f"{members[0].name}: {tables.describe_attention(members[0])}",
+        *([] if measured.empty else [_table(measured), tables.EXPLAIN_ATTENTION]),
         "## Table 2: ablations",
         _table(ablated),
         "## Table 3: ensembles",

@@ -28,8 +28,9 @@ class Progress:
     `epochs`: how many the fold's model gets, -1 while held-out items choose it · `held_out`: their loss after 0, 1, …
     epochs · `history`: one row per epoch, written to metrics.csv · `best`: macro-F1 of the fold's best epoch, and
     `kept` its logits `[n, K]` · `oof` `[N, K]` and `test` (F of `[M, K]`): probabilities of the finished folds ·
-    `loss`, `items`: this process's sums over the epoch so far, and `epoch_seconds` its duration · `skipped`: steps
-    without an update · `parameters`: of the model · `seconds`: total duration, earlier processes included.
+    `attention`: measures of their attention, if there is any · `loss`, `items`: this process's sums over the epoch so
+    far, and `epoch_seconds` its duration · `skipped`: steps without an update · `parameters`: of the model ·
+    `seconds`: total duration, earlier processes included.
     """
 
     oof: Tensor
@@ -42,6 +43,7 @@ class Progress:
     best: float = -1.0
     kept: Tensor | None = None
     test: list[Tensor] = field(default_factory=list)
+    attention: list[dict] = field(default_factory=list)
     loss: float = 0.0
     items: int = 0
     epoch_seconds: float = 0.0
