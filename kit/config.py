@@ -153,7 +153,10 @@ class TrainConfig:
     # Eq. 2 with L = 12: the transformer layers, not the embeddings. (The authors' code drops the last layer.)
     embedding_layer: bool = False  # count the embeddings' output as a layer
     bilstm: bool = True  # BiLSTM over the tokens; False: a linear layer to D instead
+    coattention: bool = True  # weigh tokens and regions by each other (eq. 3 to 9); False: all equally
     attention: Literal["both", "text", "image"] = "both"  # attended vectors that the classifier sees
+    # With 256 regions, eq. 5's sum drives tanh to its limits, and the attended text is far shorter than the image.
+    attention_scale: bool = False  # means in place of eq. 4's and 5's sums; both attended vectors at one length
 
     # --- recipe: the paper's. Comments say how its words were read; docs/paper-to-code.md has the whole list
     image_size: Annotated[int, Ge(32)] = 500  # pixels per side; 500 results in 16×16 regions at stride 32
@@ -211,6 +214,12 @@ class TrainConfig:
                 )
         if self.bilstm and self.width % 2:
             raise KitError(f"width={self.width} must be even: each direction of the BiLSTM provides one half.")
+        if not self.coattention and self.attention != "both":
+            other = "image" if self.attention == "text" else "text"
+            raise KitError(
+                f"attention={self.attention!r} with coattention=False never reads the {other}: take "
+                f"system={self.attention!r} instead."
+            )
         if self.batch_size % self.accumulate:
             raise KitError(f"batch_size={self.batch_size} must be a multiple of accumulate={self.accumulate}.")
         if not self.run:

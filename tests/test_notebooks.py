@@ -115,7 +115,7 @@ def test_the_story_goes_on_past_a_member_that_fails_and_says_so(told, tiny_data)
     assert "FAILED tiny-nowhere-tiny_image" in done.stderr and "There is no directory" in done.stderr
     assert "Traceback" not in done.stderr
     assert "training steps left, at this pace: about" in done.stdout
-    assert "8 of other kinds, not timed yet" in done.stdout  # frozen fusions train: nothing fine-tuned, no co-attention
+    assert "9 of other kinds, not timed yet" in done.stdout  # frozen fusions train: nothing fine-tuned, no co-attention
     finished = {run.parent.name for run in (root / "runs").glob("*/summary.json")}
     assert {f"tiny-baseline-{system}" for system in (*BASELINES, "concat-finetuned", "coattention-frozen")} <= finished
     assert {f"tiny-{row}-s0" for row in ABLATIONS if row != "full"} <= finished

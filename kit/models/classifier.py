@@ -107,7 +107,9 @@ def build_model(
             layers=len(range((text.depth if text else 0) + 1)[layers]),
             attention_width=config.attention_width,
             bilstm=config.bilstm,
+            coattention=config.coattention,
             attention=config.attention,
+            attention_scale=config.attention_scale,
             linear_start=config.linear_start,
             **shared,
         )

@@ -7,11 +7,12 @@ from collections.abc import Sequence
 
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import normalize
+from torch.nn.functional import normalize, rms_norm
 
 from kit.models.layers import (
     BiLSTM,
     CoAttention,
+    EvenAttention,
     Standardise,
     WeightedLayers,
     even_attention,
@@ -27,8 +28,12 @@ class CoAttentionHead(nn.Module):
     """Weighted layers → BiLSTM → co-attention with the image's regions → classifier (paper section 3.2).
 
     `layers`: the number of text layers in the input; a single one needs no weights. `bilstm=False` replaces the BiLSTM
-    by a linear layer; with `attention` "text" or "image" the classifier sees that attended vector alone. If the image
-    backbone's width is not `width`, a linear layer maps the regions to it.
+    by a linear layer, `coattention=False` the attention by equal weights; with `attention` "text" or "image" the
+    classifier sees that attended vector alone. If the image backbone's width is not `width`, a linear layer maps the
+    regions to it.
+
+    `attention_scale`, beyond the paper, for many regions: the co-attention's sums become means (`CoAttention`), and the
+    two attended vectors reach the classifier at one length, that of unit variance.
 
     `linear_start`, beyond the paper, for small data: inputs are standardised, and the head starts as a linear
     classifier on mean features of fixed length (the text's top layer, even attention, BiLSTM and projections nearly
@@ -48,19 +53,21 @@ class CoAttentionHead(nn.Module):
         classifier_width: int = 512,
         dropout: float = 0.1,
         bilstm: bool = True,
+        coattention: bool = True,
         attention: str = "both",
+        attention_scale: bool = False,
         linear_start: bool = False,
     ):
         super().__init__()
-        self.attention, self.linear_start = attention, linear_start
+        self.attention, self.attention_scale, self.linear_start = attention, attention_scale, linear_start
         self.new = ("coattention",) if linear_start else ("",)  # the other layers start from values worth keeping
         self.text_input = Standardise(layers, 1, text_width) if linear_start else None
         self.image_input = Standardise(image_width) if linear_start else nn.Identity()
         self.mix = WeightedLayers(layers) if layers > 1 else None
         self.text = BiLSTM(text_width, width) if bilstm else linear(text_width, width)
         self.image = linear(image_width, width) if image_width != width else nn.Identity()
-        self.coattention = CoAttention(width, attention_width)
-        if attention != "both":
+        self.coattention = CoAttention(width, attention_width, attention_scale) if coattention else EvenAttention()
+        if coattention and attention != "both":
             # the other side's scores do not reach the loss, and several processes would wait for their gradient
             side = "image" if attention == "text" else "text"
             getattr(self.coattention, f"{side}_score").requires_grad_(False)
@@ -130,6 +137,8 @@ class CoAttentionHead(nn.Module):
         """Return the classifier's input of the attended vectors `[B, D]`."""
         if self.linear_start:
             text, image = self.lengths[0] * normalize(text, dim=1), self.lengths[1] * normalize(image, dim=1)
+        elif self.attention_scale:
+            text, image = rms_norm(text, text.shape[1:]), rms_norm(image, image.shape[1:])
         return torch.cat({"both": (text, image), "text": (text,), "image": (image,)}[self.attention], dim=1)
 
     def inputs(self, layers: Sequence[Tensor], mask: Tensor, regions: Tensor) -> tuple[Tensor, Tensor]:

@@ -13,7 +13,8 @@ from kit.studies.study_runs import ablations, baselines, is_frozen, members
 from kit.training.status import read_status
 
 # fields that the study's own options set, or that distinguish members, baselines and ablations
-RESERVED_FIELDS = {"study", "data", "text", "image", "recipe", "run", "system", "bilstm", "layer_weights", "attention"}
+RESERVED_FIELDS = {"study", "data", "text", "image", "recipe", "run", "system"}
+RESERVED_FIELDS |= {"bilstm", "layer_weights", "coattention", "attention"}
 PERIOD = 1  # seconds between two looks at the runs
 
 

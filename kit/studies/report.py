@@ -109,6 +109,8 @@ def write_report(study: str) -> Path:
         *([] if measured.empty else [_table(measured), tables.EXPLAIN_ATTENTION]),
         "## Table 2: ablations",
         _table(ablated),
+        "`no-co-attention`, which is not in the paper, weighs all tokens and all regions equally: its difference says "
+        "what the attention gains over means.",
         "## Table 3: ensembles",
         _table(tables.ensembles(study, answers)),
         "macro-F1 is nested: the stacker that scores an item learned from other folds, and each member's model from "

@@ -19,10 +19,11 @@ BASELINES = ("concat", "bilinear", "dot", "text", "image", "tfidf", "logistic")
 # The paper compares a fine-tuned model with frozen fusions, which mixes two gains. These rows keep them apart.
 MATCHED = ("concat, fine-tuned", "co-attention, frozen")
 FROZEN_COATTENTION = "baseline-coattention-frozen"
-ABLATIONS: dict[str, dict[str, Any]] = {  # table 2, as changes of the configuration
+ABLATIONS: dict[str, dict[str, Any]] = {  # table 2, as changes of the configuration; no-co-attention is ours
     "full": {},
     "no-bilstm": {"bilstm": False},
     "no-layer-weights": {"layer_weights": False},
+    "no-co-attention": {"coattention": False},
     "text-attention-only": {"attention": "text"},
     "image-attention-only": {"attention": "image"},
 }
@@ -106,7 +107,7 @@ def ablation(config: TrainConfig) -> str | None:
     """Return the row of table 2 to which `config` belongs, or None."""
     if baseline(config):
         return None
-    switches = {"bilstm": True, "layer_weights": True, "attention": "both"}
+    switches = {"bilstm": True, "layer_weights": True, "coattention": True, "attention": "both"}
     changed = {name: getattr(config, name) for name, usual in switches.items() if getattr(config, name) != usual}
     rows = [row for row, changes in ABLATIONS.items() if changes == changed and config.system == "coattention"]
     return rows[0] if rows else None

@@ -177,16 +177,15 @@ def ablations(study: str) -> pd.DataFrame:
             continue
         ours, full = [by_seed[seed] for seed in shared], [seeds["full"][seed] for seed in shared]
         values = [100 * run.summary["macro_f1"] for run in ours]
-        change = "" if row == "full" else gain(ours, full)
-        paper = "" if row == "full" else f"{PAPER_ABLATIONS[row] - PAPER_ABLATIONS['full']:+.2f}"
+        change, paper = "" if row == "full" else gain(ours, full), _paper_change(row)
         rows.append(
             {
                 "model": row,
                 "macro-F1": f"{np.mean(values):.1f}",
                 "seeds": ", ".join(f"{value:.1f}" for value in values),
                 "difference": change,
-                "paper": f"{PAPER_ABLATIONS[row]:.2f}",
-                "paper's difference": paper,
+                "paper": _paper(PAPER_ABLATIONS.get(row)),
+                "paper's difference": "" if row == "full" or paper is None else f"{paper:+.2f}",
                 "runs": ", ".join(run.name for run in ours),
             }
         )
@@ -313,8 +312,12 @@ def claims(compared: pd.DataFrame, ablated: pd.DataFrame, final: Run, errors: Er
         if row["model"] == "full":
             full = [open_run(name) for name in row["runs"].split(", ")]
         if row["difference"]:
-            paper, sides = PAPER_ABLATIONS[row["model"]] - PAPER_ABLATIONS["full"], REMOVED.get(row["model"], ())
-            rows.append(_gain_claim(f"{row['model']} does worse", paper, row["difference"], full, sides))
+            claim, change, sides = (
+                f"{row['model']} does worse",
+                _paper_change(row["model"]),
+                REMOVED.get(row["model"], ()),
+            )
+            rows.append(_gain_claim(claim, change, row["difference"], full, sides, sign=-1))
     in_sample = ""
     if isinstance(final, EnsembleRun):
         if final.config.evaluation == "in-sample":
@@ -364,16 +367,17 @@ def _gain_claim(
     ours: Estimate,
     models: Sequence[Run] = (),
     sides: Sequence[str] = ("text", "image"),
+    sign: int = 1,
     untestable: str = "",
 ) -> dict:
-    """Return the row of a claim about a difference, which is due to the attention of `models` on `sides`, if any."""
+    """Return the row of a claim that a difference has this sign; it rests on the attention of `models` on `sides`."""
     row = {"claim": claim, "paper": "not asked" if paper is None else f"{paper:+.2f}"}
     if untestable:
         return row | {"ours": f"{ours}, {untestable}", "attention": "", "verdict": "not testable", "p": np.nan}
     row["attention"], moved = _attention(models, sides)
     if not moved:
         return row | {"ours": ours, "verdict": "not tested", "p": np.nan}
-    low, high = sorted(np.sign(paper or 1) * np.array([ours.low, ours.high]))
+    low, high = sorted(sign * np.array([ours.low, ours.high]))
     deviation = max(high - low, 1e-9) / (2 * norm.ppf(0.975))
     return row | {"ours": ours, "verdict": _verdict(low > 0, high < 0), "p": 2 * norm.sf(abs(ours.value) / deviation)}
 
@@ -480,6 +484,11 @@ def _scores(run: Run, answers: Answers | None) -> dict[str, Estimate]:
 
 def _paper(value: float | None) -> str:
     return "" if value is None else f"{value:.2f}"
+
+
+def _paper_change(row: str) -> float | None:
+    """Return the paper's difference of an ablation from the full model; None if the paper does not have it."""
+    return PAPER_ABLATIONS[row] - PAPER_ABLATIONS["full"] if row in PAPER_ABLATIONS else None
 
 
 def _grouping(pairs: list[tuple[str, str]]) -> str:

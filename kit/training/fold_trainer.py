@@ -120,7 +120,7 @@ class FoldTrainer:
         accelerator.wait_for_everyone()
         load_weights(self.model, weights, accelerator.unwrap_model(self.model).frozen_prefixes)
         assert progress.kept is not None  # by the last epoch at the latest
-        if config.system == "coattention":
+        if config.system == "coattention" and config.coattention:
             progress.attention.append(self._measure_attention(validation))
         return progress.kept.numpy(), self._predict("test", self._prediction_batches("test"))
 

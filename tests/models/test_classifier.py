@@ -15,10 +15,13 @@ SWITCHES = {
     "full": {},
     "no-layer-weights": {"layer_weights": False},
     "no-bilstm": {"bilstm": False},
+    "no-co-attention": {"coattention": False},
     "text-attention-only": {"attention": "text"},
     "image-attention-only": {"attention": "image"},
+    "attention-scale": {"attention_scale": True},
     "embedding-layer": {"embedding_layer": True},
     "linear-start": {"linear_start": True},
+    "linear-start-no-co-attention": {"linear_start": True, "coattention": False},
     "linear-start-no-bilstm": {"linear_start": True, "bilstm": False},
     **{system: {"system": system} for system in ("concat", "bilinear", "dot", "text", "image")},
 }
