@@ -165,25 +165,29 @@ def _draw(path: Path, title: str, draw: Callable[[], Figure]) -> str:
 def notes(members: list[TrainingRun], answers: tables.Answers) -> list[str]:
     """Return what a reader must know about how the study with these members was made."""
     member, remarks = members[0].config, []
-    shop, emoji = resolve("data/shop"), resolve("data/emoji")
-    if resolve(member.data) in (shop, emoji):
+    if resolve(member.data) in (resolve("data/shop"), resolve("data/emoji")):
         remarks.append(
             "This is one of the two small catalogues that the kit ships with: it shows that every step works, not how "
             "well the models do on the challenge's products."
         )
-    if resolve(member.data) == emoji:
         clean = "`test` played no part in that." if len(answers.codes) else "Answers to its test items would be clean."
         remarks.append(
-            "The recipe `demo` and the regularisation of the logistic regression and of the stackers were chosen on "
-            f"validation splits of this same catalogue, which flatters the validation scores. {clean}"
+            "The recipe `demo` and the regularisation of the stackers were chosen on validation splits of the two, "
+            f"which flatters the validation scores. {clean}"
         )
     if member.frozen == member.sides:
         remarks.append("Both backbones stay frozen; the paper fine-tunes them.")
     if member.linear_start:
         remarks.append(
-            "The co-attention head starts as a linear classifier on mean features (uniform attention, a BiLSTM that "
-            "passes its input through), because so few items cannot train it from random weights. A part that starts "
-            "neutral may contribute little in the ablations."
+            "The co-attention head starts as the probe of mean features: even attention, a BiLSTM that passes its "
+            "input through, a fitted logistic regression as classifier. So few items cannot train it from random "
+            "weights. A part that hardly leaves that start contributes little in the ablations."
+        )
+    if member.keep == "held_out":
+        kept = [epoch for run in members for epoch in run.summary.get("kept_epochs", [])]
+        remarks.append(
+            "How many epochs it trains from there is chosen in each fold by items held out of training, not by scored "
+            f"ones: of the {len(kept)} models of table 1, {kept.count(0)} stayed at the probe."
         )
     remarks += _epoch_choice([run for run in members if run.config.keep == "best"])
     if not answers.codes.empty:
