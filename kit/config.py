@@ -168,7 +168,9 @@ class TrainConfig:
     backbone_lr_scale: Annotated[float, Ge(0), Le(100)] = 0.01  # learning rate of pretrained layers as a multiple of lr
     # "A weight decay of 0.9" in Adam would erase the weights. The authors' code multiplies the learning rate by 0.9
     # after each epoch, so it means that here. The optimizer is AdamW, which is Adam if weight_decay is 0.
-    lr_decay: Annotated[float, Ge(0), Le(1.0)] = 0.9  # factor on both learning rates after each epoch
+    lr_decay: Annotated[float, Ge(0), Le(1.0)] = 0.9  # factor on both learning rates after each epoch, if exponential
+    schedule: Literal["exponential", "cosine"] = "exponential"  # exponential: lr_decay; cosine: to 0 over the epochs
+    warmup: Annotated[float, Ge(0), Le(0.9)] = 0.0  # share of a model's steps in which both learning rates rise from 0
     weight_decay: Annotated[float, Ge(0), Le(10)] = 0.0  # weight decay of AdamW
     label_smoothing: Annotated[float, Ge(0), Le(0.95)] = 0.0  # share of the target that is spread over all classes
     clip_norm: Annotated[float, Ge(0)] = 0.0  # upper bound on the gradient's norm; 0: none

@@ -17,6 +17,7 @@ from accelerate.data_loader import DataLoaderShard
 from accelerate.utils import gather_object
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
+from torch.optim.lr_scheduler import ChainedScheduler, CosineAnnealingLR, LinearLR, LRScheduler, MultiStepLR
 
 from kit.config import TrainConfig
 from kit.core.console import Bar
@@ -70,7 +71,7 @@ class FoldTrainer:
     steps: int  # optimizer steps per epoch
     model: nn.Module  # as Accelerate prepared it
     optimizer: torch.optim.Optimizer
-    schedule: torch.optim.lr_scheduler.LRScheduler
+    schedule: LRScheduler
     batches: DataLoaderShard  # this process's shares of the training batches
     sampler: LengthBatches
     first_step: int  # of the epoch, at which training resumed
@@ -88,7 +89,7 @@ class FoldTrainer:
         self.sampler = loader.batch_sampler  # type: ignore[assignment]  # torch's stubs do not know its class
         self.sampler.full = accelerator.num_processes > 1
         optimizer = torch.optim.AdamW(parameter_groups(model, config), fused=True)
-        self.schedule = torch.optim.lr_scheduler.ExponentialLR(optimizer, config.lr_decay)
+        self.schedule = learning_rates(optimizer, config, self.steps)
         self.model, self.optimizer, self.batches = accelerator.prepare(model, optimizer, loader)
 
     def fit(self) -> tuple[np.ndarray, np.ndarray]:
@@ -104,7 +105,6 @@ class FoldTrainer:
                 with self.session.watch:
                     self._save()  # an interruption from here on costs a validation
             checkpoints.restore_random()
-            self.schedule.step()
             row, logits = self._score(epoch, validation)
             kept = row["macro_f1"] > progress.best if config.keep == "best" else epoch + 1 == config.epochs
             self._record(row | {"kept": kept})
@@ -191,8 +191,12 @@ class FoldTrainer:
         raise NotFinite(f"The loss became NaN or infinite in {place}.", rows)
 
     def _end_step(self, stop: bool) -> None:
-        """Count the step, say the pace once, and save the state when it is time. Raise Interrupted on `stop`."""
+        """Count the step, move the learning rates, say the pace once, and save the state when it is time.
+
+        Raise Interrupted on `stop`.
+        """
         config, progress = self.session.config, self.session.progress
+        self.schedule.step()
         progress.step, progress.skipped, self.spoiled = progress.step + 1, progress.skipped + self.spoiled, False
         self._report()
         if stop or (config.save_steps and progress.step % config.save_steps == 0 and self.seen < self.items):
@@ -314,6 +318,22 @@ def parameter_groups(model: Classifier, config: TrainConfig) -> list[dict]:
             (new if name.startswith(prefix) else pretrained).append(parameter)
     groups = [{"params": pretrained, "lr": config.lr * config.backbone_lr_scale}, {"params": new, "lr": config.lr}]
     return [group | {"weight_decay": config.weight_decay} for group in groups if group["params"]]
+
+
+def learning_rates(optimizer: torch.optim.Optimizer, config: TrainConfig, steps: int) -> LRScheduler:
+    """Return the schedule of the learning rates, moved after every step, for epochs of `steps` steps.
+
+    The warm-up multiplies whichever decay is chosen.
+    """
+    total = config.epochs * steps
+    decay = (
+        CosineAnnealingLR(optimizer, total)
+        if config.schedule == "cosine"
+        else MultiStepLR(optimizer, [*range(steps, total, steps)], config.lr_decay)
+    )
+    rising = round(config.warmup * total)
+    warmup = [LinearLR(optimizer, 1 / (rising + 1), total_iters=rising)] if rising else []
+    return ChainedScheduler([decay, *warmup], optimizer)
 
 
 def describe_pace(seconds: float, steps: int, total: int) -> str:

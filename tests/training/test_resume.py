@@ -86,6 +86,32 @@ def test_a_killed_training_goes_on_to_the_same_bytes(root, crash_config, number,
     assert not (torn.folder / "state.pt").exists()
 
 
+FINE_TUNING = {"epochs": 3, "schedule": "cosine", "warmup": 0.3}
+
+
+def test_every_field_of_fine_tuning_survives_a_kill(root, crash_config, monkeypatch):
+    """Wherever a training asks whether to stop: after a step, and after a batch that is predicted."""
+    config = crash_config | FINE_TUNING
+    whole, torn = begun(config, "whole"), begun(config, "torn")
+    agree, asked = Watch.agree, []
+    monkeypatch.setattr(Watch, "agree", lambda watch, bad=False: (asked.append(0), agree(watch, bad))[1])
+    train(whole)
+    for _ in range(2):
+        left = iter(range(len(asked) // 3))
+
+        def killed(watch, bad=False, left=left):
+            if next(left, None) is None:
+                raise SystemError("killed")
+            return agree(watch, bad)
+
+        monkeypatch.setattr(Watch, "agree", killed)
+        with pytest.raises(SystemError, match="killed"):
+            train(torn)
+    monkeypatch.setattr(Watch, "agree", agree)
+    train(torn)
+    assert results(torn) == results(whole)
+
+
 def test_a_state_is_refused_with_other_settings_or_data(root, crash_config, tiny_data):
     data = root / "data"
     shutil.copytree(tiny_data, data)

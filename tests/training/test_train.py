@@ -30,7 +30,7 @@ from kit.models.backbones import find_backbones
 from kit.models.classifier import build_model
 from kit.runs import Run, find_run, list_runs, open_run, prepare_run
 from kit.train import main, meet
-from kit.training.fold_trainer import parameter_groups, predict
+from kit.training.fold_trainer import FoldTrainer, parameter_groups, predict
 from kit.training.launch import died
 from kit.training.run_trainer import prepare, train
 from kit.training.saved_weights import load_weights
@@ -690,6 +690,30 @@ def test_two_processes_see_every_item_once_and_predict_all(root, tiny_config, mo
             assert np.allclose(values, wanted, atol=1e-5)
         losses = [run.metrics[["train_loss", "loss"]].to_numpy() for run in (runs["one"], runs[name])]
         assert np.allclose(*losses, atol=1e-5)
+
+
+RATES = {  # of the six steps of two epochs, as shares of lr
+    "the paper's": ({}, [1, 1, 1, 0.9, 0.9, 0.9]),
+    "cosine": ({"schedule": "cosine"}, [1, 0.933, 0.75, 0.5, 0.25, 0.067]),
+    "warm-up": ({"lr_decay": 1.0, "warmup": 0.5}, [0.25, 0.5, 0.75, 1, 1, 1]),
+    "both": ({"schedule": "cosine", "warmup": 1 / 6}, [0.5, 0.933, 0.75, 0.5, 0.25, 0.067]),
+}
+
+
+@pytest.mark.parametrize("name", RATES)
+def test_both_learning_rates_follow_the_schedule(name, root, tiny_config, monkeypatch):
+    changes, wanted = RATES[name]
+    rates, update = [], FoldTrainer.update
+
+    def watched(trainer):
+        rates.append([group["lr"] for group in trainer.optimizer.param_groups])
+        update(trainer)
+
+    monkeypatch.setattr(FoldTrainer, "update", watched)
+    config = train_config(**tiny_config | {"batch_size": 10, "curve": False, "keep": "last"} | changes, run="rates")
+    train(prepare_run(config))
+    shares = np.array(rates) / [config.lr * config.backbone_lr_scale, config.lr]
+    assert np.allclose(shares, np.array(wanted)[:, None], atol=1e-3)
 
 
 def no_dropout(text: str, folder: Path) -> str:
