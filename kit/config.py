@@ -173,6 +173,7 @@ class TrainConfig:
     warmup: Annotated[float, Ge(0), Le(0.9)] = 0.0  # share of a model's steps in which both learning rates rise from 0
     weight_decay: Annotated[float, Ge(0), Le(10)] = 0.0  # weight decay of AdamW
     label_smoothing: Annotated[float, Ge(0), Le(0.95)] = 0.0  # share of the target that is spread over all classes
+    class_weights: Annotated[float, Ge(0), Le(1)] = 0.0  # power of the inverse class frequency in the loss; 1: balanced
     clip_norm: Annotated[float, Ge(0)] = 0.0  # upper bound on the gradient's norm; 0: none
     linear_start: bool = False  # start the head as a linear classifier on standardised mean features
     train_embeddings: bool = True  # train the text backbone's token embeddings; False: keep them fixed

@@ -72,6 +72,7 @@ class FoldTrainer:
     model: nn.Module  # as Accelerate prepared it
     optimizer: torch.optim.Optimizer
     schedule: LRScheduler
+    class_weights: Tensor | None  # [K], of the classes in the loss
     batches: DataLoaderShard  # this process's shares of the training batches
     sampler: LengthBatches
     first_step: int  # of the epoch, at which training resumed
@@ -90,6 +91,9 @@ class FoldTrainer:
         self.sampler.full = accelerator.num_processes > 1
         optimizer = torch.optim.AdamW(parameter_groups(model, config), fused=True)
         self.schedule = learning_rates(optimizer, config, self.steps)
+        self.class_weights = None
+        if config.class_weights and (labels := parts["train"].labels) is not None:
+            self.class_weights = class_weights(labels, model.classes, config.class_weights).to(accelerator.device)
         self.model, self.optimizer, self.batches = accelerator.prepare(model, optimizer, loader)
 
     def fit(self) -> tuple[np.ndarray, np.ndarray]:
@@ -143,12 +147,14 @@ class FoldTrainer:
         """Return the summed loss of this process's own items of a batch, and how many they are.
 
         The gradient is that of the mean loss over the step's items, however many processes and batches share them.
+        Class weights average to 1 over the training items, so the mean still divides by the number of items.
         """
         config, accelerator = self.session.config, self.session.accelerator
         in_step = min(config.batch_size, self.items - self.session.progress.step * config.batch_size)
         labels = batch["label"][: self._share(len(batch["label"]))]  # the rest is padding that evens out the shares
         logits = self.model(batch)[: len(labels)]
-        loss = cross_entropy(logits, labels, label_smoothing=config.label_smoothing, reduction="sum")
+        smoothing = config.label_smoothing
+        loss = cross_entropy(logits, labels, self.class_weights, label_smoothing=smoothing, reduction="sum")
         accelerator.backward(loss * (accelerator.num_processes * config.accumulate / in_step))
         return loss.item(), len(labels)  # .item() waits; the step's kernels are queued, so a GPU stays busy
 
@@ -318,6 +324,13 @@ def parameter_groups(model: Classifier, config: TrainConfig) -> list[dict]:
             (new if name.startswith(prefix) else pretrained).append(parameter)
     groups = [{"params": pretrained, "lr": config.lr * config.backbone_lr_scale}, {"params": new, "lr": config.lr}]
     return [group | {"weight_decay": config.weight_decay} for group in groups if group["params"]]
+
+
+def class_weights(labels: np.ndarray, classes: int, power: float) -> Tensor:
+    """Return weights `[K]` proportional to the inverse class frequencies to the `power`, of mean 1 over the items."""
+    counts = np.bincount(labels, minlength=classes)
+    weights = np.maximum(counts, 1) ** -power  # a class without an item is in no loss
+    return torch.from_numpy(weights * counts.sum() / (weights * counts).sum()).float()
 
 
 def learning_rates(optimizer: torch.optim.Optimizer, config: TrainConfig, steps: int) -> LRScheduler:

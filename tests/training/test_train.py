@@ -30,7 +30,7 @@ from kit.models.backbones import find_backbones
 from kit.models.classifier import build_model
 from kit.runs import Run, find_run, list_runs, open_run, prepare_run
 from kit.train import main, meet
-from kit.training.fold_trainer import FoldTrainer, parameter_groups, predict
+from kit.training.fold_trainer import FoldTrainer, class_weights, parameter_groups, predict
 from kit.training.launch import died
 from kit.training.run_trainer import prepare, train
 from kit.training.saved_weights import load_weights
@@ -676,6 +676,7 @@ def test_two_processes_see_every_item_once_and_predict_all(root, tiny_config, mo
 
     monkeypatch.setenv("OMP_NUM_THREADS", "1")
     same = tiny_config | {"text": no_dropout(tiny_config["text"], root), "dropout": 0.0, "freeze_image": True}
+    same |= {"class_weights": 1.0, "schedule": "cosine", "warmup": 0.2}
     runs = {name: prepare_run(train_config(**same, run=name)) for name in ("one", "two", "cut")}
     launch([runs["two"]], processes=2)
     train(runs["one"])
@@ -690,6 +691,27 @@ def test_two_processes_see_every_item_once_and_predict_all(root, tiny_config, mo
             assert np.allclose(values, wanted, atol=1e-5)
         losses = [run.metrics[["train_loss", "loss"]].to_numpy() for run in (runs["one"], runs[name])]
         assert np.allclose(*losses, atol=1e-5)
+
+
+@pytest.mark.parametrize("power", [0.5, 1.0])
+def test_class_weights_make_up_for_rare_classes(power):
+    labels = np.repeat([0, 1, 2], [6, 3, 1])
+    weights = class_weights(labels, 4, power)[:3]
+    assert np.isclose(weights[labels].mean(), 1)
+    assert np.allclose(weights / weights[0], [1, 2**power, 6**power])
+
+
+def test_the_loss_of_an_item_counts_as_much_as_its_class(root, tiny_config, monkeypatch):
+    """With weights that add up to one, two losses add up to the plain one."""
+    still = tiny_config | {"text": no_dropout(tiny_config["text"], root), "dropout": 0.0, "lr": 0.0, "epochs": 1}
+    still |= {"freeze_text": True, "freeze_image": True, "label_smoothing": 0.1}
+    losses = []
+    for number, weights in enumerate([None, [1.0, 0.7, 0.2], [0.0, 0.3, 0.8]]):
+        monkeypatch.setattr(kit.training.fold_trainer, "class_weights", lambda *_, w=weights: torch.tensor(w))
+        run = prepare_run(train_config(**still, class_weights=float(weights is not None), run=f"w{number}"))
+        train(run)
+        losses.append(run.metrics["train_loss"].item())
+    assert losses[0] == pytest.approx(losses[1] + losses[2], abs=1e-5)
 
 
 RATES = {  # of the six steps of two epochs, as shares of lr
