@@ -188,6 +188,7 @@ class TrainConfig:
     # and numbers stay.
     clean_titles: bool = True  # clean entities and white space in titles
     clean_descriptions: bool = True  # clean tags, entities, mojibake and white space in descriptions
+    pair: bool = False  # the tokenizer's pair of title and description, which is cut first; False: one joined text
     workers: Annotated[int, Ge(0)] = 2  # processes that read images
 
     # --- when something goes wrong

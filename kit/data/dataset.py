@@ -20,7 +20,7 @@ from kit.data.images import DECODER, read_pixels
 class RaggedArray:
     """Items of different lengths, concatenated in `values` `[Σ lengths, …]`; item i has `lengths[i]` rows.
 
-    `key` names them in the batch: "ids" `[T]`, "layers" `[T, L, d]` or "regions" `[R, d]`.
+    `key` names them in the batch: "ids" `[T]` (of pairs `[T, 2]`), "layers" `[T, L, d]` or "regions" `[R, d]`.
     """
 
     def __init__(self, key: str, values: np.ndarray, lengths: Sequence[int] | np.ndarray):

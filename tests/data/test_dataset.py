@@ -187,6 +187,20 @@ def test_each_text_is_tokenised_once(root, tiny_config, monkeypatch):
     assert asked[3:] == ["le chat"]
 
 
+def test_a_model_of_pairs_is_told_which_token_is_of_the_description(root, tiny_config):
+    config = train_config(**tiny_config, pair=True)
+    source = find_backbones(config)["text"]
+    ids = tokenize(config, source, [("le chat", "rouge"), ("le chat", "")])
+    first, second = (ids.batch(np.array([i])) for i in (0, 1))
+    assert first[0, :, 1].tolist() == [0, 0, 0, 0, 1, 1]
+    assert second[0, :, 1].tolist() == [0, 0, 0, 0]
+    plain = torch.stack([first[..., 0], torch.zeros(1, 6, dtype=torch.int32)], dim=2)
+    mask = torch.ones(1, 6, dtype=torch.long)
+    with torch.no_grad():
+        typed, untyped, alone = (source.load().eval()(x, mask)[-1] for x in (first, plain, first[..., 0]))
+    assert torch.equal(untyped, alone) and not torch.allclose(typed, alone, atol=1e-3)
+
+
 def test_another_tokenizer_reads_for_itself(root, tiny_config, tiny_texts):
     found = []
     for kind in ("bert", "camembert"):
