@@ -176,6 +176,7 @@ class TrainConfig:
     class_weights: Annotated[float, Ge(0), Le(1)] = 0.0  # power of the inverse class frequency in the loss; 1: balanced
     clip_norm: Annotated[float, Ge(0)] = 0.0  # upper bound on the gradient's norm; 0: none
     linear_start: bool = False  # start the head as a linear classifier on standardised mean features
+    augment: bool = False  # flip, crop and recolour training images; predict from each image and its mirror image
     train_embeddings: bool = True  # train the text backbone's token embeddings; False: keep them fixed
     freeze_text: bool = False  # keep the text backbone fixed
     freeze_image: bool = False  # keep the image backbone fixed
@@ -209,6 +210,11 @@ class TrainConfig:
                 )
         if self.bilstm and self.width % 2:
             raise KitError(f"width={self.width} must be even: each direction of the BiLSTM provides one half.")
+        if self.augment and "image" in self.frozen:
+            raise KitError(
+                "augment=True changes the images at every step, and a frozen image backbone reads each only once: pass "
+                "-p freeze_image False, or leave augment out."
+            )
         if self.batch_size % self.accumulate:
             raise KitError(f"batch_size={self.batch_size} must be a multiple of accumulate={self.accumulate}.")
         if not self.run:

@@ -17,7 +17,8 @@ class Classifier(nn.Module):
     """Backbones and a head.
 
     `layers`: the text backbone's hidden states that the head reads · `frozen`: the sides ("text", "image") whose
-    backbone never trains. A backbone is None if its features come with the batch, or if the head does not read them.
+    backbone never trains. A backbone is None if its features come with the batch, or if the head does not read them ·
+    `mirror`: predict the mean logits of each image and its mirror image.
     """
 
     def __init__(
@@ -28,8 +29,10 @@ class Classifier(nn.Module):
         layers: slice,
         frozen: tuple[str, ...],
         classes: int,
+        mirror: bool = False,
     ):
         super().__init__()
+        self.mirror = mirror
         self.head, self.text, self.image = head, text, image
         self.layers, self.frozen, self.classes = layers, frozen, classes
         for side in frozen:
@@ -50,7 +53,11 @@ class Classifier(nn.Module):
     def forward(self, batch: dict[str, Tensor]) -> Tensor:
         """Return the logits `[B, K]` of a batch of `kit.data.dataset`."""
         layers, regions = self.features(batch)
-        return self.head(layers, batch["mask"], regions)
+        logits = self.head(layers, batch["mask"], regions)
+        if self.mirror and self.image is not None and not self.training:
+            mirrored = self.image(batch["pixels"].flip(2))  # [B, H, W, 3], left to right
+            logits = (logits + self.head(layers, batch["mask"], mirrored)) / 2
+        return logits
 
     def features(self, batch: dict[str, Tensor]) -> tuple[Sequence[Tensor] | None, Tensor | None]:
         """Return the head's inputs, L text layers `[B, T, d]` and regions `[B, R, d]`, from the batch or computed."""
@@ -103,4 +110,4 @@ def build_model(
             linear_start=config.linear_start,
             **shared,
         )
-    return Classifier(head, live.get("text"), live.get("image"), layers, config.frozen, classes)
+    return Classifier(head, live.get("text"), live.get("image"), layers, config.frozen, classes, mirror=config.augment)

@@ -23,6 +23,7 @@ from kit.config import TrainConfig
 from kit.core.console import Bar
 from kit.core.exceptions import KitError
 from kit.core.files import write_atomically
+from kit.data.augment import augment
 from kit.data.dataset import ProductDataset
 from kit.data.sampler import LengthBatches, make_loader
 from kit.metrics import scores, softmax
@@ -75,6 +76,7 @@ class FoldTrainer:
     class_weights: Tensor | None  # [K], of the classes in the loss
     batches: DataLoaderShard  # this process's shares of the training batches
     sampler: LengthBatches
+    seeds: np.ndarray  # [N], of the epoch's chances per item: the same wherever it resumes, and in whichever process
     first_step: int  # of the epoch, at which training resumed
     seen: int  # items of the epoch that all processes together have trained on
     spoiled: bool  # whether a batch of the current step had a loss that was not finite
@@ -129,6 +131,8 @@ class FoldTrainer:
         accelerator, progress, watch = self.session.accelerator, self.session.progress, self.session.watch
         self.first_step, self.seen = progress.step, progress.step * self.session.config.batch_size
         self.spoiled, clock = False, time.perf_counter()
+        random = np.random.default_rng((self.session.config.seed, progress.fold, progress.epoch))
+        self.seeds = random.integers(2**32, size=self.items)
         self.model.train()
         with watch:
             for batch in watch.each(batches):
@@ -152,6 +156,8 @@ class FoldTrainer:
         config, accelerator = self.session.config, self.session.accelerator
         in_step = min(config.batch_size, self.items - self.session.progress.step * config.batch_size)
         labels = batch["label"][: self._share(len(batch["label"]))]  # the rest is padding that evens out the shares
+        if config.augment and "pixels" in batch:
+            batch = batch | {"pixels": augment(batch["pixels"], self.seeds[batch["row"].cpu()].tolist())}
         logits = self.model(batch)[: len(labels)]
         smoothing = config.label_smoothing
         loss = cross_entropy(logits, labels, self.class_weights, label_smoothing=smoothing, reduction="sum")

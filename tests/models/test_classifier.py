@@ -123,6 +123,16 @@ def test_fusions_compute_what_their_names_say():
     assert torch.allclose(head([2 * text], None, 3 * image), 6 * bilinear, atol=1e-5)
 
 
+@torch.inference_mode()
+def test_a_model_that_saw_mirror_images_reads_both_ways(build):
+    plain, both = build().eval(), build(augment=True).eval()
+    items = batch(size=64)
+    mirrored = items | {"pixels": items["pixels"].flip(2)}
+    assert not torch.allclose(plain(items), plain(mirrored), atol=1e-4)
+    assert torch.allclose(both(items), (plain(items) + plain(mirrored)) / 2, atol=1e-5)
+    assert torch.allclose(both(items), both(mirrored), atol=1e-5)
+
+
 def test_frozen_backbones_stay_as_they_are(build):
     model = build(freeze_text=True, freeze_image=True)
     before = {name: value.clone() for name, value in model.image.state_dict().items()}

@@ -714,6 +714,19 @@ def test_the_loss_of_an_item_counts_as_much_as_its_class(root, tiny_config, monk
     assert losses[0] == pytest.approx(losses[1] + losses[2], abs=1e-5)
 
 
+def test_each_training_image_changes_in_its_own_way_at_every_epoch(root, tiny_config, monkeypatch):
+    """The same however the items of a step are shared; items that validate are only mirrored."""
+    drawn = {}
+    for accumulate in (1, 4):
+        seen = drawn[accumulate] = []
+        monkeypatch.setattr(
+            kit.training.fold_trainer, "augment", lambda pixels, seeds, seen=seen: (seen.extend(seeds), pixels)[1]
+        )
+        train(prepare_run(train_config(**tiny_config, augment=True, accumulate=accumulate, run=f"cut{accumulate}")))
+        assert len(seen) == len(set(seen)) == 2 * 29
+    assert set(drawn[1]) == set(drawn[4])
+
+
 RATES = {  # of the six steps of two epochs, as shares of lr
     "the paper's": ({}, [1, 1, 1, 0.9, 0.9, 0.9]),
     "cosine": ({"schedule": "cosine"}, [1, 0.933, 0.75, 0.5, 0.25, 0.067]),
