@@ -157,7 +157,7 @@ class FoldTrainer:
         in_step = min(config.batch_size, self.items - self.session.progress.step * config.batch_size)
         labels = batch["label"][: self._share(len(batch["label"]))]  # the rest is padding that evens out the shares
         if config.augment and "pixels" in batch:
-            batch = batch | {"pixels": augment(batch["pixels"], self.seeds[batch["row"].cpu()].tolist())}
+            batch = batch | {"pixels": augment(batch["pixels"], self.seeds[batch["row"].cpu().numpy()].tolist())}
         logits = self.model(batch)[: len(labels)]
         smoothing = config.label_smoothing
         loss = cross_entropy(logits, labels, self.class_weights, label_smoothing=smoothing, reduction="sum")
