@@ -176,6 +176,8 @@ class TrainConfig:
     class_weights: Annotated[float, Ge(0), Le(1)] = 0.0  # power of the inverse class frequency in the loss; 1: balanced
     clip_norm: Annotated[float, Ge(0)] = 0.0  # upper bound on the gradient's norm; 0: none
     linear_start: bool = False  # start the head as a linear classifier on standardised mean features
+    # A learned vector replaces it, and then also what an item lacks in the first place, in training and prediction.
+    modality_dropout: Annotated[float, Ge(0), Le(0.9)] = 0.0  # share of training items whose text or image is left out
     augment: bool = False  # flip, crop and recolour training images; predict from each image and its mirror image
     train_embeddings: bool = True  # train the text backbone's token embeddings; False: keep them fixed
     freeze_text: bool = False  # keep the text backbone fixed

@@ -6,6 +6,7 @@ B batch · T tokens · R regions · L layers · d backbone width · K classes
 from collections.abc import Sequence
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 from kit.config import TrainConfig
@@ -13,12 +14,32 @@ from kit.models.backbones import BackboneHandle
 from kit.models.heads import CoAttentionHead, FusionHead
 
 
+class StandIns(nn.Module):
+    """Learned vectors for what an item lacks: a missing text is one token of them, a missing image the same regions."""
+
+    def __init__(self, layers: int, text_width: int, image_width: int):
+        super().__init__()
+        self.text = nn.Parameter(torch.randn(layers, text_width))
+        self.image = nn.Parameter(torch.randn(image_width))
+
+    def forward(
+        self, layers: Sequence[Tensor], mask: Tensor, regions: Tensor, missing: Tensor
+    ) -> tuple[list[Tensor], Tensor, Tensor]:
+        """Return layers, mask and regions with those replaced that are `missing` `[B, 2]`: text, image."""
+        no_text, no_image = missing[:, :, None, None].unbind(1)  # [B, 1, 1] each
+        first = torch.arange(mask.shape[1], device=mask.device) == 0
+        layers = [torch.where(no_text, vector, layer) for vector, layer in zip(self.text, layers, strict=True)]
+        mask = torch.where(no_text[:, 0], first.to(mask.dtype), mask)
+        return layers, mask, torch.where(no_image, self.image, regions)
+
+
 class Classifier(nn.Module):
     """Backbones and a head.
 
     `layers`: the text backbone's hidden states that the head reads · `frozen`: the sides ("text", "image") whose
     backbone never trains. A backbone is None if its features come with the batch, or if the head does not read them ·
-    `mirror`: predict the mean logits of each image and its mirror image.
+    `mirror`: predict the mean logits of each image and its mirror image · `missing`: replaces what the batch says an
+    item lacks; None: nothing is replaced.
     """
 
     def __init__(
@@ -30,9 +51,10 @@ class Classifier(nn.Module):
         frozen: tuple[str, ...],
         classes: int,
         mirror: bool = False,
+        missing: StandIns | None = None,
     ):
         super().__init__()
-        self.mirror = mirror
+        self.mirror, self.missing = mirror, missing
         self.head, self.text, self.image = head, text, image
         self.layers, self.frozen, self.classes = layers, frozen, classes
         for side in frozen:
@@ -53,11 +75,17 @@ class Classifier(nn.Module):
     def forward(self, batch: dict[str, Tensor]) -> Tensor:
         """Return the logits `[B, K]` of a batch of `kit.data.dataset`."""
         layers, regions = self.features(batch)
-        logits = self.head(layers, batch["mask"], regions)
+        logits = self._classify(batch, layers, regions)
         if self.mirror and self.image is not None and not self.training:
             mirrored = self.image(batch["pixels"].flip(2))  # [B, H, W, 3], left to right
-            logits = (logits + self.head(layers, batch["mask"], mirrored)) / 2
+            logits = (logits + self._classify(batch, layers, mirrored)) / 2
         return logits
+
+    def _classify(self, batch: dict[str, Tensor], layers: Any, regions: Any) -> Tensor:
+        mask = batch["mask"]
+        if self.missing is not None:
+            layers, mask, regions = self.missing(layers, mask, regions, batch["missing"])
+        return self.head(layers, mask, regions)
 
     def features(self, batch: dict[str, Tensor]) -> tuple[Sequence[Tensor] | None, Tensor | None]:
         """Return the head's inputs, L text layers `[B, T, d]` and regions `[B, R, d]`, from the batch or computed."""
@@ -110,4 +138,9 @@ def build_model(
             linear_start=config.linear_start,
             **shared,
         )
-    return Classifier(head, live.get("text"), live.get("image"), layers, config.frozen, classes, mirror=config.augment)
+    missing = None
+    if config.modality_dropout and text and image:
+        missing = StandIns(len(range(text.depth + 1)[layers]), text.width, image.width)
+    return Classifier(
+        head, live.get("text"), live.get("image"), layers, config.frozen, classes, config.augment, missing
+    )

@@ -208,3 +208,6 @@ def fit_inputs(
             mean = total / count
             std = (squares / count - mean.square()).clamp_min(0).sqrt()
             layer.fit(mean.reshape(layer.mean.shape), std.reshape(layer.std.shape))
+            if model.missing is not None:  # start as one among the items' vectors
+                vector = getattr(model.missing, side)
+                vector.copy_(mean.reshape(vector.shape) + std.reshape(vector.shape) * vector)

@@ -156,9 +156,7 @@ class FoldTrainer:
         config, accelerator = self.session.config, self.session.accelerator
         in_step = min(config.batch_size, self.items - self.session.progress.step * config.batch_size)
         labels = batch["label"][: self._share(len(batch["label"]))]  # the rest is padding that evens out the shares
-        if config.augment and "pixels" in batch:
-            batch = batch | {"pixels": augment(batch["pixels"], self.seeds[batch["row"].cpu().numpy()].tolist())}
-        logits = self.model(batch)[: len(labels)]
+        logits = self.model(self._vary(batch))[: len(labels)]
         smoothing = config.label_smoothing
         loss = cross_entropy(logits, labels, self.class_weights, label_smoothing=smoothing, reduction="sum")
         accelerator.backward(loss * (accelerator.num_processes * config.accumulate / in_step))
@@ -171,6 +169,18 @@ class FoldTrainer:
                 self.session.accelerator.clip_grad_norm_(self.model.parameters(), clip_norm)
             self.optimizer.step()
         self.optimizer.zero_grad()
+
+    def _vary(self, batch: dict[str, Tensor]) -> dict[str, Tensor]:
+        """Return the batch with its images augmented and a side of some items left out, as their seeds decide."""
+        config, changes = self.session.config, {}
+        if config.augment and "pixels" in batch:
+            changes["pixels"] = augment(batch["pixels"], self.seeds[batch["row"].cpu().numpy()].tolist())
+        if (missing := batch.get("missing")) is not None:
+            seeds = torch.from_numpy(self.seeds).to(missing.device)[batch["row"]][:, None]  # [B, 1]
+            side = seeds % 2 == torch.arange(2, device=missing.device)  # [B, 2]
+            chosen = side & (seeds < config.modality_dropout * 2**32)
+            changes["missing"] = missing | (chosen & ~missing.flip(1))  # an item that lacks one side keeps the other
+        return batch | changes
 
     # --- what stands around a step
 
@@ -324,7 +334,7 @@ def parameter_groups(model: Classifier, config: TrainConfig) -> list[dict]:
     """
     new: list[nn.Parameter] = []
     pretrained: list[nn.Parameter] = []
-    prefix = tuple(f"head.{name}" for name in model.head.new)
+    prefix = ("missing.", *(f"head.{name}" for name in model.head.new))
     for name, parameter in model.named_parameters():
         if parameter.requires_grad:
             (new if name.startswith(prefix) else pretrained).append(parameter)

@@ -34,6 +34,9 @@ def make_datasets(
             parts[name].sides["text"] = ids
         if "image" in backbones:
             parts[name].sides["image"] = Pixels(frame["image_path"].tolist(), config.image_size)
+        if config.modality_dropout and len(backbones) == 2:
+            empty = [not text.strip() for text in product_texts(frame)]
+            parts[name].missing = np.stack([np.array(empty, bool), frame["image_path"].isna()], axis=1)
     return parts
 
 

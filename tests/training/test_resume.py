@@ -86,7 +86,15 @@ def test_a_killed_training_goes_on_to_the_same_bytes(root, crash_config, number,
     assert not (torn.folder / "state.pt").exists()
 
 
-FINE_TUNING = {"epochs": 3, "pair": True, "augment": True, "class_weights": 0.5, "schedule": "cosine", "warmup": 0.3}
+FINE_TUNING = {
+    "epochs": 3,
+    "pair": True,
+    "augment": True,
+    "modality_dropout": 0.3,
+    "class_weights": 0.5,
+    "schedule": "cosine",
+    "warmup": 0.3,
+}
 
 
 def test_every_field_of_fine_tuning_survives_a_kill(root, crash_config, monkeypatch):

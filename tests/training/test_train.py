@@ -27,7 +27,7 @@ from kit.core.files import write_json
 from kit.data.folds import holdout, stratified_sample
 from kit.data.sampler import LengthBatches, make_loader
 from kit.models.backbones import find_backbones
-from kit.models.classifier import build_model
+from kit.models.classifier import Classifier, build_model
 from kit.runs import Run, find_run, list_runs, open_run, prepare_run
 from kit.train import main, meet
 from kit.training.fold_trainer import FoldTrainer, class_weights, parameter_groups, predict
@@ -676,7 +676,7 @@ def test_two_processes_see_every_item_once_and_predict_all(root, tiny_config, mo
 
     monkeypatch.setenv("OMP_NUM_THREADS", "1")
     same = tiny_config | {"text": no_dropout(tiny_config["text"], root), "dropout": 0.0, "freeze_image": True}
-    same |= {"class_weights": 1.0, "schedule": "cosine", "warmup": 0.2}
+    same |= {"class_weights": 1.0, "modality_dropout": 0.3, "schedule": "cosine", "warmup": 0.2}
     runs = {name: prepare_run(train_config(**same, run=name)) for name in ("one", "two", "cut")}
     launch([runs["two"]], processes=2)
     train(runs["one"])
@@ -725,6 +725,34 @@ def test_each_training_image_changes_in_its_own_way_at_every_epoch(root, tiny_co
         train(prepare_run(train_config(**tiny_config, augment=True, accumulate=accumulate, run=f"cut{accumulate}")))
         assert len(seen) == len(set(seen)) == 2 * 29
     assert set(drawn[1]) == set(drawn[4])
+
+
+def test_one_side_of_some_training_items_is_left_out_and_of_predicted_ones_what_they_lack(
+    root, tiny_config, tiny_data, tmp_path, monkeypatch
+):
+    folder = tmp_path / "blank"
+    shutil.copytree(tiny_data, folder)
+    for image in sorted((folder / "images" / "image_train").iterdir())[:6]:
+        image.unlink()
+    forward, seen = Classifier.forward, []
+    monkeypatch.setattr(
+        Classifier, "forward", lambda model, batch: (seen.append((model, batch)), forward(model, batch))[1]
+    )
+    drawn = []
+    for accumulate in (1, 4):
+        seen.clear()
+        changes = {"data": str(folder), "missing": "blank", "epochs": 8, "modality_dropout": 0.3, "keep": "last"}
+        changes |= {"freeze_text": True, "freeze_image": True, "curve": False}
+        train(prepare_run(train_config(**tiny_config | changes, accumulate=accumulate, run=f"cut{accumulate}")))
+        rows, missing = (torch.cat([batch[key] for _, batch in seen if "label" in batch]) for key in ("row", "missing"))
+        learned, predicted = missing[: 8 * 29], missing[8 * 29 :]
+        assert not learned.all(1).any()  # one side is always left
+        assert 0.1 < learned[:, 0].float().mean() < 0.25
+        assert predicted[:, 1].any() and not predicted[:, 0].any()
+        lacks = [learned[rows[: 8 * 29] == row][:, 1] for row in range(29)]
+        assert 6 - int(predicted[:, 1].sum()) == sum(bool(item.all()) for item in lacks)  # blank in every epoch
+        drawn.append({(row.item(), *pair.tolist()) for row, pair in zip(rows, missing, strict=True)})
+    assert drawn[0] == drawn[1]
 
 
 RATES = {  # of the six steps of two epochs, as shares of lr
