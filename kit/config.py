@@ -158,8 +158,9 @@ class TrainConfig:
     batch_size: Annotated[int, Ge(1)] = 16  # items per step, over all processes
     accumulate: Annotated[int, Ge(1)] = 1  # micro-batches per step
     epochs: Annotated[int, Ge(1)] = 10  # passes over the training items
-    # "best" selects on the items that are scored, which flatters the score. (The authors' code selects by accuracy.)
-    keep: Literal["best", "last"] = "best"  # epoch whose model is used; best: by validation macro-F1 (the paper's)
+    # "best" and "soup" select on the items that are scored, which flatters the score. (The authors' code selects by
+    # accuracy.) Soup: the three best epochs' mean weights, of those that do not lower it (Wortsman et al. 2022).
+    keep: Literal["best", "last", "soup"] = "best"  # epoch whose model is used; best: by validation macro-F1 (paper's)
     curve: bool = True  # validate after every epoch; False (only if keep is last): after the last one only
     # The paper gives new layers ".01 times the learning rate of the base network to avoid over-fitting of the learned
     # features". Here it is the other way round, as that reason demands and as in the authors' code (0.1 there): new

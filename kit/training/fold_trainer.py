@@ -8,6 +8,7 @@ import math
 import time
 from collections.abc import Iterable
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -32,10 +33,11 @@ from kit.runs import Run
 from kit.training.checkpoint import Checkpoints, Progress
 from kit.training.features import not_finite
 from kit.training.interrupt import Interrupted, Watch
-from kit.training.saved_weights import load_weights, save_weights
+from kit.training.saved_weights import load_weights, mix_weights, read_weights, save_weights, set_weights
 from kit.training.status import report
 
 PREDICTION_FACTOR = 4 if torch.cuda.is_available() else 1  # times a training batch: without a gradient there is room
+SOUP = 3  # the best epochs, of which a soup may be made
 PACE_STEPS = 10  # the steps after which a run says how long it will take
 
 
@@ -112,13 +114,19 @@ class FoldTrainer:
                     self._save()  # an interruption from here on costs a validation
             checkpoints.restore_random()
             row, logits = self._score(epoch, validation)
-            kept = row["macro_f1"] > progress.best if config.keep == "best" else epoch + 1 == config.epochs
+            kept = epoch + 1 == config.epochs if config.keep == "last" else row["macro_f1"] > progress.best
             self._record(row | {"kept": kept})
             if kept:
                 progress.best, progress.kept = row["macro_f1"], torch.from_numpy(logits)
                 save_weights(self.model, weights, accelerator)
+            if config.keep == "soup":
+                self._keep_ingredient()
             progress.next_epoch()
         accelerator.wait_for_everyone()
+        if config.keep == "soup":
+            self._cook(validation)
+            save_weights(self.model, weights, accelerator)
+            accelerator.wait_for_everyone()
         load_weights(self.model, weights, accelerator.unwrap_model(self.model).frozen_prefixes)
         assert progress.kept is not None  # by the last epoch at the latest
         return progress.kept.numpy(), self._predict("test", self._prediction_batches("test"))
@@ -266,11 +274,9 @@ class FoldTrainer:
         sums = torch.tensor([progress.loss, progress.items], device=accelerator.device)
         loss, seen = accelerator.reduce(sums).tolist()
         row, logits = {"fold": progress.fold, "epoch": epoch + 1, "train_loss": loss / seen if seen else math.nan}, None
-        if config.curve or config.keep == "best" or epoch + 1 == config.epochs:
-            logits = self._predict("oof", validation)
-            labels = self.parts["oof"].labels
-            assert labels is not None
-            row |= scores(softmax(logits), labels)
+        if config.curve or config.keep != "last" or epoch + 1 == config.epochs:
+            validated, logits = self._validate(validation)
+            row |= validated
         if not np.isfinite(list(row.values())).all():
             raise KitError(
                 f"The loss became NaN or infinite in epoch {epoch + 1}: start over with a lower lr or a clip_norm."
@@ -278,6 +284,12 @@ class FoldTrainer:
         seconds = progress.epoch_seconds
         pace = {"samples_per_second": self.items / seconds, "step_seconds": seconds / self.steps}
         return row | {"seconds": seconds} | pace, logits
+
+    def _validate(self, validation: Iterable[dict[str, Tensor]]) -> tuple[dict, np.ndarray]:
+        """Return scores and logits `[N, K]` of the items that validate."""
+        logits, labels = self._predict("oof", validation), self.parts["oof"].labels
+        assert labels is not None
+        return scores(softmax(logits), labels), logits
 
     def _record(self, row: dict) -> None:
         """Add a row to the history and to metrics.csv; of a fold's rows, the last that was kept is marked."""
@@ -287,9 +299,55 @@ class FoldTrainer:
         progress.history.append(row)
         if self.session.accelerator.is_main_process:
             print(self._title + describe_epoch(row, config.epochs) + ("  *" if row["kept"] else ""), flush=True)
-            table = pd.DataFrame(progress.history)
+        self._write_metrics()
+
+    def _write_metrics(self) -> None:
+        if self.session.accelerator.is_main_process:
+            table = pd.DataFrame(self.session.progress.history)
             path = self.session.run.folder / "metrics.csv"
             write_atomically(path, functools.partial(table.to_csv, index=False))
+
+    # --- a soup of epochs
+
+    def _best_epochs(self) -> list[dict]:
+        """Return the rows of the fold's best epochs so far, best first."""
+        rows = [row for row in self.session.progress.history if row["fold"] == self.session.progress.fold]
+        return sorted(rows, key=lambda row: -row["macro_f1"])[:SOUP]
+
+    def _weights_of(self, row: dict) -> Path:
+        return self.session.run.folder / f"epoch-{row['fold']}-{row['epoch']}.safetensors"
+
+    def _keep_ingredient(self) -> None:
+        """Save the latest epoch's weights if it is among the best, and remove those of the epoch that it displaces."""
+        best, latest = [self._weights_of(row) for row in self._best_epochs()], self.session.progress.history[-1]
+        if self._weights_of(latest) in best:
+            save_weights(self.model, self._weights_of(latest), self.session.accelerator)
+        if self.session.accelerator.is_main_process:
+            for path in {*self.session.run.folder.glob(f"epoch-{latest['fold']}-*.safetensors")} - {*best}:
+                path.unlink()
+
+    def _cook(self, validation: Iterable[dict[str, Tensor]]) -> None:
+        """Set the model's weights to a greedy soup of the best epochs' (Wortsman et al. 2022).
+
+        From the best down, each epoch's weights are averaged in unless macro-F1 on the items that validate falls.
+        """
+        progress, (best, *others) = self.session.progress, self._best_epochs()
+        soup, epochs = read_weights(self._weights_of(best)), [best["epoch"]]
+        for row in others:
+            mixed = mix_weights(soup, read_weights(self._weights_of(row)), 1 / (len(epochs) + 1))
+            set_weights(self.model, mixed)
+            validated, logits = self._validate(validation)
+            if validated["macro_f1"] >= progress.best:
+                soup, progress.best, progress.kept = mixed, validated["macro_f1"], torch.from_numpy(logits)
+                epochs.append(row["epoch"])
+        set_weights(self.model, soup)
+        for row in progress.history:
+            if row["fold"] == progress.fold:
+                row["kept"] = row["epoch"] in epochs
+        self._write_metrics()
+        if self.session.accelerator.is_main_process:
+            names = ", ".join(map(str, sorted(epochs)))
+            print(f"{self._title}soup of the epochs {names}: macro-F1 {100 * progress.best:5.2f}", flush=True)
 
     def _prediction_batches(self, part: str) -> Iterable[dict[str, Tensor]]:
         """Return the batches of a part for prediction."""

@@ -32,6 +32,7 @@ from kit.training.features import fit_inputs, precompute
 from kit.training.fold_trainer import FoldTrainer, NotFinite, Session
 from kit.training.inputs import make_datasets
 from kit.training.interrupt import Watch
+from kit.training.saved_weights import remove_epochs
 from kit.training.summary import report_blank_images, summarise_items, summarise_training
 
 
@@ -115,6 +116,8 @@ def _train(run: TrainingRun, config: TrainConfig, watch: Watch) -> None:
         progress.parameters = sum(parameter.numel() for parameter in model.parameters())
         progress.next_fold()
         states.write(progress)
+        if accelerator.is_main_process:
+            remove_epochs(run.folder)
         del model
         accelerator.free_memory()
     if accelerator.is_main_process:
@@ -125,6 +128,7 @@ def _train(run: TrainingRun, config: TrainConfig, watch: Watch) -> None:
         oof, test = softmax(progress.oof[torch.from_numpy(scored)].numpy()), torch.stack(progress.test).numpy()
         run.write(codes, (frames["train"][scored], oof), (frames["test"], test), summary)
         states.remove()
+        remove_epochs(run.folder)  # if it was interrupted between the two
         print(run, flush=True)
     accelerator.wait_for_everyone()
 

@@ -26,6 +26,7 @@ from kit.core.exceptions import KitError
 from kit.runs import Run, prepare_run
 from kit.train import main
 from kit.training import interrupt
+from kit.training.fold_trainer import FoldTrainer
 from kit.training.interrupt import Interrupted, Watch
 from kit.training.launch import launch
 from kit.training.run_trainer import train
@@ -88,6 +89,7 @@ def test_a_killed_training_goes_on_to_the_same_bytes(root, crash_config, number,
 
 FINE_TUNING = {
     "epochs": 3,
+    "keep": "soup",
     "pair": True,
     "augment": True,
     "modality_dropout": 0.3,
@@ -98,25 +100,29 @@ FINE_TUNING = {
 
 
 def test_every_field_of_fine_tuning_survives_a_kill(root, crash_config, monkeypatch):
-    """Wherever a training asks whether to stop: after a step, and after a batch that is predicted."""
-    config = crash_config | FINE_TUNING
+    """In the second epoch; and when the soup is made, but no state says so yet."""
+    config = crash_config | FINE_TUNING | {"folds": 1}
     whole, torn = begun(config, "whole"), begun(config, "torn")
     agree, asked = Watch.agree, []
     monkeypatch.setattr(Watch, "agree", lambda watch, bad=False: (asked.append(0), agree(watch, bad))[1])
     train(whole)
-    for _ in range(2):
-        left = iter(range(len(asked) // 3))
+    left, cook = iter(range(len(asked) // 4)), FoldTrainer._cook
 
-        def killed(watch, bad=False, left=left):
-            if next(left, None) is None:
-                raise SystemError("killed")
-            return agree(watch, bad)
+    def killed(watch, bad=False):
+        if next(left, None) is None:
+            raise SystemError("killed")
+        return agree(watch, bad)
 
-        monkeypatch.setattr(Watch, "agree", killed)
-        with pytest.raises(SystemError, match="killed"):
-            train(torn)
+    monkeypatch.setattr(Watch, "agree", killed)
+    with pytest.raises(SystemError, match="killed"):
+        train(torn)
     monkeypatch.setattr(Watch, "agree", agree)
+    monkeypatch.setattr(FoldTrainer, "_cook", lambda *arguments: [cook(*arguments), sys.exit("killed")])
+    with pytest.raises(SystemExit, match="killed"):
+        train(torn)
+    monkeypatch.setattr(FoldTrainer, "_cook", cook)
     train(torn)
+    assert not list(torn.folder.glob("epoch-*"))
     assert results(torn) == results(whole)
 
 

@@ -17,6 +17,7 @@ import pytest
 import torch
 from accelerate import Accelerator, PartialState
 from accelerate.data_loader import BatchSamplerShard
+from safetensors.torch import load_file
 
 import kit.train
 import kit.training.fold_trainer
@@ -171,6 +172,40 @@ def test_keep_last_keeps_the_last(root, tiny_config):
     train(result)
     assert result.summary["kept_epochs"] == [3]
     assert result.summary["macro_f1"] == pytest.approx(result.metrics["macro_f1"].iloc[-1])
+
+
+def test_a_soup_takes_each_of_the_three_best_epochs_that_does_not_lower_it(root, tiny_config, monkeypatch):
+    """The second best mixed in scores as much as the best, the third less."""
+    f1 = iter([0.2, 0.5, 0.1, 0.6, 0.4, 0.6, 0.5])  # of five epochs, then of epochs 4 and 2, then of 4, 2 and 5
+    kept, cook = {}, FoldTrainer._cook
+
+    def scored(probabilities, labels):
+        return {"loss": 1.0, "macro_f1": next(f1), "accuracy": 0.5}
+
+    def cooked(trainer, validation):
+        kept.update({path.name: load_file(path) for path in trainer.session.run.folder.glob("epoch-*")})
+        cook(trainer, validation)
+
+    monkeypatch.setattr(kit.training.fold_trainer, "scores", scored)
+    monkeypatch.setattr(FoldTrainer, "_cook", cooked)
+    run = prepare_run(train_config(**tiny_config | {"epochs": 5, "keep": "soup"}, run="soup"))
+    train(run)
+    assert sorted(kept) == [f"epoch-0-{epoch}.safetensors" for epoch in (2, 4, 5)]
+    assert not list(run.folder.glob("epoch-*"))
+    assert run.summary["kept_epochs"] == [2, 4]
+    assert run.metrics["kept"].tolist() == [False, True, False, True, False]
+    soup, best, second = (
+        load_file(run.folder / "model-0.safetensors"),
+        *(kept[f"epoch-0-{n}.safetensors"] for n in (4, 2)),
+    )
+    for name, value in soup.items():
+        wanted = (best[name] + second[name]) / 2 if value.is_floating_point() else best[name]
+        assert torch.allclose(value, wanted, atol=1e-6), name
+    accelerator = Accelerator(cpu=True)
+    model, oof = prepared(run.config, accelerator)
+    load_weights(model, run.folder / "model-0.safetensors", model.frozen_prefixes)
+    logits = predict(model, accelerator.prepare(make_loader(oof, 3)), len(oof), accelerator)
+    assert np.allclose(torch.from_numpy(logits).softmax(1), run.predictions("oof")[2], atol=1e-5)
 
 
 @pytest.mark.parametrize("system", ["concat", "bilinear", "dot", "text", "image", "tfidf", "logistic"])
