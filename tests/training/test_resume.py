@@ -144,6 +144,10 @@ def test_a_state_is_refused_with_other_settings_or_data(root, crash_config, tiny
     with pytest.raises(KitError, match=r"changed since it was begun \(images\)"):
         train(run)
     image.write_bytes(pixels)
+    state = torch.load(run.folder / "state.pt", weights_only=True)
+    torch.save(state | {"format": 1}, run.folder / "state.pt")
+    with pytest.raises(KitError, match=r"state\.pt cannot be read \(another version of the kit wrote it\): pass"):
+        train(run)
     (run.folder / "state.pt").write_bytes((run.folder / "state.pt").read_bytes()[:1000])
     with pytest.raises(KitError, match=r"state\.pt cannot be read .*: pass -p again True to start over"):
         train(run)

@@ -777,7 +777,7 @@ def test_one_side_of_some_training_items_is_left_out_and_of_predicted_ones_what_
     for accumulate in (1, 4):
         seen.clear()
         changes = {"data": str(folder), "missing": "blank", "epochs": 8, "modality_dropout": 0.3, "keep": "last"}
-        changes |= {"freeze_text": True, "freeze_image": True, "curve": False}
+        changes |= {"freeze_text": True, "freeze_image": True, "curve": False, "linear_start": True}
         train(prepare_run(train_config(**tiny_config | changes, accumulate=accumulate, run=f"cut{accumulate}")))
         rows, missing = (torch.cat([batch[key] for _, batch in seen if "label" in batch]) for key in ("row", "missing"))
         learned, predicted = missing[: 8 * 29], missing[8 * 29 :]
