@@ -711,7 +711,7 @@ def test_two_processes_see_every_item_once_and_predict_all(root, tiny_config, mo
 
     monkeypatch.setenv("OMP_NUM_THREADS", "1")
     same = tiny_config | {"text": no_dropout(tiny_config["text"], root), "dropout": 0.0, "freeze_image": True}
-    same |= {"class_weights": 1.0, "modality_dropout": 0.3, "schedule": "cosine", "warmup": 0.2}
+    same |= {"class_weights": 1.0, "modality_dropout": 0.3, "schedule": "cosine", "warmup": 0.2, "keep": "soup"}
     runs = {name: prepare_run(train_config(**same, run=name)) for name in ("one", "two", "cut")}
     launch([runs["two"]], processes=2)
     train(runs["one"])
