@@ -4,7 +4,7 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
-DATA ?= data/sample
+DATA ?= data/shop
 TEXTS ?= camembert,flaubert,mbert
 IMAGES ?= resnet152,resnext101_32x8d
 RECIPE ?= paper
@@ -32,8 +32,8 @@ $(READY): requirements.txt pyproject.toml
 	@touch $@
 
 demo: $(READY)  ## every step of the paper on the shipped catalogue: no download of weights, no GPU
-	$(BIN)/python -m kit paper --study demo --data data/sample --texts e5_small,minilm \
-	  --images efficientnet_lite0,efficientnet_lite2 --recipe demo --seeds 2 --jobs 2 --answers data/sample_answers/Y_test.csv
+	$(BIN)/python -m kit paper --study demo --data data/shop --texts e5_small,minilm \
+	  --images efficientnet_lite0,efficientnet_lite2 --recipe demo --seeds 2 --jobs 2 --answers data/shop_answers/Y_test.csv
 
 paper: $(READY)  ## the same on your data: make paper DATA=dir TEXTS=a,b IMAGES=c,d RECIPE=paper OPTIONS="-p folds 5"
 	$(BIN)/python -m kit paper --study "$(STUDY)" --data "$(DATA)" --texts "$(TEXTS)" --images "$(IMAGES)" \
@@ -51,7 +51,7 @@ test-slow: $(READY)  ## the long ones: twenty kills in a row, several processes 
 bench: $(READY)  ## how fast the kit is, beside what one would use instead: a table with goals and verdicts
 	$(BIN)/python benchmarks/run.py
 
-bench-full: $(READY)  ## the long measurements: AutoGluon on the whole sample, the demo's score with three seeds
+bench-full: $(READY)  ## the long measurements: AutoGluon on all of data/emoji, a member's score with three seeds
 	$(BIN)/python benchmarks/run.py --full
 
 lint: $(READY)  ## ruff, types, and notebooks committed without outputs

@@ -66,8 +66,8 @@ def readers() -> list[dict]:
 
 
 def precision() -> dict:
-    sample = {"data": "data/sample", "recipe": "demo", "text": "e5_small", "image": "efficientnet_lite0"}
-    half, full = (Workbench(train_config(**sample | {"precision": kind, "limit": 200})) for kind in ("bf16", "no"))
+    emoji = {"data": "data/emoji", "recipe": "demo", "text": "e5_small", "image": "efficientnet_lite0"}
+    half, full = (Workbench(train_config(**emoji | {"precision": kind, "limit": 200})) for kind in ("bf16", "no"))
     batches = list(full.loader())[:4]
     return compare(
         "demo's head: bfloat16 ÷ float32 on the processor", lambda: half.train(batches), lambda: full.train(batches)

@@ -54,7 +54,7 @@ PYTHONS = ((3, 10), (3, 13))  # that it admits
 
 QUESTION = "user CPU seconds ÷ AutoGluon's, and macro-F1 beside its, same backbones and items"
 KINDS = ("fusion_mlp", "fusion_transformer")
-DATA = {"data": "data/sample", "text": "e5_small", "image": "efficientnet_lite0", "recipe": "demo"}
+DATA = {"data": "data/emoji", "text": "e5_small", "image": "efficientnet_lite0", "recipe": "demo"}
 SAME = {"folds": 1, "split": "random", "val_share": 0.2, "batch_size": 32, "max_tokens": 64, "image_size": 224}
 OURS = {  # what each of the kit's sides changes of the demo's member
     "frozen": {},
@@ -209,7 +209,7 @@ def compare(name: str, limit: int, epochs: int) -> None:
     config = next(iter(configs.values()))
     _, frames = read_items(config)
     ids = frames["test"]["id"]
-    answers = read_answers("data/sample_answers/Y_test.csv", read_challenge(config.data, images="ignore"))
+    answers = read_answers("data/emoji_answers/Y_test.csv", read_challenge(config.data, images="ignore"))
     true = answers.codes.loc[ids].to_numpy()
     interpreter()  # before anything is timed
     sides = {}

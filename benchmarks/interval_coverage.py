@@ -1,6 +1,6 @@
 """How often a 95 % interval of a score includes the score on all items that there could be.
 
-`python benchmarks/interval_coverage.py` draws sets of items with the sample's class shares, and predictions from a
+`python benchmarks/interval_coverage.py` draws sets of items with the class shares of data/emoji, and predictions from a
 made-up confusion of classes, prints the table and writes it to benchmarks/results/. Takes some four minutes.
 
 K classes
@@ -21,9 +21,9 @@ from kit.metrics import bootstrap_macro_f1, confusion, f1_per_class, macro_f1
 
 HERE = Path(__file__).resolve().parent
 CASES = {  # items, and the distribution of the classes' recall
-    "229, 20 % of the sample": (229, (8, 2)),
-    "283, the sample's test items": (283, (8, 2)),
-    "1,144, the sample, out of fold": (1144, (8, 2)),
+    "229, 20 % of the emoji": (229, (8, 2)),
+    "283, the emoji's test items": (283, (8, 2)),
+    "1,144, the emoji, out of fold": (1144, (8, 2)),
     "283, a poor model": (283, (4, 12)),
     "283, a very good model": (283, (40, 2)),
 }
@@ -93,7 +93,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--repeats", type=int, default=300, help="sets of items of each size")
     repeats = parser.parse_args().repeats
-    labels = pd.read_csv(project() / "data" / "sample" / "Y_train_CVw08PX.csv")["prdtypecode"]
+    labels = pd.read_csv(project() / "data" / "emoji" / "Y_train_CVw08PX.csv")["prdtypecode"]
     shares, random = labels.value_counts(normalize=True).sort_index().to_numpy(), np.random.default_rng(0)
     table = pd.DataFrame([row for case in CASES for row in measure(case, repeats, shares, random)])
     text = (

@@ -20,12 +20,12 @@ from kit.studies.tables import READING, from_summary, gain
 from kit.training.launch import launch
 
 HERE = Path(__file__).resolve().parent
-DEMO = {"data": "data/sample", "text": "e5_small", "image": "efficientnet_lite0", "recipe": "demo"}
+DEMO = {"data": "data/emoji", "text": "e5_small", "image": "efficientnet_lite0", "recipe": "demo"}
 SEEDS = (0, 1, 2)
 
 
 def main() -> None:
-    answers = read_answers("data/sample_answers/Y_test.csv", read_challenge(DEMO["data"], images="ignore"))
+    answers = read_answers("data/emoji_answers/Y_test.csv", read_challenge(DEMO["data"], images="ignore"))
     values = DEMO | {"study": "seeds"}
     configs = [
         config

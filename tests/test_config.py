@@ -43,7 +43,7 @@ def test_names_tell_runs_apart():
             {"text": "mbert"},
             {"lr": 0.1},
             {"recipe": "demo"},
-            {"data": "/else/where/sample"},
+            {"data": "/else/where/shop"},
         )
     }
     assert len(names) == 6
@@ -146,7 +146,7 @@ def test_a_project_behind_a_link_and_around_a_project(places, tmp_path, monkeypa
 @pytest.mark.parametrize("standing", ["elsewhere", "another/notebooks"])
 @pytest.mark.parametrize("root", ["", "out"])
 def test_without_a_project_nothing_is_written_beside_the_package(places, standing, root):
-    asked = [lambda: places(standing, KIT_ROOT=root), runs_folder, lambda: resolve("data/sample")]
+    asked = [lambda: places(standing, KIT_ROOT=root), runs_folder, lambda: resolve("data/shop")]
     for ask in (*asked, runs.list_runs, runs.find_run, lambda: runs.find_run("mine")):
         with pytest.raises(KitError, match=r"There is no project here: change to its folder, .* or set KIT_ROOT"):
             ask()
@@ -198,7 +198,7 @@ def test_names_of_the_other_notebooks_are_refused_alike(value):
 
 # --- parameters in IPython, where cells run in any order and any number of times
 
-CELL = 'data: str = "data/sample"  # a folder\nlimit: int = 0  # items\nsplit: str = None  # of the recipe\n'
+CELL = 'data: str = "data/shop"  # a folder\nlimit: int = 0  # items\nsplit: str = None  # of the recipe\n'
 KNOWN = parameter_types(TrainConfig, processes=int)
 
 
@@ -217,7 +217,7 @@ class Kernel(dict):
 
 
 def test_variables_of_other_cells_are_no_parameters():
-    kernel, usual = Kernel(), {"data": "data/sample", "limit": 0, "split": None}
+    kernel, usual = Kernel(), {"data": "data/shop", "limit": 0, "split": None}
     assert kernel.run("epoch = 3; width = 800", CELL, "score, owner, epochs = 1.0, '', 7") == usual
     assert kernel.run() == kernel.run(CELL) == usual  # this cell again, and all cells again
     assert kernel.run("x = 1", CELL, "for seed in range(3): folds = seed") == usual
@@ -235,10 +235,10 @@ def test_a_changed_cell_counts_as_it_is_now():
 
 def test_what_papermill_injects_counts_and_unknown_names_are_refused_there_and_in_the_cell():
     injected = "# Parameters\nlimit = 40\nepochs = 1\n"
-    assert Kernel().run(CELL, injected) == {"data": "data/sample", "limit": 40, "split": None, "epochs": 1}
+    assert Kernel().run(CELL, injected) == {"data": "data/shop", "limit": 40, "split": None, "epochs": 1}
     kernel = Kernel()
     kernel.run(CELL, injected)
-    assert kernel.run("# Parameters\nlimit = 50\n") == {"data": "data/sample", "limit": 50, "split": None}  # edited
+    assert kernel.run("# Parameters\nlimit = 50\n") == {"data": "data/shop", "limit": 50, "split": None}  # edited
     assert kernel.run(CELL)["limit"] == 0  # run without the other
     for cells in ((CELL, "# Parameters\nepoch = 1\n"), (CELL + "epoch: int = 1",), (CELL + "epoch = 1",)):
         with pytest.raises(KitError, match=r"There is no parameter 'epoch'. Did you mean epochs\?"):

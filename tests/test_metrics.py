@@ -30,7 +30,7 @@ def test_intervals_hold_the_score_and_shrink_with_items():
 @pytest.mark.parametrize(
     ("classes", "items", "recall"),
     [(27, 229, 0.75), (27, 283, 0.2), (10, 60, 0.6)],
-    ids=["as the sample's", "a poor model", "few items"],
+    ids=["as data/emoji's", "a poor model", "few items"],
 )
 def test_intervals_of_scores_cover_better_than_percentiles(classes, items, recall):
     random, sets, hits = np.random.default_rng(0), 120, {"ours": 0, "percentiles": 0}

@@ -1,4 +1,4 @@
-"""Near-duplicates: items that share an image file, a similar image or a text.
+"""Near-duplicates: items that share an image file, a similar image, a title or a text.
 
 N items
 """
@@ -14,24 +14,26 @@ from scipy.sparse.csgraph import connected_components
 from kit.data.images import inspect_images
 from kit.data.text import product_texts
 
-# Of 256 bits. When the sample's images are saved again at another size or quality, 95 % stay within 4 bits (a third or
-# more within 0); only one pair of its different images comes that close, a face with another mouth. The usual 64-bit
-# hash cannot tell apart flags with the same stripes in other colours. Copies of images without detail are found less
-# often, because their fine bits are noise.
+# Of 256 bits. When the images of data/emoji are saved again at another size or quality, 95 % stay within 4 bits (a
+# third or more within 0); only one pair of its different images comes that close, a face with another mouth. The usual
+# 64-bit hash cannot tell apart flags with the same stripes in other colours. Copies of images without detail are found
+# less often, because their fine bits are noise.
 RADIUS = 4
 
 
 def duplicate_kinds(frame: pd.DataFrame, inspected: pd.DataFrame | None = None) -> pd.DataFrame:
     """Return group numbers `[N]` per kind of duplicate; the column `any` merges groups that share an item.
 
-    `same file`: byte-identical images · `similar image`: perceptual hashes at most RADIUS bits apart · `same text`:
-    title and description, ignoring case, punctuation and white space. Groups are numbered by first appearance. An item
-    without a readable image shares none. `inspected`: the result of `inspect_images`, if it is known already.
+    `same file`: byte-identical images · `similar image`: perceptual hashes at most RADIUS bits apart · `same title` and
+    `same text` (title and description): ignoring case, punctuation and white space. Groups are numbered by first
+    appearance. An item without a readable image shares none, and no title is not a title. `inspected`: the result of
+    `inspect_images`, if it is known already.
     """
     inspected = inspect_images(frame["image_path"].tolist()) if inspected is None else inspected
-    texts = pd.Series(map(_normalize, product_texts(frame)))
+    titles, texts = (pd.Series(map(_normalize, column)) for column in (frame["title"], product_texts(frame)))
     keys = {"same file": inspected["bytes"], "similar image": _cluster_hashes(inspected["perceptual"])}
-    kinds = {kind: _renumber(values) for kind, values in (keys | {"same text": texts}).items()}
+    keys |= {"same title": titles.where(titles != ""), "same text": texts}
+    kinds = {kind: _renumber(values) for kind, values in keys.items()}
     return pd.DataFrame(kinds | {"any": _merge_groups(*kinds.values())}, index=frame.index)
 
 

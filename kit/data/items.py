@@ -53,7 +53,7 @@ def _split_grouped(items: pd.DataFrame, inspected: pd.DataFrame, settings: tuple
         return [np.concatenate([groups, assign_folds(items["label"], *settings, groups)])]
 
     hashes = (inspected["bytes"].tolist(), inspected["perceptual"].tolist())
-    seen = (product_texts(items), *hashes, items["label"].tolist())
+    seen = (items["title"], product_texts(items), *hashes, items["label"].tolist())
     key = fingerprint(
         repr((settings, RADIUS, sklearn.__version__)), *(fingerprint(*map(str, column)) for column in seen)
     )

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from kit.config import TrainConfig
 from kit.models.backbones import BackboneHandle
 from kit.models.heads import CoAttentionHead, FusionHead
+from kit.models.layers import first_and_mean
 
 
 class StandIns(nn.Module):
@@ -72,27 +73,35 @@ class Classifier(nn.Module):
                 getattr(self, side).eval()
         return self
 
-    def forward(self, batch: dict[str, Tensor]) -> Tensor:
-        """Return the logits `[B, K]` of a batch of `kit.data.dataset`."""
+    def forward(self, batch: dict[str, Tensor], inspect: bool = False) -> Tensor | tuple[Tensor, Tensor]:
+        """Return the logits `[B, K]` of a batch of `kit.data.dataset`; with `inspect`, what `CoAttentionHead.inspect`
+        returns, without mirror images."""
         layers, regions = self.features(batch)
-        logits = self._classify(batch, layers, regions)
-        if self.mirror and self.image is not None and not self.training:
+        head: Any = self.head.inspect if inspect else self.head  # type: ignore[union-attr]
+        outputs = self._read(head, batch, layers, regions)
+        if self.mirror and self.image is not None and not self.training and not inspect:
             mirrored = self.image(batch["pixels"].flip(2))  # [B, H, W, 3], left to right
-            logits = (logits + self._classify(batch, layers, mirrored)) / 2
-        return logits
+            outputs = (outputs + self._read(head, batch, layers, mirrored)) / 2
+        return outputs
 
-    def _classify(self, batch: dict[str, Tensor], layers: Any, regions: Any) -> Tensor:
+    def _read(self, head: Any, batch: dict[str, Tensor], layers: Any, regions: Any) -> Any:
+        """Return what `head` returns for the batch, after stand-ins replaced what it lacks."""
         mask = batch["mask"]
         if self.missing is not None:
             layers, mask, regions = self.missing(layers, mask, regions, batch["missing"])
-        return self.head(layers, mask, regions)
+        return head(layers, mask, regions)
 
     def features(self, batch: dict[str, Tensor]) -> tuple[Sequence[Tensor] | None, Tensor | None]:
-        """Return the head's inputs, L text layers `[B, T, d]` and regions `[B, R, d]`, from the batch or computed."""
+        """Return the head's inputs, from the batch or computed: L text layers `[B, T, d]` and regions `[B, R, d]`.
+
+        A baseline's text layers are `[B, 2, d]`: the first token and the mean token.
+        """
         layers = batch["layers"].float().unbind(2) if "layers" in batch else None  # [B, T, L, d] → L × [B, T, d]
         regions = batch["regions"].float() if "regions" in batch else None
         if self.text is not None:
             layers = self.text(batch["ids"], batch["mask"])[self.layers]
+            if isinstance(self.head, FusionHead):
+                layers = tuple(first_and_mean(layer, batch["mask"]) for layer in layers)
         if self.image is not None:
             regions = self.image(batch["pixels"])
         return layers, regions

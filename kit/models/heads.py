@@ -9,9 +9,18 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import normalize
 
-from kit.models.layers import BiLSTM, CoAttention, Standardise, WeightedLayers, linear
+from kit.models.layers import (
+    BiLSTM,
+    CoAttention,
+    Standardise,
+    WeightedLayers,
+    even_attention,
+    linear,
+    spread,
+    weighted_sum,
+)
 
-TEXT_LENGTH, IMAGE_LENGTH = 10.0, 5.0  # of the attended vectors after a linear start: the text tells more
+TEXT_LENGTH, IMAGE_LENGTH = 10.0, 5.0  # of the two vectors after a linear start: the text tells more
 
 
 class CoAttentionHead(nn.Module):
@@ -76,13 +85,34 @@ class CoAttentionHead(nn.Module):
 
     def forward(self, layers: Sequence[Tensor], mask: Tensor, regions: Tensor) -> Tensor:
         """Return logits `[B, K]` from L layers `[B, T, d_text]`, mask `[B, T]` and regions `[B, R, d_image]`."""
+        text, regions = self._encode(layers, mask, regions)
+        text, image, _, _ = self.coattention(text, mask, regions)  # [B, D] each
+        return self._classify(text, image)
+
+    def inspect(self, layers: Sequence[Tensor], mask: Tensor, regions: Tensor) -> tuple[Tensor, Tensor]:
+        """Return logits `[B, 4, K]` with the learned attention, and with even attention on text, image and both; and
+        how far the learned attention on text and image is from even, `[B, 2, 2]` (`kit.models.layers:spread`).
+        """
+        text, regions = self._encode(layers, mask, regions)
+        even_text, even_image = weighted_sum(even_attention(mask), text), regions.mean(1)
+        learned_text, learned_image, a_text, a_image = self.coattention(text, mask, regions)
+        texts = (learned_text, even_text, learned_text, even_text)
+        images = (learned_image, learned_image, even_image, even_image)
+        logits = [self._classify(*pair) for pair in zip(texts, images, strict=True)]
+        spreads = [spread(a_text, mask), spread(a_image, torch.ones_like(a_image))]
+        return torch.stack(logits, dim=1), torch.stack(spreads, dim=1)
+
+    def _encode(self, layers: Sequence[Tensor], mask: Tensor, regions: Tensor) -> tuple[Tensor, Tensor]:
+        """Return what attends to each other: text `[B, T, D]` and regions `[B, R, D]`."""
         if self.mix is not None:
             text = self.mix(layers, self.text_input)  # [B, T, d]
         else:
             text = layers[-1].float() if self.text_input is None else self.text_input(layers[-1])
         text = self.text(text, mask) if isinstance(self.text, BiLSTM) else self.text(text)  # [B, T, D]
-        regions = self.image(self.image_input(regions))  # [B, R, D]
-        text, image, _, _ = self.coattention(text, mask, regions)  # [B, D] each
+        return text, self.image(self.image_input(regions))
+
+    def _classify(self, text: Tensor, image: Tensor) -> Tensor:
+        """Return logits `[B, K]` from the attended vectors `[B, D]`."""
         if self.linear_start:
             text, image = TEXT_LENGTH * normalize(text, dim=1), IMAGE_LENGTH * normalize(image, dim=1)
         joint = {"both": (text, image), "text": (text,), "image": (image,)}[self.attention]
@@ -99,6 +129,9 @@ class FusionHead(nn.Module):
 
     `system`: concat; bilinear; dot (the text through a linear layer to the image's width, times the image); text or
     image alone. The text vector is the top layer's first token, the image vector the mean of the regions.
+
+    `standardise`, beyond the paper: the vectors are those from which co-attention has its linear start, that is the
+    text's mean token in place of the first, both standardised and of fixed length.
 
     A full bilinear map from 768 × 2048 to `width` outputs would have width × 1.6 million parameters. Here each output's
     matrix has the low rank r = `width` (Kim et al. 2017, Hadamard product for low-rank bilinear pooling): both vectors
@@ -120,7 +153,7 @@ class FusionHead(nn.Module):
         standardise: bool = False,
     ):
         super().__init__()
-        self.system = system
+        self.system, self.standardise = system, standardise
         self.text_input = Standardise(text_width) if standardise else nn.Identity()
         self.image_input = Standardise(image_width) if standardise else nn.Identity()
         joint = {"concat": text_width + image_width, "bilinear": width, "dot": image_width}
@@ -135,13 +168,18 @@ class FusionHead(nn.Module):
         self, layers: Sequence[Tensor] | None, mask: Tensor, regions: Tensor | None
     ) -> tuple[Tensor | None, Tensor | None]:
         """Return the text vectors `[B, d_text]` and image vectors `[B, d_image]`, None for a side that is not read."""
-        return None if layers is None else layers[-1][:, 0].float(), None if regions is None else regions.mean(1)
+        token = 1 if self.standardise else 0
+        return None if layers is None else layers[-1][:, token].float(), None if regions is None else regions.mean(1)
 
     def forward(self, layers: Sequence[Tensor] | None, mask: Tensor, regions: Tensor | None) -> Tensor:
-        """Return logits `[B, K]` from L layers `[B, T, d_text]` and regions `[B, R, d_image]`."""
+        """Return logits `[B, K]` from the first and the mean token in L layers, `[B, 2, d_text]`, and regions `[B, R,
+        d_image]`."""
         text, image = self.inputs(layers, mask, regions)
-        text = None if text is None else self.text(self.text_input(text))
-        image = None if image is None else self.image(self.image_input(image))
+        text = None if text is None else self.text(self._scaled(self.text_input(text), TEXT_LENGTH))
+        image = None if image is None else self.image(self._scaled(self.image_input(image), IMAGE_LENGTH))
         if text is None or image is None or self.system in ("text", "image"):
             return self.classifier(image if self.system == "image" else text)
         return self.classifier(torch.cat([text, image], dim=1) if self.system == "concat" else text * image)
+
+    def _scaled(self, vectors: Tensor, length: float) -> Tensor:
+        return length * normalize(vectors, dim=1) if self.standardise else vectors

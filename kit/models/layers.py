@@ -137,11 +137,31 @@ class CoAttention(nn.Module):
         h_text = torch.tanh(s + c @ v)  # [B, T, k]
         a_image = self.image_score(h_image).squeeze(2).softmax(1)  # [B, R]
         a_text = self.text_score(h_text).squeeze(2).masked_fill(~real, float("-inf")).softmax(1)  # [B, T]
-        return _weighted_sum(a_text, text), _weighted_sum(a_image, regions), a_text, a_image
+        return weighted_sum(a_text, text), weighted_sum(a_image, regions), a_text, a_image
 
 
-def _weighted_sum(weights: Tensor, vectors: Tensor) -> Tensor:
+def weighted_sum(weights: Tensor, vectors: Tensor) -> Tensor:
     return (weights.unsqueeze(1) @ vectors).squeeze(1)  # [B, n], [B, n, D] → [B, D]
+
+
+def even_attention(mask: Tensor) -> Tensor:
+    """Return equal weights `[B, n]` for the places that the mask `[B, n]` marks as real."""
+    return mask / mask.sum(1, keepdim=True)
+
+
+def spread(weights: Tensor, mask: Tensor) -> Tensor:
+    """Return how far attention `[B, n]` is from even, `[B, 2]`: the total variation (0: even; near 1: all on one), and
+    the entropy as a share of even attention's (1: even)."""
+    variation = (weights - even_attention(mask)).abs().sum(1) / 2
+    places = mask.sum(1)
+    entropy = torch.special.entr(weights).sum(1) / places.clamp_min(2).log()
+    return torch.stack([variation, torch.where(places > 1, entropy, 1.0)], dim=1)
+
+
+def first_and_mean(text: Tensor, mask: Tensor) -> Tensor:
+    """Return the first token and the mean of the real tokens, `[B, 2, …]`, of `[B, T, …]` and the mask `[B, T]`."""
+    real = mask.view(*mask.shape, *[1] * (text.dim() - 2))
+    return torch.stack([text[:, 0], (text * real).sum(1) / real.sum(1)], dim=1)
 
 
 def linear(inputs: int, outputs: int, bias: bool = True) -> nn.Linear:

@@ -87,7 +87,7 @@ class Stacked(ClassifierMixin, BaseEstimator):
 def network(seed: int) -> Stacked:
     """Return the paper's feed-forward network on class probabilities: one hidden layer, mean of three initialisations.
 
-    Its regularisation, and that of the logistic regression, was chosen on models of the sample, 229 to 1,144 items.
+    Its regularisation, and that of the logistic regression, was chosen on models of data/emoji, 229 to 1,144 items.
     """
     settings = {"activation": "tanh", "solver": "lbfgs", "alpha": 2.0, "max_iter": 50}
     starts = np.random.SeedSequence(seed).generate_state(3).tolist()

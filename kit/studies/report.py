@@ -20,7 +20,6 @@ from matplotlib.figure import Figure
 from kit.analysis import plots
 from kit.analysis.errors import confusions, read_errors, worst_mistakes
 from kit.analysis.gallery import gallery
-from kit.config import TrainConfig
 from kit.core.exceptions import KitError
 from kit.core.files import read_json, write_atomically, write_text
 from kit.core.paths import resolve, runs_folder
@@ -81,7 +80,7 @@ def write_report(study: str) -> Path:
     members = [open_training(name) for name in member_runs(study)]
     member = members[0].config
     compared, ablated = tables.baselines(study, answers), tables.ablations(study)
-    held_up = tables.claims(compared, ablated, final, errors)
+    held_up, measured = tables.claims(compared, ablated, final, errors), tables.attention(members)
     protocol = (
         f"{member.folds}-fold" if member.folds > 1 else f"one split, {100 * member.val_share:.0f} % for validation"
     )
@@ -103,6 +102,11 @@ def write_report(study: str) -> Path:
         "## Baselines",
         _table(compared),
         f"The paper reports only its best fusion: {PAPER_BASELINE:.2f}.",
+        tables.explain_own_gain(compared),
+        _table(tables.own_gain(compared)),
+        "## Attention",
+        f"{members[0].name}: {tables.describe_attention(members[0])}",
+        *([] if measured.empty else [_table(measured), tables.EXPLAIN_ATTENTION]),
         "## Table 2: ablations",
         _table(ablated),
         "## Table 3: ensembles",
@@ -159,13 +163,17 @@ def _draw(path: Path, title: str, draw: Callable[[], Figure]) -> str:
 def notes(members: list[TrainingRun], answers: tables.Answers) -> list[str]:
     """Return what a reader must know about how the study with these members was made."""
     member, remarks = members[0].config, []
-    if resolve(member.data) == resolve(TrainConfig.data):
+    shop, emoji = resolve("data/shop"), resolve("data/emoji")
+    if resolve(member.data) in (shop, emoji):
+        remarks.append(
+            "This is one of the two small catalogues that the kit ships with: it shows that every step works, not how "
+            "well the models do on the challenge's products."
+        )
+    if resolve(member.data) == emoji:
         clean = "`test` played no part in that." if len(answers.codes) else "Answers to its test items would be clean."
         remarks.append(
-            "The sample is a catalogue of emoji in the challenge's format: it shows that every step works, not how "
-            "well the models do on products. The recipe `demo` and the regularisation of the logistic regression and "
-            "of the stackers were chosen on validation splits of this same sample, which flatters the validation "
-            f"scores. {clean}"
+            "The recipe `demo` and the regularisation of the logistic regression and of the stackers were chosen on "
+            f"validation splits of this same catalogue, which flatters the validation scores. {clean}"
         )
     if member.frozen == member.sides:
         remarks.append("Both backbones stay frozen; the paper fine-tunes them.")

@@ -28,9 +28,10 @@ class Progress:
     """A run's position, `step` optimizer steps into `epoch` of `fold` (both counted from 0), and its results so far.
 
     `history`: one row per epoch, written to metrics.csv · `best`: macro-F1 of the fold's best epoch, and `kept` its
-    logits `[n, K]` · `oof` `[N, K]` and `test` (F of `[M, K]`): probabilities of the finished folds · `loss`, `items`:
-    this process's sums over the epoch so far, and `epoch_seconds` its duration · `skipped`: steps without an update ·
-    `parameters`: of the model · `seconds`: total duration, earlier processes included.
+    logits `[n, K]` · `oof` `[N, K]` and `test` (F of `[M, K]`): probabilities of the finished folds · `attention`:
+    measures of their attention, if there is any · `loss`, `items`: this process's sums over the epoch so far, and
+    `epoch_seconds` its duration · `skipped`: steps without an update · `parameters`: of the model · `seconds`: total
+    duration, earlier processes included.
     """
 
     oof: Tensor
@@ -41,6 +42,7 @@ class Progress:
     best: float = -1.0
     kept: Tensor | None = None
     test: list[Tensor] = field(default_factory=list)
+    attention: list[dict] = field(default_factory=list)
     loss: float = 0.0
     items: int = 0
     epoch_seconds: float = 0.0

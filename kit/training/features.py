@@ -20,7 +20,7 @@ from kit.data.images import DECODER
 from kit.data.sampler import make_loader
 from kit.models.backbones import BackboneHandle
 from kit.models.classifier import Classifier, text_layers
-from kit.models.layers import Standardise
+from kit.models.layers import Standardise, first_and_mean
 
 BATCH = 32
 FEATURES_FORMAT = 2  # of the cached outputs: raise it when the same outputs are stored differently
@@ -111,10 +111,7 @@ class _Frozen:
             regions = backbone(batch["pixels"])
             return regions.mean(1, keepdim=True) if self.pooled else regions
         layers = torch.stack(backbone(batch["ids"], batch["mask"])[self.layers], dim=2)  # [B, T, L, d]
-        if not self.pooled:
-            return layers
-        mask = batch["mask"][:, :, None, None]
-        return torch.stack([layers[:, 0], (layers * mask).sum(1) / mask.sum(1)], dim=1)  # [B, 2, 1, d]
+        return first_and_mean(layers, batch["mask"]) if self.pooled else layers
 
     def cached(
         self, part: ProductDataset, rows: np.ndarray, shape: tuple[int, ...], dtypes: Sequence[np.dtype]

@@ -6,9 +6,10 @@ N items · K classes
 import functools
 import math
 import time
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -30,6 +31,7 @@ from kit.data.sampler import LengthBatches, make_loader
 from kit.metrics import scores, softmax
 from kit.models.classifier import Classifier
 from kit.runs import Run
+from kit.training.attention import measure_attention
 from kit.training.checkpoint import Checkpoints, Progress
 from kit.training.features import not_finite
 from kit.training.interrupt import Interrupted, Watch
@@ -129,6 +131,8 @@ class FoldTrainer:
             accelerator.wait_for_everyone()
         load_weights(self.model, weights, accelerator.unwrap_model(self.model).frozen_prefixes)
         assert progress.kept is not None  # by the last epoch at the latest
+        if config.system == "coattention":
+            progress.attention.append(self._measure_attention(validation))
         return progress.kept.numpy(), self._predict("test", self._prediction_batches("test"))
 
     def train_epoch(self, batches: Iterable[dict[str, Tensor]]) -> None:
@@ -357,6 +361,15 @@ class FoldTrainer:
         loader = make_loader(self.parts[part], PREDICTION_FACTOR * config.micro_batch, workers=config.workers)
         return self.session.accelerator.prepare(loader)
 
+    def _measure_attention(self, validation: Iterable[dict[str, Tensor]]) -> dict:
+        """Return what attention does on the items that validate."""
+        session, labels = self.session, self.parts["oof"].labels
+        assert labels is not None
+        inspect = functools.partial(self.model, inspect=True)
+        outputs = run_batches(inspect, validation, len(labels), self.model, session.accelerator, session.watch)
+        logits, spreads = outputs
+        return measure_attention(session.config, logits, spreads, labels)
+
     def _predict(self, part: str, batches: Iterable[dict[str, Tensor]]) -> np.ndarray:
         return predict(self.model, batches, len(self.parts[part]), self.session.accelerator, self.session.watch)
 
@@ -369,20 +382,39 @@ def predict(
     watch: Watch | None = None,
 ) -> np.ndarray:
     """Return the logits `[N, K]` of all `items`, in order, on every process. Raise Interrupted if `watch` says so."""
+    if not items:
+        return np.zeros((0, accelerator.unwrap_model(model).classes), np.float32)
+    (logits,) = run_batches(lambda batch: (model(batch),), batches, items, model, accelerator, watch)
+    return logits
+
+
+def run_batches(
+    forward: Callable[[dict[str, Tensor]], tuple[Tensor, ...]],
+    batches: Iterable[dict[str, Tensor]],
+    items: int,
+    model: nn.Module,
+    accelerator: Accelerator,
+    watch: Watch | None = None,
+) -> list[np.ndarray]:
+    """Return what `forward`, a use of `model`, returns for all `items`, in order, on every process; NaN for items that
+    are in no batch. Raise Interrupted if `watch` says so.
+    """
     model.eval()
-    outputs = [(torch.empty(0, accelerator.unwrap_model(model).classes), torch.empty(0, dtype=torch.long))]
+    outputs = []
     sharded = accelerator.distributed_type == DistributedType.FSDP
     for buffer in model.buffers() if sharded else ():  # BatchNorm's statistics; otherwise torch sees to that
         torch.distributed.broadcast(buffer, 0)
     with torch.no_grad() if sharded else torch.inference_mode():  # training continues with the weights gathered here
         for batch in Bar(batches, desc="predict", leave=False, disable=not accelerator.is_main_process):
-            outputs.append(accelerator.gather_for_metrics((model(batch).float(), batch["row"])))
+            one = tuple(value.float() for value in forward(batch))
+            outputs.append(accelerator.gather_for_metrics((*one, batch["row"])))
             if watch and watch.agree()[0]:
                 raise Interrupted(watch.heard)
-    values, rows = (torch.cat([part.cpu() for part in parts]).numpy() for parts in zip(*outputs, strict=True))
-    logits = np.full((items, values.shape[1]), np.nan, np.float32)
-    logits[rows] = values
-    return logits
+    *values, rows = (torch.cat([part.cpu() for part in parts]).numpy() for parts in zip(*outputs, strict=True))
+    ordered = [np.full((items, *value.shape[1:]), np.nan, np.float32) for value in values]
+    for whole, value in zip(ordered, values, strict=True):
+        whole[rows] = value
+    return ordered
 
 
 def parameter_groups(model: Classifier, config: TrainConfig) -> list[dict]:
@@ -446,8 +478,8 @@ def _sides_not_finite(
     """Return those of `sides` whose backbone itself returns NaN or infinite numbers for the batch."""
     if accelerator.distributed_type == DistributedType.FSDP:  # a part of it can't be run alone
         return []
+    classifier: Any = accelerator.unwrap_model(model)
     with torch.no_grad(), accelerator.autocast():
-        layers, regions = accelerator.unwrap_model(model).features(batch)
-    real = batch["mask"].bool()
-    values = {"text": [layer[real] for layer in layers or ()], "image": [] if regions is None else [regions]}
-    return [side for side in sides if not all(value.isfinite().all() for value in values[side])]
+        layers, regions = classifier.features(batch)
+        values = dict(zip(("text", "image"), classifier.head.inputs(layers, batch["mask"], regions), strict=True))
+    return [side for side in sides if not values[side].isfinite().all()]

@@ -24,7 +24,7 @@ from kit.training.inputs import make_datasets
 from kit.training.summary import report_blank_images, summarise_items
 from kit.training.tfidf import Calibrated, tfidf_model
 
-C = 10.0  # inverse regularisation of the logistic regression; on the sample's validation splits 100 does about as well
+C = 10.0  # inverse regularisation of the logistic regression; on the emoji's validation splits 100 does about as well
 
 
 def fit(run: TrainingRun) -> None:

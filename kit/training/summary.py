@@ -15,6 +15,7 @@ from kit.config import TrainConfig
 from kit.core.cache import fingerprint
 from kit.core.files import write_atomically
 from kit.runs import Run
+from kit.training.attention import average_folds
 from kit.training.checkpoint import Progress
 
 
@@ -49,7 +50,8 @@ def summarise_training(config: TrainConfig, progress: Progress, accelerator: Acc
     kilobytes = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / (1024 if sys.platform == "darwin" else 1)
     cuda = accelerator.device.type == "cuda"
     packages = ("torch", "transformers", "timm", "accelerate", "numpy", "pandas")
-    return {
+    attention = {"attention": average_folds(progress.attention)} if progress.attention else {}
+    return attention | {
         "text": config.text,
         "image": config.image,
         "recipe": config.recipe,

@@ -79,6 +79,11 @@ def test_the_same_text_but_for_case_and_punctuation_is_a_duplicate(root):
     assert duplicate_groups(items(["chêne", titles[-1]])).tolist() == [0, 0]
 
 
+def test_the_same_title_is_a_duplicate_whatever_the_description_says_but_no_title_is_none(root):
+    frame = items(["Fauteuil", "fauteuil !", "Fauteuil club", "", ""], ["Siège", "90 cm", "Siège", "Siège", "90 cm"])
+    assert duplicate_groups(frame).tolist() == [0, 0, 1, 2, 3]
+
+
 def test_pictures_are_alike_within_a_few_bits_and_in_chains(root, monkeypatch):
     base = int(hashlib.sha256(b"picture").hexdigest(), 16)
     flips = [0, 0b1111, 0b1111_1111, 0b11111 << 60, 0b1 << 250 | 0b111 << 100]

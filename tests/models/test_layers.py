@@ -8,7 +8,7 @@ import torch
 from torch import nn
 from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
 
-from kit.models.layers import BiLSTM, CoAttention, Standardise, WeightedLayers
+from kit.models.layers import BiLSTM, CoAttention, Standardise, WeightedLayers, first_and_mean, spread
 
 
 def coattention_by_hand(layer, text, length, regions):
@@ -129,3 +129,19 @@ def test_every_weight_of_coattention_learns(tokens):
         assert torch.isfinite(parameter.grad).all()
         if tokens > 1 or name != "text_score.weight":  # one token has all the attention, whatever its score
             assert parameter.grad.abs().sum() > 0, name
+
+
+def test_spread_says_how_far_attention_is_from_even():
+    mask = torch.tensor([[1, 1, 1, 1], [1, 1, 0, 0], [1, 1, 1, 1], [1, 0, 0, 0]])
+    weights = torch.tensor([[0.25] * 4, [0.5, 0.5, 0, 0], [1.0, 0, 0, 0], [1.0, 0, 0, 0]])
+    # even over four and over the two real ones; all on one of four; all on the only one, which is even
+    assert torch.allclose(spread(weights, mask), torch.tensor([[0, 1], [0, 1], [0.75, 0], [0, 1]]), atol=1e-6)
+    wanted = -(0.9 * math.log(0.9) + 0.1 * math.log(0.1)) / math.log(2)
+    assert torch.allclose(spread(torch.tensor([[0.9, 0.1]]), torch.ones(1, 2)), torch.tensor([[0.4, wanted]]))
+
+
+def test_the_mean_token_reads_no_padding():
+    text = torch.randn(2, 4, 3, 5)
+    found = first_and_mean(text, torch.tensor([[1, 1, 0, 0], [1, 1, 1, 1]]))
+    assert torch.equal(found[:, 0], text[:, 0])
+    assert torch.allclose(found[0, 1], text[0, :2].mean(0)) and torch.allclose(found[1, 1], text[1].mean(0))

@@ -330,7 +330,7 @@ def test_other_classes_data_and_test_items_are_refused():
     write_run("classes", y, oof, codes=[10, 40, 50, 60, 2705])
     refused(["good", "classes"], "'classes' does not fit 'good'", "1 more (60)", "1 missing (1140)")
     write_run("texts", y, oof, data="other", config={"data": "data/elsewhere"})
-    refused(["good", "texts"], "'texts' does not fit 'good'", "data/elsewhere and data/sample")
+    refused(["good", "texts"], "'texts' does not fit 'good'", "data/elsewhere and data/shop")
     write_run("tests", y, oof, test=np.full((1, 4, 5), 0.2))
     refused(["good", "tests"], "'tests' does not fit 'good'", "1 more (('test', 1003))")
     uneven = write_run("uneven", y, oof, test=np.full((2, 3, 5), 0.2))
