@@ -78,18 +78,17 @@ class Classifier(nn.Module):
         returns, without mirror images."""
         layers, regions = self.features(batch)
         head: Any = self.head.inspect if inspect else self.head  # type: ignore[union-attr]
-        outputs = self._read(head, batch, layers, regions)
+        outputs = head(*self.complete(batch, layers, regions))
         if self.mirror and self.image is not None and not self.training and not inspect:
             mirrored = self.image(batch["pixels"].flip(2))  # [B, H, W, 3], left to right
-            outputs = (outputs + self._read(head, batch, layers, mirrored)) / 2
+            outputs = (outputs + head(*self.complete(batch, layers, mirrored))) / 2
         return outputs
 
-    def _read(self, head: Any, batch: dict[str, Tensor], layers: Any, regions: Any) -> Any:
-        """Return what `head` returns for the batch, after stand-ins replaced what it lacks."""
-        mask = batch["mask"]
-        if self.missing is not None:
-            layers, mask, regions = self.missing(layers, mask, regions, batch["missing"])
-        return head(layers, mask, regions)
+    def complete(self, batch: dict[str, Tensor], layers: Any, regions: Any) -> tuple[Any, Tensor, Any]:
+        """Return layers, mask and regions, with stand-ins for what the batch says that its items lack."""
+        if self.missing is None:
+            return layers, batch["mask"], regions
+        return self.missing(layers, batch["mask"], regions, batch["missing"])
 
     def features(self, batch: dict[str, Tensor]) -> tuple[Sequence[Tensor] | None, Tensor | None]:
         """Return the head's inputs, from the batch or computed: L text layers `[B, T, d]` and regions `[B, R, d]`.

@@ -20,7 +20,7 @@ from kit.models.layers import (
     weighted_sum,
 )
 
-TEXT_LENGTH, IMAGE_LENGTH = 10.0, 5.0  # of the two vectors after a linear start: the text tells more
+LENGTHS = 10.0, 5.0  # of the text and the image vector after a linear start: the text tells more
 
 
 class CoAttentionHead(nn.Module):
@@ -32,8 +32,10 @@ class CoAttentionHead(nn.Module):
 
     `linear_start`, beyond the paper, for small data: inputs are standardised, and the head starts as a linear
     classifier on mean features of fixed length (the text's top layer, even attention, BiLSTM and projections nearly
-    isometric, the classifier at zero), free to depart from it in training.
+    isometric), free to depart from it in training. The classifier is at zero until `start_classifier` sets it.
     """
+
+    lengths: Tensor
 
     def __init__(
         self,
@@ -51,7 +53,7 @@ class CoAttentionHead(nn.Module):
     ):
         super().__init__()
         self.attention, self.linear_start = attention, linear_start
-        self.new = ("classifier",) if linear_start else ("",)  # the other layers start from values worth keeping
+        self.new = ("coattention",) if linear_start else ("",)  # the other layers start from values worth keeping
         self.text_input = Standardise(layers, 1, text_width) if linear_start else None
         self.image_input = Standardise(image_width) if linear_start else nn.Identity()
         self.mix = WeightedLayers(layers) if layers > 1 else None
@@ -68,6 +70,7 @@ class CoAttentionHead(nn.Module):
             last = linear(joint, classes)
             nn.init.zeros_(last.weight)
             self.classifier: nn.Module = last
+            self.register_buffer("lengths", torch.tensor(LENGTHS))
             self._start_linear()
         else:
             hidden = linear(joint, classifier_width)
@@ -83,11 +86,23 @@ class CoAttentionHead(nn.Module):
             if isinstance(layer, nn.Linear):
                 nn.init.orthogonal_(layer.weight)
 
+    @torch.no_grad()
+    def start_classifier(self, weight: Tensor, bias: Tensor, lengths: Tensor) -> None:
+        """Set the classifier, weight `[K, D]` or `[K, 2 D]` and bias `[K]`, and the lengths `[2]` of its inputs."""
+        assert isinstance(self.classifier, nn.Linear)
+        self.classifier.weight.copy_(weight)
+        self.classifier.bias.copy_(bias)
+        self.lengths.copy_(lengths)
+
     def forward(self, layers: Sequence[Tensor], mask: Tensor, regions: Tensor) -> Tensor:
         """Return logits `[B, K]` from L layers `[B, T, d_text]`, mask `[B, T]` and regions `[B, R, d_image]`."""
+        return self.classifier(self.dropout(self.joint(layers, mask, regions)))
+
+    def joint(self, layers: Sequence[Tensor], mask: Tensor, regions: Tensor) -> Tensor:
+        """Return what the classifier sees: the attended vectors of both sides `[B, 2 D]`, or of one `[B, D]`."""
         text, regions = self._encode(layers, mask, regions)
         text, image, _, _ = self.coattention(text, mask, regions)  # [B, D] each
-        return self._classify(text, image)
+        return self._join(text, image)
 
     def inspect(self, layers: Sequence[Tensor], mask: Tensor, regions: Tensor) -> tuple[Tensor, Tensor]:
         """Return logits `[B, 4, K]` with the learned attention, and with even attention on text, image and both; and
@@ -98,7 +113,7 @@ class CoAttentionHead(nn.Module):
         learned_text, learned_image, a_text, a_image = self.coattention(text, mask, regions)
         texts = (learned_text, even_text, learned_text, even_text)
         images = (learned_image, learned_image, even_image, even_image)
-        logits = [self._classify(*pair) for pair in zip(texts, images, strict=True)]
+        logits = [self.classifier(self.dropout(self._join(*pair))) for pair in zip(texts, images, strict=True)]
         spreads = [spread(a_text, mask), spread(a_image, torch.ones_like(a_image))]
         return torch.stack(logits, dim=1), torch.stack(spreads, dim=1)
 
@@ -111,12 +126,11 @@ class CoAttentionHead(nn.Module):
         text = self.text(text, mask) if isinstance(self.text, BiLSTM) else self.text(text)  # [B, T, D]
         return text, self.image(self.image_input(regions))
 
-    def _classify(self, text: Tensor, image: Tensor) -> Tensor:
-        """Return logits `[B, K]` from the attended vectors `[B, D]`."""
+    def _join(self, text: Tensor, image: Tensor) -> Tensor:
+        """Return the classifier's input of the attended vectors `[B, D]`."""
         if self.linear_start:
-            text, image = TEXT_LENGTH * normalize(text, dim=1), IMAGE_LENGTH * normalize(image, dim=1)
-        joint = {"both": (text, image), "text": (text,), "image": (image,)}[self.attention]
-        return self.classifier(self.dropout(torch.cat(joint, dim=1)))
+            text, image = self.lengths[0] * normalize(text, dim=1), self.lengths[1] * normalize(image, dim=1)
+        return torch.cat({"both": (text, image), "text": (text,), "image": (image,)}[self.attention], dim=1)
 
     def inputs(self, layers: Sequence[Tensor], mask: Tensor, regions: Tensor) -> tuple[Tensor, Tensor]:
         """Return the vectors to standardise: a batch's real tokens `[ΣT, L, d_text]` and regions `[ΣR, d_image]`."""
@@ -175,8 +189,8 @@ class FusionHead(nn.Module):
         """Return logits `[B, K]` from the first and the mean token in L layers, `[B, 2, d_text]`, and regions `[B, R,
         d_image]`."""
         text, image = self.inputs(layers, mask, regions)
-        text = None if text is None else self.text(self._scaled(self.text_input(text), TEXT_LENGTH))
-        image = None if image is None else self.image(self._scaled(self.image_input(image), IMAGE_LENGTH))
+        text = None if text is None else self.text(self._scaled(self.text_input(text), LENGTHS[0]))
+        image = None if image is None else self.image(self._scaled(self.image_input(image), LENGTHS[1]))
         if text is None or image is None or self.system in ("text", "image"):
             return self.classifier(image if self.system == "image" else text)
         return self.classifier(torch.cat([text, image], dim=1) if self.system == "concat" else text * image)

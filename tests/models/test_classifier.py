@@ -8,7 +8,7 @@ from kit.config import train_config
 from kit.data.dataset import ProductDataset, RaggedArray
 from kit.models.backbones import find_backbones
 from kit.models.classifier import build_model
-from kit.models.heads import IMAGE_LENGTH, TEXT_LENGTH, CoAttentionHead, FusionHead
+from kit.models.heads import LENGTHS, CoAttentionHead, FusionHead
 from kit.models.text_backbones import load_text
 
 SWITCHES = {
@@ -166,8 +166,8 @@ def test_standardised_fusions_read_the_mean_token_and_forget_lengths(system):
     if system == "concat":
         head.classifier = torch.nn.Identity()
         first, second = head([text], None, regions).split([6, 8], 1)
-        assert torch.allclose(first.norm(dim=1), torch.tensor(TEXT_LENGTH))
-        assert torch.allclose(second.norm(dim=1), torch.tensor(IMAGE_LENGTH))
+        assert torch.allclose(first.norm(dim=1), torch.tensor(LENGTHS[0]))
+        assert torch.allclose(second.norm(dim=1), torch.tensor(LENGTHS[1]))
 
 
 @torch.no_grad()

@@ -64,13 +64,15 @@ def begun(config: dict, name: str) -> Run:
 
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM, signal.SIGINT])
 @pytest.mark.parametrize("kills", [2, pytest.param(20, marks=pytest.mark.slow)])
-def test_a_killed_training_goes_on_to_the_same_bytes(root, crash_config, number, kills):
+@pytest.mark.parametrize("changes", [{}, {"linear_start": True, "keep": "held_out", "epochs": 2}])
+def test_a_killed_training_goes_on_to_the_same_bytes(root, crash_config, number, kills, changes):
     """At random steps; the states before them are what is gone on from."""
+    crash_config |= changes
     whole, torn = begun(crash_config, "whole"), begun(crash_config, "torn")
     assert trained(whole, root) == 0
     chance, killed = random.Random(0), 0
     while killed < kills:
-        status = trained(torn, root, chance.randrange(0, 12), number)
+        status = trained(torn, root, chance.randrange(0, 60 if changes else 12), number)
         if torn.finished:
             killed = killed if status == 0 else killed + 1
             assert results(torn) == results(whole)
