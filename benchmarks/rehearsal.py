@@ -4,6 +4,9 @@
 items of it (two per class, half of them validate): CamemBERT, FlauBERT and M-BERT × ResNet152 and ResNeXt101_32x8d,
 500 px, 510 tokens, batches of 16. Scores mean nothing here; seconds and memory do. Needs about 16 GB of memory, and on
 two cores most of an hour.
+
+`python benchmarks/rehearsal.py fields` instead trains one model at true size with every field that is meant for
+fine-tuning on a GPU: CamemBERT × ViT-B at 224 px, three steps in each of two epochs, and their soup. Minutes.
 """
 
 import os
@@ -14,10 +17,12 @@ from pathlib import Path
 
 import pandas as pd
 
+from kit.config import train_config
 from kit.core.files import write_text
 from kit.core.paths import cache_folder, project, root, runs_folder
-from kit.runs import open_run
+from kit.runs import open_run, prepare_run
 from kit.studies.study_runs import member_runs, study_runs
+from kit.training.launch import launch
 
 HERE = Path(__file__).resolve().parent
 FOLDER = cache_folder() / "rehearsal"
@@ -30,12 +35,54 @@ OPTIONS = {
     "accumulate": 8,  # micro-batches of two: activations at 500 px take 1.7 GB an item
     "features_gb": 1,
 }
+FIELDS = {
+    "image": "vit_base_patch16_224",
+    "image_size": 224,
+    "max_tokens": 64,
+    "batch_size": 9,
+    "accumulate": 3,
+    "epochs": 2,
+    "schedule": "cosine",
+    "warmup": 0.2,
+    "class_weights": 0.5,
+    "pair": True,
+    "augment": True,
+    "modality_dropout": 0.2,
+    "keep": "soup",
+}
 
 
 def main() -> None:
     if not FOLDER.is_dir():
         command = [sys.executable, HERE / "synthetic.py", FOLDER, "--rows", "500", "--test-rows", "8"]
         subprocess.run(command, check=True)
+    rehearse_fields() if "fields" in sys.argv[1:] else rehearse_paper()
+
+
+def rehearse_fields() -> None:
+    options = OPTIONS | FIELDS
+    run = prepare_run(train_config(data=str(FOLDER), run=f"{STUDY}-fields", **options))
+    launch([run])
+    printed = (run.folder / "train.log").read_text(encoding="utf-8").replace(str(root()), ".")
+    summary = run.summary
+    text = (
+        "One model at true size with random weights and every field for fine-tuning on a GPU: 27 training items in "
+        f"batches of 9 (micro-batches of three), 27 validation and 8 test items.\n\n"
+        f"{', '.join(f'{name} {value}' for name, value in options.items())}\n\n"
+        f"{round(summary['parameters'] / 1e6)} million parameters, {summary['step_seconds']:.1f} s a step of 9, peak "
+        f"{summary['peak_memory_gb']} GB, {summary['seconds']:.0f} s in all; {machine()}, "
+        f"OMP_NUM_THREADS {os.environ.get('OMP_NUM_THREADS', 'not set')}\n\n"
+        f"What it printed:\n\n{printed}"
+    )
+    print(text)
+    write_text(HERE / "results" / "rehearsal_fields.txt", text)
+
+
+def machine() -> str:
+    return f"{platform.machine()}, {os.cpu_count()} cores, no GPU, Python {platform.python_version()}"
+
+
+def rehearse_paper() -> None:
     command = [
         sys.executable,
         "-m",
@@ -61,11 +108,10 @@ def main() -> None:
         rows.append(row | {"s in all": round(summary["seconds"])})
     finished = len(study_runs(STUDY))
     table = pd.DataFrame(rows).to_string(index=False)
-    machine = f"{platform.machine()}, {os.cpu_count()} cores, no GPU, Python {platform.python_version()}"
     text = (
         "The paper's pipeline at true size with random weights: 27 training items in batches of 16 (micro-batches of "
         f"two), 27 validation and 8 test items, 500 px, at most 510 tokens.\n\n{table}\n\n"
-        f"{finished} finished runs and ensembles, exit status {told.returncode}; {machine}\n\n"
+        f"{finished} finished runs and ensembles, exit status {told.returncode}; {machine()}\n\n"
         f"What it printed:\n\n{log.read_text(encoding='utf-8').replace(str(root()), '.')}"
     )
     print(text)

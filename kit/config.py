@@ -165,10 +165,13 @@ class TrainConfig:
     batch_size: Annotated[int, Ge(1)] = 16  # items per step, over all processes
     accumulate: Annotated[int, Ge(1)] = 1  # micro-batches per step
     epochs: Annotated[int, Ge(1)] = 10  # passes over the training items
-    # "best" selects on the items that are scored, which flatters the score. (The authors' code selects by accuracy.)
-    # Beyond the paper, held_out: a fifth of the fold's training items chooses the number of epochs, 0 included, and the
-    # model is trained anew on all of them for that long. No scored item takes part, but it takes nearly twice as long.
-    keep: Literal["best", "last", "held_out"] = "best"  # epoch whose model is used; best: by validation macro-F1
+    # "best" and "soup" select on the items that are scored, which flatters the score. (The authors' code selects by
+    # accuracy.) Beyond the paper, soup: the three best epochs' mean weights, of those that do not lower macro-F1
+    # (Wortsman et al. 2022); held_out: a fifth of the fold's training items chooses the number of epochs, 0 included,
+    # and the model is trained anew on all of them for that long, which takes nearly twice as long.
+    keep: Literal["best", "last", "soup", "held_out"] = (
+        "best"  # epoch whose model is used; best: by validation macro-F1
+    )
     curve: bool = True  # validate after every epoch; False (only if keep is last): after the last one only
     # The paper gives new layers ".01 times the learning rate of the base network to avoid over-fitting of the learned
     # features". Here it is the other way round, as that reason demands and as in the authors' code (0.1 there): new
@@ -177,11 +180,17 @@ class TrainConfig:
     backbone_lr_scale: Annotated[float, Ge(0), Le(100)] = 0.01  # learning rate of pretrained layers as a multiple of lr
     # "A weight decay of 0.9" in Adam would erase the weights. The authors' code multiplies the learning rate by 0.9
     # after each epoch, so it means that here. The optimizer is AdamW, which is Adam if weight_decay is 0.
-    lr_decay: Annotated[float, Ge(0), Le(1.0)] = 0.9  # factor on both learning rates after each epoch
+    lr_decay: Annotated[float, Ge(0), Le(1.0)] = 0.9  # factor on both learning rates after each epoch, if exponential
+    schedule: Literal["exponential", "cosine"] = "exponential"  # exponential: lr_decay; cosine: to 0 over the epochs
+    warmup: Annotated[float, Ge(0), Le(0.9)] = 0.0  # share of a model's steps in which both learning rates rise from 0
     weight_decay: Annotated[float, Ge(0), Le(10)] = 0.0  # weight decay of AdamW
     label_smoothing: Annotated[float, Ge(0), Le(0.95)] = 0.0  # share of the target that is spread over all classes
+    class_weights: Annotated[float, Ge(0), Le(1)] = 0.0  # power of the inverse class frequency in the loss; 1: balanced
     clip_norm: Annotated[float, Ge(0)] = 0.0  # upper bound on the gradient's norm; 0: none
     linear_start: bool = False  # start the head as a linear classifier on standardised mean features
+    # A learned vector replaces it, and then also what an item lacks in the first place, in training and prediction.
+    modality_dropout: Annotated[float, Ge(0), Le(0.9)] = 0.0  # share of training items whose text or image is left out
+    augment: bool = False  # flip, crop and recolour training images; predict from each image and its mirror image
     train_embeddings: bool = True  # train the text backbone's token embeddings; False: keep them fixed
     freeze_text: bool = False  # keep the text backbone fixed
     freeze_image: bool = False  # keep the image backbone fixed
@@ -194,6 +203,7 @@ class TrainConfig:
     # and numbers stay.
     clean_titles: bool = True  # clean entities and white space in titles
     clean_descriptions: bool = True  # clean tags, entities, mojibake and white space in descriptions
+    pair: bool = False  # the tokenizer's pair of title and description, which is cut first; False: one joined text
     workers: Annotated[int, Ge(0)] = 2  # processes that read images
 
     # --- when something goes wrong
@@ -219,6 +229,11 @@ class TrainConfig:
             raise KitError(
                 f"attention={self.attention!r} with coattention=False never reads the {other}: take "
                 f"system={self.attention!r} instead."
+            )
+        if self.augment and "image" in self.frozen:
+            raise KitError(
+                "augment=True changes the images at every step, and a frozen image backbone reads each only once: pass "
+                "-p freeze_image False, or leave augment out."
             )
         if self.batch_size % self.accumulate:
             raise KitError(f"batch_size={self.batch_size} must be a multiple of accumulate={self.accumulate}.")

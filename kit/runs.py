@@ -147,7 +147,14 @@ class Run:
     def clear(self) -> None:
         """Remove the files of an earlier training, the summary first: a half-replaced run must not look finished."""
         (self.folder / "summary.json").unlink(missing_ok=True)
-        for pattern in ("state.pt", "metrics.csv", "blank.csv", "*.parquet", "model*.safetensors"):
+        for pattern in (
+            "state.pt",
+            "metrics.csv",
+            "blank.csv",
+            "*.parquet",
+            "model*.safetensors",
+            "epoch*.safetensors",
+        ):
             for path in self.folder.glob(pattern):
                 path.unlink()
 

@@ -20,7 +20,7 @@ from kit.data.images import DECODER, read_pixels
 class RaggedArray:
     """Items of different lengths, concatenated in `values` `[Σ lengths, …]`; item i has `lengths[i]` rows.
 
-    `key` names them in the batch: "ids" `[T]`, "layers" `[T, L, d]` or "regions" `[R, d]`.
+    `key` names them in the batch: "ids" `[T]` (of pairs `[T, 2]`), "layers" `[T, L, d]` or "regions" `[R, d]`.
     """
 
     def __init__(self, key: str, values: np.ndarray, lengths: Sequence[int] | np.ndarray):
@@ -64,29 +64,33 @@ class ProductDataset(Dataset):
     """Items, read one batch at a time: their rows, masks, labels if known, and the tensors of each side.
 
     `lengths`: tokens of each item · `sides`: "text" and "image" → RaggedArray or Pixels, of which an item's place is in
-    `places` · `labels`: positions among the model's outputs.
+    `places` · `labels`: positions among the model's outputs · `missing` `[N, 2]`: whether an item lacks text or image,
+    if the model wants to know.
     """
 
-    def __init__(self, lengths: np.ndarray, sides: dict, labels: np.ndarray | None = None, places=None):
-        self.lengths, self.sides, self.labels = np.asarray(lengths), sides, labels
+    def __init__(self, lengths: np.ndarray, sides: dict, labels: np.ndarray | None = None, places=None, missing=None):
+        self.lengths, self.sides, self.labels, self.missing = np.asarray(lengths), sides, labels, missing
         self.places = np.arange(len(self.lengths)) if places is None else places
 
     def part(self, rows: np.ndarray) -> "ProductDataset":
         """Return the items at `rows`, in that order, without copying anything."""
         labels = None if self.labels is None else self.labels[rows]
-        return ProductDataset(self.lengths[rows], self.sides, labels, self.places[rows])
+        missing = None if self.missing is None else self.missing[rows]
+        return ProductDataset(self.lengths[rows], self.sides, labels, self.places[rows], missing)
 
     def __len__(self) -> int:
         return len(self.lengths)
 
     def __getitems__(self, rows: list[int]) -> dict[str, Tensor]:
         """Return ids, mask `[B, T]` · layers `[B, T, L, d]` · pixels `[B, H, W, 3]` · regions `[B, R, d]` · row, label
-        `[B]`: those that its sides hold, padded with zeros to the batch's longest item.
+        `[B]` · missing `[B, 2]`: those that its sides hold, padded with zeros to the batch's longest item.
         """
         lengths = torch.from_numpy(self.lengths[rows])
         batch = {"row": torch.tensor(rows), "mask": (torch.arange(int(lengths.max())) < lengths[:, None]).long()}
         if self.labels is not None:
             batch["label"] = torch.from_numpy(self.labels[rows])
+        if self.missing is not None:
+            batch["missing"] = torch.from_numpy(self.missing[rows])
         return batch | {side.key: side.batch(self.places[rows]) for side in self.sides.values()}
 
 

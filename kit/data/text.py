@@ -71,6 +71,11 @@ def compose(text: str) -> str:
     return unicodedata.normalize("NFC", text)
 
 
+def product_pairs(frame: pd.DataFrame) -> list[tuple[str, str]]:
+    """Return title and description of each item, the description empty if there is none."""
+    return [*zip(frame["title"], frame["description"].fillna(""), strict=True)]
+
+
 def product_texts(frame: pd.DataFrame) -> list[str]:
     """Return title and description as one text (paper section 4.2); the title alone if there is no description."""
     return (frame["title"] + (" " + frame["description"]).fillna("")).tolist()

@@ -53,8 +53,11 @@ class BackboneHandle:
         # the caller may be in inference mode, but this backbone may train later
         with torch.random.fork_rng(devices=gpu), torch.inference_mode(False):
             torch.manual_seed(self.seed)
-            load = load_text if self.side == "text" else load_image
-            backbone: TextBackbone | ImageBackbone = load(self.name, self.pretrained)
+            backbone: TextBackbone | ImageBackbone = (
+                load_text(self.name, self.pretrained)
+                if self.side == "text"
+                else load_image(self.name, self.pretrained, self.image_size)
+            )
         if isinstance(backbone, TextBackbone) and not self.train_embeddings:
             backbone.freeze_embeddings()
         return backbone

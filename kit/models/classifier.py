@@ -6,6 +6,7 @@ B batch · T tokens · R regions · L layers · d backbone width · K classes
 from collections.abc import Sequence
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 from kit.config import TrainConfig
@@ -14,11 +15,32 @@ from kit.models.heads import CoAttentionHead, FusionHead
 from kit.models.layers import first_and_mean
 
 
+class StandIns(nn.Module):
+    """Learned vectors for what an item lacks: a missing text is one token of them, a missing image the same regions."""
+
+    def __init__(self, layers: int, text_width: int, image_width: int):
+        super().__init__()
+        self.text = nn.Parameter(torch.randn(layers, text_width))
+        self.image = nn.Parameter(torch.randn(image_width))
+
+    def forward(
+        self, layers: Sequence[Tensor], mask: Tensor, regions: Tensor, missing: Tensor
+    ) -> tuple[list[Tensor], Tensor, Tensor]:
+        """Return layers, mask and regions with those replaced that are `missing` `[B, 2]`: text, image."""
+        no_text, no_image = missing[:, :, None, None].unbind(1)  # [B, 1, 1] each
+        first = torch.arange(mask.shape[1], device=mask.device) == 0
+        layers = [torch.where(no_text, vector, layer) for vector, layer in zip(self.text, layers, strict=True)]
+        mask = torch.where(no_text[:, 0], first.to(mask.dtype), mask)
+        return layers, mask, torch.where(no_image, self.image, regions)
+
+
 class Classifier(nn.Module):
     """Backbones and a head.
 
     `layers`: the text backbone's hidden states that the head reads · `frozen`: the sides ("text", "image") whose
-    backbone never trains. A backbone is None if its features come with the batch, or if the head does not read them.
+    backbone never trains. A backbone is None if its features come with the batch, or if the head does not read them ·
+    `mirror`: predict the mean logits of each image and its mirror image · `missing`: replaces what the batch says an
+    item lacks; None: nothing is replaced.
     """
 
     def __init__(
@@ -29,8 +51,11 @@ class Classifier(nn.Module):
         layers: slice,
         frozen: tuple[str, ...],
         classes: int,
+        mirror: bool = False,
+        missing: StandIns | None = None,
     ):
         super().__init__()
+        self.mirror, self.missing = mirror, missing
         self.head, self.text, self.image = head, text, image
         self.layers, self.frozen, self.classes = layers, frozen, classes
         for side in frozen:
@@ -50,10 +75,20 @@ class Classifier(nn.Module):
 
     def forward(self, batch: dict[str, Tensor], inspect: bool = False) -> Tensor | tuple[Tensor, Tensor]:
         """Return the logits `[B, K]` of a batch of `kit.data.dataset`; with `inspect`, what `CoAttentionHead.inspect`
-        returns."""
+        returns, without mirror images."""
         layers, regions = self.features(batch)
         head: Any = self.head.inspect if inspect else self.head  # type: ignore[union-attr]
-        return head(layers, batch["mask"], regions)
+        outputs = head(*self.complete(batch, layers, regions))
+        if self.mirror and self.image is not None and not self.training and not inspect:
+            mirrored = self.image(batch["pixels"].flip(2))  # [B, H, W, 3], left to right
+            outputs = (outputs + head(*self.complete(batch, layers, mirrored))) / 2
+        return outputs
+
+    def complete(self, batch: dict[str, Tensor], layers: Any, regions: Any) -> tuple[Any, Tensor, Any]:
+        """Return layers, mask and regions, with stand-ins for what the batch says that its items lack."""
+        if self.missing is None:
+            return layers, batch["mask"], regions
+        return self.missing(layers, batch["mask"], regions, batch["missing"])
 
     def features(self, batch: dict[str, Tensor]) -> tuple[Sequence[Tensor] | None, Tensor | None]:
         """Return the head's inputs, from the batch or computed: L text layers `[B, T, d]` and regions `[B, R, d]`.
@@ -113,4 +148,9 @@ def build_model(
             linear_start=config.linear_start,
             **shared,
         )
-    return Classifier(head, live.get("text"), live.get("image"), layers, config.frozen, classes)
+    missing = None
+    if config.modality_dropout and text and image:
+        missing = StandIns(len(range(text.depth + 1)[layers]), text.width, image.width)
+    return Classifier(
+        head, live.get("text"), live.get("image"), layers, config.frozen, classes, config.augment, missing
+    )

@@ -1,4 +1,4 @@
-"""Image backbones: timm models that return the regions of their last feature map.
+"""Image backbones: timm models that return the regions of their last feature map, or a grid of patches.
 
 B batch · R regions · d the backbone's own width
 """
@@ -124,10 +124,11 @@ class ImageBackbone(nn.Module):
         return features.flatten(2).transpose(1, 2)  # [B, d, h, w] → [B, R, d]
 
 
-def load_image(name: str, pretrained: bool = True) -> ImageBackbone:
+def load_image(name: str, pretrained: bool = True, size: int = 0) -> ImageBackbone:
     """Return the image backbone `name`; with `pretrained=False` the same architecture with random weights.
 
-    Raise KitError if it cannot be loaded.
+    `size`: pixels a side of its images, to which a vision transformer's positions are interpolated; 0: its own. Raise
+    KitError if it cannot be loaded.
     """
     import timm
 
@@ -148,6 +149,7 @@ def load_image(name: str, pretrained: bool = True) -> ImageBackbone:
             model = timm.create_model(source, pretrained=pretrained, **options)
             model.pretrained_cfg.pop("state_dict", None)  # timm would keep them twice
             _drop_classifier(model)
+        _fit_positions(model, size)
         model = model.to(memory_format=torch.channels_last)  # convolutions run faster
         return ImageBackbone(model, model.pretrained_cfg["mean"], model.pretrained_cfg["std"])
     except (*UNREADABLE, AssertionError, AttributeError, KeyError, TypeError) as error:  # of model_args, too
@@ -214,6 +216,13 @@ def _saved_weights(content: dict, weights: Path) -> dict:
     classes = stated if rows is None else len(rows) - config.get("label_offset", 0)
     overlay = {"num_classes": classes, "state_dict": state, "source": ""}
     return {"num_classes": classes, "pretrained_cfg_overlay": overlay}
+
+
+def _fit_positions(model: Any, size: int) -> None:
+    """Interpolate a vision transformer's positions to images of `size` pixels a side, if whole patches fill them."""
+    patch = getattr(getattr(model, "patch_embed", None), "patch_size", None)
+    if size and patch and hasattr(model, "set_input_size") and not any(size % side for side in patch):
+        model.set_input_size(img_size=(size, size))
 
 
 def _drop_classifier(model: Any) -> None:

@@ -62,8 +62,15 @@ class TextBackbone(nn.Module):
         self.max_tokens = self._probe()
 
     def forward(self, ids: Tensor, mask: Tensor) -> tuple[Tensor, ...]:
-        """Return the embeddings' output and each layer's, depth+1 × `[B, T, d]`; mask `[B, T]`: 1 at real tokens."""
-        return self.model(input_ids=ids, attention_mask=mask, output_hidden_states=True).hidden_states
+        """Return the embeddings' output and each layer's, depth+1 × `[B, T, d]`; mask `[B, T]`: 1 at real tokens.
+
+        `ids`: `[B, T]`, or with each token's type `[B, T, 2]`, which a model without types does not read.
+        """
+        types = {}
+        if ids.ndim == 3:
+            ids, kinds = ids.unbind(2)
+            types = {"token_type_ids": kinds} if getattr(self.model.config, "type_vocab_size", 0) > 1 else {}
+        return self.model(input_ids=ids, attention_mask=mask, output_hidden_states=True, **types).hidden_states
 
     @torch.no_grad()
     def _probe(self) -> int:

@@ -31,10 +31,11 @@ TYPED = "\U0010ffff"  # not a character: no text contains a token that begins wi
 CHARACTERS_PER_TOKEN = 100  # at most: text beyond this many per token would be truncated anyway
 TOLERATED_SHARE = 0.01  # share of a vocabulary up to which deviations are ignored
 ROLES = ("bos", "eos", "unk", "sep", "pad", "cls", "mask")
-Encode = Callable[[list[str], int], list[list[int]]]  # texts, max_tokens → ids, special tokens included
+# texts, max_tokens → ids, special tokens included; or titles with descriptions, max_tokens → ids with their types
+Encode = Callable[[list, int], list[list]]
 
 
-def read_tokenizer(folder: Path) -> Encode:
+def read_tokenizer(folder: Path) -> "_Fast | _Slow":
     """Return the tokenizer of a model's directory. Raise KitError if its files are damaged or contradict each other."""
     settings, model = _read_settings(folder), read_json_file(folder / "config.json")
     try:
@@ -61,7 +62,7 @@ def read_tokenizer(folder: Path) -> Encode:
 
 
 @functools.lru_cache(maxsize=1)  # one file stands for several backbones with random weights
-def read_tokenizer_file(path: Path) -> Encode:
+def read_tokenizer_file(path: Path) -> "_Fast":
     """Return the tokenizer that a tokenizer.json describes. Raise KitError if it is damaged."""
     return _Fast(read_json_file(path), {}, path)
 
@@ -108,14 +109,31 @@ class _Fast:
 
     def __call__(self, texts: list[str], max_tokens: int) -> list[list[int]]:
         self.inner.enable_truncation(max_tokens, direction=self.side)
+        return [encoding.ids or [self.placeholder] for encoding in self._encode(texts, max_tokens)]
+
+    def pairs(self, texts: list[tuple[str, str]], max_tokens: int) -> list[list[tuple[int, int]]]:
+        """Return ids with their types of titles and descriptions; an empty description makes no pair."""
+        self.inner.no_truncation()
+        parts = [self._encode([text[i] for text in texts], max_tokens, special=False) for i in (0, 1)]
+        alone, together = (max_tokens - self.inner.num_special_tokens_to_add(pair) for pair in (False, True))
+        rows = []
+        for title, description in zip(*parts, strict=True):
+            room = max(0, together - len(title))
+            title.truncate(alone, direction=self.side)
+            description.truncate(room, direction=self.side)
+            both = self.inner.post_process(title, description if len(description) else None)
+            rows.append([*zip(both.ids, both.type_ids, strict=True)] or [(self.placeholder, 0)])
+        return rows
+
+    def _encode(self, texts: list[str], max_tokens: int, special: bool = True) -> list:
         try:
-            encodings = self.inner.encode_batch_fast([_near_end(text, max_tokens, self.side) for text in texts])
+            near = [_near_end(text, max_tokens, self.side) for text in texts]
+            return self.inner.encode_batch_fast(near, add_special_tokens=special)
         except Exception as error:  # a vocabulary without a token for unknown words
             raise KitError(
                 f"The tokenizer in {self.path} cannot read every text ({first_line(error)}): copy its files again from "
                 f"the model's repository."
             ) from error
-        return [encoding.ids or [self.placeholder] for encoding in encodings]
 
 
 class _Slow:
@@ -131,14 +149,23 @@ class _Slow:
         self.split = re.compile(f"({'|'.join(map(re.escape, longest))})" if longest else r"(?!)").split
 
     def __call__(self, texts: list[str], max_tokens: int) -> list[list[int]]:
-        room = max(0, max_tokens - self.tokenizer.num_special_tokens_to_add())
-        within = slice(-room, None) if self.side == "left" and room else slice(room)
+        return [[i for i, _ in row] for row in self.pairs([(text, "") for text in texts], max_tokens)]
+
+    def pairs(self, texts: list[tuple[str, str]], max_tokens: int) -> list[list[tuple[int, int]]]:
+        """Return ids with their types of titles and descriptions; an empty description makes no pair."""
+        alone, together = (max_tokens - self.tokenizer.num_special_tokens_to_add(pair) for pair in (False, True))
         rows = []
         for text in texts:
-            ids = self._ids(_near_end(text, max_tokens, self.side))[within]
-            ids = self.tokenizer.build_inputs_with_special_tokens(ids)
-            rows.append(ids or [self.tokenizer.unk_token_id or 0])
+            title, description = (self._ids(_near_end(part, max_tokens, self.side)) for part in text)
+            parts = [self._cut(title, alone), self._cut(description, together - len(title))]
+            parts = parts if parts[1] else parts[:1]
+            ids = self.tokenizer.build_inputs_with_special_tokens(*parts)
+            types = self.tokenizer.create_token_type_ids_from_sequences(*parts) if len(parts) > 1 else [0] * len(ids)
+            rows.append([*zip(ids, types, strict=True)] or [(self.tokenizer.unk_token_id or 0, 0)])
         return rows
+
+    def _cut(self, ids: list[int], room: int) -> list[int]:
+        return [] if room <= 0 else ids[-room:] if self.side == "left" else ids[:room]
 
     def _ids(self, text: str) -> list[int]:
         """Return the ids of the text alone; added tokens are recognised in it, special ones are not."""
@@ -354,8 +381,11 @@ def _check_sentencepiece(path: Path) -> None:
 
 
 @functools.lru_cache(maxsize=2)
-def load_tokenizer(name: str, pretrained: bool = True) -> Encode:
+def load_tokenizer(name: str, pretrained: bool = True, pair: bool = False) -> Encode:
     """Return a function `(texts, max_tokens) → token ids`, with special tokens and without padding.
+
+    With `pair`, a text is a title and a description, and a token its id and its type (0 or 1). The description is cut
+    first; if it is empty, the title stands alone.
 
     For random weights of a named backbone, ids of the e5 tokenizer are folded into the vocabulary: as many as real
     ones. Raise KitError if the tokenizer cannot be loaded.
@@ -364,7 +394,7 @@ def load_tokenizer(name: str, pretrained: bool = True) -> Encode:
     fold = None if pretrained or spec is None else spec.config["vocab_size"]
     file = TOKENIZER if fold else spec and spec.tokenizer
     if file:
-        encode_all = read_tokenizer_file(file.locate())
+        encode_all: _Fast | _Slow = read_tokenizer_file(file.locate())
     elif directory := (None if spec else local_directory(name)):
         refuse_pointers(directory)
         encode_all = read_tokenizer(directory)
@@ -372,9 +402,12 @@ def load_tokenizer(name: str, pretrained: bool = True) -> Encode:
         encode_all = read_tokenizer(_hub_tokenizer(name, text_hub_name(name)))
     prefix = spec.prefix if spec else ""
 
-    def encode(texts: list[str], max_tokens: int) -> list[list[int]]:
+    def encode(texts: list, max_tokens: int) -> list[list]:
         if not texts:  # some tokenizers fail on an empty list
             return []
+        if pair:
+            rows = encode_all.pairs([(prefix + title, description) for title, description in texts], max_tokens)
+            return [[(5 + i % (fold - 5), kind) for i, kind in row] for row in rows] if fold else rows
         ids = encode_all([prefix + text for text in texts], max_tokens)
         return [[5 + i % (fold - 5) for i in row] for row in ids] if fold else ids
 

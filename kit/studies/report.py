@@ -189,7 +189,7 @@ def notes(members: list[TrainingRun], answers: tables.Answers) -> list[str]:
             "How many epochs it trains from there is chosen in each fold by items held out of training, not by scored "
             f"ones: of the {len(kept)} models of table 1, {kept.count(0)} stayed at the probe."
         )
-    remarks += _epoch_choice([run for run in members if run.config.keep == "best"])
+    remarks += _epoch_choice([run for run in members if run.config.keep in ("best", "soup")])
     if not answers.codes.empty:
         remarks.append(
             "`test` is the score on the test items, whose answers were given and never used to choose anything. Each "
@@ -211,8 +211,8 @@ def _epoch_choice(chosen: list[TrainingRun]) -> list[str]:
             f"the last one on average, and at most {max(gaps):.1f}; part of that is chance"
         )
     return [
-        "With `keep` best, as in the paper, the epoch is selected on the same items that are scored, so these scores "
-        f"are too good: {size}. `logistic` and `tfidf` select no epoch, and test items play no part."
+        "With `keep` best, as in the paper, or soup, epochs are selected on the same items that are scored, so these "
+        f"scores are too good: {size}. `logistic` and `tfidf` select no epoch, and test items play no part."
     ]
 
 

@@ -51,7 +51,7 @@ def baselines(values: dict, matched: bool = True) -> list[TrainConfig]:
     """Return the configurations of the paper's three fusions of frozen features (section 3.1), of each side alone, and
     of two references; with `matched`, also those of MATCHED, unless the co-attention model has frozen backbones too.
     """
-    frozen = {"freeze_text": True, "freeze_image": True}
+    frozen = {"freeze_text": True, "freeze_image": True, "augment": False}
     configs = [_named(values, f"baseline-{system}", system=system, **frozen) for system in BASELINES]
     if matched and not is_frozen(train_config(**values)):
         configs.append(_named(values, "baseline-concat-finetuned", system="concat"))

@@ -20,6 +20,8 @@ from kit.core.exceptions import KitError
 from kit.core.files import write_atomically
 from kit.runs import Run
 
+STATE_FORMAT = 2  # raise it when a part of the state changes its meaning
+
 
 @dataclass
 class Progress:
@@ -81,6 +83,8 @@ class Checkpoints:
         again = "pass -p again True to start over."
         try:
             self.content = torch.load(self.path, map_location="cpu", weights_only=True)
+            if self.content.get("format") != STATE_FORMAT:
+                raise ValueError("another version of the kit wrote it")
             progress, local = Progress(**self.content["progress"]), self.content["local"]
         except Exception as error:  # a damaged archive can raise anything
             reason = str(error).partition("\n")[0]
@@ -157,7 +161,7 @@ class Checkpoints:
         progress.seconds, self.clock = progress.seconds + time.perf_counter() - self.clock, time.perf_counter()
         local = {"loss": progress.loss, "items": progress.items, "random": torch.get_rng_state()}
         local["gpu_random"] = torch.cuda.get_rng_state() if torch.cuda.is_available() else None
-        content = {"data": self.data, "local": gather_object([local])}
+        content = {"format": STATE_FORMAT, "data": self.data, "local": gather_object([local])}
         content["progress"] = {item.name: getattr(progress, item.name) for item in dataclasses.fields(progress)}
         if model is not None:
             options = StateDictOptions(full_state_dict=True, ignore_frozen_params=True, cpu_offload=True)

@@ -8,6 +8,7 @@ import math
 import time
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -18,11 +19,13 @@ from accelerate.data_loader import DataLoaderShard
 from accelerate.utils import gather_object
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
+from torch.optim.lr_scheduler import ChainedScheduler, CosineAnnealingLR, LinearLR, LRScheduler, MultiStepLR
 
 from kit.config import TrainConfig
 from kit.core.console import Bar
 from kit.core.exceptions import KitError
 from kit.core.files import write_atomically
+from kit.data.augment import augment
 from kit.data.dataset import ProductDataset
 from kit.data.sampler import LengthBatches, make_loader
 from kit.metrics import scores, softmax, temperature
@@ -32,10 +35,11 @@ from kit.training.attention import measure_attention
 from kit.training.checkpoint import Checkpoints, Progress
 from kit.training.features import not_finite
 from kit.training.interrupt import Interrupted, Watch
-from kit.training.saved_weights import load_weights, save_weights
+from kit.training.saved_weights import load_weights, mix_weights, read_weights, save_weights, set_weights
 from kit.training.status import report
 
 PREDICTION_FACTOR = 4 if torch.cuda.is_available() else 1  # times a training batch: without a gradient there is room
+SOUP = 3  # the best epochs, of which a soup may be made
 PACE_STEPS = 10  # the steps after which a run says how long it will take
 
 
@@ -73,9 +77,11 @@ class FoldTrainer:
     steps: int  # optimizer steps per epoch
     model: nn.Module  # as Accelerate prepared it
     optimizer: torch.optim.Optimizer
-    schedule: torch.optim.lr_scheduler.LRScheduler
+    schedule: LRScheduler
+    class_weights: Tensor | None  # [K], of the classes in the loss
     batches: DataLoaderShard  # this process's shares of the training batches
     sampler: LengthBatches
+    seeds: np.ndarray  # [N], of the epoch's chances per item: the same wherever it resumes, and in whichever process
     first_step: int  # of the epoch, at which training resumed
     seen: int  # items of the epoch that all processes together have trained on
     spoiled: bool  # whether a batch of the current step had a loss that was not finite
@@ -93,7 +99,10 @@ class FoldTrainer:
         self.sampler = loader.batch_sampler  # type: ignore[assignment]  # torch's stubs do not know its class
         self.sampler.full = accelerator.num_processes > 1
         optimizer = torch.optim.AdamW(parameter_groups(model, config), fused=True)
-        self.schedule = torch.optim.lr_scheduler.ExponentialLR(optimizer, config.lr_decay)
+        self.schedule = learning_rates(optimizer, config, self.steps)
+        self.class_weights = None
+        if config.class_weights and (labels := parts["train"].labels) is not None:
+            self.class_weights = class_weights(labels, model.classes, config.class_weights).to(accelerator.device)
         self.model, self.optimizer, self.batches = accelerator.prepare(model, optimizer, loader)
 
     def fit(self) -> tuple[np.ndarray, np.ndarray]:
@@ -110,14 +119,20 @@ class FoldTrainer:
             if epoch:
                 self._train_epoch(epoch)
             row, logits = self._score(epoch, validation)
-            kept = row["macro_f1"] > progress.best if config.keep == "best" else epoch == self.epochs
+            kept = row["macro_f1"] > progress.best if config.keep in ("best", "soup") else epoch == self.epochs
             self._record(row | {"kept": kept})
             if kept:
                 progress.best, progress.kept = row["macro_f1"], torch.from_numpy(logits)
                 save_weights(self.model, weights, accelerator)
+            if config.keep == "soup":
+                self._keep_ingredient()
             if epoch:
                 progress.next_epoch()
         accelerator.wait_for_everyone()
+        if config.keep == "soup":
+            self._cook(validation)
+            save_weights(self.model, weights, accelerator)
+            accelerator.wait_for_everyone()
         load_weights(self.model, weights, accelerator.unwrap_model(self.model).frozen_prefixes)
         assert progress.kept is not None  # by the last epoch at the latest
         if config.system == "coattention" and config.coattention:
@@ -150,7 +165,6 @@ class FoldTrainer:
             with self.session.watch:
                 self._save()  # an interruption from here on costs a validation
         self.session.checkpoints.restore_random()
-        self.schedule.step()
 
     def train_epoch(self, batches: Iterable[dict[str, Tensor]]) -> None:
         """Train on `batches`, this process's shares of the rest of the epoch.
@@ -160,6 +174,8 @@ class FoldTrainer:
         accelerator, progress, watch = self.session.accelerator, self.session.progress, self.session.watch
         self.first_step, self.seen = progress.step, progress.step * self.session.config.batch_size
         self.spoiled, clock = False, time.perf_counter()
+        random = np.random.default_rng((self.session.config.seed, progress.fold, progress.epoch))
+        self.seeds = random.integers(2**32, size=self.items)
         self.model.train()
         with watch:
             for batch in watch.each(batches):
@@ -178,12 +194,14 @@ class FoldTrainer:
         """Return the summed loss of this process's own items of a batch, and how many they are.
 
         The gradient is that of the mean loss over the step's items, however many processes and batches share them.
+        Class weights average to 1 over the training items, so the mean still divides by the number of items.
         """
         config, accelerator = self.session.config, self.session.accelerator
         in_step = min(config.batch_size, self.items - self.session.progress.step * config.batch_size)
         labels = batch["label"][: self._share(len(batch["label"]))]  # the rest is padding that evens out the shares
-        logits = self.model(batch)[: len(labels)]
-        loss = cross_entropy(logits, labels, label_smoothing=config.label_smoothing, reduction="sum")
+        logits = self.model(self._vary(batch))[: len(labels)]
+        smoothing = config.label_smoothing
+        loss = cross_entropy(logits, labels, self.class_weights, label_smoothing=smoothing, reduction="sum")
         accelerator.backward(loss * (accelerator.num_processes * config.accumulate / in_step))
         return loss.item(), len(labels)  # .item() waits; the step's kernels are queued, so a GPU stays busy
 
@@ -194,6 +212,18 @@ class FoldTrainer:
                 self.session.accelerator.clip_grad_norm_(self.model.parameters(), clip_norm)
             self.optimizer.step()
         self.optimizer.zero_grad()
+
+    def _vary(self, batch: dict[str, Tensor]) -> dict[str, Tensor]:
+        """Return the batch with its images augmented and a side of some items left out, as their seeds decide."""
+        config, changes = self.session.config, {}
+        if config.augment and "pixels" in batch:
+            changes["pixels"] = augment(batch["pixels"], self.seeds[batch["row"].cpu().numpy()].tolist())
+        if (missing := batch.get("missing")) is not None:
+            seeds = torch.from_numpy(self.seeds).to(missing.device)[batch["row"]][:, None]  # [B, 1]
+            side = seeds % 2 == torch.arange(2, device=missing.device)  # [B, 2]
+            chosen = side & (seeds < config.modality_dropout * 2**32)
+            changes["missing"] = missing | (chosen & ~missing.flip(1))  # an item that lacks one side keeps the other
+        return batch | changes
 
     # --- what stands around a step
 
@@ -227,8 +257,12 @@ class FoldTrainer:
         raise NotFinite(f"The loss became NaN or infinite in {place}.", rows)
 
     def _end_step(self, stop: bool) -> None:
-        """Count the step, say the pace once, and save the state when it is time. Raise Interrupted on `stop`."""
+        """Count the step, move the learning rates, say the pace once, and save the state when it is time.
+
+        Raise Interrupted on `stop`.
+        """
         config, progress = self.session.config, self.session.progress
+        self.schedule.step()
         progress.step, progress.skipped, self.spoiled = progress.step + 1, progress.skipped + self.spoiled, False
         self._report()
         if stop or (config.save_steps and progress.step % config.save_steps == 0 and self.seen < self.items):
@@ -279,11 +313,9 @@ class FoldTrainer:
         logits = None
         if epoch:
             row["train_loss"] = loss / seen if seen else math.nan
-        if config.curve or config.keep == "best" or epoch == self.epochs:
-            logits = self._predict("oof", validation)
-            labels = self.parts["oof"].labels
-            assert labels is not None
-            row |= scores(softmax(logits), labels)
+        if config.curve or config.keep in ("best", "soup") or epoch == self.epochs:
+            validated, logits = self._validate(validation)
+            row |= validated
         if not np.isfinite(list(row.values())).all():
             raise KitError(
                 f"The loss became NaN or infinite in epoch {epoch}: start over with a lower lr or a clip_norm."
@@ -294,6 +326,12 @@ class FoldTrainer:
         pace = {"samples_per_second": self.items / seconds, "step_seconds": seconds / self.steps}
         return row | {"seconds": seconds} | pace, logits
 
+    def _validate(self, validation: Iterable[dict[str, Tensor]]) -> tuple[dict, np.ndarray]:
+        """Return scores and logits `[N, K]` of the items that validate."""
+        logits, labels = self._predict("oof", validation), self.parts["oof"].labels
+        assert labels is not None
+        return scores(softmax(logits), labels), logits
+
     def _record(self, row: dict) -> None:
         """Add a row to the history and to metrics.csv; of a fold's rows, the last that was kept is marked."""
         progress = self.session.progress
@@ -302,9 +340,55 @@ class FoldTrainer:
         progress.history.append(row)
         if self.session.accelerator.is_main_process:
             print(self._title + describe_epoch(row, self.epochs) + ("  *" if row["kept"] else ""), flush=True)
-            table = pd.DataFrame(progress.history)
+        self._write_metrics()
+
+    def _write_metrics(self) -> None:
+        if self.session.accelerator.is_main_process:
+            table = pd.DataFrame(self.session.progress.history)
             path = self.session.run.folder / "metrics.csv"
             write_atomically(path, functools.partial(table.to_csv, index=False))
+
+    # --- a soup of epochs
+
+    def _best_epochs(self) -> list[dict]:
+        """Return the rows of the fold's best epochs so far, best first."""
+        rows = [row for row in self.session.progress.history if row["fold"] == self.session.progress.fold]
+        return sorted(rows, key=lambda row: -row["macro_f1"])[:SOUP]
+
+    def _weights_of(self, row: dict) -> Path:
+        return self.session.run.folder / f"epoch-{row['fold']}-{row['epoch']}.safetensors"
+
+    def _keep_ingredient(self) -> None:
+        """Save the latest epoch's weights if it is among the best, and remove those of the epoch that it displaces."""
+        best, latest = [self._weights_of(row) for row in self._best_epochs()], self.session.progress.history[-1]
+        if self._weights_of(latest) in best:
+            save_weights(self.model, self._weights_of(latest), self.session.accelerator)
+        if self.session.accelerator.is_main_process:
+            for path in {*self.session.run.folder.glob(f"epoch-{latest['fold']}-*.safetensors")} - {*best}:
+                path.unlink()
+
+    def _cook(self, validation: Iterable[dict[str, Tensor]]) -> None:
+        """Set the model's weights to a greedy soup of the best epochs' (Wortsman et al. 2022).
+
+        From the best down, each epoch's weights are averaged in unless macro-F1 on the items that validate falls.
+        """
+        progress, (best, *others) = self.session.progress, self._best_epochs()
+        soup, epochs = read_weights(self._weights_of(best)), [best["epoch"]]
+        for row in others:
+            mixed = mix_weights(soup, read_weights(self._weights_of(row)), 1 / (len(epochs) + 1))
+            set_weights(self.model, mixed)
+            validated, logits = self._validate(validation)
+            if validated["macro_f1"] >= progress.best:
+                soup, progress.best, progress.kept = mixed, validated["macro_f1"], torch.from_numpy(logits)
+                epochs.append(row["epoch"])
+        set_weights(self.model, soup)
+        for row in progress.history:
+            if row["fold"] == progress.fold:
+                row["kept"] = row["epoch"] in epochs
+        self._write_metrics()
+        if self.session.accelerator.is_main_process:
+            names = ", ".join(map(str, sorted(epochs)))
+            print(f"{self._title}soup of the epochs {names}: macro-F1 {100 * progress.best:5.2f}", flush=True)
 
     def _prediction_batches(self, part: str) -> Iterable[dict[str, Tensor]]:
         """Return the batches of a part for prediction."""
@@ -377,12 +461,35 @@ def parameter_groups(model: Classifier, config: TrainConfig) -> list[dict]:
     """
     new: list[nn.Parameter] = []
     pretrained: list[nn.Parameter] = []
-    prefix = tuple(f"head.{name}" for name in model.head.new)
+    prefix = ("missing.", *(f"head.{name}" for name in model.head.new))
     for name, parameter in model.named_parameters():
         if parameter.requires_grad:
             (new if name.startswith(prefix) else pretrained).append(parameter)
     groups = [{"params": pretrained, "lr": config.lr * config.backbone_lr_scale}, {"params": new, "lr": config.lr}]
     return [group | {"weight_decay": config.weight_decay} for group in groups if group["params"]]
+
+
+def class_weights(labels: np.ndarray, classes: int, power: float) -> Tensor:
+    """Return weights `[K]` proportional to the inverse class frequencies to the `power`, of mean 1 over the items."""
+    counts = np.bincount(labels, minlength=classes)
+    weights = np.maximum(counts, 1) ** -power  # a class without an item is in no loss
+    return torch.from_numpy(weights * counts.sum() / (weights * counts).sum()).float()
+
+
+def learning_rates(optimizer: torch.optim.Optimizer, config: TrainConfig, steps: int) -> LRScheduler:
+    """Return the schedule of the learning rates, moved after every step, for epochs of `steps` steps.
+
+    The warm-up multiplies whichever decay is chosen.
+    """
+    total = config.epochs * steps
+    decay = (
+        CosineAnnealingLR(optimizer, total)
+        if config.schedule == "cosine"
+        else MultiStepLR(optimizer, [*range(steps, total, steps)], config.lr_decay)
+    )
+    rising = round(config.warmup * total)
+    warmup = [LinearLR(optimizer, 1 / (rising + 1), total_iters=rising)] if rising else []
+    return ChainedScheduler([decay, *warmup], optimizer)
 
 
 def describe_pace(seconds: float, steps: int, total: int) -> str:

@@ -33,6 +33,7 @@ from kit.training.features import precompute
 from kit.training.fold_trainer import FoldTrainer, NotFinite, Session
 from kit.training.inputs import make_datasets
 from kit.training.interrupt import Watch
+from kit.training.saved_weights import remove_epochs
 from kit.training.start import fit_start
 from kit.training.summary import report_blank_images, summarise_items, summarise_training
 
@@ -131,6 +132,8 @@ def _train(run: TrainingRun, config: TrainConfig, watch: Watch) -> None:
         progress.parameters = sum(parameter.numel() for parameter in fitted.model.parameters())
         progress.next_fold()
         states.write(progress)
+        if accelerator.is_main_process:
+            remove_epochs(run.folder)
         del fitted
         accelerator.free_memory()
     if accelerator.is_main_process:
@@ -141,6 +144,7 @@ def _train(run: TrainingRun, config: TrainConfig, watch: Watch) -> None:
         oof, test = softmax(progress.oof[torch.from_numpy(scored)].numpy()), torch.stack(progress.test).numpy()
         run.write(codes, (frames["train"][scored], oof), (frames["test"], test), summary)
         states.remove()
+        remove_epochs(run.folder)  # if it was interrupted between the two
         print(run, flush=True)
     accelerator.wait_for_everyone()
 

@@ -1,4 +1,7 @@
-"""The weights that a training leaves: model-<fold>.safetensors, without those of frozen backbones."""
+"""The weights that a training leaves: model-<fold>.safetensors, without those of frozen backbones.
+
+Until a fold ends, epoch-<fold>-<epoch>.safetensors hold those that its soup may be made of.
+"""
 
 import functools
 from pathlib import Path
@@ -6,7 +9,7 @@ from typing import Any
 
 import safetensors.torch
 from accelerate import Accelerator
-from torch import nn
+from torch import Tensor, nn
 from torch.distributed.checkpoint.state_dict import StateDictOptions, get_model_state_dict, set_model_state_dict
 
 from kit.core.exceptions import KitError
@@ -29,8 +32,35 @@ def save_weights(model: nn.Module, path: Path, accelerator: Accelerator) -> None
 
 def load_weights(model: nn.Module, path: Path, frozen: tuple[str, ...]) -> None:
     """Read what `save_weights` wrote into `model`. Raise KitError if it belongs to another model."""
-    options = StateDictOptions(full_state_dict=True, strict=False)
-    state: dict[str, Any] = {**safetensors.torch.load_file(path)}
-    keys = set_model_state_dict(model, state, options=options)
-    if keys.unexpected_keys or any(not name.startswith(frozen) for name in keys.missing_keys):
+    unexpected, missing = set_weights(model, read_weights(path))
+    if unexpected or any(not name.startswith(frozen) for name in missing):
         raise KitError(f"{path} holds the weights of another model: train the run again.")
+
+
+def read_weights(path: Path) -> dict[str, Tensor]:
+    """Return what `save_weights` wrote, by name."""
+    return safetensors.torch.load_file(path)
+
+
+def set_weights(model: nn.Module, weights: dict[str, Tensor]) -> tuple[list[str], list[str]]:
+    """Put `weights` into `model`, on every process; return the names that it does not have, and those that it misses.
+
+    `weights` stay as they are.
+    """
+    options = StateDictOptions(full_state_dict=True, strict=False)
+    state: dict[str, Any] = {**weights}
+    keys = set_model_state_dict(model, state, options=options)
+    return keys.unexpected_keys, keys.missing_keys
+
+
+def mix_weights(weights: dict[str, Tensor], other: dict[str, Tensor], share: float) -> dict[str, Tensor]:
+    """Return `other` with the `share` and `weights` with the rest; counts are those of `weights`."""
+    return {
+        name: value.lerp(other[name], share) if value.is_floating_point() else value for name, value in weights.items()
+    }
+
+
+def remove_epochs(folder: Path) -> None:
+    """Remove the weights of single epochs from a run's folder."""
+    for path in folder.glob("epoch-*.safetensors"):
+        path.unlink()

@@ -64,8 +64,7 @@ def _joint_vectors(
     vectors, rows = [], []
     for batch in Bar(make_loader(products, config.micro_batch, workers=config.workers), desc="probe", leave=False):
         batch = {key: value.to(device) for key, value in batch.items()}
-        layers, regions = model.features(batch)
-        vectors.append(head.joint(layers, batch["mask"], regions).cpu())
+        vectors.append(head.joint(*model.complete(batch, *model.features(batch))).cpu())
         rows.append(batch["row"].cpu())
     return torch.cat(vectors)[torch.cat(rows).argsort()].numpy()
 
@@ -110,3 +109,6 @@ def _fit_inputs(
             mean = total / count
             std = (squares / count - mean.square()).clamp_min(0).sqrt()
             layer.fit(mean.reshape(layer.mean.shape), std.reshape(layer.std.shape))
+            if model.missing is not None:  # start as one among the items' vectors
+                vector = getattr(model.missing, side)
+                vector.copy_(mean.reshape(vector.shape) + std.reshape(vector.shape) * vector)

@@ -17,6 +17,7 @@ import kit.data.sampler
 import kit.training.inputs
 from kit.config import train_config
 from kit.core.exceptions import KitError
+from kit.data.augment import augment
 from kit.data.dataset import Pixels, ProductDataset, RaggedArray
 from kit.data.images import read_pixels
 from kit.data.items import read_items
@@ -185,6 +186,38 @@ def test_each_text_is_tokenised_once(root, tiny_config, monkeypatch):
     assert asked == ["le chat", "chien rouge", "une table"]
     tokenize(dataclasses.replace(config, max_tokens=8), source, ["le chat"])  # another length
     assert asked[3:] == ["le chat"]
+
+
+def test_a_model_of_pairs_is_told_which_token_is_of_the_description(root, tiny_config):
+    config = train_config(**tiny_config, pair=True)
+    source = find_backbones(config)["text"]
+    ids = tokenize(config, source, [("le chat", "rouge"), ("le chat", "")])
+    first, second = (ids.batch(np.array([i])) for i in (0, 1))
+    assert first[0, :, 1].tolist() == [0, 0, 0, 0, 1, 1]
+    assert second[0, :, 1].tolist() == [0, 0, 0, 0]
+    plain = torch.stack([first[..., 0], torch.zeros(1, 6, dtype=torch.int32)], dim=2)
+    mask = torch.ones(1, 6, dtype=torch.long)
+    with torch.no_grad():
+        typed, untyped, alone = (source.load().eval()(x, mask)[-1] for x in (first, plain, first[..., 0]))
+    assert torch.equal(untyped, alone) and not torch.allclose(typed, alone, atol=1e-3)
+
+
+def test_augmented_images_are_their_seeds_and_nothing_else():
+    pixels = torch.zeros(2, 32, 40, 3, dtype=torch.uint8)
+    pixels[:, :, 20:] = torch.tensor([200, 60, 20], dtype=torch.uint8)  # the right half is orange
+    before = torch.get_rng_state()
+    first, second = augment(pixels, [3, 4])
+    assert torch.equal(torch.get_rng_state(), before)
+    assert first.shape == (32, 40, 3) and first.dtype == torch.uint8 and not torch.equal(first, second)
+    assert torch.equal(augment(pixels[1:], [4])[0], second)  # in whatever batch
+    images = augment(pixels[:1].expand(64, -1, -1, -1), range(64)).float()
+    flipped = images[:, 16, 2].sum(1) > images[:, 16, -3].sum(1)
+    assert 16 < flipped.sum() < 48
+    shares = (images.sum(3) > 60).float().mean((1, 2))
+    assert 0.03 < shares.std() < 0.15 and abs(shares.mean() - 0.5) < 0.03  # cropped a little, in any direction
+    orange = images.flatten(1, 2).max(1).values
+    assert (orange[:, 0] > orange[:, 1]).all() and (orange[:, 1] > orange[:, 2]).all()  # the hue stays
+    assert 10 < orange[:, 0].std() < 40
 
 
 def test_another_tokenizer_reads_for_itself(root, tiny_config, tiny_texts):

@@ -14,11 +14,13 @@ from PIL import Image
 from safetensors.torch import load_file, save_file
 from sklearn.datasets import load_sample_image
 
+from kit.config import train_config
 from kit.core.exceptions import KitError
 from kit.core.paths import project
 from kit.data.images import read_pixels
 from kit.models import backbones
-from kit.models.backbones import BackboneHandle
+from kit.models.backbones import BackboneHandle, find_backbones
+from kit.models.classifier import build_model
 from kit.models.image_backbones import check_image, load_image
 from kit.models.registry import IMAGE, TEXT
 from kit.models.text_backbones import check_text, load_text
@@ -412,6 +414,38 @@ def test_what_timm_would_not_read_is_named(architecture, config, sentence, tmp_p
     with pytest.raises(KitError, match=sentence) as caught:
         load_image(folder)
     assert "\n" not in str(caught.value)
+
+
+GRIDS = {  # timm's families by what surrounds their patches
+    "class token": {},
+    "class and register tokens": {"reg_tokens": 4},
+    "none": {"class_token": False, "global_pool": "map"},
+}
+
+
+@pytest.mark.parametrize("name", GRIDS)
+@torch.inference_mode()
+def test_a_grid_of_patches_follows_the_image_size_as_a_map_does(name, tmp_path, root):
+    folder = timm_directory(tmp_path, "test_vit", {"pretrained_cfg": HALF}, GRIDS[name])
+    ours = BackboneHandle("image", folder, True, 0, 96, True)
+    theirs = timm.create_model(f"local-dir:{folder}", pretrained=True, img_size=96).eval()
+    pixels = torch.randint(0, 256, (2, 96, 96, 3), dtype=torch.uint8)
+    wanted = theirs.forward_features((pixels.permute(0, 3, 1, 2) / 255 - 0.5) / 0.25)[:, theirs.num_prefix_tokens :]
+    assert torch.allclose(ours.frozen(pixels), wanted, atol=1e-2)
+    assert ours.outline.regions == 36 == wanted.shape[1]
+
+
+@pytest.mark.parametrize(("image", "regions"), [("vit_tiny_patch16_224", 16), ("test_convnext", 4)])
+def test_patches_and_maps_feed_coattention_alike(image, regions, tiny_config, root):
+    config = train_config(**tiny_config | {"image": image, "pretrained": False, "image_size": 64})
+    handles = find_backbones(config) | {"text": find_backbones(train_config(**tiny_config))["text"]}
+    model = build_model(config, 3, handles, config.sides)
+    batch = {"ids": torch.randint(5, 60, (2, 6)), "mask": torch.ones(2, 6, dtype=torch.long)}
+    batch["pixels"] = torch.randint(256, (2, 64, 64, 3)).byte()
+    assert model.features(batch)[1].shape == (2, regions, handles["image"].outline.width)
+    model(batch).sum().backward()
+    learned = [p for p in model.image.parameters() if p.grad is not None and p.grad.abs().sum() > 0]
+    assert len(learned) > 0.8 * len([*model.image.parameters()])
 
 
 SIZES = [

@@ -22,6 +22,9 @@ SWITCHES = {
     "embedding-layer": {"embedding_layer": True},
     "linear-start": {"linear_start": True},
     "linear-start-no-co-attention": {"linear_start": True, "coattention": False},
+    "modality-dropout": {"modality_dropout": 0.5},
+    "modality-dropout-linear-start": {"modality_dropout": 0.5, "linear_start": True},
+    "modality-dropout-concat": {"modality_dropout": 0.5, "system": "concat"},
     "linear-start-no-bilstm": {"linear_start": True, "bilstm": False},
     **{system: {"system": system} for system in ("concat", "bilinear", "dot", "text", "image")},
 }
@@ -42,7 +45,7 @@ def batch(tokens=6, items=2, size=32):
     mask = torch.ones(items, tokens, dtype=torch.long)
     mask[1:, tokens // 2 :] = 0
     pixels = torch.randint(256, (items, size, size, 3), generator=torch.Generator().manual_seed(1)).byte()
-    return {"ids": ids * mask, "mask": mask, "pixels": pixels}
+    return {"ids": ids * mask, "mask": mask, "pixels": pixels, "missing": torch.zeros(items, 2, dtype=torch.bool)}
 
 
 @pytest.mark.parametrize("name", SWITCHES)
@@ -124,6 +127,34 @@ def test_fusions_compute_what_their_names_say():
     # every output is a bilinear form: linear in each vector with the other fixed (biases start at zero)
     bilinear, head = fused["bilinear"]
     assert torch.allclose(head([2 * text], None, 3 * image), 6 * bilinear, atol=1e-5)
+
+
+@pytest.mark.parametrize("system", ["coattention", "concat"])
+@torch.inference_mode()
+def test_what_is_missing_is_one_and_the_same_thing_to_the_head(system, build):
+    """Whatever stands in the image's and the text's place, and however long that is."""
+    model = build(system=system, modality_dropout=0.5).eval()
+    items = batch(size=64)
+    gone = [items | {"missing": torch.tensor([pair, [False, False]])} for pair in ([True, False], [False, True])]
+    other = {"pixels": items["pixels"].flip(0), "ids": items["ids"].flip(1).clamp(5), "mask": items["mask"].flip(0)}
+    changed = [gone[0] | {key: other[key] for key in ("ids", "mask")}, gone[1] | {"pixels": other["pixels"]}]
+    for without, elsewhere in zip(gone, changed, strict=True):
+        assert torch.allclose(model(without)[0], model(elsewhere)[0], atol=1e-5)
+        assert not torch.allclose(model(without)[0], model(items)[0], atol=1e-4)
+        assert not torch.allclose(model(without)[1], model(elsewhere)[1], atol=1e-4)
+    plain = build(system=system).eval()
+    plain.load_state_dict(model.state_dict(), strict=False)
+    assert torch.equal(plain(items), model(items))
+
+
+@torch.inference_mode()
+def test_a_model_that_saw_mirror_images_reads_both_ways(build):
+    plain, both = build().eval(), build(augment=True).eval()
+    items = batch(size=64)
+    mirrored = items | {"pixels": items["pixels"].flip(2)}
+    assert not torch.allclose(plain(items), plain(mirrored), atol=1e-4)
+    assert torch.allclose(both(items), (plain(items) + plain(mirrored)) / 2, atol=1e-5)
+    assert torch.allclose(both(items), both(mirrored), atol=1e-5)
 
 
 @torch.no_grad()

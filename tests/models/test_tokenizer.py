@@ -314,6 +314,44 @@ def test_left_truncation_keeps_the_end_of_a_text(tiny_texts, tmp_path):
     assert load_tokenizer(str(slow))(["chat " * 3000 + "livre"], len(end)) == [end]
 
 
+PAIRS = [("lampe de table", "rouge et bleu " * 9), ("une grande lampe de table", "rouge"), ("lampe", "")]
+
+
+@pytest.mark.parametrize("side", ["right", "left"])
+@pytest.mark.parametrize("kind", ["wordpiece", "unigram", "python"])
+def test_a_pair_keeps_its_title_and_loses_its_description(kind, side, tmp_path, tiny_texts):
+    """As its own library joins them, with its separators and types, as long as all fits."""
+    settings = {"truncation_side": side}
+    if kind == "python":
+        shutil.copytree(tiny_texts["flaubert"], tmp_path, dirs_exist_ok=True)
+        content = json.loads((tmp_path / "tokenizer_config.json").read_text())
+        (tmp_path / "tokenizer_config.json").write_text(json.dumps(content | settings))
+        folder, own = str(tmp_path), transformers.AutoTokenizer.from_pretrained(tmp_path)
+    else:
+        inner = wordpiece() if kind == "wordpiece" else unigram()
+        if kind == "wordpiece":
+            pair = "[CLS] $A [SEP] $B:1 [SEP]:1"
+            special = [(token, inner.token_to_id(token)) for token in ("[CLS]", "[SEP]")]
+            inner.post_processor = processors.TemplateProcessing("[CLS] $A [SEP]", pair, special)
+        files = {"tokenizer.json": inner.to_str(), "tokenizer_config.json": settings}
+        folder = directory(tmp_path, "bert" if kind == "wordpiece" else "camembert", files)
+        own = transformers.PreTrainedTokenizerFast(tokenizer_object=inner)
+    encode = load_tokenizer(folder, pair=True)
+    for (title, description), row in zip(PAIRS, encode(PAIRS, 400), strict=True):
+        wanted = own(title, description or None, return_token_type_ids=True)
+        assert row == [*zip(wanted["input_ids"], wanted["token_type_ids"], strict=True)]
+    whole = [[i for i, _ in row] for row in encode(PAIRS, 400)]
+    for pair, full in zip(PAIRS, whole, strict=True):
+        words = own(pair[0], add_special_tokens=False)["input_ids"]
+        for most in (len(words) + 5, len(words) + 2, len(words) + 1):
+            ids = [i for i, _ in encode([pair], most)[0]]
+            assert len(ids) <= most or len(ids) == len(full)
+            kept = words if most > len(words) + 1 else words[:-1] if side == "right" else words[1:]
+            assert " ".join(map(str, kept)) in " ".join(map(str, ids))
+            if pair[1] and most > len(words) + 4 and side == "right":
+                assert ids[:-1] == full[: len(ids) - 1]
+
+
 def test_a_text_of_which_nothing_is_left_has_a_token(tmp_path):
     own = wordpiece()
     own.post_processor = processors.TemplateProcessing(single="$A", special_tokens=[])

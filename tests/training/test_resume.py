@@ -27,6 +27,7 @@ from kit.models.heads import CoAttentionHead, FusionHead
 from kit.runs import Run, prepare_run
 from kit.train import main
 from kit.training import interrupt
+from kit.training.fold_trainer import FoldTrainer
 from kit.training.interrupt import Interrupted, Watch
 from kit.training.launch import launch
 from kit.training.run_trainer import train
@@ -90,6 +91,45 @@ def test_a_killed_training_goes_on_to_the_same_bytes(root, crash_config, number,
     assert not (torn.folder / "state.pt").exists()
 
 
+FINE_TUNING = {
+    "epochs": 3,
+    "keep": "soup",
+    "pair": True,
+    "augment": True,
+    "modality_dropout": 0.3,
+    "class_weights": 0.5,
+    "schedule": "cosine",
+    "warmup": 0.3,
+}
+
+
+def test_every_field_of_fine_tuning_survives_a_kill(root, crash_config, monkeypatch):
+    """In the second epoch; and when the soup is made, but no state says so yet."""
+    config = crash_config | FINE_TUNING | {"folds": 1}
+    whole, torn = begun(config, "whole"), begun(config, "torn")
+    agree, asked = Watch.agree, []
+    monkeypatch.setattr(Watch, "agree", lambda watch, bad=False: (asked.append(0), agree(watch, bad))[1])
+    train(whole)
+    left, cook = iter(range(len(asked) // 4)), FoldTrainer._cook
+
+    def killed(watch, bad=False):
+        if next(left, None) is None:
+            raise SystemError("killed")
+        return agree(watch, bad)
+
+    monkeypatch.setattr(Watch, "agree", killed)
+    with pytest.raises(SystemError, match="killed"):
+        train(torn)
+    monkeypatch.setattr(Watch, "agree", agree)
+    monkeypatch.setattr(FoldTrainer, "_cook", lambda *arguments: [cook(*arguments), sys.exit("killed")])
+    with pytest.raises(SystemExit, match="killed"):
+        train(torn)
+    monkeypatch.setattr(FoldTrainer, "_cook", cook)
+    train(torn)
+    assert not list(torn.folder.glob("epoch-*"))
+    assert results(torn) == results(whole)
+
+
 def test_a_state_is_refused_with_other_settings_or_data(root, crash_config, tiny_data):
     data = root / "data"
     shutil.copytree(tiny_data, data)
@@ -108,6 +148,10 @@ def test_a_state_is_refused_with_other_settings_or_data(root, crash_config, tiny
     with pytest.raises(KitError, match=r"changed since it was begun \(images\)"):
         train(run)
     image.write_bytes(pixels)
+    state = torch.load(run.folder / "state.pt", weights_only=True)
+    torch.save(state | {"format": 1}, run.folder / "state.pt")
+    with pytest.raises(KitError, match=r"state\.pt cannot be read \(another version of the kit wrote it\): pass"):
+        train(run)
     (run.folder / "state.pt").write_bytes((run.folder / "state.pt").read_bytes()[:1000])
     with pytest.raises(KitError, match=r"state\.pt cannot be read .*: pass -p again True to start over"):
         train(run)

@@ -17,6 +17,7 @@ import pytest
 import torch
 from accelerate import Accelerator, PartialState
 from accelerate.data_loader import BatchSamplerShard
+from safetensors.torch import load_file
 
 import kit.train
 import kit.training.fold_trainer
@@ -28,11 +29,11 @@ from kit.data.folds import holdout, stratified_sample
 from kit.data.sampler import LengthBatches, make_loader
 from kit.metrics import macro_f1
 from kit.models.backbones import find_backbones
-from kit.models.classifier import build_model
+from kit.models.classifier import Classifier, build_model
 from kit.runs import Run, find_run, list_runs, open_run, prepare_run
 from kit.train import main, meet
 from kit.training.attention import average_folds, measure_attention
-from kit.training.fold_trainer import parameter_groups, predict
+from kit.training.fold_trainer import FoldTrainer, class_weights, parameter_groups, predict
 from kit.training.launch import died
 from kit.training.run_trainer import prepare, train
 from kit.training.saved_weights import load_weights
@@ -173,6 +174,40 @@ def test_keep_last_keeps_the_last(root, tiny_config):
     train(result)
     assert result.summary["kept_epochs"] == [3]
     assert result.summary["macro_f1"] == pytest.approx(result.metrics["macro_f1"].iloc[-1])
+
+
+def test_a_soup_takes_each_of_the_three_best_epochs_that_does_not_lower_it(root, tiny_config, monkeypatch):
+    """The second best mixed in scores as much as the best, the third less."""
+    f1 = iter([0.2, 0.5, 0.1, 0.6, 0.4, 0.6, 0.5])  # of five epochs, then of epochs 4 and 2, then of 4, 2 and 5
+    kept, cook = {}, FoldTrainer._cook
+
+    def scored(probabilities, labels):
+        return {"loss": 1.0, "macro_f1": next(f1), "accuracy": 0.5}
+
+    def cooked(trainer, validation):
+        kept.update({path.name: load_file(path) for path in trainer.session.run.folder.glob("epoch-*")})
+        cook(trainer, validation)
+
+    monkeypatch.setattr(kit.training.fold_trainer, "scores", scored)
+    monkeypatch.setattr(FoldTrainer, "_cook", cooked)
+    run = prepare_run(train_config(**tiny_config | {"epochs": 5, "keep": "soup"}, run="soup"))
+    train(run)
+    assert sorted(kept) == [f"epoch-0-{epoch}.safetensors" for epoch in (2, 4, 5)]
+    assert not list(run.folder.glob("epoch-*"))
+    assert run.summary["kept_epochs"] == [2, 4]
+    assert run.metrics["kept"].tolist() == [False, True, False, True, False]
+    soup, best, second = (
+        load_file(run.folder / "model-0.safetensors"),
+        *(kept[f"epoch-0-{n}.safetensors"] for n in (4, 2)),
+    )
+    for name, value in soup.items():
+        wanted = (best[name] + second[name]) / 2 if value.is_floating_point() else best[name]
+        assert torch.allclose(value, wanted, atol=1e-6), name
+    accelerator = Accelerator(cpu=True)
+    model, oof = prepared(run.config, accelerator)
+    load_weights(model, run.folder / "model-0.safetensors", model.frozen_prefixes)
+    logits = predict(model, accelerator.prepare(make_loader(oof, 3)), len(oof), accelerator)
+    assert np.allclose(torch.from_numpy(logits).softmax(1), run.predictions("oof")[2], atol=1e-5)
 
 
 @pytest.mark.parametrize("system", ["concat", "bilinear", "dot", "text", "image", "tfidf", "logistic"])
@@ -709,6 +744,7 @@ def test_two_processes_see_every_item_once_and_predict_all(root, tiny_config, mo
 
     monkeypatch.setenv("OMP_NUM_THREADS", "1")
     same = tiny_config | {"text": no_dropout(tiny_config["text"], root), "dropout": 0.0, "freeze_image": True}
+    same |= {"class_weights": 1.0, "modality_dropout": 0.3, "schedule": "cosine", "warmup": 0.2, "keep": "soup"}
     runs = {name: prepare_run(train_config(**same, run=name)) for name in ("one", "two", "cut")}
     launch([runs["two"]], processes=2)
     train(runs["one"])
@@ -727,6 +763,94 @@ def test_two_processes_see_every_item_once_and_predict_all(root, tiny_config, mo
         assert runs[name].summary["attention"]["items"] == wanted["items"] == 7
         losses = [run.metrics[["train_loss", "loss"]].to_numpy() for run in (runs["one"], runs[name])]
         assert np.allclose(*losses, atol=1e-5)
+
+
+@pytest.mark.parametrize("power", [0.5, 1.0])
+def test_class_weights_make_up_for_rare_classes(power):
+    labels = np.repeat([0, 1, 2], [6, 3, 1])
+    weights = class_weights(labels, 4, power)[:3]
+    assert np.isclose(weights[labels].mean(), 1)
+    assert np.allclose(weights / weights[0], [1, 2**power, 6**power])
+
+
+def test_the_loss_of_an_item_counts_as_much_as_its_class(root, tiny_config, monkeypatch):
+    """With weights that add up to one, two losses add up to the plain one."""
+    still = tiny_config | {"text": no_dropout(tiny_config["text"], root), "dropout": 0.0, "lr": 0.0, "epochs": 1}
+    still |= {"freeze_text": True, "freeze_image": True, "label_smoothing": 0.1}
+    losses = []
+    for number, weights in enumerate([None, [1.0, 0.7, 0.2], [0.0, 0.3, 0.8]]):
+        monkeypatch.setattr(kit.training.fold_trainer, "class_weights", lambda *_, w=weights: torch.tensor(w))
+        run = prepare_run(train_config(**still, class_weights=float(weights is not None), run=f"w{number}"))
+        train(run)
+        losses.append(run.metrics["train_loss"].item())
+    assert losses[0] == pytest.approx(losses[1] + losses[2], abs=1e-5)
+
+
+def test_each_training_image_changes_in_its_own_way_at_every_epoch(root, tiny_config, monkeypatch):
+    """The same however the items of a step are shared; items that validate are only mirrored."""
+    drawn = {}
+    for accumulate in (1, 4):
+        seen = drawn[accumulate] = []
+        monkeypatch.setattr(
+            kit.training.fold_trainer, "augment", lambda pixels, seeds, seen=seen: (seen.extend(seeds), pixels)[1]
+        )
+        train(prepare_run(train_config(**tiny_config, augment=True, accumulate=accumulate, run=f"cut{accumulate}")))
+        assert len(seen) == len(set(seen)) == 2 * 29
+    assert set(drawn[1]) == set(drawn[4])
+
+
+def test_one_side_of_some_training_items_is_left_out_and_of_predicted_ones_what_they_lack(
+    root, tiny_config, tiny_data, tmp_path, monkeypatch
+):
+    folder = tmp_path / "blank"
+    shutil.copytree(tiny_data, folder)
+    for image in sorted((folder / "images" / "image_train").iterdir())[:6]:
+        image.unlink()
+    forward, seen = Classifier.forward, []
+    monkeypatch.setattr(
+        Classifier,
+        "forward",
+        lambda model, batch, **how: (how or seen.append((model, batch)), forward(model, batch, **how))[1],
+    )
+    drawn = []
+    for accumulate in (1, 4):
+        seen.clear()
+        changes = {"data": str(folder), "missing": "blank", "epochs": 8, "modality_dropout": 0.3, "keep": "last"}
+        changes |= {"freeze_text": True, "freeze_image": True, "curve": False, "linear_start": True}
+        train(prepare_run(train_config(**tiny_config | changes, accumulate=accumulate, run=f"cut{accumulate}")))
+        rows, missing = (torch.cat([batch[key] for _, batch in seen if "label" in batch]) for key in ("row", "missing"))
+        learned, predicted = missing[: 8 * 29], missing[8 * 29 :]
+        assert not learned.all(1).any()  # one side is always left
+        assert 0.1 < learned[:, 0].float().mean() < 0.25
+        assert predicted[:, 1].any() and not predicted[:, 0].any()
+        lacks = [learned[rows[: 8 * 29] == row][:, 1] for row in range(29)]
+        assert 6 - int(predicted[:, 1].sum()) == sum(bool(item.all()) for item in lacks)  # blank in every epoch
+        drawn.append({(row.item(), *pair.tolist()) for row, pair in zip(rows, missing, strict=True)})
+    assert drawn[0] == drawn[1]
+
+
+RATES = {  # of the six steps of two epochs, as shares of lr
+    "the paper's": ({}, [1, 1, 1, 0.9, 0.9, 0.9]),
+    "cosine": ({"schedule": "cosine"}, [1, 0.933, 0.75, 0.5, 0.25, 0.067]),
+    "warm-up": ({"lr_decay": 1.0, "warmup": 0.5}, [0.25, 0.5, 0.75, 1, 1, 1]),
+    "both": ({"schedule": "cosine", "warmup": 1 / 6}, [0.5, 0.933, 0.75, 0.5, 0.25, 0.067]),
+}
+
+
+@pytest.mark.parametrize("name", RATES)
+def test_both_learning_rates_follow_the_schedule(name, root, tiny_config, monkeypatch):
+    changes, wanted = RATES[name]
+    rates, update = [], FoldTrainer.update
+
+    def watched(trainer):
+        rates.append([group["lr"] for group in trainer.optimizer.param_groups])
+        update(trainer)
+
+    monkeypatch.setattr(FoldTrainer, "update", watched)
+    config = train_config(**tiny_config | {"batch_size": 10, "curve": False, "keep": "last"} | changes, run="rates")
+    train(prepare_run(config))
+    shares = np.array(rates) / [config.lr * config.backbone_lr_scale, config.lr]
+    assert np.allclose(shares, np.array(wanted)[:, None], atol=1e-3)
 
 
 def no_dropout(text: str, folder: Path) -> str:
