@@ -47,7 +47,7 @@ def baselines(values: dict) -> list[TrainConfig]:
     """Return the configurations of the paper's three fusions of frozen features (section 3.1), of each side alone, and
     of two references.
     """
-    frozen = {"freeze_text": True, "freeze_image": True}
+    frozen = {"freeze_text": True, "freeze_image": True, "train_text_layers": 0}
     return [_named(values, f"baseline-{system}", system=system, **frozen) for system in BASELINES]
 
 
