@@ -64,6 +64,17 @@ REFUSALS = [
     ({"attention": "none"}, "attention='none' is not one of both, text, image"),
     ({"width": 513}, "width=513 must be even"),
     ({"batch_size": 10, "accumulate": 4}, "batch_size=10 must be a multiple of accumulate=4"),
+    (
+        {"train_text_layers": 2},
+        "train_text_layers=2 needs freeze_text, which fixes the layers below: pass -p freeze_te",
+    ),
+    *(
+        (
+            {"train_text_layers": 2, "freeze_text": True, "system": system},
+            f"{system}' trains no text layers: leave train",
+        )
+        for system in ("tfidf", "logistic", "image")
+    ),
     ({"run": "../../etc"}, "must be a folder name"),
     ({"run": "a b"}, "must be a folder name"),
     ({"run": "a" * 300}, "must be a folder name of up to 250"),

@@ -133,7 +133,10 @@ class TopLayers(nn.Module):
         super().__init__()
         self.below, self.count, kind = backbone if live else None, count, backbone.model.config.model_type
         if count > backbone.depth:
-            raise KitError(f"train_text_layers={count} is too large: this {kind} model has {backbone.depth} layers.")
+            raise KitError(
+                f"train_text_layers={count} is too large: it must be at most {backbone.depth}, the layers of this "
+                f"{kind} model."
+            )
         refusal = (
             f"train_text_layers is not possible with a {kind} model, whose top layers cannot run by themselves: leave "
             f"it out, or use a text backbone like BERT or CamemBERT."

@@ -60,10 +60,14 @@ def begun(config: dict, name: str) -> Run:
     return prepare_run(train_config(**config, run=name))
 
 
-@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM, signal.SIGINT])
+PARTLY = {"freeze_text": True, "train_text_layers": 1}
+
+
+@pytest.mark.parametrize(("number", "changes"), [(signal.SIGKILL, PARTLY), (signal.SIGTERM, {}), (signal.SIGINT, {})])
 @pytest.mark.parametrize("kills", [2, pytest.param(20, marks=pytest.mark.slow)])
-def test_a_killed_training_goes_on_to_the_same_bytes(root, crash_config, number, kills):
+def test_a_killed_training_goes_on_to_the_same_bytes(root, crash_config, number, changes, kills):
     """At random steps; the states before them are what is gone on from."""
+    crash_config |= changes
     whole, torn = begun(crash_config, "whole"), begun(crash_config, "torn")
     assert trained(whole, root) == 0
     chance, killed = random.Random(0), 0
