@@ -188,6 +188,10 @@ class TopLayers(nn.Module):
 class _HandThrough(nn.Module):
     """Stands for a model's embeddings and returns the vectors that it is given."""
 
+    def __init__(self) -> None:
+        super().__init__()
+        self.word_embeddings = nn.Identity()  # unused, but transformers puts a hook on it for checkpointing
+
     def forward(self, inputs_embeds: Tensor, **_: Any) -> Tensor:
         return inputs_embeds
 

@@ -137,7 +137,8 @@ def test_frozen_backbones_stay_as_they_are(build):
 
 @pytest.mark.parametrize("live", [True, False])
 def test_of_a_partly_trained_backbone_only_the_top_learns(live, tiny_config):
-    config = train_config(**tiny_config, freeze_text=True, train_text_layers=1, linear_start=True, layer_weights=False)
+    changes = {"freeze_text": True, "train_text_layers": 1, "layer_weights": False}
+    config = train_config(**tiny_config, **changes, linear_start=True, checkpointing=True)
     backbones = find_backbones(config)
     before = {name: value.clone() for name, value in backbones["text"].frozen.state_dict().items()}
     model = build_model(config, 3, backbones, ["text", "image"] if live else ["image"]).train()
