@@ -54,7 +54,8 @@ def test_one_run_of_a_study_is_the_member_that_its_tables_know():
 
 
 def test_baselines_are_frozen_and_parameters_reach_them():
-    configs = baselines(VALUES | {"recipe": "demo", "limit": 100})
+    configs = baselines(VALUES | {"recipe": "demo", "limit": 100, "train_text_layers": 2})
+    assert not any(config.train_text_layers for config in configs)
     assert [config.system for config in configs] == list(BASELINES)
     assert all(config.freeze_text and config.freeze_image and config.limit == 100 for config in configs)
     assert {config.epochs for config in configs} == {10}  # the demo's, for baselines
