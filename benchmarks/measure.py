@@ -28,10 +28,10 @@ from kit.core.paths import cache_folder
 from kit.data.sampler import make_loader
 from kit.models.layers import BiLSTM
 from kit.training.checkpoint import Progress
-from kit.training.features import fit_inputs
 from kit.training.fold_trainer import FoldTrainer, Session, predict
 from kit.training.interrupt import Watch
 from kit.training.run_trainer import make_accelerator, prepare
+from kit.training.start import fit_start
 
 HERE = Path(__file__).resolve().parent
 RESULTS = HERE / "results"
@@ -80,10 +80,11 @@ class Workbench:
         torch.manual_seed(config.seed)
         model = build().to(self.accelerator.device)
         if config.linear_start:
-            fit_inputs(config, model, self.parts["train"], self.accelerator.device)
+            rows = np.arange(len(self.parts["train"]))
+            fit_start(config, model, self.parts["train"], rows, self.accelerator.device)
         quiet = dataclasses.replace(config, save_steps=0)
-        self.session = Session(None, quiet, self.accelerator, Watch(), None, Progress(torch.empty(0)))
-        self.trainer = FoldTrainer(self.session, model, self.parts)
+        self.session = Session(None, quiet, self.accelerator, Watch(), None, Progress(torch.empty(0)), 0)
+        self.trainer = FoldTrainer(self.session, model, self.parts, config.epochs)
         self.model = self.trainer.model
 
     def loader(self, part: str = "train", times: int = 1):

@@ -4,6 +4,7 @@ N items · K classes
 """
 
 import numpy as np
+from scipy.optimize import minimize_scalar
 
 
 def confusion(true: np.ndarray, predicted: np.ndarray, classes: int) -> np.ndarray:
@@ -78,3 +79,13 @@ def softmax(logits: np.ndarray) -> np.ndarray:
     """Return probabilities `[N, K]`, in double precision so that rows sum to one."""
     shifted = np.exp(logits.astype(np.float64) - logits.max(1, keepdims=True))
     return shifted / shifted.sum(1, keepdims=True)
+
+
+def temperature(logits: np.ndarray, labels: np.ndarray) -> tuple[float, float]:
+    """Return the temperature by which logits `[N, K]` lose least on labels `[N]`, and that loss (Guo et al. 2017)."""
+
+    def loss(log_temperature: float) -> float:
+        return scores(softmax(logits / np.exp(log_temperature)), labels)["loss"]
+
+    best = minimize_scalar(loss, bounds=(-3, 3), method="bounded")
+    return float(np.exp(best.x)), float(best.fun)

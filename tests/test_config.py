@@ -22,6 +22,7 @@ def test_the_papers_recipe():
     assert (config.image_size, config.max_tokens, config.batch_size, config.epochs) == (500, 510, 16, 10)
     assert (config.lr, config.backbone_lr_scale, config.lr_decay, config.weight_decay) == (3e-4, 0.01, 0.9, 0.0)
     assert (config.width, config.layer_weights, config.bilstm, config.attention) == (2048, True, True, "both")
+    assert config.coattention and not config.attention_scale
     assert config.val_share == 0.2
 
 
@@ -62,6 +63,7 @@ REFUSALS = [
     ({"bilstm": "no"}, "bilstm='no' must be True or False"),
     ({"recipe": "mine"}, "recipe='mine' is not one of paper, demo"),
     ({"attention": "none"}, "attention='none' is not one of both, text, image"),
+    ({"attention": "text", "coattention": False}, "never reads the image: take system='text' instead"),
     ({"width": 513}, "width=513 must be even"),
     ({"batch_size": 10, "accumulate": 4}, "batch_size=10 must be a multiple of accumulate=4"),
     (

@@ -115,9 +115,9 @@ def test_the_story_goes_on_past_a_member_that_fails_and_says_so(told, tiny_data)
     assert "FAILED tiny-nowhere-tiny_image" in done.stderr and "There is no directory" in done.stderr
     assert "Traceback" not in done.stderr
     assert "training steps left, at this pace: about" in done.stdout
-    assert "6 of another kind, not timed yet" in done.stdout  # while baselines train: no member, no ablation
+    assert "9 of other kinds, not timed yet" in done.stdout  # frozen fusions train: nothing fine-tuned, no co-attention
     finished = {run.parent.name for run in (root / "runs").glob("*/summary.json")}
-    assert {f"tiny-baseline-{system}" for system in BASELINES} <= finished
+    assert {f"tiny-baseline-{system}" for system in (*BASELINES, "concat-finetuned", "coattention-frozen")} <= finished
     assert {f"tiny-{row}-s0" for row in ABLATIONS if row != "full"} <= finished
     ensembles = [name for name in finished if "ensemble" in name]
     assert ensembles
@@ -132,6 +132,7 @@ def test_the_report_stands_beside_the_paper_and_names_its_runs(told):
     report = (root / "runs" / "tiny" / "REPORT.md").read_text()
     for title in ("## Table 1", "## Table 2", "## Table 3", "## Table 4", "## Figure 2", "## Figure 5"):
         assert title in report
+    assert "with even attention" in report and "co-attention itself beats concat, both fine-tuned" in report
     for number in ("76.18", "6.81", "79.16"):  # the paper's
         assert number in report
     rows = [line for line in report.splitlines() if line.startswith("| runs/")]
@@ -261,7 +262,7 @@ def planned(tiny_config: dict) -> tuple[dict, list[TrainConfig]]:
 def test_a_study_sets_every_parameter_that_a_notebook_has(path, tiny_config):
     given, configs = planned(tiny_config)
     values = pipeline.parameters(path.stem, given, configs)
-    options = {"processes", "again", "jobs", "seeds"} | ({"run"} if path.stem[:2] in ("06", "07") else set())
+    options = {"processes", "again", "jobs", "seeds", "matched"} | ({"run"} if path.stem[:2] in ("06", "07") else set())
     assert set(parameters(path)) - options <= set(values)
     for name, value in pipeline.SHIPPED.get(path.stem, {}).items():
         assert parameters(path)[name][1] == value
@@ -294,8 +295,9 @@ def test_what_is_edited_in_a_notebooks_first_cell_changes_no_study(
     namespace = {"In": [cell.source, injected]}
     for source in namespace["In"]:
         exec(source, namespace)
-    found = read_parameters(namespace, parameter_types(TrainConfig, processes=int, jobs=int, seeds=int, again=bool))
-    found = {name: value for name, value in found.items() if name not in ("processes", "jobs", "seeds", "again")}
+    options = {"processes": int, "jobs": int, "seeds": int, "again": bool, "matched": bool}
+    found = read_parameters(namespace, parameter_types(TrainConfig, **options))
+    found = {name: value for name, value in found.items() if name not in options}
     if name == "03_train":
         assert one_run(found) == configs[0]
     else:

@@ -31,12 +31,15 @@ PINNED = {
     "fusion dot": [1.04369, 0.13646, -0.14627, 1.0453, 0.12746, -0.13958],
     "fusion text": [1.0439, 0.30213, -0.3413, 1.02149, 0.32394, -0.33504],
     "fusion image": [1.03196, 0.24126, -0.28429, 1.02634, 0.25627, -0.28979],
+    "standardised concat": [1.12347, 0.49183, -0.56133, 1.64844, 0.58801, -1.1575],
+    "standardised bilinear": [1.23641, -0.01087, -0.10531, 1.20937, 0.10902, -0.20951],
+    "standardised dot": [2.23346, -0.8374, -0.438, 2.61015, -0.55892, -1.07148],
     "stacker network": [0.92066, 0.03596, 0.04338, 0.02691, 0.95945, 0.01364, 0.03313, 0.02174, 0.94513],
     "stacker logistic": [0.93714, 0.02879, 0.03407, 0.01931, 0.96803, 0.01266, 0.02402, 0.02055, 0.95543],
     "stacker blend": [0.99846, 3e-05, 0.0015, 6e-05, 0.99902, 0.00092, 4e-05, 0.00044, 0.99953],
     "run fine-tuned": [1.09206, 1.06674, 1.11485, 1.11006, 0.4435, 0.33367, 0.22282],
-    "run frozen": [1.10111, 0.79423, 1.09912, 0.85312, 1.09587, 0.8374, 1.08898, 1.11643, 1.01087, 1.00536, 1.09664,
-                   1.05937, 0.25581, 0.48354, 0.26065],
+    "run frozen": [0.51223, 0.40114, 0.51928, 0.40674, 0.32451, 0.36057, 1.24653, 1.26226, 1.01269, 1.00192, 1.25278,
+                   1.26837, 0.43733, 0.40716, 0.15551],
 }
 # fmt: on
 
@@ -95,6 +98,12 @@ def test_a_coattention_head_of_these_weights_returns_these_logits(name, features
 def test_a_fusion_of_these_weights_returns_these_logits(system, features):
     head = fill(FusionHead(system=system, **SIZES))
     check(f"fusion {system}", head(*features).detach(), 2e-5)
+
+
+@pytest.mark.parametrize("system", ["concat", "bilinear", "dot"])
+def test_a_standardised_fusion_of_these_weights_returns_these_logits(system, features):
+    head = fill(FusionHead(system=system, standardise=True, **SIZES))
+    check(f"standardised {system}", head(*features).detach(), 2e-5)
 
 
 @pytest.mark.parametrize("method", METHODS)

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from kit.config import TrainConfig
 from kit.models.backbones import BackboneHandle
 from kit.models.heads import CoAttentionHead, FusionHead
+from kit.models.layers import first_and_mean
 
 
 class Classifier(nn.Module):
@@ -48,17 +49,24 @@ class Classifier(nn.Module):
                 getattr(self, side).eval()
         return self
 
-    def forward(self, batch: dict[str, Tensor]) -> Tensor:
-        """Return the logits `[B, K]` of a batch of `kit.data.dataset`."""
+    def forward(self, batch: dict[str, Tensor], inspect: bool = False) -> Tensor | tuple[Tensor, Tensor]:
+        """Return the logits `[B, K]` of a batch of `kit.data.dataset`; with `inspect`, what `CoAttentionHead.inspect`
+        returns."""
         layers, regions = self.features(batch)
-        return self.head(layers, batch["mask"], regions)
+        head: Any = self.head.inspect if inspect else self.head  # type: ignore[union-attr]
+        return head(layers, batch["mask"], regions)
 
     def features(self, batch: dict[str, Tensor]) -> tuple[Sequence[Tensor] | None, Tensor | None]:
-        """Return the head's inputs, L text layers `[B, T, d]` and regions `[B, R, d]`, from the batch or computed."""
+        """Return the head's inputs, from the batch or computed: L text layers `[B, T, d]` and regions `[B, R, d]`.
+
+        A baseline's text layers are `[B, 2, d]`: the first token and the mean token.
+        """
         layers = batch["layers"].float().unbind(2) if "layers" in batch else None  # [B, T, L, d] → L × [B, T, d]
         regions = batch["regions"].float() if "regions" in batch else None
         if self.text is not None:
             layers = self.text(batch.get("ids", layers), batch["mask"])[self.layers]
+            if isinstance(self.head, FusionHead):
+                layers = tuple(first_and_mean(layer, batch["mask"]) for layer in layers)
         if self.image is not None:
             regions = self.image(batch["pixels"])
         return layers, regions
@@ -118,7 +126,9 @@ def build_model(
             layers=count,
             attention_width=config.attention_width,
             bilstm=config.bilstm,
+            coattention=config.coattention,
             attention=config.attention,
+            attention_scale=config.attention_scale,
             linear_start=config.linear_start,
             **shared,
         )

@@ -7,24 +7,40 @@ from collections.abc import Sequence
 
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import normalize
+from torch.nn.functional import normalize, rms_norm
 
-from kit.models.layers import BiLSTM, CoAttention, Standardise, WeightedLayers, linear
+from kit.models.layers import (
+    BiLSTM,
+    CoAttention,
+    EvenAttention,
+    Standardise,
+    WeightedLayers,
+    even_attention,
+    linear,
+    spread,
+    weighted_sum,
+)
 
-TEXT_LENGTH, IMAGE_LENGTH = 10.0, 5.0  # of the attended vectors after a linear start: the text tells more
+LENGTHS = 10.0, 5.0  # of the text and the image vector after a linear start: the text tells more
 
 
 class CoAttentionHead(nn.Module):
     """Weighted layers → BiLSTM → co-attention with the image's regions → classifier (paper section 3.2).
 
     `layers`: the number of text layers in the input; a single one needs no weights. `bilstm=False` replaces the BiLSTM
-    by a linear layer; with `attention` "text" or "image" the classifier sees that attended vector alone. If the image
-    backbone's width is not `width`, a linear layer maps the regions to it.
+    by a linear layer, `coattention=False` the attention by equal weights; with `attention` "text" or "image" the
+    classifier sees that attended vector alone. If the image backbone's width is not `width`, a linear layer maps the
+    regions to it.
+
+    `attention_scale`, beyond the paper, for many regions: the co-attention's sums become means (`CoAttention`), and the
+    two attended vectors reach the classifier at one length, that of unit variance.
 
     `linear_start`, beyond the paper, for small data: inputs are standardised, and the head starts as a linear
     classifier on mean features of fixed length (the text's top layer, even attention, BiLSTM and projections nearly
-    isometric, the classifier at zero), free to depart from it in training.
+    isometric), free to depart from it in training. The classifier is at zero until `start_classifier` sets it.
     """
+
+    lengths: Tensor
 
     def __init__(
         self,
@@ -37,19 +53,21 @@ class CoAttentionHead(nn.Module):
         classifier_width: int = 512,
         dropout: float = 0.1,
         bilstm: bool = True,
+        coattention: bool = True,
         attention: str = "both",
+        attention_scale: bool = False,
         linear_start: bool = False,
     ):
         super().__init__()
-        self.attention, self.linear_start = attention, linear_start
-        self.new = ("classifier",) if linear_start else ("",)  # the other layers start from values worth keeping
+        self.attention, self.attention_scale, self.linear_start = attention, attention_scale, linear_start
+        self.new = ("coattention",) if linear_start else ("",)  # the other layers start from values worth keeping
         self.text_input = Standardise(layers, 1, text_width) if linear_start else None
         self.image_input = Standardise(image_width) if linear_start else nn.Identity()
         self.mix = WeightedLayers(layers) if layers > 1 else None
         self.text = BiLSTM(text_width, width) if bilstm else linear(text_width, width)
         self.image = linear(image_width, width) if image_width != width else nn.Identity()
-        self.coattention = CoAttention(width, attention_width)
-        if attention != "both":
+        self.coattention = CoAttention(width, attention_width, attention_scale) if coattention else EvenAttention()
+        if coattention and attention != "both":
             # the other side's scores do not reach the loss, and several processes would wait for their gradient
             side = "image" if attention == "text" else "text"
             getattr(self.coattention, f"{side}_score").requires_grad_(False)
@@ -59,6 +77,7 @@ class CoAttentionHead(nn.Module):
             last = linear(joint, classes)
             nn.init.zeros_(last.weight)
             self.classifier: nn.Module = last
+            self.register_buffer("lengths", torch.tensor(LENGTHS))
             self._start_linear()
         else:
             hidden = linear(joint, classifier_width)
@@ -74,19 +93,53 @@ class CoAttentionHead(nn.Module):
             if isinstance(layer, nn.Linear):
                 nn.init.orthogonal_(layer.weight)
 
+    @torch.no_grad()
+    def start_classifier(self, weight: Tensor, bias: Tensor, lengths: Tensor) -> None:
+        """Set the classifier, weight `[K, D]` or `[K, 2 D]` and bias `[K]`, and the lengths `[2]` of its inputs."""
+        assert isinstance(self.classifier, nn.Linear)
+        self.classifier.weight.copy_(weight)
+        self.classifier.bias.copy_(bias)
+        self.lengths.copy_(lengths)
+
     def forward(self, layers: Sequence[Tensor], mask: Tensor, regions: Tensor) -> Tensor:
         """Return logits `[B, K]` from L layers `[B, T, d_text]`, mask `[B, T]` and regions `[B, R, d_image]`."""
+        return self.classifier(self.dropout(self.joint(layers, mask, regions)))
+
+    def joint(self, layers: Sequence[Tensor], mask: Tensor, regions: Tensor) -> Tensor:
+        """Return what the classifier sees: the attended vectors of both sides `[B, 2 D]`, or of one `[B, D]`."""
+        text, regions = self._encode(layers, mask, regions)
+        text, image, _, _ = self.coattention(text, mask, regions)  # [B, D] each
+        return self._join(text, image)
+
+    def inspect(self, layers: Sequence[Tensor], mask: Tensor, regions: Tensor) -> tuple[Tensor, Tensor]:
+        """Return logits `[B, 4, K]` with the learned attention, and with even attention on text, image and both; and
+        how far the learned attention on text and image is from even, `[B, 2, 2]` (`kit.models.layers:spread`).
+        """
+        text, regions = self._encode(layers, mask, regions)
+        even_text, even_image = weighted_sum(even_attention(mask), text), regions.mean(1)
+        learned_text, learned_image, a_text, a_image = self.coattention(text, mask, regions)
+        texts = (learned_text, even_text, learned_text, even_text)
+        images = (learned_image, learned_image, even_image, even_image)
+        logits = [self.classifier(self.dropout(self._join(*pair))) for pair in zip(texts, images, strict=True)]
+        spreads = [spread(a_text, mask), spread(a_image, torch.ones_like(a_image))]
+        return torch.stack(logits, dim=1), torch.stack(spreads, dim=1)
+
+    def _encode(self, layers: Sequence[Tensor], mask: Tensor, regions: Tensor) -> tuple[Tensor, Tensor]:
+        """Return what attends to each other: text `[B, T, D]` and regions `[B, R, D]`."""
         if self.mix is not None:
             text = self.mix(layers, self.text_input)  # [B, T, d]
         else:
             text = layers[-1].float() if self.text_input is None else self.text_input(layers[-1])
         text = self.text(text, mask) if isinstance(self.text, BiLSTM) else self.text(text)  # [B, T, D]
-        regions = self.image(self.image_input(regions))  # [B, R, D]
-        text, image, _, _ = self.coattention(text, mask, regions)  # [B, D] each
+        return text, self.image(self.image_input(regions))
+
+    def _join(self, text: Tensor, image: Tensor) -> Tensor:
+        """Return the classifier's input of the attended vectors `[B, D]`."""
         if self.linear_start:
-            text, image = TEXT_LENGTH * normalize(text, dim=1), IMAGE_LENGTH * normalize(image, dim=1)
-        joint = {"both": (text, image), "text": (text,), "image": (image,)}[self.attention]
-        return self.classifier(self.dropout(torch.cat(joint, dim=1)))
+            text, image = self.lengths[0] * normalize(text, dim=1), self.lengths[1] * normalize(image, dim=1)
+        elif self.attention_scale:
+            text, image = rms_norm(text, text.shape[1:]), rms_norm(image, image.shape[1:])
+        return torch.cat({"both": (text, image), "text": (text,), "image": (image,)}[self.attention], dim=1)
 
     def inputs(self, layers: Sequence[Tensor], mask: Tensor, regions: Tensor) -> tuple[Tensor, Tensor]:
         """Return the vectors to standardise: a batch's real tokens `[ΣT, L, d_text]` and regions `[ΣR, d_image]`."""
@@ -99,6 +152,9 @@ class FusionHead(nn.Module):
 
     `system`: concat; bilinear; dot (the text through a linear layer to the image's width, times the image); text or
     image alone. The text vector is the top layer's first token, the image vector the mean of the regions.
+
+    `standardise`, beyond the paper: the vectors are those from which co-attention has its linear start, that is the
+    text's mean token in place of the first, both standardised and of fixed length.
 
     A full bilinear map from 768 × 2048 to `width` outputs would have width × 1.6 million parameters. Here each output's
     matrix has the low rank r = `width` (Kim et al. 2017, Hadamard product for low-rank bilinear pooling): both vectors
@@ -120,7 +176,7 @@ class FusionHead(nn.Module):
         standardise: bool = False,
     ):
         super().__init__()
-        self.system = system
+        self.system, self.standardise = system, standardise
         self.text_input = Standardise(text_width) if standardise else nn.Identity()
         self.image_input = Standardise(image_width) if standardise else nn.Identity()
         joint = {"concat": text_width + image_width, "bilinear": width, "dot": image_width}
@@ -135,13 +191,18 @@ class FusionHead(nn.Module):
         self, layers: Sequence[Tensor] | None, mask: Tensor, regions: Tensor | None
     ) -> tuple[Tensor | None, Tensor | None]:
         """Return the text vectors `[B, d_text]` and image vectors `[B, d_image]`, None for a side that is not read."""
-        return None if layers is None else layers[-1][:, 0].float(), None if regions is None else regions.mean(1)
+        token = 1 if self.standardise else 0
+        return None if layers is None else layers[-1][:, token].float(), None if regions is None else regions.mean(1)
 
     def forward(self, layers: Sequence[Tensor] | None, mask: Tensor, regions: Tensor | None) -> Tensor:
-        """Return logits `[B, K]` from L layers `[B, T, d_text]` and regions `[B, R, d_image]`."""
+        """Return logits `[B, K]` from the first and the mean token in L layers, `[B, 2, d_text]`, and regions `[B, R,
+        d_image]`."""
         text, image = self.inputs(layers, mask, regions)
-        text = None if text is None else self.text(self.text_input(text))
-        image = None if image is None else self.image(self.image_input(image))
+        text = None if text is None else self.text(self._scaled(self.text_input(text), LENGTHS[0]))
+        image = None if image is None else self.image(self._scaled(self.image_input(image), LENGTHS[1]))
         if text is None or image is None or self.system in ("text", "image"):
             return self.classifier(image if self.system == "image" else text)
         return self.classifier(torch.cat([text, image], dim=1) if self.system == "concat" else text * image)
+
+    def _scaled(self, vectors: Tensor, length: float) -> Tensor:
+        return length * normalize(vectors, dim=1) if self.standardise else vectors

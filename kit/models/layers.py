@@ -110,11 +110,13 @@ class CoAttention(nn.Module):
         H_i = tanh(W_v I + Cᵀ (W_s T))      a_i = softmax_R(w_iᵀ H_i)      i' = Σ_R a_i I
         H_t = tanh(W_s T + C (W_v I))       a_t = softmax_T(w_tᵀ H_t)      t' = Σ_T a_t T
 
-    Padding is left out of C's sums over tokens and of softmax_T.
+    Padding is left out of C's sums over tokens and of softmax_T. With `scale`, beyond the paper, the sums over C become
+    means over tokens and over regions, so that the number of either does not drive tanh to its limits.
     """
 
-    def __init__(self, width: int, attention_width: int):
+    def __init__(self, width: int, attention_width: int, scale: bool = False):
         super().__init__()
+        self.scale = scale
         self.affinity = linear(width, width, bias=False)  # W_b
         self.image_hidden = linear(width, attention_width, bias=False)  # W_v
         self.text_hidden = linear(width, attention_width, bias=False)  # W_s
@@ -133,15 +135,50 @@ class CoAttention(nn.Module):
         c = torch.tanh(self.affinity(text) @ regions.transpose(1, 2))  # [B, T, R]
         c = c * real.unsqueeze(2)
         v, s = self.image_hidden(regions), self.text_hidden(text)  # [B, R, k], [B, T, k]
-        h_image = torch.tanh(v + c.transpose(1, 2) @ s)  # [B, R, k]
-        h_text = torch.tanh(s + c @ v)  # [B, T, k]
+        from_text, from_image = c.transpose(1, 2) @ s, c @ v  # [B, R, k], [B, T, k]
+        if self.scale:
+            from_text, from_image = from_text / real.sum(1).view(-1, 1, 1), from_image / regions.shape[1]
+        h_image, h_text = torch.tanh(v + from_text), torch.tanh(s + from_image)
         a_image = self.image_score(h_image).squeeze(2).softmax(1)  # [B, R]
         a_text = self.text_score(h_text).squeeze(2).masked_fill(~real, float("-inf")).softmax(1)  # [B, T]
-        return _weighted_sum(a_text, text), _weighted_sum(a_image, regions), a_text, a_image
+        return weighted_sum(a_text, text), weighted_sum(a_image, regions), a_text, a_image
 
 
-def _weighted_sum(weights: Tensor, vectors: Tensor) -> Tensor:
+class EvenAttention(nn.Module):
+    """Equal attention on all tokens and on all regions in place of `CoAttention`: neither side sees the other."""
+
+    def start_uniform(self) -> None:
+        """Change nothing."""
+
+    def forward(self, text: Tensor, mask: Tensor, regions: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """Return what `CoAttention.forward` returns, the attended vectors as means over real tokens and regions."""
+        a_text = even_attention(mask)  # [B, T]
+        a_image = even_attention(regions.new_ones(regions.shape[:2]))  # [B, R]
+        return weighted_sum(a_text, text), weighted_sum(a_image, regions), a_text, a_image
+
+
+def weighted_sum(weights: Tensor, vectors: Tensor) -> Tensor:
     return (weights.unsqueeze(1) @ vectors).squeeze(1)  # [B, n], [B, n, D] → [B, D]
+
+
+def even_attention(mask: Tensor) -> Tensor:
+    """Return equal weights `[B, n]` for the places that the mask `[B, n]` marks as real."""
+    return mask / mask.sum(1, keepdim=True)
+
+
+def spread(weights: Tensor, mask: Tensor) -> Tensor:
+    """Return how far attention `[B, n]` is from even, `[B, 2]`: the total variation (0: even; near 1: all on one), and
+    the entropy as a share of even attention's (1: even)."""
+    variation = (weights - even_attention(mask)).abs().sum(1) / 2
+    places = mask.sum(1)
+    entropy = torch.special.entr(weights).sum(1) / places.clamp_min(2).log()
+    return torch.stack([variation, torch.where(places > 1, entropy, 1.0)], dim=1)
+
+
+def first_and_mean(text: Tensor, mask: Tensor) -> Tensor:
+    """Return the first token and the mean of the real tokens, `[B, 2, …]`, of `[B, T, …]` and the mask `[B, T]`."""
+    real = mask.view(*mask.shape, *[1] * (text.dim() - 2))
+    return torch.stack([text[:, 0], (text * real).sum(1) / real.sum(1)], dim=1)
 
 
 def linear(inputs: int, outputs: int, bias: bool = True) -> nn.Linear:

@@ -124,13 +124,21 @@ class Named(io.TextIOBase):
 
 
 def run_notebooks(
-    study: str, plan: Plan, base: dict, seeds: int, jobs: int, processes: int, again: bool, failed: dict[str, str]
+    study: str,
+    plan: Plan,
+    base: dict,
+    seeds: int,
+    jobs: int,
+    processes: int,
+    again: bool,
+    matched: bool,
+    failed: dict[str, str],
 ) -> None:
     """Execute the notebooks in order; record each failure and its sentence in `failed`."""
     failed |= plan.cannot
     shared = base | {"study": study, "processes": processes, "again": again}
     steps: list[tuple[str, str, dict, list[TrainConfig]]] = [("01_eda", study, {"data": base["data"]}, [])]
-    steps += [("02_baselines", study, shared | {"jobs": jobs}, plan.groups["02_baselines"])]
+    steps += [("02_baselines", study, shared | {"jobs": jobs, "matched": matched}, plan.groups["02_baselines"])]
     for config in plan.members:
         if config.run not in plan.cannot:
             values = {"text": config.text, "image": config.image, "run": config.run}
@@ -248,6 +256,13 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--images", default="resnet152,resnext101_32x8d", help="image backbones, separated by commas")
     parser.add_argument("--recipe", default=TrainConfig.recipe, help="paper or demo")
     parser.add_argument("--seeds", type=int, default=1, help="number of seeds per ablation")
+    parser.add_argument(
+        "--matched",
+        action=argparse.BooleanOptionalAction,
+        default=True,
+        help="unless the recipe freezes both backbones: also train concat fine-tuned and co-attention frozen, which "
+        "separates what co-attention gains from what fine-tuning gains and takes as long as up to two members",
+    )
     parser.add_argument("--jobs", type=int, default=1, help="number of trainings at once; each needs its own memory")
     parser.add_argument("--answers", default="", help="the test items' codes: scored in the report, never chosen on")
     parser.add_argument(
@@ -281,10 +296,12 @@ def run_study(options: argparse.Namespace) -> int:
             raise KitError(f"-p {min(taken)} cannot be set for a whole study, which varies it or has an option for it.")
         values = {name: check_type(name, value, types[name]) for name, value in values.items()}
         how = {"processes": values.pop("processes", 0), "again": values.pop("again", False)}
+        how["matched"] = options.matched
         values |= {"data": options.data, "recipe": options.recipe, "text": texts[0], "image": images[0]}
         challenge = read_challenge(options.data, clean_titles=False, clean_descriptions=False, images="ignore")
         read_answers(options.answers, challenge)
-        plan = Plan(values | {"study": options.study}, texts, images, options.seeds, options.jobs, how["again"])
+        named = values | {"study": options.study}
+        plan = Plan(named, texts, images, options.seeds, options.jobs, how["again"], options.matched)
         plan.tell()
         run_notebooks(options.study, plan, values, options.seeds, options.jobs, **how, failed=failed)
         settings = {"data": options.data, "answers": options.answers, "failed": failed}

@@ -9,11 +9,12 @@ from kit.core.exceptions import KitError
 from kit.data.items import data_fingerprints, read_items
 from kit.models.backbones import check_backbones
 from kit.runs import open_run
-from kit.studies.study_runs import ablations, baselines, members
+from kit.studies.study_runs import ablations, baselines, is_frozen, members
 from kit.training.status import read_status
 
 # fields that the study's own options set, or that distinguish members, baselines and ablations
-RESERVED_FIELDS = {"study", "data", "text", "image", "recipe", "run", "system", "bilstm", "layer_weights", "attention"}
+RESERVED_FIELDS = {"study", "data", "text", "image", "recipe", "run", "system"}
+RESERVED_FIELDS |= {"bilstm", "layer_weights", "coattention", "attention"}
 PERIOD = 1  # seconds between two looks at the runs
 
 
@@ -23,12 +24,14 @@ class Plan:
     Raise KitError if no member's backbones can be loaded, or if existing runs were made with other settings or data.
     """
 
-    def __init__(self, values: dict, texts: list[str], images: list[str], seeds: int, jobs: int, again: bool):
+    def __init__(
+        self, values: dict, texts: list[str], images: list[str], seeds: int, jobs: int, again: bool, matched: bool
+    ):
         self.members = members(values, texts, images)
         rows = ablations(values, seeds)
         rows["full"][0] = self.members[0]
         self.groups = {
-            "02_baselines": baselines(values),
+            "02_baselines": baselines(values, matched),
             "03_train": self.members,
             "04_ablations": [config for row in rows.values() for config in row if config != self.members[0]],
         }
@@ -139,7 +142,7 @@ class Plan:
 
     @staticmethod
     def _kind(config: TrainConfig) -> tuple:
-        return config.system == "coattention", config.text, config.image
+        return (config.system == "coattention", is_frozen(config)), config.text, config.image
 
 
 def _timed(config: TrainConfig) -> str:

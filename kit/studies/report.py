@@ -30,7 +30,7 @@ from kit.runs import TrainingRun, open_run, open_training
 from kit.studies import tables
 from kit.studies.choice import choice_of
 from kit.studies.paper_numbers import PAPER_BASELINE
-from kit.studies.study_runs import member_runs, study_runs
+from kit.studies.study_runs import is_frozen, member_runs, study_runs
 
 STYLE = """body{font:16px/1.5 system-ui,sans-serif;max-width:1300px;margin:2em auto;padding:0 1em;color:#222}
 table{border-collapse:collapse;font-size:14px;margin:1em 0;display:block;overflow-x:auto}
@@ -80,7 +80,7 @@ def write_report(study: str) -> Path:
     members = [open_training(name) for name in member_runs(study)]
     member = members[0].config
     compared, ablated = tables.baselines(study, answers), tables.ablations(study)
-    held_up = tables.claims(compared, ablated, final, errors)
+    held_up, measured = tables.claims(compared, ablated, final, errors), tables.attention(members)
     protocol = (
         f"{member.folds}-fold" if member.folds > 1 else f"one split, {100 * member.val_share:.0f} % for validation"
     )
@@ -102,8 +102,15 @@ def write_report(study: str) -> Path:
         "## Baselines",
         _table(compared),
         f"The paper reports only its best fusion: {PAPER_BASELINE:.2f}.",
+        tables.explain_own_gain(compared),
+        _table(tables.own_gain(compared)),
+        "## Attention",
+        f"{members[0].name}: {tables.describe_attention(members[0])}",
+        *([] if measured.empty else [_table(measured), tables.EXPLAIN_ATTENTION]),
         "## Table 2: ablations",
         _table(ablated),
+        "`no-co-attention`, which is not in the paper, weighs all tokens and all regions equally: its difference says "
+        "what the attention gains over means.",
         "## Table 3: ensembles",
         _table(tables.ensembles(study, answers)),
         "macro-F1 is nested: the stacker that scores an item learned from other folds, and each member's model from "
@@ -170,7 +177,7 @@ def notes(members: list[TrainingRun], answers: tables.Answers) -> list[str]:
             "The recipe `demo` and the regularisation of the logistic regression and of the stackers were chosen on "
             f"validation splits of this same catalogue, which flatters the validation scores. {clean}"
         )
-    if member.frozen == member.sides:
+    if is_frozen(member):
         remarks.append("Both backbones stay frozen; the paper fine-tunes them.")
     if member.linear_start:
         remarks.append(

@@ -27,14 +27,26 @@ from kit.studies.paper_numbers import PAPER_WELCH as PAPER_WELCH
 from kit.studies.study_runs import (
     ABLATIONS,
     BASELINES,
+    MATCHED,
     ablation,
     backbone_names,
+    baseline,
+    is_frozen,
     member_runs,
     resolved_backbones,
     study_runs,
 )
 
 GAINS = "co-attention gains"
+OWN_GAIN = "co-attention itself gains"
+# Total variation from even below which attention counts as even. It bounds the effect: the attended vector is then
+# nearer to the mean than .01 of the largest distance between two words or regions.
+MOVED = 0.01
+REMOVED = {  # ablation → the sides whose attention it takes away
+    "text-attention-only": ("image",),
+    "image-attention-only": ("text",),
+    "no-co-attention": ("text", "image"),
+}
 READING = (
     "Scores are macro-F1 in per cent on items that the model did not learn from. Intervals are 95 % bootstraps over "
     "items: they cover the choice of the items, but neither the seed nor the split; only the ablations average over "
@@ -101,9 +113,11 @@ def models(study: str, answers: Answers | None = None) -> pd.DataFrame:
 
 
 def baselines(study: str, answers: Answers | None = None) -> pd.DataFrame:
-    """Return the fusions, each side alone, the linear references, and the member on the same backbones."""
-    runs = {run.config.system: run for run in study_runs(study) if isinstance(run, TrainingRun)}
-    systems = {system: runs[system] for system in BASELINES if system in runs}
+    """Return the fusions, each side alone, the linear references, the runs that separate fine-tuning from co-attention,
+    and the member on the same backbones.
+    """
+    runs = {baseline(run.config): run for run in study_runs(study) if isinstance(run, TrainingRun)}
+    systems = {row: runs[row] for row in (*BASELINES, *MATCHED) if row in runs}
     pairs = {resolved_backbones(run.config): run for run in map(open_training, member_runs(study))}
     member = next((pairs.get(resolved_backbones(run.config)) for run in systems.values()), None)
     rows = []
@@ -113,6 +127,36 @@ def baselines(study: str, answers: Answers | None = None) -> pd.DataFrame:
             row[GAINS] = "" if run is member else gain([member], [run])
         rows.append(row | {"run": run.name})
     return pd.DataFrame(rows)
+
+
+def own_gain(compared: pd.DataFrame) -> pd.DataFrame:
+    """Return what co-attention itself gains: its score and that of `concat`, both with fine-tuned or both with frozen
+    backbones, from the table of `baselines`."""
+    if compared.empty:
+        return compared
+    runs = {row: open_training(name) for row, name in zip(compared["system"], compared["run"], strict=True)}
+    model, rows = runs.get("co-attention"), []
+    alike = bool(model and is_frozen(model.config))
+    pairs = {"fine-tuned": (None if alike else model, runs.get(MATCHED[0]))}
+    pairs["frozen"] = model if alike else runs.get(MATCHED[1]), runs.get("concat")
+    for backbones, (ours, concat) in pairs.items():
+        if ours and concat:
+            scores = {"co-attention": from_summary(ours, "macro_f1"), "concat": from_summary(concat, "macro_f1")}
+            rows.append({"backbones": backbones, **scores, OWN_GAIN: gain([ours], [concat])})
+    return pd.DataFrame(rows)
+
+
+def explain_own_gain(compared: pd.DataFrame) -> str:
+    """Return what `own_gain` compares, and why the gain over the fusions is another question."""
+    text = "What co-attention itself gains: its score minus that of `concat`, with the same backbones on both sides."
+    model = next((open_training(row.run) for row in compared.itertuples() if row.system == "co-attention"), None)
+    if model and not is_frozen(model.config):
+        text += (
+            " The gain over the frozen fusions, which is the paper's comparison, mixes it with what fine-tuning gains."
+        )
+        if not set(MATCHED) <= set(compared["system"]):
+            text += " Runs are missing: 02_baselines trains them with matched True."
+    return text
 
 
 def ablations(study: str) -> pd.DataFrame:
@@ -133,16 +177,15 @@ def ablations(study: str) -> pd.DataFrame:
             continue
         ours, full = [by_seed[seed] for seed in shared], [seeds["full"][seed] for seed in shared]
         values = [100 * run.summary["macro_f1"] for run in ours]
-        change = "" if row == "full" else gain(ours, full)
-        paper = "" if row == "full" else f"{PAPER_ABLATIONS[row] - PAPER_ABLATIONS['full']:+.2f}"
+        change, paper = "" if row == "full" else gain(ours, full), _paper_change(row)
         rows.append(
             {
                 "model": row,
                 "macro-F1": f"{np.mean(values):.1f}",
                 "seeds": ", ".join(f"{value:.1f}" for value in values),
                 "difference": change,
-                "paper": f"{PAPER_ABLATIONS[row]:.2f}",
-                "paper's difference": paper,
+                "paper": _paper(PAPER_ABLATIONS.get(row)),
+                "paper's difference": "" if row == "full" or paper is None else f"{paper:+.2f}",
                 "runs": ", ".join(run.name for run in ours),
             }
         )
@@ -198,38 +241,94 @@ def paper_ensembles() -> pd.DataFrame:
     return pd.DataFrame([*rows, ("all six", f"{PAPER_ALL:.2f}")], columns=["members", "macro-F1"])
 
 
+def attention(finished: Sequence[Run]) -> pd.DataFrame:
+    """Return how far each run's attention is from even, and what even attention would change, on the items that
+    validate; runs whose attention was not measured are left out."""
+    rows = []
+    for run in finished:
+        for side, measured in run.summary.get("attention", {}).items():
+            if side == "items":
+                continue
+            row = {"run": run.name, "attention on": side}
+            row |= {name: f"{measured[name]:.3f}" if name in measured else "" for name in ("variation", "entropy")}
+            row["predictions changed by even attention"] = f"{100 * measured['changed']:.1f} %"
+            rows.append(row | {"macro-F1 with even attention": f"{100 * measured['macro_f1']:+.1f}"})
+    return pd.DataFrame(rows)
+
+
+EXPLAIN_ATTENTION = (
+    "`variation` is the mean total variation between the attention and even attention on all words or regions: 0 if it "
+    "is even, near 1 if one word or region has all the weight. `entropy` is a share of even attention's. The last two "
+    "columns replace the learned attention by even attention in the trained model, which turns the attended vector "
+    "into a mean, and say what that changes."
+)
+
+
+def describe_attention(run: Run) -> str:
+    """Return in words whether the run's attention moved from even."""
+    measured = run.summary.get("attention")
+    if not measured:
+        return "Attention was not measured: the run has none, or was made by an earlier version of the kit."
+    sides = [side for side in ("text", "image") if side in measured]
+    still = [side for side in sides if measured[side]["variation"] < MOVED]
+    words = [
+        f"Attention on the {side} {'stayed even' if side in still else 'moved'} (total variation "
+        f"{measured[side]['variation']:.3f} from even): with even attention {100 * measured[side]['changed']:.1f} % of "
+        f"the {measured['items']:,} predictions change."
+        for side in sides
+    ]
+    if still == sides:
+        words.append("So the score says nothing about co-attention: the model classifies means.")
+    return " ".join(words)
+
+
 def claims(compared: pd.DataFrame, ablated: pd.DataFrame, final: Run, errors: Errors) -> pd.DataFrame:
     """Return the paper's claims, its differences, ours with intervals, and whether each interval confirms the claim.
 
     `compared`, `ablated`: the tables of `baselines` and `ablations` · `final`: the ensemble to submit · `errors`: its
-    errors. One row is not a claim of the paper: the comparison with logistic regression. `explain_verdicts` says how to
-    read the last two columns.
+    errors. The paper does not make those claims whose `paper` is "not asked". `attention` says how far the attention on
+    which a claim rests is from even; `explain_verdicts` says how to read it and the verdicts.
     """
     rows = []
     systems = compared.to_dict("records") if GAINS in compared else []
+    models = {row["system"]: open_training(row["run"]) for row in systems if row["system"].startswith("co-attention")}
     fusions = [row for row in systems if row["system"] in ("concat", "bilinear", "dot")]
     if fusions:
-        best = max(fusions, key=lambda row: row["macro-F1"].value)
-        paper = PAPER_ABLATIONS["full"] - PAPER_BASELINE
-        rows.append(_gain_claim(f"co-attention beats the best fusion (here {best['system']})", paper, best[GAINS]))
+        best, model = max(fusions, key=lambda row: row["macro-F1"].value), models["co-attention"]
+        alike = is_frozen(model.config)
+        words = ("co-attention", "fusion") if alike else ("fine-tuned co-attention", "frozen fusion")
+        claim, paper = "{} beats the best {}".format(*words), PAPER_ABLATIONS["full"] - PAPER_BASELINE
+        rows.append(_gain_claim(f"{claim} (here {best['system']})", paper, best[GAINS], [model]))
+        for row in own_gain(compared).to_dict("records") if not alike else ():
+            both, ours = row["backbones"], row[OWN_GAIN]
+            model = models["co-attention" if both == "fine-tuned" else MATCHED[1]]
+            rows.append(_gain_claim(f"co-attention itself beats concat, both {both}", None, ours, [model]))
     for row in systems:
         if row["system"] == "logistic":
-            rows.append(_gain_claim("co-attention beats logistic regression on frozen features", None, row[GAINS]))
+            claim, model = "co-attention beats logistic regression on frozen features", models["co-attention"]
+            rows.append(_gain_claim(claim, None, row[GAINS], [model]))
+    full: list[Run] = []
     for row in ablated.to_dict("records"):
+        if row["model"] == "full":
+            full = [open_run(name) for name in row["runs"].split(", ")]
         if row["difference"]:
-            paper = PAPER_ABLATIONS[row["model"]] - PAPER_ABLATIONS["full"]
-            rows.append(_gain_claim(f"{row['model']} does worse", paper, row["difference"]))
+            claim, change, sides = (
+                f"{row['model']} does worse",
+                _paper_change(row["model"]),
+                REMOVED.get(row["model"], ()),
+            )
+            rows.append(_gain_claim(claim, change, row["difference"], full, sides, sign=-1))
     in_sample = ""
     if isinstance(final, EnsembleRun):
         if final.config.evaluation == "in-sample":
             in_sample = "in-sample: the ensemble is scored on the items that it learned from"
         ours = from_summary(final, "gain", signed=True)
-        rows.append(_gain_claim("the ensemble beats its best member", PAPER_GAIN, ours, in_sample))
+        rows.append(_gain_claim("the ensemble beats its best member", PAPER_GAIN, ours, untestable=in_sample))
     rows.append(_description_claim(errors, in_sample))
     table = pd.DataFrame(rows)
-    stands = table["p"].isna() | (holm(table["p"]) < 0.05)  # nan: not testable
+    stands = table["p"].isna() | (holm(table["p"]) < 0.05)  # nan: not testable, or not tested
     table[AT_ONCE] = table["verdict"].where(stands, "not told apart")
-    return table.drop(columns="p")
+    return table[["claim", "paper", "ours", "attention", "verdict", AT_ONCE]]
 
 
 AT_ONCE = "verdict, all at once"
@@ -243,7 +342,17 @@ def explain_verdicts(claimed: pd.DataFrame) -> str:
         "the other side. The claim about descriptions is tested one-sidedly, as in the paper: it holds if p is below "
         ".05. A verdict covers the choice of the items only: other seeds and splits would also change a difference."
     )
-    if (tested := (claimed["verdict"] != "not testable").sum()) > 1:
+    if (claimed["attention"] != "").any():
+        text += (
+            " `attention`, for claims that rest on it: per side its mean total variation from even (0: even), "
+            "and the share of predictions that even attention changes, on the items that validate."
+        )
+    if (claimed["verdict"] == "not tested").any():
+        text += (
+            f" not tested: that attention stayed even (below {MOVED}), so the difference, whatever its size, is not "
+            "its doing. Of the BiLSTM and the layer weights no such thing is measured."
+        )
+    if (tested := (~claimed["verdict"].isin(("not testable", "not tested"))).sum()) > 1:
         text += (
             f" {tested} claims are tested at once. `verdict` judges each separately, so chance alone confirms at least "
             f"one more often than 1 time in 20; `{AT_ONCE}` limits it to that (Holm's method; the p of a difference of "
@@ -252,19 +361,44 @@ def explain_verdicts(claimed: pd.DataFrame) -> str:
     return text
 
 
-def _gain_claim(claim: str, paper: float | None, ours: Estimate, untestable: str = "") -> dict:
+def _gain_claim(
+    claim: str,
+    paper: float | None,
+    ours: Estimate,
+    models: Sequence[Run] = (),
+    sides: Sequence[str] = ("text", "image"),
+    sign: int = 1,
+    untestable: str = "",
+) -> dict:
+    """Return the row of a claim that a difference has this sign; it rests on the attention of `models` on `sides`."""
     row = {"claim": claim, "paper": "not asked" if paper is None else f"{paper:+.2f}"}
     if untestable:
-        return row | {"ours": f"{ours}, {untestable}", "verdict": "not testable", "p": np.nan}
-    low, high = sorted(np.sign(paper or 1) * np.array([ours.low, ours.high]))
+        return row | {"ours": f"{ours}, {untestable}", "attention": "", "verdict": "not testable", "p": np.nan}
+    row["attention"], moved = _attention(models, sides)
+    if not moved:
+        return row | {"ours": ours, "verdict": "not tested", "p": np.nan}
+    low, high = sorted(sign * np.array([ours.low, ours.high]))
     deviation = max(high - low, 1e-9) / (2 * norm.ppf(0.975))
     return row | {"ours": ours, "verdict": _verdict(low > 0, high < 0), "p": 2 * norm.sf(abs(ours.value) / deviation)}
+
+
+def _attention(models: Sequence[Run], sides: Sequence[str]) -> tuple[str, bool]:
+    """Return how far the attention of `models` on `sides` is from even, and whether a claim about it is tested."""
+    if not models or not sides:
+        return "", True
+    if not all("attention" in run.summary for run in models):
+        return "not measured", True
+    measured = [run.summary["attention"] for run in models]
+    moved = {side: float(np.mean([one[side]["variation"] for one in measured])) for side in sides}
+    changed = np.mean([one["both" if len(sides) > 1 else sides[0]]["changed"] for one in measured])
+    words = ", ".join(f"{side} {value:.3f}" for side, value in moved.items())
+    return f"{words}; {100 * changed:.1f} %", max(moved.values()) >= MOVED
 
 
 def _description_claim(errors: Errors, untestable: str) -> dict:
     test = welch(errors).loc["misclassified items"]
     row = {"claim": f"mistakes without a description ({test.items_without} here) are worse, nats"}
-    row |= {"paper": f"t = {PAPER_WELCH['t']}"}
+    row |= {"paper": f"t = {PAPER_WELCH['t']}", "attention": ""}
     if untestable or test.note:
         return row | {"ours": untestable or test.note, "verdict": "not testable", "p": np.nan}
     ours = f"{test.difference:+.2f} [{test.difference_low:+.2f}, {test.difference_high:+.2f}], p = {test.p:.2g}"
@@ -350,6 +484,11 @@ def _scores(run: Run, answers: Answers | None) -> dict[str, Estimate]:
 
 def _paper(value: float | None) -> str:
     return "" if value is None else f"{value:.2f}"
+
+
+def _paper_change(row: str) -> float | None:
+    """Return the paper's difference of an ablation from the full model; None if the paper does not have it."""
+    return PAPER_ABLATIONS[row] - PAPER_ABLATIONS["full"] if row in PAPER_ABLATIONS else None
 
 
 def _grouping(pairs: list[tuple[str, str]]) -> str:

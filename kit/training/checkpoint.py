@@ -25,20 +25,25 @@ from kit.runs import Run
 class Progress:
     """A run's position, `step` optimizer steps into `epoch` of `fold` (both counted from 0), and its results so far.
 
-    `history`: one row per epoch, written to metrics.csv · `best`: macro-F1 of the fold's best epoch, and `kept` its
-    logits `[n, K]` · `oof` `[N, K]` and `test` (F of `[M, K]`): probabilities of the finished folds · `loss`, `items`:
-    this process's sums over the epoch so far, and `epoch_seconds` its duration · `skipped`: steps without an update ·
-    `parameters`: of the model · `seconds`: total duration, earlier processes included.
+    `epochs`: how many the fold's model gets, -1 while held-out items choose it · `held_out`: their loss after 0, 1, …
+    epochs · `history`: one row per epoch, written to metrics.csv · `best`: macro-F1 of the fold's best epoch, and
+    `kept` its logits `[n, K]` · `oof` `[N, K]` and `test` (F of `[M, K]`): probabilities of the finished folds ·
+    `attention`: measures of their attention, if there is any · `loss`, `items`: this process's sums over the epoch so
+    far, and `epoch_seconds` its duration · `skipped`: steps without an update · `parameters`: of the model ·
+    `seconds`: total duration, earlier processes included.
     """
 
     oof: Tensor
     fold: int = 0
     epoch: int = 0
     step: int = 0
+    epochs: int = -1
+    held_out: list[float] = field(default_factory=list)
     history: list[dict] = field(default_factory=list)
     best: float = -1.0
     kept: Tensor | None = None
     test: list[Tensor] = field(default_factory=list)
+    attention: list[dict] = field(default_factory=list)
     loss: float = 0.0
     items: int = 0
     epoch_seconds: float = 0.0
@@ -49,8 +54,12 @@ class Progress:
     def next_epoch(self) -> None:
         self.epoch, self.step, self.loss, self.items, self.epoch_seconds = self.epoch + 1, 0, 0.0, 0, 0.0
 
+    def choose(self, epochs: int) -> None:
+        """Begin the fold anew, to train its model for so many epochs."""
+        self.epochs, self.epoch, self.held_out = epochs, 0, []
+
     def next_fold(self) -> None:
-        self.fold, self.epoch, self.best, self.kept = self.fold + 1, 0, -1.0, None
+        self.fold, self.epoch, self.epochs, self.best, self.kept = self.fold + 1, 0, -1, -1.0, None
 
 
 class Checkpoints:

@@ -5,7 +5,6 @@ T tokens · R regions · L layers · d backbone width
 
 import math
 from collections.abc import Sequence
-from typing import Any
 
 import numpy as np
 import torch
@@ -19,8 +18,8 @@ from kit.data.dataset import ProductDataset, RaggedArray
 from kit.data.images import DECODER
 from kit.data.sampler import make_loader
 from kit.models.backbones import BackboneHandle
-from kit.models.classifier import Classifier, fixed_layers
-from kit.models.layers import Standardise
+from kit.models.classifier import fixed_layers
+from kit.models.layers import first_and_mean
 
 BATCH = 32
 FEATURES_FORMAT = 2  # of the cached outputs: raise it when the same outputs are stored differently
@@ -113,10 +112,7 @@ class _Frozen:
             regions = backbone(batch["pixels"])
             return regions.mean(1, keepdim=True) if self.pooled else regions
         layers = torch.stack(backbone(batch["ids"], batch["mask"])[self.layers], dim=2)  # [B, T, L, d]
-        if not self.pooled:
-            return layers
-        mask = batch["mask"][:, :, None, None]
-        return torch.stack([layers[:, 0], (layers * mask).sum(1) / mask.sum(1)], dim=1)  # [B, 2, 1, d]
+        return first_and_mean(layers, batch["mask"]) if self.pooled else layers
 
     def cached(
         self, part: ProductDataset, rows: np.ndarray, shape: tuple[int, ...], dtypes: Sequence[np.dtype]
@@ -168,45 +164,3 @@ def not_finite(config: TrainConfig, side: str, precision: str) -> str:
         f"The {side} backbone {getattr(config, side)!r} itself returns numbers that are not finite (NaN or "
         f"infinite) with precision {precision!r}: {advice}, or use another backbone."
     )
-
-
-@torch.inference_mode()
-def fit_inputs(
-    config: TrainConfig, model: Classifier, products: ProductDataset, device: torch.device, items: int = 2048
-) -> None:
-    """Set the means and deviations of the head's inputs from about `items` training items and the untrained backbones.
-
-    Sums on the device, not scikit-learn's StandardScaler, which would skip NaN and takes five times as long. Raise
-    KitError if the inputs are not finite.
-    """
-    batches = make_loader(
-        products, config.micro_batch, shuffle=True, workers=config.workers, accumulate=config.accumulate
-    )
-    model.eval()
-    # of x and of x² in double precision, and the count
-    sums: dict[str, list[Any]] = {side: [0.0, 0.0, 0] for side in ("text", "image")}
-    head: Any = model.head
-    seen = 0
-    for batch in Bar(batches, desc="standardise", leave=False):
-        batch = {key: value.to(device) for key, value in batch.items()}
-        layers, regions = model.features(batch)
-        for side, values in zip(sums, head.inputs(layers, batch["mask"], regions), strict=True):
-            if values is not None:
-                values = values.float()
-                squares = values.square().sum(0)
-                if not squares.isfinite().all():  # beyond single precision
-                    squares = values.double().square().sum(0)
-                sums[side][0] += values.sum(0).double()
-                sums[side][1] += squares.double()
-                sums[side][2] += len(values)
-        seen += len(batch["row"])
-        if seen >= items and seen % config.batch_size == 0:  # the same items, whatever `accumulate` is
-            break
-    for side, layer in (("text", model.head.text_input), ("image", model.head.image_input)):
-        total, squares, count = sums[side]
-        if count and isinstance(layer, Standardise):
-            if not squares.isfinite().all():
-                raise KitError(not_finite(config, side, "no"))
-            mean = total / count
-            std = (squares / count - mean.square()).clamp_min(0).sqrt()
-            layer.fit(mean.reshape(layer.mean.shape), std.reshape(layer.std.shape))

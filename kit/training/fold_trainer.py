@@ -6,8 +6,9 @@ N items · K classes
 import functools
 import math
 import time
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -24,9 +25,10 @@ from kit.core.exceptions import KitError
 from kit.core.files import write_atomically
 from kit.data.dataset import ProductDataset
 from kit.data.sampler import LengthBatches, make_loader
-from kit.metrics import scores, softmax
+from kit.metrics import scores, softmax, temperature
 from kit.models.classifier import Classifier
 from kit.runs import Run
+from kit.training.attention import measure_attention
 from kit.training.checkpoint import Checkpoints, Progress
 from kit.training.features import not_finite
 from kit.training.interrupt import Interrupted, Watch
@@ -38,7 +40,7 @@ PACE_STEPS = 10  # the steps after which a run says how long it will take
 
 
 class NotFinite(KitError):
-    """The loss became NaN or infinite; `rows` are the batch's indices into the fold's training items."""
+    """The loss became NaN or infinite; `rows` are the batch's indices into the run's training items."""
 
     def __init__(self, sentence: str, rows: list[int]):
         super().__init__(sentence)
@@ -55,13 +57,14 @@ class Session:
     watch: Watch
     checkpoints: Checkpoints
     progress: Progress
+    steps: int  # of the whole run, at most
 
 
 class FoldTrainer:
-    """Train one fold's model, keep the epoch that the configuration says, and predict with it.
+    """Train one fold's model for `epochs`, keep the epoch that the configuration says, and predict with it.
 
-    `parts` are the fold's items: "train", "oof" (which validate) and "test". Training resumes at the session's
-    progress, whose history gets a row per epoch and becomes metrics.csv.
+    `parts` are the fold's items: "train", "oof" (which validate) and "test". `before`: the run's steps before this
+    training. Training resumes at the session's progress, whose history gets a row per epoch and becomes metrics.csv.
     """
 
     session: Session
@@ -77,8 +80,10 @@ class FoldTrainer:
     seen: int  # items of the epoch that all processes together have trained on
     spoiled: bool  # whether a batch of the current step had a loss that was not finite
 
-    def __init__(self, session: Session, model: Classifier, parts: dict[str, ProductDataset]):
-        self.session, self.parts = session, parts
+    def __init__(
+        self, session: Session, model: Classifier, parts: dict[str, ProductDataset], epochs: int, before: int = 0
+    ):
+        self.session, self.parts, self.epochs, self.before = session, parts, epochs, before
         config, accelerator = session.config, session.accelerator
         if accelerator.distributed_type == DistributedType.FSDP:  # it shards no weights in channels_last
             model.to(memory_format=torch.contiguous_format)
@@ -96,26 +101,56 @@ class FoldTrainer:
         config, accelerator, progress = self.session.config, self.session.accelerator, self.session.progress
         checkpoints, weights = self.session.checkpoints, self.session.run.folder / f"model-{progress.fold}.safetensors"
         validation = self._prediction_batches("oof")
+        first = progress.epoch + 1
         if checkpoints.training:
             checkpoints.restore(self.model, self.optimizer, self.schedule)
-        for epoch in range(progress.epoch, config.epochs):
-            if progress.step < self.steps:
-                self.train_epoch(self._epoch_batches(epoch))
-                with self.session.watch:
-                    self._save()  # an interruption from here on costs a validation
-            checkpoints.restore_random()
-            self.schedule.step()
+        elif config.keep == "held_out":
+            first = 0  # the start is a candidate
+        for epoch in range(first, self.epochs + 1):
+            if epoch:
+                self._train_epoch(epoch)
             row, logits = self._score(epoch, validation)
-            kept = row["macro_f1"] > progress.best if config.keep == "best" else epoch + 1 == config.epochs
+            kept = row["macro_f1"] > progress.best if config.keep == "best" else epoch == self.epochs
             self._record(row | {"kept": kept})
             if kept:
                 progress.best, progress.kept = row["macro_f1"], torch.from_numpy(logits)
                 save_weights(self.model, weights, accelerator)
-            progress.next_epoch()
+            if epoch:
+                progress.next_epoch()
         accelerator.wait_for_everyone()
         load_weights(self.model, weights, accelerator.unwrap_model(self.model).frozen_prefixes)
         assert progress.kept is not None  # by the last epoch at the latest
+        if config.system == "coattention" and config.coattention:
+            progress.attention.append(self._measure_attention(validation))
         return progress.kept.numpy(), self._predict("test", self._prediction_batches("test"))
+
+    def choose(self) -> int:
+        """Return after how many epochs, from 0 to all, the items held out as "oof" are told best.
+
+        That is by their loss at the best temperature: it is less noisy than a macro-F1 of few items, and does not
+        count it against longer training that its probabilities are bolder.
+        """
+        progress, held_out = self.session.progress, self._prediction_batches("oof")
+        if self.session.checkpoints.training:
+            self.session.checkpoints.restore(self.model, self.optimizer, self.schedule)
+        for epoch in range(len(progress.held_out), self.epochs + 1):
+            if epoch:
+                self._train_epoch(epoch)
+            labels = self.parts["oof"].labels
+            assert labels is not None
+            progress.held_out.append(temperature(self._predict("oof", held_out), labels)[1])
+            if epoch:
+                progress.next_epoch()
+        return int(np.argmin(progress.held_out))
+
+    def _train_epoch(self, epoch: int) -> None:
+        """Train epoch 1, 2, … or the rest of it."""
+        if self.session.progress.step < self.steps:
+            self.train_epoch(self._epoch_batches(epoch - 1))
+            with self.session.watch:
+                self._save()  # an interruption from here on costs a validation
+        self.session.checkpoints.restore_random()
+        self.schedule.step()
 
     def train_epoch(self, batches: Iterable[dict[str, Tensor]]) -> None:
         """Train on `batches`, this process's shares of the rest of the epoch.
@@ -174,7 +209,8 @@ class FoldTrainer:
         """Add a batch to the epoch's sums. Raise NotFinite if its loss is `bad` in any process, and may not be."""
         config, progress = self.session.config, self.session.progress
         if bad and config.nonfinite == "error":
-            self._blame(batch, [] if math.isfinite(loss) else batch["row"][:labeled].tolist())
+            rows = [] if math.isfinite(loss) else self.parts["train"].places[batch["row"][:labeled].cpu()].tolist()
+            self._blame(batch, rows)
         self.seen += self._in_batch()
         self.spoiled |= bad
         if not bad:
@@ -202,10 +238,10 @@ class FoldTrainer:
 
     def _report(self) -> None:
         """Report how far the run is; once enough steps are measured also their pace, which is printed once."""
-        config, progress = self.session.config, self.session.progress
-        measured, total = min(self.first_step + PACE_STEPS, self.steps), config.steps(self.items)
+        progress = self.session.progress
+        measured, total = min(self.first_step + PACE_STEPS, self.steps), self.session.steps
         seconds = progress.epoch_seconds / progress.step
-        done = (progress.fold * config.epochs + progress.epoch) * self.steps + progress.step
+        done = self.before + progress.epoch * self.steps + progress.step
         place = {"fold": progress.fold + 1, "epoch": progress.epoch + 1, "step": progress.step}
         report(**place, done=done, total=total, **({"seconds_per_step": seconds} if progress.step >= measured else {}))
         if progress.step == measured and not progress.history and self.session.accelerator.is_main_process:
@@ -229,7 +265,7 @@ class FoldTrainer:
         """Return the batches of the rest of an epoch, with a bar."""
         self.batches.set_epoch(epoch)
         self.sampler.epoch, self.sampler.start = epoch, self.session.progress.step
-        title = f"{self._title}epoch {epoch + 1}/{self.session.config.epochs}"
+        title = f"{self._title}epoch {epoch + 1}/{self.epochs}"
         bar = Bar(self.session.checkpoints.batches(self.batches), title, len(self.batches), False)
         bar.disable |= not self.session.accelerator.is_main_process
         return bar
@@ -239,28 +275,33 @@ class FoldTrainer:
         config, accelerator, progress = self.session.config, self.session.accelerator, self.session.progress
         sums = torch.tensor([progress.loss, progress.items], device=accelerator.device)
         loss, seen = accelerator.reduce(sums).tolist()
-        row, logits = {"fold": progress.fold, "epoch": epoch + 1, "train_loss": loss / seen if seen else math.nan}, None
-        if config.curve or config.keep == "best" or epoch + 1 == config.epochs:
+        row: dict[str, float] = {"fold": progress.fold, "epoch": epoch}
+        logits = None
+        if epoch:
+            row["train_loss"] = loss / seen if seen else math.nan
+        if config.curve or config.keep == "best" or epoch == self.epochs:
             logits = self._predict("oof", validation)
             labels = self.parts["oof"].labels
             assert labels is not None
             row |= scores(softmax(logits), labels)
         if not np.isfinite(list(row.values())).all():
             raise KitError(
-                f"The loss became NaN or infinite in epoch {epoch + 1}: start over with a lower lr or a clip_norm."
+                f"The loss became NaN or infinite in epoch {epoch}: start over with a lower lr or a clip_norm."
             )
+        if not epoch:
+            return row, logits
         seconds = progress.epoch_seconds
         pace = {"samples_per_second": self.items / seconds, "step_seconds": seconds / self.steps}
         return row | {"seconds": seconds} | pace, logits
 
     def _record(self, row: dict) -> None:
         """Add a row to the history and to metrics.csv; of a fold's rows, the last that was kept is marked."""
-        progress, config = self.session.progress, self.session.config
+        progress = self.session.progress
         for past in progress.history:
             past["kept"] = past["kept"] and not (row["kept"] and past["fold"] == row["fold"])
         progress.history.append(row)
         if self.session.accelerator.is_main_process:
-            print(self._title + describe_epoch(row, config.epochs) + ("  *" if row["kept"] else ""), flush=True)
+            print(self._title + describe_epoch(row, self.epochs) + ("  *" if row["kept"] else ""), flush=True)
             table = pd.DataFrame(progress.history)
             path = self.session.run.folder / "metrics.csv"
             write_atomically(path, functools.partial(table.to_csv, index=False))
@@ -272,6 +313,15 @@ class FoldTrainer:
             return []
         loader = make_loader(self.parts[part], PREDICTION_FACTOR * config.micro_batch, workers=config.workers)
         return self.session.accelerator.prepare(loader)
+
+    def _measure_attention(self, validation: Iterable[dict[str, Tensor]]) -> dict:
+        """Return what attention does on the items that validate."""
+        session, labels = self.session, self.parts["oof"].labels
+        assert labels is not None
+        inspect = functools.partial(self.model, inspect=True)
+        outputs = run_batches(inspect, validation, len(labels), self.model, session.accelerator, session.watch)
+        logits, spreads = outputs
+        return measure_attention(session.config, logits, spreads, labels)
 
     def _predict(self, part: str, batches: Iterable[dict[str, Tensor]]) -> np.ndarray:
         return predict(self.model, batches, len(self.parts[part]), self.session.accelerator, self.session.watch)
@@ -285,20 +335,39 @@ def predict(
     watch: Watch | None = None,
 ) -> np.ndarray:
     """Return the logits `[N, K]` of all `items`, in order, on every process. Raise Interrupted if `watch` says so."""
+    if not items:
+        return np.zeros((0, accelerator.unwrap_model(model).classes), np.float32)
+    (logits,) = run_batches(lambda batch: (model(batch),), batches, items, model, accelerator, watch)
+    return logits
+
+
+def run_batches(
+    forward: Callable[[dict[str, Tensor]], tuple[Tensor, ...]],
+    batches: Iterable[dict[str, Tensor]],
+    items: int,
+    model: nn.Module,
+    accelerator: Accelerator,
+    watch: Watch | None = None,
+) -> list[np.ndarray]:
+    """Return what `forward`, a use of `model`, returns for all `items`, in order, on every process; NaN for items that
+    are in no batch. Raise Interrupted if `watch` says so.
+    """
     model.eval()
-    outputs = [(torch.empty(0, accelerator.unwrap_model(model).classes), torch.empty(0, dtype=torch.long))]
+    outputs = []
     sharded = accelerator.distributed_type == DistributedType.FSDP
     for buffer in model.buffers() if sharded else ():  # BatchNorm's statistics; otherwise torch sees to that
         torch.distributed.broadcast(buffer, 0)
     with torch.no_grad() if sharded else torch.inference_mode():  # training continues with the weights gathered here
         for batch in Bar(batches, desc="predict", leave=False, disable=not accelerator.is_main_process):
-            outputs.append(accelerator.gather_for_metrics((model(batch).float(), batch["row"])))
+            one = tuple(value.float() for value in forward(batch))
+            outputs.append(accelerator.gather_for_metrics((*one, batch["row"])))
             if watch and watch.agree()[0]:
                 raise Interrupted(watch.heard)
-    values, rows = (torch.cat([part.cpu() for part in parts]).numpy() for parts in zip(*outputs, strict=True))
-    logits = np.full((items, values.shape[1]), np.nan, np.float32)
-    logits[rows] = values
-    return logits
+    *values, rows = (torch.cat([part.cpu() for part in parts]).numpy() for parts in zip(*outputs, strict=True))
+    ordered = [np.full((items, *value.shape[1:]), np.nan, np.float32) for value in values]
+    for whole, value in zip(ordered, values, strict=True):
+        whole[rows] = value
+    return ordered
 
 
 def parameter_groups(model: Classifier, config: TrainConfig) -> list[dict]:
@@ -323,10 +392,13 @@ def describe_pace(seconds: float, steps: int, total: int) -> str:
 
 def describe_epoch(row: dict, epochs: int) -> str:
     """Return a row of metrics.csv as a line to read."""
-    pace, validated = row["samples_per_second"], ""
+    validated = ""
     if "loss" in row:
         validated = f"validation loss {row['loss']:.4f}  macro-F1 {100 * row['macro_f1']:5.2f}  "
         validated += f"accuracy {100 * row['accuracy']:5.2f}  "
+    if not row["epoch"]:
+        return f"start      {validated}".rstrip()
+    pace = row["samples_per_second"]
     return (
         f"epoch {row['epoch']:>2}/{epochs}  training loss {row['train_loss']:.4f}  {validated}"
         f"{row['seconds']:.0f} s, {pace:.{0 if pace >= 10 else 1}f} items/s"
@@ -339,8 +411,8 @@ def _sides_not_finite(
     """Return those of `sides` whose backbone itself returns NaN or infinite numbers for the batch."""
     if accelerator.distributed_type == DistributedType.FSDP:  # a part of it can't be run alone
         return []
+    classifier: Any = accelerator.unwrap_model(model)
     with torch.no_grad(), accelerator.autocast():
-        layers, regions = accelerator.unwrap_model(model).features(batch)
-    real = batch["mask"].bool()
-    values = {"text": [layer[real] for layer in layers or ()], "image": [] if regions is None else [regions]}
-    return [side for side in sides if not all(value.isfinite().all() for value in values[side])]
+        layers, regions = classifier.features(batch)
+        values = dict(zip(("text", "image"), classifier.head.inputs(layers, batch["mask"], regions), strict=True))
+    return [side for side in sides if not values[side].isfinite().all()]

@@ -15,11 +15,12 @@ from accelerate import Accelerator, DataLoaderConfiguration, DistributedDataPara
 from accelerate.utils import set_seed
 from accelerate.utils.memory import clear_device_cache, should_reduce_batch_size
 
-from kit.config import TrainConfig
+from kit.config import HELD_OUT_PARTS, TrainConfig, held_in
 from kit.core.cache import fingerprint
 from kit.core.exceptions import KitError, OutOfMemory, shorten
 from kit.core.files import write_json
 from kit.data.dataset import ProductDataset, cache_pixels
+from kit.data.folds import split_evenly
 from kit.data.items import data_fingerprints, read_items
 from kit.data.sampler import MORE_SHARED
 from kit.metrics import softmax
@@ -28,10 +29,11 @@ from kit.models.classifier import Classifier, build_model
 from kit.models.registry import IMAGE, TEXT
 from kit.runs import TrainingRun
 from kit.training.checkpoint import Checkpoints, Progress
-from kit.training.features import fit_inputs, precompute
+from kit.training.features import precompute
 from kit.training.fold_trainer import FoldTrainer, NotFinite, Session
 from kit.training.inputs import make_datasets
 from kit.training.interrupt import Watch
+from kit.training.start import fit_start
 from kit.training.summary import report_blank_images, summarise_items, summarise_training
 
 
@@ -88,23 +90,37 @@ def _train(run: TrainingRun, config: TrainConfig, watch: Watch) -> None:
     states.clock = started
     folds = frames["train"]["fold"].to_numpy()
     progress = states.read(Progress(torch.full((len(folds), len(codes)), torch.nan)))
-    session = Session(run, config, accelerator, watch, states, progress)
-    for fold in range(progress.fold, config.folds):
-        set_seed(config.seed + 1000 * fold)
-        parts = {
-            "train": products["train"].part(np.flatnonzero(folds != fold)),
-            "oof": products["train"].part(np.flatnonzero(folds == fold)),
-            "test": products["test"],
-        }
+    groups = frames["train"].get("group", frames["train"]["id"]).to_numpy()
+
+    def trainer(learn: np.ndarray, validate: np.ndarray, epochs: int, before: int) -> FoldTrainer:
+        """Return a trainer of a new model on the training items at `learn`."""
+        seed = config.seed + 1000 * progress.fold
+        set_seed(seed)
+        parts = {"train": products["train"].part(learn), "oof": products["train"].part(validate)}
         model = build().to(accelerator.device)
         if accelerator.process_index:  # the same weights, but a dropout of its own
-            set_seed(config.seed + 1000 * fold + accelerator.process_index)
+            set_seed(seed + accelerator.process_index)
         if config.linear_start and not states.training:
-            fit_inputs(config, model, parts["train"], accelerator.device)
+            fit_start(config, model, parts["train"], groups[learn], accelerator.device)
+        return FoldTrainer(session, model, parts | {"test": products["test"]}, epochs, before)
+
+    sizes = [int((folds != fold).sum()) for fold in range(config.folds)]
+    total = [config.steps(size) // config.folds for size in sizes]
+    session = Session(run, config, accelerator, watch, states, progress, sum(total))
+    for fold in range(progress.fold, config.folds):
+        learn, before = np.flatnonzero(folds != fold), sum(total[:fold])
         try:
-            oof, test = FoldTrainer(session, model, parts).fit()
+            if config.keep == "held_out":
+                if progress.epochs < 0:
+                    held_out = hold_out(frames["train"]["label"].iloc[learn], groups[learn], config.split_seed)
+                    progress.choose(trainer(learn[~held_out], learn[held_out], config.epochs, before).choose())
+                    states.write(progress)
+                    accelerator.free_memory()
+                before += config.epochs * -(-held_in(len(learn)) // config.batch_size)
+            epochs = config.epochs if config.keep != "held_out" else progress.epochs
+            oof, test = (fitted := trainer(learn, np.flatnonzero(folds == fold), epochs, before)).fit()
         except NotFinite as error:
-            ids = frames["train"]["id"].to_numpy()[parts["train"].places[error.rows]]
+            ids = frames["train"]["id"].to_numpy()[error.rows]
             items = f" The items of the batch: id {shorten(ids, 16)}." if len(ids) else ""
             raise KitError(
                 f"{error}{items} Start over with a lower lr or a clip_norm, or with those items mended; or go on from "
@@ -112,10 +128,10 @@ def _train(run: TrainingRun, config: TrainConfig, watch: Watch) -> None:
             ) from error
         progress.oof[torch.from_numpy(folds == fold)] = torch.from_numpy(oof)
         progress.test.append(torch.from_numpy(softmax(test)))
-        progress.parameters = sum(parameter.numel() for parameter in model.parameters())
+        progress.parameters = sum(parameter.numel() for parameter in fitted.model.parameters())
         progress.next_fold()
         states.write(progress)
-        del model
+        del fitted
         accelerator.free_memory()
     if accelerator.is_main_process:
         states.require(seen := data_fingerprints(frames))  # pictures are read all the while
@@ -127,6 +143,20 @@ def _train(run: TrainingRun, config: TrainConfig, watch: Watch) -> None:
         states.remove()
         print(run, flush=True)
     accelerator.wait_for_everyone()
+
+
+def hold_out(labels: pd.Series, groups: np.ndarray, seed: int) -> np.ndarray:
+    """Return the mask `[N]` of the training items that choose the number of epochs: a random one of HELD_OUT_PARTS.
+
+    A group stays together, and a class that would have no other item stays in training. Raise KitError if nothing is
+    left to hold out.
+    """
+    parts = min(HELD_OUT_PARTS, len(np.unique(groups)))
+    held_out = split_evenly(labels, parts, seed, groups) == 0 if parts > 1 else np.zeros(len(labels), bool)
+    held_out &= labels.isin(labels[~held_out]).to_numpy()
+    if not held_out.any():
+        raise KitError("There are too few training items to hold some out: pass -p keep last.")
+    return held_out
 
 
 def make_accelerator(config: TrainConfig) -> Accelerator:

@@ -15,6 +15,7 @@ from kit.config import TrainConfig
 from kit.core.cache import fingerprint
 from kit.core.files import write_atomically
 from kit.runs import Run
+from kit.training.attention import average_folds
 from kit.training.checkpoint import Progress
 
 
@@ -46,10 +47,12 @@ def summarise_items(frames: dict[str, pd.DataFrame], outlined: dict[str, str]) -
 def summarise_training(config: TrainConfig, progress: Progress, accelerator: Accelerator) -> dict:
     """Return what summary.json says about the training itself: settings, speed, memory, versions; no scores."""
     history = progress.history
+    timed = [row for row in history if row["epoch"]] or [{"step_seconds": 0.0, "samples_per_second": 0.0}]
     kilobytes = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / (1024 if sys.platform == "darwin" else 1)
     cuda = accelerator.device.type == "cuda"
     packages = ("torch", "transformers", "timm", "accelerate", "numpy", "pandas")
-    return {
+    attention = {"attention": average_folds(progress.attention)} if progress.attention else {}
+    return attention | {
         "text": config.text,
         "image": config.image,
         "recipe": config.recipe,
@@ -60,8 +63,8 @@ def summarise_training(config: TrainConfig, progress: Progress, accelerator: Acc
         "skipped_steps": progress.skipped,
         "parameters": progress.parameters,
         "seconds": round(progress.seconds, 1),
-        "step_seconds": float(np.median([row["step_seconds"] for row in history])),
-        "samples_per_second": float(np.median([row["samples_per_second"] for row in history])),
+        "step_seconds": float(np.median([row["step_seconds"] for row in timed])),
+        "samples_per_second": float(np.median([row["samples_per_second"] for row in timed])),
         "device": torch.cuda.get_device_name() if cuda else platform.processor() or platform.machine(),
         "processes": accelerator.num_processes,
         "precision": accelerator.mixed_precision,

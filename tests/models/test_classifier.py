@@ -8,7 +8,7 @@ from kit.config import train_config
 from kit.data.dataset import ProductDataset, RaggedArray
 from kit.models.backbones import find_backbones
 from kit.models.classifier import build_model
-from kit.models.heads import FusionHead
+from kit.models.heads import LENGTHS, CoAttentionHead, FusionHead
 from kit.models.text_backbones import load_text
 from kit.training.fold_trainer import parameter_groups
 
@@ -16,10 +16,13 @@ SWITCHES = {
     "full": {},
     "no-layer-weights": {"layer_weights": False},
     "no-bilstm": {"bilstm": False},
+    "no-co-attention": {"coattention": False},
     "text-attention-only": {"attention": "text"},
     "image-attention-only": {"attention": "image"},
+    "attention-scale": {"attention_scale": True},
     "embedding-layer": {"embedding_layer": True},
     "linear-start": {"linear_start": True},
+    "linear-start-no-co-attention": {"linear_start": True, "coattention": False},
     "linear-start-no-bilstm": {"linear_start": True, "bilstm": False},
     **{system: {"system": system} for system in ("concat", "bilinear", "dot", "text", "image")},
 }
@@ -122,6 +125,44 @@ def test_fusions_compute_what_their_names_say():
     # every output is a bilinear form: linear in each vector with the other fixed (biases start at zero)
     bilinear, head = fused["bilinear"]
     assert torch.allclose(head([2 * text], None, 3 * image), 6 * bilinear, atol=1e-5)
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("system", ["concat", "bilinear", "dot", "text", "image"])
+def test_standardised_fusions_read_the_mean_token_and_forget_lengths(system):
+    """So that they see what co-attention's linear start sees, whose vectors have fixed lengths."""
+    text, regions = torch.randn(3, 2, 6), torch.randn(3, 5, 8)
+    head = FusionHead(2, system, 6, 8, width=7, standardise=True).eval()
+    logits = head([text], None, regions)
+    longer = torch.stack([torch.randn(3, 6), 4 * text[:, 1]], 1)  # another first token, a longer mean token
+    assert torch.allclose(head([longer], None, 0.1 * regions), logits, atol=1e-5)
+    if system == "concat":
+        head.classifier = torch.nn.Identity()
+        first, second = head([text], None, regions).split([6, 8], 1)
+        assert torch.allclose(first.norm(dim=1), torch.tensor(LENGTHS[0]))
+        assert torch.allclose(second.norm(dim=1), torch.tensor(LENGTHS[1]))
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("linear_start", [False, True])
+def test_inspecting_a_head_tries_even_attention_on_each_side(linear_start):
+    torch.manual_seed(0)
+    head = CoAttentionHead(3, 2, 6, 8, width=4, attention_width=4, linear_start=linear_start).eval()
+    for parameter in head.parameters():  # away from any start
+        parameter.copy_(torch.randn_like(parameter))
+    mask = torch.tensor([[1, 1, 1, 1, 1], [1, 1, 1, 0, 0]])
+    inputs = list(torch.randn(2, 2, 5, 6)), mask, torch.randn(2, 7, 8)
+    logits, spreads = head.inspect(*inputs)
+    assert torch.allclose(logits[:, 0], head(*inputs), atol=1e-5)
+    variation, entropy = spreads.mean(0).T  # of text and image
+    assert (variation > 0.01).all() and (variation < 1).all() and (entropy < 1).all()
+    scores = {side: getattr(head.coattention, f"{side}_score").weight for side in ("text", "image")}
+    learned = {side: weight.clone() for side, weight in scores.items()}
+    for row, sides in enumerate((["text"], ["image"], ["text", "image"]), 1):
+        for side in scores:
+            scores[side].copy_(0 * learned[side] if side in sides else learned[side])
+        assert torch.allclose(logits[:, row], head(*inputs), atol=1e-5)
+        assert not torch.allclose(logits[:, row], logits[:, 0], atol=1e-3)
 
 
 def test_frozen_backbones_stay_as_they_are(build):

@@ -8,11 +8,20 @@ import torch
 from torch import nn
 from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
 
-from kit.models.layers import BiLSTM, CoAttention, Standardise, WeightedLayers
+from kit.models.heads import CoAttentionHead
+from kit.models.layers import (
+    BiLSTM,
+    CoAttention,
+    EvenAttention,
+    Standardise,
+    WeightedLayers,
+    first_and_mean,
+    spread,
+)
 
 
 def coattention_by_hand(layer, text, length, regions):
-    """Equations 3 to 9 for one item, number by number, in double precision."""
+    """Equations 3 to 9 for one item, number by number, in double precision; with `scale`, sums over C are means."""
     w_b, w_v, w_s = (
         getattr(layer, name).weight.double().numpy() for name in ("affinity", "image_hidden", "text_hidden")
     )
@@ -21,8 +30,11 @@ def coattention_by_hand(layer, text, length, regions):
     c = [[math.tanh(sum((w_b @ text[t])[d] * regions[r][d] for d in range(len(w_b)))) for r in range(count)]
          for t in range(length)]  # fmt: skip
     v, s = [w_v @ region for region in regions], [w_s @ token for token in text[:length]]
-    h_i = [[math.tanh(v[r][j] + sum(c[t][r] * s[t][j] for t in range(length))) for j in range(k)] for r in range(count)]
-    h_t = [[math.tanh(s[t][j] + sum(c[t][r] * v[r][j] for r in range(count))) for j in range(k)] for t in range(length)]
+    n, m = (length, count) if layer.scale else (1, 1)
+    h_i = [[math.tanh(v[r][j] + sum(c[t][r] * s[t][j] for t in range(length)) / n) for j in range(k)]
+           for r in range(count)]  # fmt: skip
+    h_t = [[math.tanh(s[t][j] + sum(c[t][r] * v[r][j] for r in range(count)) / m) for j in range(k)]
+           for t in range(length)]  # fmt: skip
 
     def softmax(scores):
         powers = [math.exp(score) for score in scores]
@@ -32,10 +44,11 @@ def coattention_by_hand(layer, text, length, regions):
     return sum(a * x for a, x in zip(a_t, text, strict=False)), sum(a * x for a, x in zip(a_i, regions, strict=True))
 
 
+@pytest.mark.parametrize("scale", [False, True])
 @torch.no_grad()
-def test_coattention_is_the_papers_equations():
+def test_coattention_is_the_papers_equations(scale):
     torch.manual_seed(0)
-    layer = CoAttention(width=6, attention_width=4)
+    layer = CoAttention(width=6, attention_width=4, scale=scale)
     text, regions, lengths = torch.randn(3, 5, 6), torch.randn(3, 7, 6), [5, 2, 1]
     mask = torch.tensor([[int(t < length) for t in range(5)] for length in lengths])
     found_text, found_image, a_text, a_image = layer(text, mask, regions)
@@ -45,6 +58,35 @@ def test_coattention_is_the_papers_equations():
         assert np.allclose(found_image[b], wanted[1], atol=1e-5)
     assert torch.allclose(a_text.sum(1), torch.ones(3)) and torch.allclose(a_image.sum(1), torch.ones(3))
     assert (a_text[mask == 0] == 0).all()
+
+
+@torch.no_grad()
+def test_even_attention_is_coattention_with_equal_scores():
+    torch.manual_seed(0)
+    layer, text, regions = CoAttention(width=6, attention_width=4), torch.randn(2, 5, 6), torch.randn(2, 7, 6)
+    mask = torch.tensor([[1, 1, 1, 1, 1], [1, 1, 0, 0, 0]])
+    layer.start_uniform()
+    for found, wanted in zip(EvenAttention()(text, mask, regions), layer(text, mask, regions), strict=True):
+        assert torch.allclose(found, wanted, atol=1e-6)
+
+
+@torch.no_grad()
+def test_scaled_attention_does_not_saturate_and_brings_both_sides_to_one_length():
+    """Regions like a ResNet's, half of the features zero, 256 of them."""
+    torch.manual_seed(0)
+    text, mask, regions = torch.randn(2, 9, 24), torch.ones(2, 9, dtype=torch.long), torch.randn(2, 256, 64).relu()
+    saturated, lengths = {}, {}
+    for scale in (False, True):
+        head = CoAttentionHead(3, 1, text_width=24, image_width=64, width=64, attention_width=16, attention_scale=scale)
+        hidden, joint = [], []
+        head.coattention.text_score.register_forward_pre_hook(lambda _, given, kept=hidden: kept.append(given[0]))
+        head.dropout.register_forward_pre_hook(lambda _, given, kept=joint: kept.append(given[0]))
+        head([text], mask, regions)
+        saturated[scale] = (hidden[0].abs() > 0.99).float().mean()
+        lengths[scale] = joint[0].view(2, 2, 64).norm(dim=2)  # text and image of each item
+    assert saturated[False] > 0.5 and saturated[True] < 0.05
+    assert (lengths[False][:, 1] > 3 * lengths[False][:, 0]).all()
+    assert torch.allclose(lengths[True], torch.full((2, 2), 8.0), atol=1e-2)
 
 
 @torch.no_grad()
@@ -129,3 +171,19 @@ def test_every_weight_of_coattention_learns(tokens):
         assert torch.isfinite(parameter.grad).all()
         if tokens > 1 or name != "text_score.weight":  # one token has all the attention, whatever its score
             assert parameter.grad.abs().sum() > 0, name
+
+
+def test_spread_says_how_far_attention_is_from_even():
+    mask = torch.tensor([[1, 1, 1, 1], [1, 1, 0, 0], [1, 1, 1, 1], [1, 0, 0, 0]])
+    weights = torch.tensor([[0.25] * 4, [0.5, 0.5, 0, 0], [1.0, 0, 0, 0], [1.0, 0, 0, 0]])
+    # even over four and over the two real ones; all on one of four; all on the only one, which is even
+    assert torch.allclose(spread(weights, mask), torch.tensor([[0, 1], [0, 1], [0.75, 0], [0, 1]]), atol=1e-6)
+    wanted = -(0.9 * math.log(0.9) + 0.1 * math.log(0.1)) / math.log(2)
+    assert torch.allclose(spread(torch.tensor([[0.9, 0.1]]), torch.ones(1, 2)), torch.tensor([[0.4, wanted]]))
+
+
+def test_the_mean_token_reads_no_padding():
+    text = torch.randn(2, 4, 3, 5)
+    found = first_and_mean(text, torch.tensor([[1, 1, 0, 0], [1, 1, 1, 1]]))
+    assert torch.equal(found[:, 0], text[:, 0])
+    assert torch.allclose(found[0, 1], text[0, :2].mean(0)) and torch.allclose(found[1, 1], text[1].mean(0))

@@ -23,9 +23,11 @@ from kit.studies.report import notes, read_answers, write_report
 from kit.studies.study_runs import (
     ABLATIONS,
     BASELINES,
+    MATCHED,
     ablation,
     ablations,
     backbone_names,
+    baseline,
     baselines,
     member_runs,
     members,
@@ -54,12 +56,36 @@ def test_one_run_of_a_study_is_the_member_that_its_tables_know():
 
 
 def test_baselines_are_frozen_and_parameters_reach_them():
-    configs = baselines(VALUES | {"recipe": "demo", "limit": 100, "train_text_layers": 2})
+    configs = baselines(VALUES | {"recipe": "demo", "limit": 100, "train_text_layers": 2}, matched=False)
     assert not any(config.train_text_layers for config in configs)
     assert [config.system for config in configs] == list(BASELINES)
     assert all(config.freeze_text and config.freeze_image and config.limit == 100 for config in configs)
     assert {config.epochs for config in configs} == {10}  # the demo's, for baselines
     assert {config.epochs for config in baselines(VALUES | {"recipe": "demo", "epochs": 2})} == {2}
+
+
+def test_two_runs_separate_what_fine_tuning_and_what_coattention_gains():
+    *usual, tuned, frozen = baselines(VALUES)
+    assert usual == baselines(VALUES, matched=False)
+    assert [baseline(config) for config in (*usual, tuned, frozen)] == [*BASELINES, *MATCHED]
+    member = members(VALUES, ["camembert"], ["resnet152"])[0]
+    # each differs from what it is compared with in one thing
+    for ours, other in ((tuned, member), (frozen, usual[0])):
+        changed = {f.name for f in dataclasses.fields(ours) if getattr(ours, f.name) != getattr(other, f.name)}
+        assert changed == {"run", "system"}
+    assert ablation(member) == "full" and ablation(frozen) is baseline(member) is None
+    # where both backbones are frozen anyway, they would repeat concat and the member
+    assert baselines(VALUES | {"recipe": "demo"}) == baselines(VALUES | {"recipe": "demo"}, matched=False)
+    half = baselines(VALUES | {"freeze_image": True})
+    assert [config.frozen for config in half[-2:]] == [("image",), ("text", "image")]
+    partly = baselines(VALUES | {"recipe": "demo", "train_text_layers": 2})
+    assert [config.train_text_layers for config in partly[-2:]] == [2, 0]
+
+
+def test_a_frozen_model_of_a_fine_tuned_study_is_no_member(root):
+    for config in (baselines(VALUES)[-1], members(VALUES, ["camembert"], ["resnet152"])[0]):
+        fake(config, 0.9)
+        assert list(member_runs("s")) == ([] if "frozen" in config.run else ["s-camembert-resnet152"])
 
 
 def test_ablations_change_one_thing_and_share_the_full_model():
@@ -129,6 +155,7 @@ def test_tables_stand_beside_the_papers_numbers(study):
     table = tables.ablations(study).set_index("model")
     assert list(table.index) == list(ABLATIONS)
     assert table["paper"]["no-bilstm"] == "76.18"
+    assert table["paper"]["no-co-attention"] == table["paper's difference"]["no-co-attention"] == ""  # not in the paper
     assert table["difference"]["no-bilstm"].high < 0
     assert table["difference"]["no-layer-weights"].value == 0  # the same predictions, seed by seed
     scores = [100 * open_run(name).summary["macro_f1"] for name in table["runs"]["full"].split(", ")]
@@ -138,10 +165,94 @@ def test_tables_stand_beside_the_papers_numbers(study):
 
 def test_verdicts_follow_the_intervals(study):
     found = tables.claims(tables.baselines(study), tables.ablations(study), chosen(study), read_errors(chosen(study)))
+    assert found.set_index("claim")["paper"]["no-co-attention does worse"] == "not asked"
     claims = found.set_index("claim")["verdict"]
-    assert claims["no-bilstm does worse"] == "holds"
+    assert claims["no-bilstm does worse"] == claims["no-co-attention does worse"] == "holds"
     assert claims["no-layer-weights does worse"] == "not told apart"
-    assert claims["co-attention beats the best fusion (here concat)"] == "holds"
+    assert claims["fine-tuned co-attention beats the best frozen fusion (here concat)"] == "holds"
+    assert set(found["attention"]) == {"", "not measured"}  # by an earlier version of the kit
+
+
+def test_what_coattention_itself_gains_is_told_from_what_fine_tuning_gains(study, tiny_data):
+    """Here fine-tuning gains all, and co-attention nothing: the claims say so, beside the paper's."""
+    values = VALUES | {"data": str(tiny_data)}
+    table = tables.baselines(study)
+    assert tables.own_gain(table).empty and "Runs are missing" in tables.explain_own_gain(table)
+    *_, tuned, frozen = baselines(values)
+    fake(tuned, 0.95, seed=0)
+    fake(frozen, 0.5, seed=7)
+    table = tables.baselines(study)
+    assert list(table["system"])[-3:] == [*MATCHED, "co-attention"]
+    own = tables.own_gain(table).set_index("backbones")[tables.OWN_GAIN]
+    assert {name: own[name].value for name in ("fine-tuned", "frozen")} == {"fine-tuned": 0, "frozen": 0}
+    assert "missing" not in tables.explain_own_gain(table)
+    claims = tables.claims(table, pd.DataFrame(), chosen(study), read_errors(chosen(study))).set_index("claim")
+    assert claims["verdict"]["fine-tuned co-attention beats the best frozen fusion (here concat)"] == "holds"
+    assert claims["verdict"]["co-attention itself beats concat, both fine-tuned"] == "not told apart"
+    assert claims["verdict"]["co-attention itself beats concat, both frozen"] == "not told apart"
+
+
+def test_in_a_frozen_study_the_model_and_concat_are_like_for_like(root, tiny_data):
+    values = VALUES | {"data": str(tiny_data), "recipe": "demo"}
+    fake(members(values, ["camembert"], ["resnet152"])[0], 0.9)
+    fake(baselines(values)[0], 0.5)
+    table = tables.baselines("s")
+    own = tables.own_gain(table)
+    assert list(own["backbones"]) == ["frozen"] and own[tables.OWN_GAIN][0].value > 0
+    assert "mixes" not in tables.explain_own_gain(table)
+    found = tables.claims(table, pd.DataFrame(), chosen("s"), read_errors(chosen("s")))
+    assert found["claim"][0] == "co-attention beats the best fusion (here concat)"
+
+
+def moved(text: float, image: float) -> dict:
+    sides = {"text": text, "image": image}
+    measured = {side: {"variation": v, "entropy": 1 - v, "changed": v, "macro_f1": -v} for side, v in sides.items()}
+    return measured | {"both": {"changed": 0.1, "macro_f1": -0.1}, "items": 36}
+
+
+BEST = "fine-tuned co-attention beats the best frozen fusion (here concat)"
+
+
+@pytest.mark.parametrize(
+    ("text", "image", "untested"),
+    [
+        (0.004, 0.002, {BEST, "text-attention-only does worse", "image-attention-only does worse"}),
+        (0.2, 0.002, {"text-attention-only does worse"}),  # it takes the image's away, which is even
+        (0.004, 0.3, {"image-attention-only does worse"}),
+        (0.2, 0.3, set()),
+    ],
+)
+def test_a_claim_about_attention_that_did_not_move_is_not_tested(study, text, image, untested):
+    for name in [run.name for run in study_runs(study) if ablation(run.config) == "full"]:
+        path = open_run(name).folder / "summary.json"
+        write_json(path, read_json(path) | {"attention": moved(text, image)})
+    final = chosen(study)
+    found = tables.claims(tables.baselines(study), tables.ablations(study), final, read_errors(final))
+    verdicts = found.set_index("claim")["verdict"]
+    assert set(verdicts.index[verdicts == "not tested"]) == untested
+    assert (found.loc[found["verdict"] == "not tested", tables.AT_ONCE] == "not tested").all()
+    row = found.set_index("claim").loc[BEST]
+    assert row["attention"] == f"text {text:.3f}, image {image:.3f}; 10.0 %" and row["ours"].value > 0
+    one_side = found.set_index("claim").loc["text-attention-only does worse", "attention"]
+    assert one_side == f"image {image:.3f}; {100 * image:.1f} %"
+    assert verdicts["no-bilstm does worse"] == "holds"  # another part
+    assert ("stayed even" in tables.explain_verdicts(found)) == bool(untested)
+    tested = (~found["verdict"].isin(["not tested", "not testable"])).sum()
+    assert f" {tested} claims are tested at once" in tables.explain_verdicts(found)
+
+
+def test_how_attention_moved_is_said_in_words_and_numbers(study):
+    runs = [open_run(name) for name in member_runs(study)]
+    assert tables.attention(runs).empty and "not measured" in tables.describe_attention(runs[0])
+    for run, values in zip(runs, ((0.004, 0.002), (0.2, 0.002)), strict=True):
+        write_json(run.folder / "summary.json", run.summary | {"attention": moved(*values)})
+    table = tables.attention(runs)
+    assert list(table["attention on"]) == ["text", "image", "both"] * 2
+    assert list(table["variation"]) == ["0.004", "0.002", "", "0.200", "0.002", ""]
+    still, moving = (tables.describe_attention(run) for run in runs)
+    assert "says nothing about co-attention" in still and "the text stayed even" in still
+    assert "says nothing" not in moving
+    assert "the text moved" in moving and "20.0 % of the 36 predictions change" in moving
 
 
 @pytest.mark.parametrize(("evaluation", "verdict"), [("nested", "holds"), ("in-sample", "not testable")])
@@ -459,7 +570,7 @@ def test_a_long_study_name_leaves_room_for_its_runs(root):
     configs = [*members(values, KAGGLE, ["resnet152"]), *baselines(values)]
     configs += [config for row in ablations(values, 2).values() for config in row]
     names = {config.run for config in configs}
-    assert max(map(len, names)) <= 250 and len(names) == 3 + 7 + 10  # no two runs share one
+    assert max(map(len, names)) <= 250 and len(names) == 3 + 9 + 12  # no two runs share one
 
 
 def test_what_was_not_measured_is_no_zero(root):

@@ -23,6 +23,7 @@ from safetensors.torch import load_file
 import kit.models.classifier
 from kit.config import train_config
 from kit.core.exceptions import KitError
+from kit.models.heads import CoAttentionHead, FusionHead
 from kit.runs import Run, prepare_run
 from kit.train import main
 from kit.training import interrupt
@@ -63,16 +64,17 @@ def begun(config: dict, name: str) -> Run:
 PARTLY = {"freeze_text": True, "train_text_layers": 1}
 
 
-@pytest.mark.parametrize(("number", "changes"), [(signal.SIGKILL, PARTLY), (signal.SIGTERM, {}), (signal.SIGINT, {})])
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM, signal.SIGINT])
 @pytest.mark.parametrize("kills", [2, pytest.param(20, marks=pytest.mark.slow)])
-def test_a_killed_training_goes_on_to_the_same_bytes(root, crash_config, number, changes, kills):
+@pytest.mark.parametrize("changes", [{}, PARTLY | {"linear_start": True, "keep": "held_out", "epochs": 2}])
+def test_a_killed_training_goes_on_to_the_same_bytes(root, crash_config, number, kills, changes):
     """At random steps; the states before them are what is gone on from."""
     crash_config |= changes
     whole, torn = begun(crash_config, "whole"), begun(crash_config, "torn")
     assert trained(whole, root) == 0
     chance, killed = random.Random(0), 0
     while killed < kills:
-        status = trained(torn, root, chance.randrange(0, 12), number)
+        status = trained(torn, root, chance.randrange(0, 60 if changes else 12), number)
         if torn.finished:
             killed = killed if status == 0 else killed + 1
             assert results(torn) == results(whole)
@@ -84,6 +86,7 @@ def test_a_killed_training_goes_on_to_the_same_bytes(root, crash_config, number,
         torn = begun(crash_config, "torn")
     assert trained(torn, root) == 0
     assert results(torn) == results(whole)
+    assert torn.summary["attention"] == whole.summary["attention"]  # of both folds
     assert torn.metrics.drop(columns=["seconds", "samples_per_second", "step_seconds"]).equals(
         whole.metrics.drop(columns=["seconds", "samples_per_second", "step_seconds"])
     )
@@ -242,15 +245,23 @@ def test_memory_too_small_for_one_item_says_what_to_lower(root, crash_config, mo
         train(begun(crash_config, "run"))
 
 
-def spoil(monkeypatch, at: int) -> None:
+def spoil(monkeypatch, at: int, kind=CoAttentionHead) -> None:
     """The model's output at its `at`-th training batch is no number."""
-    forward, count = kit.models.heads.CoAttentionHead.forward, iter(range(10**9))
+    forward, count = kind.forward, iter(range(10**9))
 
     def spoilt(head, *inputs):
         logits = forward(head, *inputs)
         return logits * torch.nan if head.training and next(count) == at else logits
 
-    monkeypatch.setattr(kit.models.heads.CoAttentionHead, "forward", spoilt)
+    monkeypatch.setattr(kind, "forward", spoilt)
+
+
+@pytest.mark.parametrize("frozen", [True, False])
+def test_a_fusions_loss_that_is_no_number_stops_with_the_items(root, crash_config, monkeypatch, frozen):
+    spoil(monkeypatch, 0, FusionHead)
+    change = {"system": "concat", "freeze_text": frozen, "freeze_image": frozen}
+    with pytest.raises(KitError, match=r"The loss became NaN or infinite in epoch 1, step 1\. .*: id \d+, \d+"):
+        train(begun(crash_config | change, "run"))
 
 
 def test_a_loss_that_is_no_number_stops_with_the_items(root, crash_config, monkeypatch, tiny_data):

@@ -27,10 +27,12 @@ from kit.core.exceptions import KitError
 from kit.core.files import write_json
 from kit.data.folds import holdout, stratified_sample
 from kit.data.sampler import LengthBatches, make_loader
+from kit.metrics import macro_f1
 from kit.models.backbones import find_backbones
 from kit.models.classifier import build_model
 from kit.runs import Run, find_run, list_runs, open_run, prepare_run
 from kit.train import main, meet
+from kit.training.attention import average_folds, measure_attention
 from kit.training.fold_trainer import parameter_groups, predict
 from kit.training.launch import died
 from kit.training.run_trainer import prepare, train
@@ -702,6 +704,37 @@ def test_impossible_splits_are_refused(labels, share, sentence):
         holdout(pd.Series(labels), share, 0)
 
 
+def test_every_coattention_run_measures_its_attention(root, tiny_config):
+    still = {"linear_start": True, "freeze_text": True, "freeze_image": True, "lr": 0.0, "folds": 2, "keep": "last"}
+    changes = {"still": still, "trained": {}, "text": {"attention": "text"}, "concat": {"system": "concat"}}
+    measured = {}
+    for name, change in changes.items():
+        train(result := prepare_run(train_config(**tiny_config | {"epochs": 1} | change, run=name)))
+        measured[name] = result.summary.get("attention")
+    assert measured["still"]["items"] == 36 and measured["trained"]["items"] == 7
+    for side in ("text", "image"):
+        assert measured["still"][side] == pytest.approx({"variation": 0, "entropy": 1, "changed": 0, "macro_f1": 0})
+        assert 0 < measured["trained"][side]["variation"] < 1 and 0 < measured["trained"][side]["entropy"] < 1
+    assert set(measured["trained"]) == {"items", "text", "image", "both"}
+    assert set(measured["text"]) == {"items", "text"}  # the classifier does not see the other side
+    assert measured["concat"] is None
+
+
+def test_measures_of_attention_are_means_over_items_and_folds():
+    labels = np.array([0, 1, 2, 0])
+    learned, even = np.eye(3)[labels], np.eye(3)[[0, 1, 2, 1]]
+    logits = np.stack([learned, even, learned, even], axis=1)  # [4, 4, 3]
+    spread = np.array([[[0.1, 0.9], [0.0, 1.0]], [[0.3, 0.7], [0.0, 1.0]]] * 2)
+    found = measure_attention(train_config(), logits, spread, labels)
+    lost = macro_f1(labels, np.array([0, 1, 2, 1])) - 1
+    assert found["text"] == pytest.approx({"variation": 0.2, "entropy": 0.8, "changed": 0.25, "macro_f1": lost})
+    assert found["image"] == pytest.approx({"variation": 0, "entropy": 1, "changed": 0, "macro_f1": 0})
+    assert found["both"] == pytest.approx({"changed": 0.25, "macro_f1": lost})
+    other = found | {"items": 2, "both": {"changed": 0.75, "macro_f1": 0.0}}
+    assert average_folds([found, other])["both"] == pytest.approx({"changed": 0.5, "macro_f1": lost / 2})
+    assert average_folds([found, other])["items"] == 6
+
+
 def test_two_processes_see_every_item_once_and_predict_all(root, tiny_config, monkeypatch):
     """Two processes (gloo), and steps cut into four batches, learn what one process does with whole steps: 29 items in
     steps of 8, so that the last is shared unevenly. Gathered predictions have every id once, in order."""
@@ -721,6 +754,10 @@ def test_two_processes_see_every_item_once_and_predict_all(root, tiny_config, mo
             expected, _, wanted = runs["one"].predictions(part)
             assert frame.equals(expected)
             assert np.allclose(values, wanted, atol=1e-5)
+        wanted = runs["one"].summary["attention"]
+        for side in ("text", "image", "both"):
+            assert runs[name].summary["attention"][side] == pytest.approx(wanted[side], abs=1e-5)
+        assert runs[name].summary["attention"]["items"] == wanted["items"] == 7
         losses = [run.metrics[["train_loss", "loss"]].to_numpy() for run in (runs["one"], runs[name])]
         assert np.allclose(*losses, atol=1e-5)
 

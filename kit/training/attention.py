@@ -1,0 +1,42 @@
+"""What attention does in a trained model, measured on the items that validate.
+
+N items · K classes
+"""
+
+from typing import Any
+
+import numpy as np
+
+from kit.config import TrainConfig
+from kit.metrics import macro_f1
+
+EVEN = ("learned", "text", "image", "both")  # the sides whose attention is replaced by even attention
+
+
+def measure_attention(config: TrainConfig, logits: np.ndarray, spread: np.ndarray, labels: np.ndarray) -> dict:
+    """Return one fold's measures from what `CoAttentionHead.inspect` returns, `[N, 4, K]` and `[N, 2, 2]`.
+
+    Per side that the classifier sees: `variation`, the mean total variation from even attention · `entropy`, the mean
+    entropy as a share of even attention's · `changed`, the share of predictions that even attention changes, and
+    `macro_f1`, by how much it raises macro-F1. `both` has the last two, for even attention on both sides.
+    """
+    predicted = dict(zip(EVEN, logits.argmax(2).T, strict=True))  # [N] each
+    learned = predicted["learned"]
+    found: dict[str, Any] = {"items": len(labels)}
+    for row, side in enumerate(("text", "image", "both")):
+        if config.attention not in (side, "both"):
+            continue
+        found[side] = (
+            {} if side == "both" else dict(zip(("variation", "entropy"), spread[:, row].mean(0).tolist(), strict=True))
+        )
+        found[side]["changed"] = float((predicted[side] != learned).mean())
+        found[side]["macro_f1"] = macro_f1(labels, predicted[side]) - macro_f1(labels, learned)
+    return found
+
+
+def average_folds(folds: list[dict]) -> dict:
+    """Return the mean over folds of what `measure_attention` returns, and the number of items of all."""
+    sides = [side for side in folds[0] if side != "items"]
+    return {"items": sum(fold["items"] for fold in folds)} | {
+        side: {name: float(np.mean([fold[side][name] for fold in folds])) for name in folds[0][side]} for side in sides
+    }
