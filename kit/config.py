@@ -193,6 +193,8 @@ class TrainConfig:
     augment: bool = False  # flip, crop and recolour training images; predict from each image and its mirror image
     train_embeddings: bool = True  # train the text backbone's token embeddings; False: keep them fixed
     freeze_text: bool = False  # keep the text backbone fixed
+    # with freeze_text: train this many top layers of the text backbone, from the cached output of the layer below them
+    train_text_layers: Annotated[int, Ge(0)] = 0
     freeze_image: bool = False  # keep the image backbone fixed
     features_gb: Annotated[float, Ge(0)] = 4.0  # disk space for the cached outputs of frozen backbones, GiB
     images_gb: Annotated[float, Ge(0)] = 4.0  # disk space for cached images at the training size, GiB
@@ -237,6 +239,13 @@ class TrainConfig:
             )
         if self.batch_size % self.accumulate:
             raise KitError(f"batch_size={self.batch_size} must be a multiple of accumulate={self.accumulate}.")
+        if self.train_text_layers and (self.system in LINEAR or "text" not in self.sides):
+            raise KitError(f"system={self.system!r} trains no text layers: leave train_text_layers out.")
+        if self.train_text_layers and not self.freeze_text:
+            raise KitError(
+                f"train_text_layers={self.train_text_layers} needs freeze_text, which fixes the layers below: pass -p "
+                f"freeze_text True, or leave train_text_layers out to train all layers."
+            )
         if not self.run:
             object.__setattr__(self, "run", self._name())
         check_name(self.run)
@@ -248,7 +257,7 @@ class TrainConfig:
 
     @property
     def frozen(self) -> tuple[str, ...]:
-        """Return the sides whose backbone is not trained."""
+        """Return the sides whose backbone is not trained, or at most its top layers (`train_text_layers`)."""
         return tuple(side for side in self.sides if getattr(self, f"freeze_{side}") or self.system == "logistic")
 
     @property

@@ -70,6 +70,17 @@ REFUSALS = [
     ({"warmup": 1.0}, "warmup=1.0 is too large"),
     ({"class_weights": -1}, "class_weights=-1.0 is too small"),
     ({"schedule": "linear"}, "schedule='linear' is not one of exponential, cosine"),
+    (
+        {"train_text_layers": 2},
+        "train_text_layers=2 needs freeze_text, which fixes the layers below: pass -p freeze_te",
+    ),
+    *(
+        (
+            {"train_text_layers": 2, "freeze_text": True, "system": system},
+            f"{system}' trains no text layers: leave train",
+        )
+        for system in ("tfidf", "logistic", "image")
+    ),
     ({"run": "../../etc"}, "must be a folder name"),
     ({"run": "a b"}, "must be a folder name"),
     ({"run": "a" * 300}, "must be a folder name of up to 250"),

@@ -13,7 +13,7 @@ from kit.core.cache import fingerprint, get_or_compute
 from kit.core.exceptions import KitError
 from kit.models.image_backbones import ImageBackbone, check_image, load_image
 from kit.models.pretrained import WEIGHTS_FORMAT, weights_fingerprint
-from kit.models.text_backbones import TextBackbone, check_text, load_text
+from kit.models.text_backbones import TextBackbone, TopLayers, check_text, load_text
 
 SHAPE_FORMAT = 1  # of a cached BackboneShape: raise it when the class gets another field
 
@@ -66,6 +66,12 @@ class BackboneHandle:
     def frozen(self) -> TextBackbone | ImageBackbone:
         """The backbone in evaluation mode and without gradients, loaded once."""
         return self.load().eval().requires_grad_(False)
+
+    def top_layers(self, count: int, live: bool = False) -> TopLayers:
+        """Return a trainable copy of the text backbone's top layers. Raise KitError if there can be none."""
+        backbone = self.frozen
+        assert isinstance(backbone, TextBackbone)
+        return TopLayers(backbone, count, live)
 
     @functools.cached_property
     def identity(self) -> str:

@@ -38,9 +38,10 @@ class Classifier(nn.Module):
     """Backbones and a head.
 
     `layers`: the text backbone's hidden states that the head reads · `frozen`: the sides ("text", "image") whose
-    backbone never trains. A backbone is None if its features come with the batch, or if the head does not read them ·
-    `mirror`: predict the mean logits of each image and its mirror image · `missing`: replaces what the batch says an
-    item lacks; None: nothing is replaced.
+    backbone never trains. A backbone is None if its features come with the batch, or if the head does not read them. Of
+    the text backbone there may be its TopLayers alone, whose input comes with the batch · `mirror`: predict the mean
+    logits of each image and its mirror image · `missing`: replaces what the batch says an item lacks; None: nothing is
+    replaced.
     """
 
     def __init__(
@@ -64,7 +65,7 @@ class Classifier(nn.Module):
 
     @property
     def frozen_prefixes(self) -> tuple[str, ...]:
-        return tuple(f"{side}." for side in self.frozen)
+        return (*(f"{side}." for side in self.frozen), "text.below.")
 
     def train(self, mode: bool = True) -> "Classifier":
         super().train(mode)
@@ -98,7 +99,7 @@ class Classifier(nn.Module):
         layers = batch["layers"].float().unbind(2) if "layers" in batch else None  # [B, T, L, d] → L × [B, T, d]
         regions = batch["regions"].float() if "regions" in batch else None
         if self.text is not None:
-            layers = self.text(batch["ids"], batch["mask"])[self.layers]
+            layers = self.text(batch.get("ids", layers), batch["mask"])[self.layers]
             if isinstance(self.head, FusionHead):
                 layers = tuple(first_and_mean(layer, batch["mask"]) for layer in layers)
         if self.image is not None:
@@ -111,13 +112,25 @@ def text_layers(config: TrainConfig) -> slice:
     return slice(-1 if not config.layer_weights else 0 if config.embedding_layer else 1, None)
 
 
+def fixed_layers(config: TrainConfig, depth: int) -> slice:
+    """Return the range of the frozen text backbone's hidden states, `depth` + 1, that the model reads.
+
+    It is the head's; with `train_text_layers`, it ends with the state that those layers start from.
+    """
+    layers = text_layers(config)
+    if not config.train_text_layers:
+        return layers
+    base = depth - config.train_text_layers
+    return slice(min(layers.indices(depth + 1)[0], base), base + 1)
+
+
 def build_model(
     config: TrainConfig, classes: int, backbones: dict[str, BackboneHandle], running: Sequence[str]
 ) -> Classifier:
     """Return the classifier that `config` describes, over `backbones`.
 
-    Backbones of the sides in `running` are loaded as parts of it; features of the others come with the batches. Raise
-    KitError if a backbone cannot be loaded.
+    Backbones of the sides in `running` are loaded as parts of it, and so are text layers that train; features of the
+    others come with the batches. Raise KitError if a backbone cannot be loaded.
     """
     text, image = (backbones[side].outline if side in backbones else None for side in ("text", "image"))
     shared: dict[str, Any] = {
@@ -129,9 +142,15 @@ def build_model(
         "dropout": config.dropout,
     }
     layers = slice(-1, None) if config.pooled else text_layers(config)
-    live = {side: backbones[side].frozen if side in config.frozen else backbones[side].load() for side in running}
+    count = len(range((text.depth if text else 0) + 1)[layers])
+    frozen, live = config.frozen, dict[str, Any]()
+    for side in running:
+        live[side] = backbones[side].frozen if side in frozen else backbones[side].load()
+    if config.train_text_layers:
+        frozen = tuple(side for side in frozen if side != "text")
+        live["text"] = backbones["text"].top_layers(config.train_text_layers, live="text" in running)
     for side, backbone in live.items():
-        if config.checkpointing and side not in config.frozen:
+        if config.checkpointing and side not in frozen:
             backbone.checkpoint()
         if config.compile:
             backbone.compile()
@@ -139,7 +158,7 @@ def build_model(
         head: CoAttentionHead | FusionHead = FusionHead(system=config.system, standardise=config.linear_start, **shared)
     else:
         head = CoAttentionHead(
-            layers=len(range((text.depth if text else 0) + 1)[layers]),
+            layers=count,
             attention_width=config.attention_width,
             bilstm=config.bilstm,
             coattention=config.coattention,
@@ -150,7 +169,7 @@ def build_model(
         )
     missing = None
     if config.modality_dropout and text and image:
-        missing = StandIns(len(range(text.depth + 1)[layers]), text.width, image.width)
+        missing = StandIns(count, text.width, image.width)
     return Classifier(
-        head, live.get("text"), live.get("image"), layers, config.frozen, classes, config.augment, missing
+        head, live.get("text"), live.get("image"), slice(-count, None), frozen, classes, config.augment, missing
     )

@@ -94,6 +94,16 @@ class CoAttentionHead(nn.Module):
                 nn.init.orthogonal_(layer.weight)
 
     @torch.no_grad()
+    def start_image(self, means: Tensor) -> None:
+        """Project regions onto the directions in which the items' mean regions `[N, d_image]` vary most.
+
+        Up to N directions that keeps all that a linear classifier could read from the means.
+        """
+        if isinstance(self.image, nn.Linear) and self.image.out_features < self.image.in_features:
+            _, _, directions = torch.linalg.svd(self.image_input(means), full_matrices=True)
+            self.image.weight.copy_(directions[: self.image.out_features])
+
+    @torch.no_grad()
     def start_classifier(self, weight: Tensor, bias: Tensor, lengths: Tensor) -> None:
         """Set the classifier, weight `[K, D]` or `[K, 2 D]` and bias `[K]`, and the lengths `[2]` of its inputs."""
         assert isinstance(self.classifier, nn.Linear)

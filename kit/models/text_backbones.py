@@ -3,9 +3,10 @@
 B batch · T tokens · d the backbone's own width
 """
 
+import copy
 import inspect
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -20,7 +21,7 @@ from kit.models.registry import TEXT, TextSpec
 
 PROBE_TOKENS = 4  # length of the texts that a new text backbone is probed with
 LEAST_CONTEXT = 1e-5  # of the vectors' deviation: least change of the first token's vector by the rest of its text
-MOST_LEAK = 1e-3  # of the same: most change of the text's vectors by padding
+MOST_LEAK = 1e-3  # of the same: most change of the text's vectors by padding, or by running top layers alone
 
 
 def check_text(name: str) -> None:
@@ -118,9 +119,88 @@ class TextBackbone(nn.Module):
 
         Raise KitError if the model does not support it.
         """
-        if not self.model.supports_gradient_checkpointing:
-            raise KitError(f"A {self.model.config.model_type} model does not support checkpointing: leave it out.")
-        self.model.gradient_checkpointing_enable({"use_reentrant": False})
+        _enable_checkpointing(self.model)
+
+
+def _enable_checkpointing(model: Any) -> None:
+    if not model.supports_gradient_checkpointing:
+        raise KitError(f"A {model.config.model_type} model does not support checkpointing: leave it out.")
+    model.gradient_checkpointing_enable({"use_reentrant": False})
+
+
+class TopLayers(nn.Module):
+    """A copy of the top `count` layers of a frozen text backbone, to be trained on the outputs of the layers below.
+
+    If `live`, the backbone is a part of the module and computes them; otherwise they are the input.
+
+    Raise KitError if the backbone has fewer layers, or of a kind that cannot run by themselves.
+    """
+
+    def __init__(self, backbone: TextBackbone, count: int, live: bool = False):
+        super().__init__()
+        self.below, self.count, kind = backbone if live else None, count, backbone.model.config.model_type
+        if count > backbone.depth:
+            raise KitError(
+                f"train_text_layers={count} is too large: it must be at most {backbone.depth}, the layers of this "
+                f"{kind} model."
+            )
+        refusal = (
+            f"train_text_layers is not possible with a {kind} model, whose top layers cannot run by themselves: leave "
+            f"it out, or use a text backbone like BERT or CamemBERT."
+        )
+        model, layers = backbone.model, getattr(getattr(backbone.model, "encoder", None), "layer", None)
+        if not isinstance(layers, nn.ModuleList) or not hasattr(model, "embeddings"):
+            raise KitError(refusal)
+        # deepcopy puts these in the places of the originals
+        instead = {id(model.embeddings): _HandThrough(), id(layers): copy.deepcopy(layers[-count:])}
+        self.model: Any = copy.deepcopy(model, instead)
+        if not self._agrees(backbone):
+            raise KitError(refusal)
+        self.model.encoder.layer.requires_grad_(True)
+
+    def forward(self, source: Tensor | Sequence[Tensor], mask: Tensor) -> tuple[Tensor, ...]:
+        """Return the hidden states below, and those of the trained layers, `[B, T, d]` each.
+
+        `source`: token ids `[B, T]` if `live`, else the hidden states below, of which the last is the layers' input.
+        """
+        states = self.below(source, mask)[: -self.count] if self.below is not None else source
+        top = self.model(inputs_embeds=states[-1], attention_mask=mask, output_hidden_states=True).hidden_states
+        return (*states, *top[1:])
+
+    def train(self, mode: bool = True) -> "TopLayers":
+        super().train(mode)
+        if self.below is not None:
+            self.below.eval()
+        return self
+
+    def checkpoint(self) -> None:
+        """As in TextBackbone."""
+        _enable_checkpointing(self.model)
+
+    @torch.no_grad()
+    def _agrees(self, backbone: TextBackbone) -> bool:
+        """Return whether a few tokens get the same hidden states as in the whole backbone."""
+        ids = torch.arange(2 * PROBE_TOKENS, device=self.model.device).view(2, -1) % backbone.vocabulary
+        mask = torch.ones_like(ids)
+        mask[1, -1] = 0
+        whole = backbone(ids, mask)
+        try:
+            top = self.model(inputs_embeds=whole[-1 - self.count], attention_mask=mask, output_hidden_states=True)
+        except Exception:  # the layers want more than the hidden state
+            return False
+        pairs = zip(whole[-self.count :], top.hidden_states[1:], strict=True)
+        return all((there - here)[mask.bool()].abs().max() < MOST_LEAK * there.std() for there, here in pairs)
+
+
+class _HandThrough(nn.Module):
+    """Stands for a model's embeddings and returns the vectors that it is given."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.word_embeddings = nn.Identity()  # unused, but transformers puts a hook on it for checkpointing
+
+    def forward(self, inputs_embeds: Tensor, **_: Any) -> Tensor:
+        return inputs_embeds
 
 
 @contextmanager

@@ -30,7 +30,7 @@ from kit.runs import TrainingRun, open_run, open_training
 from kit.studies import tables
 from kit.studies.choice import choice_of
 from kit.studies.paper_numbers import PAPER_BASELINE
-from kit.studies.study_runs import member_runs, study_runs
+from kit.studies.study_runs import is_frozen, member_runs, study_runs
 
 STYLE = """body{font:16px/1.5 system-ui,sans-serif;max-width:1300px;margin:2em auto;padding:0 1em;color:#222}
 table{border-collapse:collapse;font-size:14px;margin:1em 0;display:block;overflow-x:auto}
@@ -175,7 +175,7 @@ def notes(members: list[TrainingRun], answers: tables.Answers) -> list[str]:
             "The recipe `demo` and the regularisation of the stackers were chosen on validation splits of the two, "
             f"which flatters the validation scores. {clean}"
         )
-    if member.frozen == member.sides:
+    if is_frozen(member):
         remarks.append("Both backbones stay frozen; the paper fine-tunes them.")
     if member.linear_start:
         remarks.append(
@@ -184,7 +184,7 @@ def notes(members: list[TrainingRun], answers: tables.Answers) -> list[str]:
             "weights. A part that hardly leaves that start contributes little in the ablations."
         )
     if member.keep == "held_out":
-        kept = [epoch for run in members for epoch in run.summary.get("kept_epochs", [])]
+        kept = [epoch for run in members if run.finished for epoch in run.summary.get("kept_epochs", [])]
         remarks.append(
             "How many epochs it trains from there is chosen in each fold by items held out of training, not by scored "
             f"ones: of the {len(kept)} models of table 1, {kept.count(0)} stayed at the probe."

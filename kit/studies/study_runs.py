@@ -51,7 +51,7 @@ def baselines(values: dict, matched: bool = True) -> list[TrainConfig]:
     """Return the configurations of the paper's three fusions of frozen features (section 3.1), of each side alone, and
     of two references; with `matched`, also those of MATCHED, unless the co-attention model has frozen backbones too.
     """
-    frozen = {"freeze_text": True, "freeze_image": True, "augment": False}
+    frozen = {"freeze_text": True, "freeze_image": True, "train_text_layers": 0, "augment": False}
     configs = [_named(values, f"baseline-{system}", system=system, **frozen) for system in BASELINES]
     if matched and not is_frozen(train_config(**values)):
         configs.append(_named(values, "baseline-concat-finetuned", system="concat"))
@@ -90,8 +90,8 @@ def backbone_names(runs: Iterable[Run]) -> dict[str, tuple[str, str]]:
 
 
 def is_frozen(config: TrainConfig) -> bool:
-    """Return whether no backbone is trained."""
-    return config.frozen == config.sides
+    """Return whether no layer of a backbone is trained."""
+    return config.frozen == config.sides and not config.train_text_layers
 
 
 def baseline(config: TrainConfig) -> str | None:

@@ -18,7 +18,7 @@ from kit.data.dataset import ProductDataset, RaggedArray
 from kit.data.images import DECODER
 from kit.data.sampler import make_loader
 from kit.models.backbones import BackboneHandle
-from kit.models.classifier import text_layers
+from kit.models.classifier import fixed_layers
 from kit.models.layers import first_and_mean
 
 BATCH = 32
@@ -39,7 +39,8 @@ def precompute(
 
     A pooled system gets only the vectors that it reads: the text's first token and mean token in the top layer,
     `[2, 1, d]`, and the image's mean region, `[1, d]`. If the full outputs exceed `features_gb` GiB, pooled systems
-    cache those vectors alone; for other systems the backbone runs at every step.
+    cache those vectors alone; for other systems the backbone runs at every step. With `train_text_layers` every system
+    gets the full outputs of the text layers below.
 
     `precision` is the run's: with "no" the outputs are computed and kept in float32, exactly as the head would get them
     at every step; with "bf16" or "fp16" they are computed under autocast and kept in half precision, or in float32 if
@@ -51,7 +52,8 @@ def precompute(
             running.append(side)
             continue
         filled = {name: part for name, part in parts.items() if len(part)}
-        for pooled in (False, True) if config.pooled else (False,):
+        poolable = config.pooled and not (side == "text" and config.train_text_layers)
+        for pooled in (False, True) if poolable else (False,):
             frozen = _Frozen(config, backbone, device, precision, pooled)
             plans = {name: frozen.plan(part) for name, part in filled.items()}
             numbers = sum(int(rows.sum()) * math.prod(shape) for rows, shape in plans.values())
@@ -67,7 +69,7 @@ def precompute(
             continue
         for name, (rows, _) in plans.items():
             values = cached[name]
-            if config.pooled and not pooled:
+            if poolable and not pooled:
                 values, rows = _pool(side, values, rows)
             parts[name].sides[side] = RaggedArray("layers" if side == "text" else "regions", values, rows)
     return running
@@ -92,7 +94,7 @@ class _Frozen:
         self.config, self.source, self.device, self.pooled = config, source, device, pooled
         self.side, self.precision = source.side, precision
         self.dtypes = [np.dtype(kind) for kind in ([] if precision == "no" else [np.float16]) + [np.float32]]
-        self.layers = slice(-1, None) if pooled else text_layers(config)
+        self.layers = slice(-1, None) if pooled else fixed_layers(config, source.outline.depth)
 
     def plan(self, part: ProductDataset) -> tuple[np.ndarray, tuple[int, ...]]:
         """Return the number of rows of each item's outputs, and the shape of a row."""

@@ -250,7 +250,7 @@ class FoldTrainer:
         """Raise KitError if a backbone that was not trained yet gives no finite numbers, else NotFinite."""
         config, accelerator, progress = self.session.config, self.session.accelerator, self.session.progress
         rows = gather_object(rows)
-        untrained = config.sides if not progress.epoch + progress.step else config.frozen
+        untrained = accelerator.unwrap_model(self.model).frozen if progress.epoch + progress.step else config.sides
         if sides := gather_object(_sides_not_finite(self.model, batch, accelerator, untrained)):
             raise KitError(not_finite(config, sides[0], accelerator.mixed_precision))
         place = f"epoch {progress.epoch + 1}, step {progress.step + 1}"

@@ -194,6 +194,8 @@ def prepare(
     with accelerator.main_process_first():  # the others find in the cache what it computes
         codes, frames = read_items(config)
         backbones = find_backbones(config)
+        if config.train_text_layers:  # refused now rather than after the features are computed
+            backbones["text"].top_layers(config.train_text_layers)
         products = make_datasets(config, codes, frames, backbones)
         running = precompute(config, backbones, products, accelerator.device, accelerator.mixed_precision)
         cache_pixels(config, products)

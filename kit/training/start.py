@@ -30,8 +30,9 @@ def fit_start(
 ) -> None:
     """Fit the start of the head to the fold's training items, whose `groups` `[N]` inner folds never split.
 
-    The inputs are standardised, and the classifier of a co-attention head becomes the probe of its vectors, which are
-    means as long as attention is even. Raise KitError if the inputs are not finite.
+    The inputs are standardised. A co-attention head projects regions onto their main directions, and its classifier
+    becomes the probe of its vectors, which are means as long as attention is even. Raise KitError if the inputs are not
+    finite.
     """
     _fit_inputs(config, model, products, device)
     if isinstance(model.head, CoAttentionHead):
@@ -84,6 +85,7 @@ def _fit_inputs(
     model.eval()
     # of x and of x² in double precision, and the count
     sums: dict[str, list[Any]] = {side: [0.0, 0.0, 0] for side in ("text", "image")}
+    means = []  # of each item's regions
     head: Any = model.head
     seen = 0
     for batch in Bar(batches, desc="standardise", leave=False):
@@ -98,6 +100,8 @@ def _fit_inputs(
                 sums[side][0] += values.sum(0).double()
                 sums[side][1] += squares.double()
                 sums[side][2] += len(values)
+        if regions is not None:
+            means.append(regions.float().mean(1))
         seen += len(batch["row"])
         if seen >= items and seen % config.batch_size == 0:  # the same items, whatever `accumulate` is
             break
@@ -109,6 +113,8 @@ def _fit_inputs(
             mean = total / count
             std = (squares / count - mean.square()).clamp_min(0).sqrt()
             layer.fit(mean.reshape(layer.mean.shape), std.reshape(layer.std.shape))
+            if side == "image" and isinstance(head, CoAttentionHead):
+                head.start_image(torch.cat(means))
             if model.missing is not None:  # start as one among the items' vectors
                 vector = getattr(model.missing, side)
                 vector.copy_(mean.reshape(vector.shape) + std.reshape(vector.shape) * vector)

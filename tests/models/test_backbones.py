@@ -23,7 +23,7 @@ from kit.models.backbones import BackboneHandle, find_backbones
 from kit.models.classifier import build_model
 from kit.models.image_backbones import check_image, load_image
 from kit.models.registry import IMAGE, TEXT
-from kit.models.text_backbones import check_text, load_text
+from kit.models.text_backbones import TextBackbone, TopLayers, check_text, load_text
 from kit.models.tokenizer import load_tokenizer
 
 
@@ -262,6 +262,42 @@ def test_weights_that_say_nothing_are_refused(value, tmp_path):
 
     with pytest.raises(KitError, match="bert model returns no usable numbers"):
         load_text(saved(tmp_path, "bert", SMALL | PLACES, spoil))
+
+
+def small_text(kind: str, **settings) -> TextBackbone:
+    config = transformers.AutoConfig.for_model(kind, **SMALL | PLACES | {"num_hidden_layers": 3} | settings)
+    return TextBackbone(transformers.AutoModel.from_config(config)).eval().requires_grad_(False)
+
+
+@pytest.mark.parametrize("count", [1, 2, 3])
+@pytest.mark.parametrize("kind", ["bert", "roberta", "camembert", "xlm-roberta"])
+@torch.no_grad()
+def test_top_layers_compute_what_they_compute_in_the_whole_model(kind, count):
+    text = small_text(kind)
+    ids, mask = torch.randint(5, 60, (3, 12)), (torch.arange(12) < torch.tensor([[12], [7], [1]])).long()
+    whole = text(ids * mask, mask)
+    below = whole[-1 - count : -count]
+    for states in (TopLayers(text, count)(below, mask), TopLayers(text, count, live=True)(ids * mask, mask)):
+        for got, want in zip(states[-1 - count :], whole[-1 - count :], strict=True):
+            assert torch.allclose(got * mask[:, :, None], want * mask[:, :, None], atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("kind", "settings", "sentence"),
+    [
+        (
+            "bert",
+            {"num_hidden_layers": 1},
+            r"train_text_layers=2 is too large: it must be at most 1, the layers of this bert model",
+        ),
+        ("flaubert", {}, r"train_text_layers is not possible with a flaubert model, .*: leave it out, or use"),
+        ("electra", {}, r"not possible with a electra model"),  # widens its embeddings outside of them
+        ("deberta-v2", {"relative_attention": True, "conv_kernel_size": 3}, r"not possible with a deberta-v2 model"),
+    ],
+)
+def test_top_layers_that_cannot_run_by_themselves_are_refused(kind, settings, sentence):
+    with pytest.raises(KitError, match=sentence):
+        TopLayers(small_text(kind, **settings), 2)
 
 
 def test_trying_a_model_leaves_no_trace(tiny_texts):

@@ -10,6 +10,7 @@ from kit.models.backbones import find_backbones
 from kit.models.classifier import build_model
 from kit.models.heads import LENGTHS, CoAttentionHead, FusionHead
 from kit.models.text_backbones import load_text
+from kit.training.fold_trainer import parameter_groups
 
 SWITCHES = {
     "full": {},
@@ -204,6 +205,36 @@ def test_frozen_backbones_stay_as_they_are(build):
     model(batch()).sum().backward()
     assert all(parameter.grad is None for parameter in model.text.parameters())
     assert all(torch.equal(value, before[name]) for name, value in model.image.state_dict().items())
+
+
+@pytest.mark.parametrize("live", [True, False])
+def test_of_a_partly_trained_backbone_only_the_top_learns(live, tiny_config):
+    changes = {"freeze_text": True, "train_text_layers": 1, "layer_weights": False}
+    config = train_config(**tiny_config, **changes, linear_start=True, checkpointing=True)
+    backbones = find_backbones(config)
+    before = {name: value.clone() for name, value in backbones["text"].frozen.state_dict().items()}
+    model = build_model(config, 3, backbones, ["text", "image"] if live else ["image"]).train()
+    torch.nn.init.normal_(model.head.classifier.weight)
+    items = batch(size=64)
+    if not live:
+        ids = items.pop("ids")
+        items["layers"] = backbones["text"].frozen(ids, items["mask"])[1].unsqueeze(2)  # [B, T, 1, d]
+    with torch.no_grad():
+        first, again = model.features(items)[0][-1], model.features(items)[0][-1]
+    assert not torch.equal(first, again)  # dropout in the layers that train
+    assert model.text.below is None or not model.text.below.training
+    groups = parameter_groups(model, config)
+    trained = {name for name, value in model.named_parameters() if name.startswith("text.") and value.requires_grad}
+    assert trained and all(name.startswith("text.model.encoder.layer.0.") for name in trained)
+    pretrained = {id(value) for value in groups[0]["params"]}
+    assert all(id(value) in pretrained for name, value in model.named_parameters() if name in trained)
+    top = {name: value.clone() for name, value in model.state_dict().items() if name in trained}
+    model(items).square().sum().backward()
+    torch.optim.SGD(groups).step()
+    assert all(
+        not torch.equal(model.state_dict()[name], value) for name, value in top.items() if "key.bias" not in name
+    )
+    assert all(torch.equal(value, before[name]) for name, value in backbones["text"].frozen.state_dict().items())
 
 
 def test_batches_are_padded_to_their_longest():

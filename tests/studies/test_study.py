@@ -56,7 +56,8 @@ def test_one_run_of_a_study_is_the_member_that_its_tables_know():
 
 
 def test_baselines_are_frozen_and_parameters_reach_them():
-    configs = baselines(VALUES | {"recipe": "demo", "limit": 100})
+    configs = baselines(VALUES | {"recipe": "demo", "limit": 100, "train_text_layers": 2}, matched=False)
+    assert not any(config.train_text_layers for config in configs)
     assert [config.system for config in configs] == list(BASELINES)
     assert all(config.freeze_text and config.freeze_image and config.limit == 100 for config in configs)
     assert {config.epochs for config in configs} == {10}  # the demo's, for baselines
@@ -77,6 +78,8 @@ def test_two_runs_separate_what_fine_tuning_and_what_coattention_gains():
     assert baselines(VALUES | {"recipe": "demo"}) == baselines(VALUES | {"recipe": "demo"}, matched=False)
     half = baselines(VALUES | {"freeze_image": True})
     assert [config.frozen for config in half[-2:]] == [("image",), ("text", "image")]
+    partly = baselines(VALUES | {"recipe": "demo", "train_text_layers": 2})
+    assert [config.train_text_layers for config in partly[-2:]] == [2, 0]
 
 
 def test_a_frozen_model_of_a_fine_tuned_study_is_no_member(root):

@@ -98,14 +98,46 @@ def test_the_saved_weights_are_the_kept_epochs(run):
     assert np.allclose(torch.from_numpy(logits).softmax(1), values, atol=1e-5)
 
 
-def test_features_once_or_at_every_step_give_the_same_logits(root, tiny_config):
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {},
+        {"train_text_layers": 1},
+        {"train_text_layers": 2, "embedding_layer": True},  # all of them, from the embeddings' output
+        {"train_text_layers": 1, "layer_weights": False},
+        {"train_text_layers": 1, "system": "concat"},
+    ],
+)
+def test_features_once_or_at_every_step_give_the_same_logits(root, tiny_config, changes):
     accelerator, logits = Accelerator(cpu=True), []
     for budget in (0, 1):
-        config = train_config(**tiny_config, freeze_text=True, freeze_image=True, features_gb=budget)
+        config = train_config(**tiny_config, freeze_text=True, freeze_image=True, features_gb=budget, **changes)
         model, oof = prepared(config, accelerator)
-        assert (model.text is None) == (model.image is None) == (budget == 1)
+        text = model.text.below if changes else model.text
+        assert (text is None) == (budget == 1)
+        assert (model.image is None) == (budget == 1 or config.pooled)
         logits.append(predict(model, make_loader(oof, 3), len(oof), accelerator))
-    assert np.allclose(*logits, atol=1e-5)
+    model, oof = prepared(dataclasses.replace(config, train_text_layers=0), accelerator)
+    logits.append(predict(model, make_loader(oof, 3), len(oof), accelerator))
+    assert np.allclose(logits[0], logits[1], atol=1e-5)
+    assert np.allclose(logits[0], logits[2], atol=1e-5)  # before any training, the layers are the backbone's
+
+
+def test_saved_text_layers_fit_a_backbone_that_runs_and_cached_features(root, tiny_config):
+    changes = {"freeze_text": True, "train_text_layers": 1, "features_gb": 0, "backbone_lr_scale": 1.0}
+    run = prepare_run(train_config(**tiny_config | changes, run="partly"))
+    train(run)
+    names = {name for name in load_file(run.folder / "model-0.safetensors") if name.startswith("text.")}
+    assert names and all(name.startswith("text.model.encoder.layer.0.") for name in names)
+    _, _, values = run.predictions("oof")
+    accelerator = Accelerator(cpu=True)
+    for budget in (0, 1):
+        model, oof = prepared(dataclasses.replace(run.config, features_gb=budget), accelerator)
+        untrained = predict(model, make_loader(oof, 3), len(oof), accelerator)
+        load_weights(model, run.folder / "model-0.safetensors", model.frozen_prefixes)
+        logits = predict(model, make_loader(oof, 3), len(oof), accelerator)
+        assert not np.allclose(untrained, logits, atol=1e-3)
+        assert np.allclose(torch.from_numpy(logits).softmax(1), values, atol=1e-5)
 
 
 def test_vectors_out_of_the_cache_or_computed_are_the_same(root, tiny_config):
