@@ -51,7 +51,7 @@ test-slow: $(READY)  ## the long ones: twenty kills in a row, several processes 
 bench: $(READY)  ## how fast the kit is, beside what one would use instead: a table with goals and verdicts
 	$(BIN)/python benchmarks/run.py
 
-bench-full: $(READY)  ## the long measurements: AutoGluon on all of data/emoji, a member's score with three seeds
+bench-full: $(READY)  ## the long measurements: AutoGluon on all of data/emoji, co-attention with three seeds
 	$(BIN)/python benchmarks/run.py --full
 
 lint: $(READY)  ## ruff, types, and notebooks committed without outputs

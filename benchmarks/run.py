@@ -14,7 +14,7 @@ from measure import HERE, RESULTS, table
 from kit.core.files import write_text
 
 NAMES = ("end_to_end", "predict", "warm", "paper_pipeline", "hf_trainer", "autogluon", "scale")
-FULL = {"autogluon_full": ["autogluon", "--full"], "seeds": ["seeds"]}
+FULL = {"autogluon_full": ["autogluon", "--full"], "coattention": ["coattention"]}
 
 
 def main() -> int:
