@@ -14,9 +14,9 @@ from kit.config import LINEAR
 from kit.core.files import write_text
 from kit.data.challenge import read_challenge
 from kit.runs import prepare_run
+from kit.studies.estimates import READING, from_summary, gain
 from kit.studies.report import read_answers
 from kit.studies.study_runs import baselines, members
-from kit.studies.tables import READING, from_summary, gain
 from kit.training.launch import launch
 
 HERE = Path(__file__).resolve().parent
