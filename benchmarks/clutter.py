@@ -33,8 +33,8 @@ from kit.data.images import read_image
 from kit.data.items import read_items
 from kit.metrics import bootstrap_macro_f1, macro_f1
 from kit.runs import TrainingRun, prepare_run
+from kit.studies.estimates import Answers, Estimate, estimate
 from kit.studies.report import read_answers
-from kit.studies.tables import Answers, Estimate, estimate
 from kit.training.launch import launch
 
 RESULTS = Path(__file__).resolve().parent / "results"

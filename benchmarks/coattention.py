@@ -16,8 +16,8 @@ from kit.config import train_config
 from kit.core.files import write_text
 from kit.data.challenge import read_challenge
 from kit.runs import TrainingRun, prepare_run
+from kit.studies.estimates import READING, gain
 from kit.studies.report import read_answers
-from kit.studies.tables import READING, gain
 from kit.training.launch import launch
 
 HERE = Path(__file__).resolve().parent

@@ -28,9 +28,11 @@ from kit.core.paths import cache_folder
 from kit.data.sampler import make_loader
 from kit.models.layers import BiLSTM
 from kit.training.checkpoint import Progress
-from kit.training.fold_trainer import FoldTrainer, Session, predict
+from kit.training.fold_trainer import FoldTrainer
 from kit.training.interrupt import Watch
+from kit.training.predict import predict
 from kit.training.run_trainer import make_accelerator, prepare
+from kit.training.session import Session
 from kit.training.start import fit_start
 
 HERE = Path(__file__).resolve().parent

@@ -1,6 +1,6 @@
 """How much of the pure forward pace prediction keeps, reading and ordering the results included.
 
-In turn: `kit.training.fold_trainer.predict` over the loader that training uses, on a warm cache, and the model alone
+In turn: `kit.training.predict.predict` over the loader that training uses, on a warm cache, and the model alone
 over a list of its batches.
 """
 
@@ -9,7 +9,7 @@ from functools import partial
 from measure import Workbench, in_turn, ratio_row, report
 
 from kit.config import train_config
-from kit.training.fold_trainer import PREDICTION_FACTOR
+from kit.training.predict import PREDICTION_FACTOR
 
 QUESTION = "prediction samples/s ÷ the pure forward rate"
 

@@ -57,6 +57,7 @@ def test_reading_runs_needs_no_torch():
         "studies.study_runs",
         "studies.choice",
         "studies.tables",
+        "studies.claims",
         "studies.report",
         "training.launch",
         "data.duplicates",

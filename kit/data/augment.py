@@ -1,13 +1,32 @@
-"""Light augmentation of training images.
+"""How training items vary from epoch to epoch: images are lightly augmented, and a side of some items is left out.
 
-B batch · H, W pixels
+N items · B batch · H, W pixels
 """
 
 from collections.abc import Iterable
 
+import numpy as np
 import torch
 from torch import Tensor
 from torchvision.transforms import v2
+
+from kit.config import TrainConfig
+
+
+def vary(batch: dict[str, Tensor], seeds: np.ndarray, config: TrainConfig) -> dict[str, Tensor]:
+    """Return the batch with its images augmented and a side of some items left out, as the items' `seeds` `[N]` decide.
+
+    `batch["row"]` are the items' places in `seeds`; an item that lacks one side keeps the other.
+    """
+    changes = {}
+    if config.augment and "pixels" in batch:
+        changes["pixels"] = augment(batch["pixels"], seeds[batch["row"].cpu().numpy()].tolist())
+    if (missing := batch.get("missing")) is not None:
+        drawn = torch.from_numpy(seeds).to(missing.device)[batch["row"]][:, None]  # [B, 1]
+        side = drawn % 2 == torch.arange(2, device=missing.device)  # [B, 2]
+        chosen = side & (drawn < config.modality_dropout * 2**32)
+        changes["missing"] = missing | (chosen & ~missing.flip(1))
+    return batch | changes
 
 
 def augment(pixels: Tensor, seeds: Iterable[int]) -> Tensor:

@@ -24,3 +24,8 @@ PAPER_ENSEMBLES = {  # image → text backbones → macro-F1
 PAPER_ALL = 91.36
 PAPER_GAIN = 2.67  # gain of the ensemble of six over the best single model, as stated in the text
 PAPER_WELCH = {"t": 6.809, "p": 1.4e-9}  # table 4, misclassified items; with our sign
+
+
+def paper_change(row: str) -> float | None:
+    """Return the paper's difference of an ablation from the full model; None if the paper does not have it."""
+    return PAPER_ABLATIONS[row] - PAPER_ABLATIONS["full"] if row in PAPER_ABLATIONS else None

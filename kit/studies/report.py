@@ -18,6 +18,7 @@ import pandas as pd
 from matplotlib.figure import Figure
 
 from kit.analysis import plots
+from kit.analysis.attention import EXPLAIN_ATTENTION, attention_table, describe_attention
 from kit.analysis.errors import confusions, read_errors, worst_mistakes
 from kit.analysis.gallery import gallery
 from kit.core.exceptions import KitError
@@ -27,8 +28,9 @@ from kit.data.challenge import EDITIONS, Challenge
 from kit.data.items import challenge_of
 from kit.data.table import read_table
 from kit.runs import TrainingRun, open_run, open_training
-from kit.studies import tables
+from kit.studies import claims, tables
 from kit.studies.choice import choice_of
+from kit.studies.estimates import READING, Answers
 from kit.studies.paper_numbers import PAPER_BASELINE
 from kit.studies.study_runs import is_frozen, member_runs, study_runs
 
@@ -38,10 +40,10 @@ th,td{padding:.3em .7em;border-bottom:1px solid #ddd;text-align:left;white-space
 img{max-width:100%}h2{margin-top:2em;border-bottom:2px solid #2a6f97}"""
 
 
-def read_answers(path: str, challenge: Challenge) -> tables.Answers:
+def read_answers(path: str, challenge: Challenge) -> Answers:
     """Return the codes of the test items; none for "". Raise KitError if they do not belong to the challenge."""
     if not path:
-        return tables.Answers()
+        return Answers()
     if challenge.edition != "challengedata":
         raise KitError(
             f"Answers exist only for the challengedata edition, and {challenge.folder} is of another: leave them out."
@@ -53,7 +55,7 @@ def read_answers(path: str, challenge: Challenge) -> tables.Answers:
         raise KitError(
             f"{path} has different ids than the test file of {challenge.folder}: give the answers to that file."
         )
-    return tables.Answers(known, challenge.test["test"].set_index("id")["fingerprint"])
+    return Answers(known, challenge.test["test"].set_index("id")["fingerprint"])
 
 
 def write_report(study: str) -> Path:
@@ -80,7 +82,7 @@ def write_report(study: str) -> Path:
     members = [open_training(name) for name in member_runs(study)]
     member = members[0].config
     compared, ablated = tables.baselines(study, answers), tables.ablations(study)
-    held_up, measured = tables.claims(compared, ablated, final, errors), tables.attention(members)
+    held_up, measured = claims.claims(compared, ablated, final, errors), attention_table(members)
     protocol = (
         f"{member.folds}-fold" if member.folds > 1 else f"one split, {100 * member.val_share:.0f} % for validation"
     )
@@ -88,13 +90,13 @@ def write_report(study: str) -> Path:
         f"# {study}: the paper beside this study",
         f"{challenge.folder.name} ({challenge.edition} edition): {len(challenge.train):,} training items of "
         f"{len(challenge.classes)} classes, {described:.0f} % with a description. Recipe {member.recipe}, {protocol}, "
-        f"{member.split} split. {tables.READING}",
+        f"{member.split} split. {READING}",
         *notes(members, answers),
         *_failures(settings),
         f"Analysed and submitted: {choice.why}",
         "## What held up",
         _table(held_up),
-        tables.explain_verdicts(held_up),
+        claims.explain_verdicts(held_up),
         "## Table 1: models",
         _table(tables.models(study, answers)),
         "The paper's, on the challenge's 20 % validation split (on another catalogue, compare rankings, not levels):",
@@ -105,8 +107,8 @@ def write_report(study: str) -> Path:
         tables.explain_own_gain(compared),
         _table(tables.own_gain(compared)),
         "## Attention",
-        f"{members[0].name}: {tables.describe_attention(members[0])}",
-        *([] if measured.empty else [_table(measured), tables.EXPLAIN_ATTENTION]),
+        f"{members[0].name}: {describe_attention(members[0])}",
+        *([] if measured.empty else [_table(measured), EXPLAIN_ATTENTION]),
         "## Table 2: ablations",
         _table(ablated),
         "`no-co-attention`, which is not in the paper, weighs all tokens and all regions equally: its difference says "
@@ -162,7 +164,7 @@ def _draw(path: Path, title: str, draw: Callable[[], Figure]) -> str:
         return f"## {title}\n\n(could not be drawn: {type(error).__name__})"
 
 
-def notes(members: list[TrainingRun], answers: tables.Answers) -> list[str]:
+def notes(members: list[TrainingRun], answers: Answers) -> list[str]:
     """Return what a reader must know about how the study with these members was made."""
     member, remarks = members[0].config, []
     if resolve(member.data) in (resolve("data/shop"), resolve("data/emoji")):

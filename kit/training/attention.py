@@ -3,14 +3,30 @@
 N items · K classes
 """
 
+import functools
+from collections.abc import Iterable
 from typing import Any
 
 import numpy as np
+from torch import Tensor, nn
 
 from kit.config import TrainConfig
+from kit.data.dataset import ProductDataset
 from kit.metrics import macro_f1
+from kit.training.predict import run_batches
+from kit.training.session import Session
 
 EVEN = ("learned", "text", "image", "both")  # the sides whose attention is replaced by even attention
+
+
+def inspect_attention(
+    session: Session, model: nn.Module, batches: Iterable[dict[str, Tensor]], items: ProductDataset
+) -> dict:
+    """Return what attention does on `items`, which come in `batches`: see `measure_attention`."""
+    assert items.labels is not None
+    inspect = functools.partial(model, inspect=True)
+    logits, spreads = run_batches(inspect, batches, len(items), model, session.accelerator, session.watch)
+    return measure_attention(session.config, logits, spreads, items.labels)
 
 
 def measure_attention(config: TrainConfig, logits: np.ndarray, spread: np.ndarray, labels: np.ndarray) -> dict:

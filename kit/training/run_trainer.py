@@ -30,10 +30,12 @@ from kit.models.registry import IMAGE, TEXT
 from kit.runs import TrainingRun
 from kit.training.checkpoint import Checkpoints, Progress
 from kit.training.features import precompute
-from kit.training.fold_trainer import FoldTrainer, NotFinite, Session
+from kit.training.fold_trainer import FoldTrainer
 from kit.training.inputs import make_datasets
 from kit.training.interrupt import Watch
+from kit.training.nonfinite import NotFinite
 from kit.training.saved_weights import remove_epochs
+from kit.training.session import Session
 from kit.training.start import fit_start
 from kit.training.summary import report_blank_images, summarise_items, summarise_training
 

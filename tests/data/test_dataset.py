@@ -27,8 +27,8 @@ from kit.models.backbones import find_backbones
 from kit.models.tokenizer import load_tokenizer
 from kit.runs import prepare_run
 from kit.training.features import precompute
-from kit.training.fold_trainer import predict
 from kit.training.inputs import make_datasets, tokenize
+from kit.training.predict import predict
 from kit.training.run_trainer import prepare, train
 
 

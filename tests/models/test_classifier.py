@@ -10,7 +10,7 @@ from kit.models.backbones import find_backbones
 from kit.models.classifier import build_model
 from kit.models.heads import LENGTHS, CoAttentionHead, FusionHead
 from kit.models.text_backbones import load_text
-from kit.training.fold_trainer import parameter_groups
+from kit.training.optimization import parameter_groups
 
 SWITCHES = {
     "full": {},

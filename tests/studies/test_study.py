@@ -6,10 +6,9 @@ import os
 import numpy as np
 import pandas as pd
 import pytest
-from fakes import VALUES, fake
+from fakes import VALUES, fake, fake_study
 
-from kit.analysis.errors import read_errors
-from kit.config import EnsembleConfig, train_config
+from kit.config import train_config
 from kit.core.exceptions import KitError
 from kit.core.files import read_json, write_json
 from kit.core.paths import project
@@ -19,6 +18,7 @@ from kit.stacking.ensemble import ensemble_config, groupings, stack
 from kit.stacking.stackers import METHODS
 from kit.studies import tables
 from kit.studies.choice import choice_of, choose, chosen, find_result
+from kit.studies.estimates import Answers
 from kit.studies.report import notes, read_answers, write_report
 from kit.studies.study_runs import (
     ABLATIONS,
@@ -135,17 +135,7 @@ def test_a_study_has_its_own_runs_only(root):
 
 @pytest.fixture
 def study(root, tiny_data):
-    """A study in which the BiLSTM is worth much, the layer weights nothing, and co-attention more than a fusion."""
-    values = VALUES | {"data": str(tiny_data)}
-    for row, configs in ablations(values, 2).items():
-        right = {"full": 0.95, "no-bilstm": 0.3, "no-layer-weights": 0.95}.get(row, 0.8)
-        for config in configs:
-            fake(config, right, seed=config.seed)
-    for config in baselines(values)[:4]:
-        fake(config, {"concat": 0.5, "bilinear": 0.4}.get(config.system, 0.3), seed=7)
-    for config in members(values, ["camembert", "flaubert"], ["resnet152"])[1:]:
-        fake(config, 0.7, seed=5)
-    return "s"
+    return fake_study(tiny_data)
 
 
 def test_tables_stand_beside_the_papers_numbers(study):
@@ -163,168 +153,6 @@ def test_tables_stand_beside_the_papers_numbers(study):
     assert list(tables.baselines(study)["system"]) == ["concat", "bilinear", "dot", "text", "co-attention"]
 
 
-def test_verdicts_follow_the_intervals(study):
-    found = tables.claims(tables.baselines(study), tables.ablations(study), chosen(study), read_errors(chosen(study)))
-    assert found.set_index("claim")["paper"]["no-co-attention does worse"] == "not asked"
-    claims = found.set_index("claim")["verdict"]
-    assert claims["no-bilstm does worse"] == claims["no-co-attention does worse"] == "holds"
-    assert claims["no-layer-weights does worse"] == "not told apart"
-    assert claims["fine-tuned co-attention beats the best frozen fusion (here concat)"] == "holds"
-    assert set(found["attention"]) == {"", "not measured"}  # by an earlier version of the kit
-
-
-def test_what_coattention_itself_gains_is_told_from_what_fine_tuning_gains(study, tiny_data):
-    """Here fine-tuning gains all, and co-attention nothing: the claims say so, beside the paper's."""
-    values = VALUES | {"data": str(tiny_data)}
-    table = tables.baselines(study)
-    assert tables.own_gain(table).empty and "Runs are missing" in tables.explain_own_gain(table)
-    *_, tuned, frozen = baselines(values)
-    fake(tuned, 0.95, seed=0)
-    fake(frozen, 0.5, seed=7)
-    table = tables.baselines(study)
-    assert list(table["system"])[-3:] == [*MATCHED, "co-attention"]
-    own = tables.own_gain(table).set_index("backbones")[tables.OWN_GAIN]
-    assert {name: own[name].value for name in ("fine-tuned", "frozen")} == {"fine-tuned": 0, "frozen": 0}
-    assert "missing" not in tables.explain_own_gain(table)
-    claims = tables.claims(table, pd.DataFrame(), chosen(study), read_errors(chosen(study))).set_index("claim")
-    assert claims["verdict"]["fine-tuned co-attention beats the best frozen fusion (here concat)"] == "holds"
-    assert claims["verdict"]["co-attention itself beats concat, both fine-tuned"] == "not told apart"
-    assert claims["verdict"]["co-attention itself beats concat, both frozen"] == "not told apart"
-
-
-def test_in_a_frozen_study_the_model_and_concat_are_like_for_like(root, tiny_data):
-    values = VALUES | {"data": str(tiny_data), "recipe": "demo"}
-    fake(members(values, ["camembert"], ["resnet152"])[0], 0.9)
-    fake(baselines(values)[0], 0.5)
-    table = tables.baselines("s")
-    own = tables.own_gain(table)
-    assert list(own["backbones"]) == ["frozen"] and own[tables.OWN_GAIN][0].value > 0
-    assert "mixes" not in tables.explain_own_gain(table)
-    found = tables.claims(table, pd.DataFrame(), chosen("s"), read_errors(chosen("s")))
-    assert found["claim"][0] == "co-attention beats the best fusion (here concat)"
-
-
-def moved(text: float, image: float) -> dict:
-    sides = {"text": text, "image": image}
-    measured = {side: {"variation": v, "entropy": 1 - v, "changed": v, "macro_f1": -v} for side, v in sides.items()}
-    return measured | {"both": {"changed": 0.1, "macro_f1": -0.1}, "items": 36}
-
-
-ONE_SIDE = ("text-attention-only", "image-attention-only")
-BEST = "fine-tuned co-attention beats the best frozen fusion (here concat)"
-
-
-@pytest.mark.parametrize(
-    ("text", "image", "untested"),
-    [
-        (0.004, 0.002, {BEST, *(f"{name} does worse" for name in ("no-co-attention", *ONE_SIDE))}),
-        (0.2, 0.002, {"text-attention-only does worse"}),  # it takes the image's away, which is even
-        (0.004, 0.3, {"image-attention-only does worse"}),
-        (0.2, 0.3, set()),
-    ],
-)
-def test_a_claim_about_attention_that_did_not_move_is_not_tested(study, text, image, untested):
-    for name in [run.name for run in study_runs(study) if ablation(run.config) == "full"]:
-        path = open_run(name).folder / "summary.json"
-        write_json(path, read_json(path) | {"attention": moved(text, image)})
-    final = chosen(study)
-    found = tables.claims(tables.baselines(study), tables.ablations(study), final, read_errors(final))
-    verdicts = found.set_index("claim")["verdict"]
-    assert set(verdicts.index[verdicts == "not tested"]) == untested
-    assert (found.loc[found["verdict"] == "not tested", tables.AT_ONCE] == "not tested").all()
-    row = found.set_index("claim").loc[BEST]
-    assert row["attention"] == f"text {text:.3f}, image {image:.3f}; 10.0 %" and row["ours"].value > 0
-    one_side = found.set_index("claim").loc["text-attention-only does worse", "attention"]
-    assert one_side == f"image {image:.3f}; {100 * image:.1f} %"
-    assert verdicts["no-bilstm does worse"] == "holds"  # another part
-    assert ("stayed even" in tables.explain_verdicts(found)) == bool(untested)
-    tested = (~found["verdict"].isin(["not tested", "not testable"])).sum()
-    assert f" {tested} claims are tested at once" in tables.explain_verdicts(found)
-
-
-def test_how_attention_moved_is_said_in_words_and_numbers(study):
-    runs = [open_run(name) for name in member_runs(study)]
-    assert tables.attention(runs).empty and "not measured" in tables.describe_attention(runs[0])
-    for run, values in zip(runs, ((0.004, 0.002), (0.2, 0.002)), strict=True):
-        write_json(run.folder / "summary.json", run.summary | {"attention": moved(*values)})
-    table = tables.attention(runs)
-    assert list(table["attention on"]) == ["text", "image", "both"] * 2
-    assert list(table["variation"]) == ["0.004", "0.002", "", "0.200", "0.002", ""]
-    still, moving = (tables.describe_attention(run) for run in runs)
-    assert "says nothing about co-attention" in still and "the text stayed even" in still
-    assert "says nothing" not in moving
-    assert "the text moved" in moving and "20.0 % of the 36 predictions change" in moving
-
-
-@pytest.mark.parametrize(("evaluation", "verdict"), [("nested", "holds"), ("in-sample", "not testable")])
-def test_an_ensemble_scored_on_what_it_learned_from_holds_nothing(study, tiny_data, evaluation, verdict):
-    names = tuple(member_runs(study))
-    config = EnsembleConfig("e", names, str(tiny_data), evaluation=evaluation, study=study)
-    fake(config, 0.5, gain=0.1, gain_low=0.05, gain_high=0.15)
-    final = open_run("e")
-    found = tables.claims(tables.baselines(study), tables.ablations(study), final, read_errors(final))
-    found = found.set_index("claim")
-    row = found.loc["the ensemble beats its best member"]
-    assert row["verdict"] == verdict and "+10.0 [+5.0, +15.0]" in str(row["ours"])
-    assert ("scored on the items that it learned from" in str(row["ours"])) == (evaluation == "in-sample")
-    about_mistakes = found[found.index.str.startswith("mistakes")].iloc[0]
-    assert ("in-sample" in about_mistakes["ours"]) == (evaluation == "in-sample")
-    if evaluation == "in-sample":
-        assert about_mistakes["verdict"] == about_mistakes[tables.AT_ONCE] == "not testable"
-
-
-def gains(*bounds: tuple[float, float, float]) -> pd.DataFrame:
-    """A table of ablations with these differences."""
-    rows = list(tables.ABLATIONS)[1:]
-    return pd.DataFrame(
-        {"model": rows[: len(bounds)], "difference": [tables.Estimate(*values, signed=True) for values in bounds]}
-    )
-
-
-@pytest.mark.parametrize(
-    ("bounds", "alone", "at_once"),
-    [
-        ([(-2.0, -3.9, -0.1)], ["holds"], ["holds"]),  # p = .039
-        ([(-2.0, -3.9, -0.1)] * 4, ["holds"] * 4, ["not told apart"] * 4),
-        ([(-9.0, -9.5, -8.5), (-2.0, -3.9, -0.1)], ["holds"] * 2, ["holds"] * 2),  # the first is out of the way
-        ([(-2.5, -4.4, -0.6), (1.0, -1, 3)], ["holds", "not told apart"], ["holds", "not told apart"]),
-        ([(3.0, 2.0, 4.0), (0.0, 0.0, 0.0)], ["contradicted", "not told apart"], ["contradicted", "not told apart"]),
-    ],
-)
-def test_verdicts_on_many_claims_at_once_are_stricter(study, bounds, alone, at_once):
-    final = open_run("s-camembert-resnet152")
-    errors = read_errors(final)
-    errors = dataclasses.replace(errors, items=errors.items.assign(described=True))  # that claim is not testable
-    found = tables.claims(pd.DataFrame(), gains(*bounds), final, errors)
-    assert found["verdict"].tolist() == [*alone, "not testable"]
-    assert found[tables.AT_ONCE].tolist() == [*at_once, "not testable"]
-    assert ("tested at once" in tables.explain_verdicts(found)) == (len(bounds) > 1)
-
-
-def test_holm_is_the_textbooks():
-    p = pd.Series([0.01, 0.04, np.nan, 0.03, 0.005])
-    assert tables.holm(p).tolist() == pytest.approx([0.03, 0.06, np.nan, 0.06, 0.02], nan_ok=True)
-    assert tables.holm(pd.Series([0.6, 0.9])).tolist() == [1, 1]
-    assert tables.holm(pd.Series([np.nan])).isna().all()
-
-
-@pytest.mark.parametrize(
-    ("shift", "p", "verdict"),
-    [(0.52, (0.025, 0.05), "holds"), (0.0, (0.4, 0.6), "not told apart"), (-0.7, (0.98, 0.999), "contradicted")],
-)
-def test_the_claim_about_descriptions_is_tested_as_the_table_tests_it(study, shift, p, verdict):
-    final = open_run("s-camembert-resnet152")
-    errors, loss = read_errors(final), np.tile([1.0, 2.0, 3.0, 4.0], 8)
-    items = pd.concat([errors.items] * 2, ignore_index=True).iloc[:64]
-    described = np.repeat([True, False], 32)
-    items = items.assign(described=described, wrong=True, loss=np.tile(loss, 2) + shift * ~described)
-    errors = dataclasses.replace(errors, items=items)
-    row = tables.claims(pd.DataFrame(), pd.DataFrame(), final, errors).iloc[-1]
-    shown = tables.descriptions(errors).set_index("items").loc["misclassified items", "p, one-sided"]
-    assert p[0] < float(shown) < p[1]
-    assert row["verdict"] == verdict and f"p = {shown}" in row["ours"]
-
-
 def curves(name: str, *folds: list[float]) -> None:
     rows = [(f, e + 1, score) for f, scores in enumerate(folds) for e, score in enumerate(scores)]
     frame = pd.DataFrame(rows, columns=["fold", "epoch", "macro_f1"])
@@ -333,18 +161,18 @@ def curves(name: str, *folds: list[float]) -> None:
 
 def test_the_report_says_what_the_choice_of_the_epoch_is_worth(study):
     runs = [open_run(name) for name in member_runs(study)]
-    (text,) = notes(runs, tables.Answers())
+    (text,) = notes(runs, Answers())
     assert "`keep` best" in text and "no metrics.csv" in text
     curves(runs[0].name, [0.5, 0.71, 0.7], [0.5, 0.6, 0.6])
     curves(runs[1].name, [0.9, 0.5, 0.87])
-    (text,) = notes(runs, tables.Answers())
+    (text,) = notes(runs, Answers())
     assert (
         "for the 3 models trained for table 1, the selected epoch is 1.3 points above the last one on average" in text
     )
     assert "at most 3.0" in text
     for run in runs:
         write_json(run.folder / "config.json", dataclasses.asdict(run.config) | {"keep": "last"})
-    assert "keep" not in "".join(notes(runs, tables.Answers()))
+    assert "keep" not in "".join(notes(runs, Answers()))
 
 
 @pytest.mark.parametrize("data", ["data/emoji", "./data/emoji/", str(project() / "data" / "emoji")])
@@ -352,7 +180,7 @@ def test_the_report_says_what_the_choice_of_the_epoch_is_worth(study):
 def test_the_report_says_what_was_chosen_on_the_catalogue(root, data, codes):
     config = train_config(run="some", data=data, recipe="demo")
     write_json(open_run("some").folder / "config.json", dataclasses.asdict(config))
-    answers = tables.Answers(pd.Series(codes, dtype=int))
+    answers = Answers(pd.Series(codes, dtype=int))
     (text,) = notes([open_run("some")], answers)
     assert "chosen on validation splits of the two" in text
     assert ("`test` played no part in that" in text) == bool(codes)

@@ -21,16 +21,17 @@ from interrupted import work
 from safetensors.torch import load_file
 
 import kit.models.classifier
+import kit.training.fold_trainer
 from kit.config import train_config
 from kit.core.exceptions import KitError
 from kit.models.heads import CoAttentionHead, FusionHead
 from kit.runs import Run, prepare_run
 from kit.train import main
 from kit.training import interrupt
-from kit.training.fold_trainer import FoldTrainer
 from kit.training.interrupt import Interrupted, Watch
 from kit.training.launch import launch
 from kit.training.run_trainer import train
+from kit.training.soup import cook
 from kit.training.status import AT_WORK
 
 # a process that has imported all and does nothing else: from it a training starts in no time, and without our threads
@@ -113,7 +114,7 @@ def test_every_field_of_fine_tuning_survives_a_kill(root, crash_config, monkeypa
     agree, asked = Watch.agree, []
     monkeypatch.setattr(Watch, "agree", lambda watch, bad=False: (asked.append(0), agree(watch, bad))[1])
     train(whole)
-    left, cook = iter(range(len(asked) // 4)), FoldTrainer._cook
+    left = iter(range(len(asked) // 4))
 
     def killed(watch, bad=False):
         if next(left, None) is None:
@@ -124,10 +125,10 @@ def test_every_field_of_fine_tuning_survives_a_kill(root, crash_config, monkeypa
     with pytest.raises(SystemError, match="killed"):
         train(torn)
     monkeypatch.setattr(Watch, "agree", agree)
-    monkeypatch.setattr(FoldTrainer, "_cook", lambda *arguments: [cook(*arguments), sys.exit("killed")])
+    monkeypatch.setattr(kit.training.fold_trainer, "cook", lambda *arguments: [cook(*arguments), sys.exit("killed")])
     with pytest.raises(SystemExit, match="killed"):
         train(torn)
-    monkeypatch.setattr(FoldTrainer, "_cook", cook)
+    monkeypatch.setattr(kit.training.fold_trainer, "cook", cook)
     train(torn)
     assert not list(torn.folder.glob("epoch-*"))
     assert results(torn) == results(whole)

@@ -19,6 +19,7 @@ from accelerate import Accelerator, PartialState
 from accelerate.data_loader import BatchSamplerShard
 from safetensors.torch import load_file
 
+import kit.data.augment
 import kit.train
 import kit.training.fold_trainer
 import kit.training.run_trainer
@@ -33,10 +34,13 @@ from kit.models.classifier import Classifier, build_model
 from kit.runs import Run, find_run, list_runs, open_run, prepare_run
 from kit.train import main, meet
 from kit.training.attention import average_folds, measure_attention
-from kit.training.fold_trainer import FoldTrainer, class_weights, parameter_groups, predict
+from kit.training.fold_trainer import FoldTrainer
 from kit.training.launch import died
+from kit.training.optimization import class_weights, parameter_groups
+from kit.training.predict import predict
 from kit.training.run_trainer import prepare, train
 from kit.training.saved_weights import load_weights
+from kit.training.soup import cook
 from kit.training.status import AT_WORK, Teller, read_error, read_status
 
 
@@ -211,17 +215,17 @@ def test_keep_last_keeps_the_last(root, tiny_config):
 def test_a_soup_takes_each_of_the_three_best_epochs_that_does_not_lower_it(root, tiny_config, monkeypatch):
     """The second best mixed in scores as much as the best, the third less."""
     f1 = iter([0.2, 0.5, 0.1, 0.6, 0.4, 0.6, 0.5])  # of five epochs, then of epochs 4 and 2, then of 4, 2 and 5
-    kept, cook = {}, FoldTrainer._cook
+    kept = {}
 
     def scored(probabilities, labels):
         return {"loss": 1.0, "macro_f1": next(f1), "accuracy": 0.5}
 
-    def cooked(trainer, validation):
-        kept.update({path.name: load_file(path) for path in trainer.session.run.folder.glob("epoch-*")})
-        cook(trainer, validation)
+    def cooked(session, model, validate):
+        kept.update({path.name: load_file(path) for path in session.run.folder.glob("epoch-*")})
+        cook(session, model, validate)
 
     monkeypatch.setattr(kit.training.fold_trainer, "scores", scored)
-    monkeypatch.setattr(FoldTrainer, "_cook", cooked)
+    monkeypatch.setattr(kit.training.fold_trainer, "cook", cooked)
     run = prepare_run(train_config(**tiny_config | {"epochs": 5, "keep": "soup"}, run="soup"))
     train(run)
     assert sorted(kept) == [f"epoch-0-{epoch}.safetensors" for epoch in (2, 4, 5)]
@@ -824,7 +828,7 @@ def test_each_training_image_changes_in_its_own_way_at_every_epoch(root, tiny_co
     for accumulate in (1, 4):
         seen = drawn[accumulate] = []
         monkeypatch.setattr(
-            kit.training.fold_trainer, "augment", lambda pixels, seeds, seen=seen: (seen.extend(seeds), pixels)[1]
+            kit.data.augment, "augment", lambda pixels, seeds, seen=seen: (seen.extend(seeds), pixels)[1]
         )
         train(prepare_run(train_config(**tiny_config, augment=True, accumulate=accumulate, run=f"cut{accumulate}")))
         assert len(seen) == len(set(seen)) == 2 * 29

@@ -1,0 +1,108 @@
+"""Scores of runs and their differences, with 95 % intervals.
+
+N items
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+import pandas as pd
+
+from kit.core.exceptions import KitError
+from kit.metrics import bootstrap_macro_f1, macro_f1
+from kit.runs import Run, open_run
+
+READING = (
+    "Scores are macro-F1 in per cent on items that the model did not learn from. Intervals are 95 % bootstraps over "
+    "items: they cover the choice of the items, but neither the seed nor the split; only the ablations average over "
+    "seeds. A score need not be in the middle of its interval: with small classes scores are lower than with more "
+    "items, and the interval corrects for that. Differences are paired on the same items. To compare two systems, read "
+    "the difference, not whether their intervals overlap."
+)
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """A score, or with `signed` a difference of scores, in per cent with its 95 % interval."""
+
+    value: float
+    low: float
+    high: float
+    signed: bool = False
+
+    def __str__(self) -> str:
+        sign = "+" if self.signed else ""
+        return f"{self.value:{sign}.1f} [{self.low:{sign}.1f}, {self.high:{sign}.1f}]"
+
+
+def estimate(share: float, bounds: tuple[float, float], signed: bool = False) -> Estimate:
+    """Return the Estimate, in per cent, of values between 0 and 1."""
+    return Estimate(100 * share, 100 * bounds[0], 100 * bounds[1], signed)
+
+
+def from_summary(run: Run, key: str, signed: bool = False) -> Estimate:
+    """Return the Estimate from `key`, `key`_low and `key`_high in summary.json."""
+    summary = run.summary
+    return estimate(summary[key], (summary[f"{key}_low"], summary[f"{key}_high"]), signed)
+
+
+@dataclass
+class Answers:
+    """The true codes of the test items by id, if available: for scoring, never for choosing."""
+
+    codes: pd.Series = field(default_factory=lambda: pd.Series(dtype=int))
+    fingerprints: pd.Series | None = None  # by id: identify the products that the answers are for
+
+    def score(self, run: Run) -> Estimate | None:
+        """Return macro-F1; None if there are no answers for the items that the run predicts."""
+        if self.codes.empty:
+            return None
+        items, means = run.read_test()
+        ids = means.index.get_level_values("id")
+        if not len(ids) or not set(ids) <= set(self.codes.index):
+            return None  # the run is for another test file
+        known = self.fingerprints if "fingerprint" in items else None
+        if known is not None and (items["fingerprint"].to_numpy() != known.loc[ids].to_numpy()).any():
+            return None  # the same ids stand for other products
+        true, predicted = self.codes.loc[ids].to_numpy(), means.idxmax(axis=1).to_numpy()
+        return estimate(macro_f1(true, predicted), bootstrap_macro_f1(true, predicted))
+
+
+def gain(ours: Sequence[Run], others: Sequence[Run]) -> Estimate:
+    """How much macro-F1 `ours` gain on `others` in the mean, run by run, paired on the same validation items.
+
+    Raise KitError if the runs were not scored on the same items.
+    """
+    frame = ours[0].predictions("oof")[0]
+    true = frame["label"].to_numpy()
+    for run in (*ours, *others):
+        if run.summary.get("data") != ours[0].summary.get("data"):
+            changed = _changed_settings(
+                ours[0], run, ("data", "limit", "split_seed", "clean_titles", "clean_descriptions")
+            )
+            two = f"{ours[0].name!r} and {run.name!r}"
+            if changed:
+                raise KitError(f"{two} read different items ({'; '.join(changed)}): train one again like the other.")
+            raise KitError(f"The data changed between {two}: train the older one again.")
+    sides = [np.stack([_predicted(run, frame["id"], ours[0].name) for run in runs]) for runs in (ours, others)]
+    means = [float(np.mean([macro_f1(true, row) for row in rows])) for rows in sides]
+    return estimate(means[0] - means[1], bootstrap_macro_f1(true, sides[0], sides[1]), True)
+
+
+def _predicted(run: Run, ids: pd.Series, first: str) -> np.ndarray:
+    """Return the codes `[N]` that the run predicts for `ids`."""
+    frame, codes, values = run.predictions("oof")
+    predicted = pd.Series(np.array(codes)[values.argmax(1)], index=frame["id"])
+    if set(ids) != set(predicted.index):
+        changed = _changed_settings(open_run(first), run, ("folds", "split", "val_share", "split_seed", "limit"))
+        difference = f" ({'; '.join(changed)})" if changed else ""
+        two = f"The runs {first!r} and {run.name!r}"
+        raise KitError(f"{two} validate different items{difference}: train them with the same split.")
+    return predicted.loc[ids].to_numpy()
+
+
+def _changed_settings(one: Run, other: Run, settings: tuple[str, ...]) -> list[str]:
+    """Return the settings in which two runs differ, with both values."""
+    values = {name: [getattr(run.config, name, None) for run in (one, other)] for name in settings}
+    return [f"{name}: {first} and {second}" for name, (first, second) in values.items() if first != second]
