@@ -34,7 +34,7 @@ def make_probe(widths: Sequence[int], standardise: bool = True) -> Pipeline:
 def fit_probe(
     model: Pipeline, features: np.ndarray, labels: np.ndarray, groups: np.ndarray, cs: Sequence[float] = CS
 ) -> Pipeline:
-    """Return `model` fitted to features `[N, Σd]`, with the lengths and the C among `cs` that lose least in inner folds.
+    """Return `model` fitted to features `[N, Σd]`, with the lengths and C (of `cs`) that lose least in inner folds.
 
     Folds never split a group. If there are too few items for inner folds, lengths and C are the middle ones.
     """
