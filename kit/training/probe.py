@@ -17,8 +17,8 @@ from kit.data.folds import split_evenly
 
 INNER = 3  # folds that choose the weights and C
 WEIGHTS = [{"text": 10.0, "image": image} for image in (2.5, 5.0, 10.0)]  # the vectors' lengths
-START_C = 0.1
 CS = [0.03, 0.1, 0.3, 1.0]  # inverse regularisation at these lengths
+START_C = 0.1  # the same for a head that is trained further
 
 
 def make_probe(widths: Sequence[int], standardise: bool = True) -> Pipeline:
