@@ -24,6 +24,7 @@ SYSTEMS = {  # system → the backbones that it reads
     "image": ("image",),
     "tfidf": (),
     "logistic": ("text", "image"),
+    "neighbours": ("text", "image"),
 }
 # Fields that affect speed, memory or error tolerance, but not the trained model.
 SAME_RESULT = (
@@ -41,7 +42,7 @@ SAME_RESULT = (
     "max_minutes",
 )
 HELD_OUT_PARTS = 5  # one of them chooses the number of epochs if `keep` is held_out
-LINEAR = ("tfidf", "logistic")  # fitted by scikit-learn in one call rather than by gradient steps
+LIGHT = ("tfidf", "logistic", "neighbours")  # fitted in one call rather than by gradient steps
 NAMES = ("run", "study", "data", "text", "image", "members")  # free-text parameters that no recipe sets
 RECIPES: dict[str, dict[str, Any]] = {
     "paper": {},
@@ -239,7 +240,7 @@ class TrainConfig:
             )
         if self.batch_size % self.accumulate:
             raise KitError(f"batch_size={self.batch_size} must be a multiple of accumulate={self.accumulate}.")
-        if self.train_text_layers and (self.system in LINEAR or "text" not in self.sides):
+        if self.train_text_layers and (self.system in LIGHT or "text" not in self.sides):
             raise KitError(f"system={self.system!r} trains no text layers: leave train_text_layers out.")
         if self.train_text_layers and not self.freeze_text:
             raise KitError(
@@ -258,7 +259,7 @@ class TrainConfig:
     @property
     def frozen(self) -> tuple[str, ...]:
         """Return the sides whose backbone is not trained, or at most its top layers (`train_text_layers`)."""
-        return tuple(side for side in self.sides if getattr(self, f"freeze_{side}") or self.system == "logistic")
+        return tuple(side for side in self.sides if getattr(self, f"freeze_{side}") or self.system in LIGHT)
 
     @property
     def pooled(self) -> bool:
@@ -274,7 +275,7 @@ class TrainConfig:
         """Return the optimizer steps of the whole run if each of its models trains on `items` items."""
         passes = [items, held_in(items)] if self.keep == "held_out" else [items]
         steps = sum(-(-part // self.batch_size) for part in passes)
-        return 0 if self.system in LINEAR else self.folds * self.epochs * steps
+        return 0 if self.system in LIGHT else self.folds * self.epochs * steps
 
     def _name(self) -> str:
         """Return a name made from the values that distinguish runs; changes of the recipe enter as a short hash."""

@@ -11,11 +11,11 @@ import torch
 from accelerate import PartialState
 from accelerate.utils import broadcast_object_list, get_int_from_env, parse_flag_from_env
 
-from kit.config import LAUNCHER, LINEAR
+from kit.config import LAUNCHER, LIGHT
 from kit.core.console import accept_any_character
 from kit.core.exceptions import Busy, KitError, OutOfMemory
 from kit.runs import TrainingRun
-from kit.training import linear_baselines
+from kit.training import light
 from kit.training.interrupt import Interrupted, Watch
 from kit.training.run_trainer import train
 from kit.training.status import AT_WORK, Teller, crash, fail
@@ -119,8 +119,8 @@ def _train(run: TrainingRun, watch: Watch, teller: Teller, main: bool) -> int:
     try:
         if main:
             print(f"── {run.name}", flush=True)
-        if run.config.system in LINEAR:
-            linear_baselines.fit(run)
+        if run.config.system in LIGHT:
+            light.fit(run)
         else:
             train(run, watch)
         return 0

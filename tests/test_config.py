@@ -79,7 +79,7 @@ REFUSALS = [
             {"train_text_layers": 2, "freeze_text": True, "system": system},
             f"{system}' trains no text layers: leave train",
         )
-        for system in ("tfidf", "logistic", "image")
+        for system in ("tfidf", "logistic", "neighbours", "image")
     ),
     ({"run": "../../etc"}, "must be a folder name"),
     ({"run": "a b"}, "must be a folder name"),

@@ -45,7 +45,7 @@ def models(study: str, answers: Answers | None = None) -> pd.DataFrame:
 
 
 def baselines(study: str, answers: Answers | None = None) -> pd.DataFrame:
-    """Return the fusions, each side alone, the linear references, the runs that separate fine-tuning from co-attention,
+    """Return the fusions, each side alone, the light references, the runs that separate fine-tuning from co-attention,
     and the member on the same backbones.
     """
     runs = {baseline(run.config): run for run in study_runs(study) if isinstance(run, TrainingRun)}

@@ -26,9 +26,16 @@ def make_probe(widths: Sequence[int], standardise: bool = True) -> Pipeline:
 
     Each side is brought to a fixed length of its own, and standardised before if `standardise`.
     """
+    sides = scale_sides(widths, standardise).set_params(transformer_weights=WEIGHTS[1])
+    return make_pipeline(sides, LogisticRegression(max_iter=2000))
+
+
+def scale_sides(widths: Sequence[int], standardise: bool = True) -> ColumnTransformer:
+    """Return a transformer of features `[N, Σd]` that standardises each side, if asked, and brings it to length 1."""
     scaler, edges = make_pipeline(*[StandardScaler()] * standardise, Normalizer()), np.cumsum([0, *widths])
-    sides = [(name, scaler, slice(*edges[i : i + 2])) for i, name in enumerate(("text", "image")) if widths[i]]
-    return make_pipeline(ColumnTransformer(sides, transformer_weights=WEIGHTS[1]), LogisticRegression(max_iter=2000))
+    return ColumnTransformer(
+        [(name, scaler, slice(*edges[i : i + 2])) for i, name in enumerate(("text", "image")) if widths[i]]
+    )
 
 
 def fit_probe(

@@ -246,7 +246,7 @@ def test_a_soup_takes_each_of_the_three_best_epochs_that_does_not_lower_it(root,
     assert np.allclose(torch.from_numpy(logits).softmax(1), run.predictions("oof")[2], atol=1e-5)
 
 
-@pytest.mark.parametrize("system", ["concat", "bilinear", "dot", "text", "image", "tfidf", "logistic"])
+@pytest.mark.parametrize("system", ["concat", "bilinear", "dot", "text", "image", "tfidf", "logistic", "neighbours"])
 def test_every_baseline_leaves_a_run(root, tiny_config, system, capsys):
     frozen = {"freeze_text": True, "freeze_image": True}
     result = prepare_run(train_config(**tiny_config, **frozen, system=system, folds=2, run=system))
@@ -907,7 +907,7 @@ def test_processes_share_batches_without_loss(items):
     assert len(seen) - items < 16
 
 
-@pytest.mark.parametrize("system", ["coattention", "tfidf", "logistic"])
+@pytest.mark.parametrize("system", ["coattention", "tfidf", "logistic", "neighbours"])
 def test_a_folder_without_a_test_file_trains(root, tiny_config, tiny_data, tmp_path, system):
     folder = tmp_path / "no_test"
     shutil.copytree(tiny_data, folder)

@@ -1,9 +1,10 @@
-"""The words' reference gives probabilities that mean what they say, of any few items."""
+"""The light baselines give probabilities that mean what they say, of any few items."""
 
 import numpy as np
 import pytest
 
 from kit.metrics import softmax
+from kit.training.neighbours import Neighbours
 from kit.training.tfidf import Calibrated, tfidf_model
 
 LETTERS = np.array(list("abcdefghijklmnop"))
@@ -74,3 +75,54 @@ def test_few_items_without_a_mistake_do_not_make_it_sure():
     found = model.predict_proba(texts)
     assert (np.unique(y)[found.argmax(1)] == y).all()
     assert found.max(1).min() > 0.9 and (1 - found.max(1)).max() > 1e-5
+
+
+WIDTHS = (8, 12)
+
+
+def vectors(items: int, classes: int, random: np.random.Generator, text: float = 1.0, image: float = 1.0):
+    """Vectors of both sides around their class's centre, as far from each other as the weights say, and codes."""
+    centres, labels = np.random.default_rng(9).standard_normal((classes, sum(WIDTHS))), np.arange(items) % classes
+    centres *= np.repeat([text, image], WIDTHS)
+    return (centres[labels] + random.standard_normal((items, sum(WIDTHS)))).astype(np.float32), 10 + 3 * labels
+
+
+@pytest.mark.parametrize(("text", "image"), [(1.0, 0.0), (0.0, 1.0), (0.7, 0.7)])
+def test_neighbours_read_the_side_that_tells(text, image):
+    (x, y), (others, labels) = (vectors(600, 6, np.random.default_rng(n), text, image) for n in range(2))
+    model = Neighbours(WIDTHS).fit(x, y, np.arange(600))
+    found = model.predict_proba(others)
+    assert np.allclose(found.sum(1), 1) and found.min() > 0 and (model.predict(others) == labels).mean() > 0.7
+    weight = model.chosen_[0]
+    assert weight <= 0.2 if not image else weight >= 0.7 if not text else 0.2 <= weight <= 0.7
+    assert loss(found, labels, np.unique(y)) < np.log(6) / 2
+
+
+def test_a_duplicate_in_training_gives_its_class():
+    x, y = vectors(400, 5, np.random.default_rng(0), 0.5, 0.5)
+    x, y = np.tile(x, (2, 1)), np.tile(np.random.default_rng(1).permutation(y), 2)  # only duplicates tell
+    model = Neighbours(WIDTHS).fit(x, y, np.arange(800))
+    assert (model.predict(x) == y).all() and model.predict_proba(x).max(1).min() > 0.9
+
+
+def test_duplicates_do_not_vote_for_each_other_as_values_are_chosen():
+    """Labels of pure noise, each item twice: its duplicate in sight would make the model sure of itself."""
+    x, y = vectors(300, 4, np.random.default_rng(0), 0.0, 0.0)
+    others, labels = vectors(200, 4, np.random.default_rng(1), 0.0, 0.0)
+    x, y, twins = np.tile(x, (2, 1)), np.tile(y, 2), np.tile(np.arange(300), 2)
+    apart, together = (Neighbours(WIDTHS).fit(x, y, groups) for groups in (np.arange(600), twins))
+    sure, unsure = (loss(model.predict_proba(others), labels, np.unique(y)) for model in (apart, together))
+    assert unsure - np.log(4) < 0.1 < sure - np.log(4)  # log 4: the best that there is
+
+
+@pytest.mark.parametrize("items", [2, 3, 20])
+@pytest.mark.parametrize("groups", [1, 2, 20])
+@pytest.mark.filterwarnings("error")
+def test_a_few_items_have_neighbours(items, groups):
+    x, y = vectors(items, 2, np.random.default_rng(0))
+    found = (
+        Neighbours(WIDTHS)
+        .fit(x, y, np.arange(items) % groups)
+        .predict_proba(vectors(7, 2, np.random.default_rng(1))[0])
+    )
+    assert found.shape == (7, 2) and np.isfinite(found).all() and found.min() > 0 and np.allclose(found.sum(1), 1)

@@ -1,4 +1,4 @@
-"""Linear baselines to compare a model with: on the text alone, and on the features of frozen backbones.
+"""Light baselines, without gradient steps: on the text alone, and on the features of frozen backbones.
 
 N items · K classes · d width
 """
@@ -17,16 +17,18 @@ from kit.models.backbones import find_backbones
 from kit.runs import TrainingRun
 from kit.training.features import precompute
 from kit.training.inputs import make_datasets
+from kit.training.neighbours import Neighbours
 from kit.training.probe import fit_probe, make_probe
 from kit.training.summary import report_blank_images, summarise_items
 from kit.training.tfidf import Calibrated, tfidf_model
 
 
 def fit(run: TrainingRun) -> None:
-    """Fit a linear baseline in each fold of the run's configuration and write the run's results.
+    """Fit a light baseline in each fold of the run's configuration and write the run's results.
 
-    tfidf: TF-IDF of character n-grams and a linear support vector machine, with calibrated probabilities. logistic: the
-    probe of the text's mean token and the image's mean region (`kit.training.probe`).
+    tfidf: TF-IDF of character n-grams and a linear support vector machine, with calibrated probabilities. logistic and
+    neighbours: the probe (`kit.training.probe`) and the nearest neighbours (`kit.training.neighbours`) of the text's
+    mean token and the image's mean region.
 
     Raise KitError if the items or the backbones cannot be read.
     """
@@ -41,14 +43,14 @@ def fit(run: TrainingRun) -> None:
             model = Calibrated(tfidf_model())
         else:
             inputs, widths = _mean_features(config, codes, frames, state.device)
-            model = make_probe(widths)
+            model = make_probe(widths) if config.system == "logistic" else Neighbours(widths, state.device)
         train = frames["train"]
         folds, labels = train["fold"].to_numpy(), train["label"].to_numpy()
         groups = train.get("group", train["id"]).to_numpy()
         oof, test = np.zeros((len(folds), len(codes))), np.zeros((config.folds, len(frames["test"]), len(codes)))
         for fold in range(config.folds):
             learn, scored = folds != fold, folds == fold
-            fit_model = fit_probe if config.system == "logistic" else Calibrated.fit
+            fit_model = fit_probe if config.system == "logistic" else type(model).fit
             model = fit_model(model, inputs["train"][learn], labels[learn], groups[learn])
             oof[scored] = model.predict_proba(inputs["train"][scored])
             if len(frames["test"]):
