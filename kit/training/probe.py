@@ -18,7 +18,6 @@ from kit.data.folds import split_evenly
 INNER = 3  # folds that choose the weights and C
 WEIGHTS = [{"text": 10.0, "image": image} for image in (2.5, 5.0, 10.0)]  # the vectors' lengths
 CS = [0.03, 0.1, 0.3, 1.0]  # inverse regularisation at these lengths
-START_C = 0.1  # the same for a head that is trained further
 
 
 def make_probe(widths: Sequence[int], standardise: bool = True) -> Pipeline:
@@ -38,21 +37,19 @@ def scale_sides(widths: Sequence[int], standardise: bool = True) -> ColumnTransf
     )
 
 
-def fit_probe(
-    model: Pipeline, features: np.ndarray, labels: np.ndarray, groups: np.ndarray, cs: Sequence[float] = CS
-) -> Pipeline:
-    """Return `model` fitted to features `[N, Σd]`, with the lengths and C (of `cs`) that lose least in inner folds.
+def fit_probe(model: Pipeline, features: np.ndarray, labels: np.ndarray, groups: np.ndarray) -> Pipeline:
+    """Return `model` fitted to features `[N, Σd]`, with the lengths and the C that lose least in inner folds.
 
     Folds never split a group. If there are too few items for inner folds, lengths and C are the middle ones.
     """
-    grid = {"columntransformer__transformer_weights": WEIGHTS, "logisticregression__C": list(cs)}
+    grid = {"columntransformer__transformer_weights": WEIGHTS, "logisticregression__C": CS}
     if len(model[0].transformers) == 1:
         del grid["columntransformer__transformer_weights"]
     counts = pd.Series(labels).value_counts()
     able = min(counts.max(), len(np.unique(groups))) >= INNER
     inner = split_evenly(pd.Series(labels), INNER, 0, groups) if able else np.zeros(len(labels))
     if any(len(np.unique(labels[inner != part])) < 2 for part in range(INNER)):
-        return model.set_params(logisticregression__C=START_C).fit(features, labels)
+        return model.set_params(logisticregression__C=CS[1]).fit(features, labels)
     search = GridSearchCV(model, grid, scoring=_log_likelihood, cv=PredefinedSplit(inner))
     return search.fit(features, labels).best_estimator_
 

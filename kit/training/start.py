@@ -22,7 +22,7 @@ from kit.models.classifier import Classifier
 from kit.models.heads import CoAttentionHead
 from kit.models.layers import Standardise
 from kit.training.features import not_finite
-from kit.training.probe import START_C, fit_probe, make_probe
+from kit.training.probe import fit_probe, make_probe
 
 
 def fit_start(
@@ -47,8 +47,7 @@ def _probe(
     """Return the probe of vectors `[N, D]` or `[N, 2 D]` as a classifier's weight and bias, and the lengths `[2]`."""
     widths = [config.width if config.attention in ("both", side) else 0 for side in ("text", "image")]
     assert products.labels is not None
-    # More regularised than the loss alone would choose: a start without errors in training has nothing left to learn.
-    probe = fit_probe(make_probe(widths, standardise=False), vectors, products.labels, groups, [START_C])
+    probe = fit_probe(make_probe(widths, standardise=False), vectors, products.labels, groups)
     lengths, regression = probe[0].transformer_weights, probe[1]
     weight, bias = regression.coef_, regression.intercept_
     if len(bias) == 1:  # two classes: one margin

@@ -8,7 +8,7 @@ import torch
 from kit.config import train_config
 from kit.core.exceptions import KitError
 from kit.runs import prepare_run
-from kit.training.probe import START_C, WEIGHTS, fit_probe, make_probe
+from kit.training.probe import WEIGHTS, fit_probe, make_probe
 from kit.training.run_trainer import hold_out, make_accelerator, prepare, train
 from kit.training.start import fit_start
 
@@ -56,9 +56,7 @@ def test_the_head_starts_as_the_probe_of_its_vectors(root, tiny_config, attentio
         vectors = model.head.joint(*model.features(batch)[:1], batch["mask"], model.features(batch)[1])
         logits = model(batch).softmax(1).numpy()
     widths = [config.width if attention in ("both", side) else 0 for side in ("text", "image")]
-    probe = fit_probe(
-        make_probe(widths, standardise=False), vectors.numpy(), items.labels, np.arange(len(rows)), [START_C]
-    )
+    probe = fit_probe(make_probe(widths, standardise=False), vectors.numpy(), items.labels, np.arange(len(rows)))
     assert np.allclose(logits, probe.predict_proba(vectors.numpy()), atol=0.02)
     if attention != "image":
         assert (logits.argmax(1) == items.labels).mean() > 0.6  # the titles give the class away
