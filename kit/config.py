@@ -342,7 +342,7 @@ class EnsembleConfig:
     run: str  # name of the ensemble's folder under runs/
     members: tuple[str, ...]  # names of finished runs
     data: str  # their challenge folder
-    method: Literal["network", "logistic", "blend"] = "network"  # network: feed-forward, the paper's
+    method: Literal["network", "logistic", "blend", "greedy", "best"] = "best"  # network: feed-forward, the paper's
     evaluation: Literal["nested", "in-sample"] = "nested"  # in-sample: scored on the items it learned from
     folds: Annotated[int, Ge(2)] = 5  # folds of the evaluation if the members were trained on one split
     seed: Annotated[int, Ge(0), Le(2**32 - 1)] = 0  # random seed for the network and these folds

@@ -14,12 +14,13 @@ import numpy as np
 import pytest
 from accelerate.commands.launch import launch_command_parser
 from papermill.cli import papermill
-from sklearn.base import BaseEstimator, ClassifierMixin
+from sklearn.base import BaseEstimator
 
 from kit import cli
 from kit.config import EnsembleConfig, TrainConfig, train_config
 from kit.models import registry
 from kit.notebook_parameters import parameter_types
+from kit.stacking.stackers import Tempered
 
 PROJECT = Path(__file__).resolve().parents[1]
 MANUAL = [PROJECT / "README.md", PROJECT / "CONTRIBUTING.md", *sorted((PROJECT / "docs").glob("*.md"))]
@@ -230,8 +231,8 @@ def test_the_examples_of_new_parts_work():
     )
     specs = eval("{" + entries + "}", dict(vars(registry)))
     assert {type(spec).__name__ for spec in specs.values()} == {"TextSpec", "ImageSpec"}
-    there = {"np": np, "BaseEstimator": BaseEstimator, "ClassifierMixin": ClassifierMixin, "METHODS": {}}
+    there = {"np": np, "BaseEstimator": BaseEstimator, "Tempered": Tempered, "METHODS": {}}
     exec(stacker, there)
     X = np.random.default_rng(0).dirichlet(np.ones(3), size=(8, 2))  # [N, M, K]
     (method,) = there["METHODS"].values()
-    assert np.allclose(method(0).fit(X, np.arange(8) % 3).predict_proba(X), X.mean(1))
+    assert np.allclose(method(0).fit(X, np.arange(8) % 3).stacker_.predict_proba(X), X.mean(1))

@@ -240,9 +240,7 @@ def test_05_to_07_run_twice_in_one_kernel(shell, root, tiny_data, capsys, monkey
     for method in ("network", "blend"):
         for path in NOTEBOOKS[4:]:
             sources = [cell.source for cell in cells(path)]
-            sources[0] = (
-                sources[0].replace('"paper"', '"s"', 1).replace('method: str = "network"', f'method = "{method}"')
-            )
+            sources[0] = sources[0].replace('"paper"', '"s"', 1).replace('method: str = "best"', f'method = "{method}"')
             shell(*sources)
         assert [folder.name for folder in (root / "submissions").iterdir()][-1:]
         assert (root / "submissions" / f"s-ensemble-all_2-{method}" / "y_test_pred.csv").is_file()

@@ -77,6 +77,15 @@ def split_evenly(labels: pd.Series, parts: int, seed: int, groups: np.ndarray | 
     return part
 
 
+def split_up_to(parts: int, labels: pd.Series, seed: int, groups: np.ndarray | pd.Series | None = None) -> np.ndarray:
+    """Return `split_evenly` into `parts` parts, or into fewer if no class has so many items, or there are fewer groups;
+    one part, all 0, if not even two are possible."""
+    largest = labels.value_counts().max()
+    units = len(labels) if groups is None else len(np.unique(groups))
+    parts = int(min(parts, units, largest if largest > 1 else parts))
+    return split_evenly(labels, parts, seed, groups) if parts > 1 else np.zeros(len(labels), int)
+
+
 def _check(labels: pd.Series, fold: np.ndarray, folds: int) -> None:
     """Raise KitError if a fold has no items, or a class no training item. Only groups can cause this."""
     remedy = "take fewer folds, -p split random, or" if folds > 2 else "take -p split random, or"

@@ -39,6 +39,11 @@ class Members:
         return pd.Categorical(self.items["label"], categories=self.codes).codes.astype(int)
 
     @property
+    def groups(self) -> np.ndarray | None:
+        """The groups `[N]` that no split divides; None if the members were split at random."""
+        return self.items["group"].to_numpy() if "group" in self.items else None
+
+    @property
     def predicted(self) -> np.ndarray:
         """The members' most likely classes `[M, N]`, as positions in `codes`."""
         return self.oof.argmax(2)

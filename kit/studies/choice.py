@@ -62,9 +62,22 @@ def choice_of(study: str) -> Choice:
     if nested := [run for run in stacked if run.config.evaluation == "nested"]:
         usual = EnsembleConfig.method
         run = max(nested, key=lambda run: (len(run.config.members), run.config.method == usual, run.name))
-        return Choice(run, f"{run.name}, {pool}: the {run.config.method} ensemble of most members{note}.")
+        return Choice(run, f"{run.name}, {pool}: the ensemble of most members, by {run.config.method}{note}.")
     member = max(members, key=lambda run: run.summary["macro_f1"])
     return Choice(member, f"{member.name}, {pool}: the best member, because there is no ensemble{note}.")
+
+
+def expectation(run: Run) -> str:
+    """Return a sentence on what an ensemble is and how far it is expected to move the score; "" for a training."""
+    if not isinstance(run, EnsembleRun):
+        return ""
+    summary = run.summary
+    gain, low, high = (f"{100 * summary[key]:+.1f}" for key in ("gain", "gain_low", "gain_high"))
+    made = f"best chose {summary['chosen']}" if "chosen" in summary else run.config.method
+    return (
+        f"{run.name} ({made}) is expected to move macro-F1 by {gain} [{low}, {high}] points against its best member, "
+        f"{summary['best_member']}: {summary['evaluation']}, on validation items.{_caution(run)}"
+    )
 
 
 def chosen(study: str) -> Run:

@@ -29,7 +29,7 @@ from kit.data.items import challenge_of
 from kit.data.table import read_table
 from kit.runs import TrainingRun, open_run, open_training
 from kit.studies import claims, tables
-from kit.studies.choice import choice_of
+from kit.studies.choice import choice_of, expectation
 from kit.studies.estimates import READING, Answers
 from kit.studies.paper_numbers import PAPER_BASELINE
 from kit.studies.study_runs import is_frozen, member_runs, study_runs
@@ -93,7 +93,7 @@ def write_report(study: str) -> Path:
         f"{member.split} split. {READING}",
         *notes(members, answers),
         *_failures(settings),
-        f"Analysed and submitted: {choice.why}",
+        f"Analysed and submitted: {choice.why} {expectation(final)}".rstrip(),
         "## What held up",
         _table(held_up),
         claims.explain_verdicts(held_up),

@@ -144,6 +144,11 @@ def member_runs(study: str) -> dict[str, tuple[str, str]]:
     return {name: names[name] for name in sorted((name for _, name in lowest.values()), key=lambda n: names[n][::-1])}
 
 
+def baseline_runs(study: str) -> list[str]:
+    """Return the names of the study's finished baselines."""
+    return [run.name for run in study_runs(study) if isinstance(run, TrainingRun) and baseline(run.config)]
+
+
 def _named(values: dict, label: str, **changes) -> TrainConfig:
     return train_config(**values | changes | {"run": _run_name(_study(values), label)})
 

@@ -131,12 +131,14 @@ def ensembles(study: str, answers: Answers | None = None) -> pd.DataFrame:
     names = backbone_names([*runs, *(open_run(name) for run in stacked for name in run.config.members)])
     for run in stacked:
         summary, config = run.summary, run.config
-        pairs = [names[name][::-1] for name in config.members]  # (image, text)
-        row = {"members": len(pairs), "grouping": _grouping(pairs), "method": config.method}
+        others = [name for name in config.members if baseline(open_training(name).config)]
+        pairs = [names[name][::-1] for name in config.members if name not in others]  # (image, text)
+        grouping = " and ".join([_grouping(pairs), *([f"{len(others)} baselines"] if others else [])])
+        row = {"members": len(config.members), "grouping": grouping, "method": config.method}
         row |= {"evaluation": config.evaluation, **_scores(run, answers)}
         row["gain over best member"] = from_summary(run, "gain", signed=True)
         row["in-sample"] = f"{100 * summary['in_sample_macro_f1']:.1f}"
-        rows.append(row | {"paper": _paper(_paper_ensemble(pairs)), "run": run.name})
+        rows.append(row | {"paper": "" if others else _paper(_paper_ensemble(pairs)), "run": run.name})
     table = pd.DataFrame(rows)
     return table.sort_values(["evaluation", "members", "grouping", "method"], ignore_index=True) if rows else table
 

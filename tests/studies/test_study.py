@@ -17,7 +17,7 @@ from kit.runs import find_run, list_runs, open_run
 from kit.stacking.ensemble import ensemble_config, groupings, stack
 from kit.stacking.stackers import METHODS
 from kit.studies import tables
-from kit.studies.choice import choice_of, choose, chosen, find_result
+from kit.studies.choice import choice_of, choose, chosen, expectation, find_result
 from kit.studies.estimates import Answers
 from kit.studies.report import notes, read_answers, write_report
 from kit.studies.study_runs import (
@@ -28,6 +28,7 @@ from kit.studies.study_runs import (
     ablations,
     backbone_names,
     baseline,
+    baseline_runs,
     baselines,
     member_runs,
     members,
@@ -234,6 +235,16 @@ def test_without_a_name_what_the_study_submits_is_found(study):
     assert find_result().name == "alone"
 
 
+def test_an_ensemble_with_baselines_is_none_of_the_papers_and_says_what_it_should_gain(study):
+    light = baseline_runs(study)
+    run = stack(ensemble_config([*member_runs(study), *light], "everything", study, method="greedy"))
+    row = tables.ensembles(study).set_index("run").loc[run.name]
+    assert row["grouping"].endswith(f" and {len(light)} baselines") and row["paper"] == ""
+    sentence = expectation(run)
+    assert run.summary["best_member"] in sentence and f"{100 * run.summary['gain_high']:+.1f}]" in sentence
+    assert expectation(open_run(light[0])) == ""
+
+
 # --- which run is submitted
 
 
@@ -292,11 +303,11 @@ def test_the_choice_among_runs_of_no_study_is_found_without_a_name(pair, root, c
 
 def test_a_choice_that_is_out_of_date_is_not_taken_and_the_reason_is_said(pair, root):
     blend = ensemble(pair, "blend")
-    network = stack(ensemble_config(member_runs(pair), "all 2", pair))
+    usual = stack(ensemble_config(member_runs(pair), "all 2", pair))
     (blend.folder / "summary.json").unlink()
     found = choice_of(pair)
-    assert found.run == network
-    assert "the network ensemble of most members; 05_ensemble chose s-ensemble-all_2-blend, which is gone" in found.why
+    assert found.run == usual
+    assert "the ensemble of most members, by best; 05_ensemble chose s-ensemble-all_2-blend, which is gone" in found.why
     blend = ensemble(pair, "blend")
     fake(open_run("s-flaubert-resnet152").config, 0.6, seed=9)  # a member is trained again
     found = choice_of(pair)
