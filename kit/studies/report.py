@@ -172,10 +172,11 @@ def notes(members: list[TrainingRun], answers: Answers) -> list[str]:
             "This is one of the two small catalogues that the kit ships with: it shows that every step works, not how "
             "well the models do on the challenge's products."
         )
-        clean = "`test` played no part in that." if len(answers.codes) else "Answers to its test items would be clean."
+        clean = "`test` played no part in that" if len(answers.codes) else "Answers to its test items would be clean"
         remarks.append(
             "The recipe `demo` and the regularisation of the stackers were chosen on validation splits of the two, "
-            f"which flatters the validation scores. {clean}"
+            f"which flatters the validation scores. {clean}, but for the rule by which `best` chooses a stacker, "
+            "which was found with these answers in view."
         )
     if is_frozen(member):
         remarks.append("Both backbones stay frozen; the paper fine-tunes them.")
@@ -194,7 +195,7 @@ def notes(members: list[TrainingRun], answers: Answers) -> list[str]:
     remarks += _epoch_choice([run for run in members if run.config.keep in ("best", "soup")])
     if not answers.codes.empty:
         remarks.append(
-            "`test` is the score on the test items, whose answers were given and never used to choose anything. Each "
+            "`test` is the score on the test items, whose answers were given; this study chose nothing by them. Each "
             "is predicted by the mean of the folds' models, and each validation item by only one."
         )
     return [" ".join(remarks)] if remarks else []
