@@ -143,3 +143,12 @@ def tiny_config(tiny_data, tiny_texts, tiny_image) -> dict:
         "width": 16, "attention_width": 8, "classifier_width": 8, "batch_size": 8, "epochs": 2, "lr": 0.01,
         "backbone_lr_scale": 0.1, "workers": 0,
     }  # fmt: skip
+
+
+@pytest.fixture
+def one_thread():
+    """Another number of threads draws other dropout and rounds otherwise."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)

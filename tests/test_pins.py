@@ -119,15 +119,6 @@ def test_a_stacker_of_these_members_returns_these_probabilities(method):
     check(f"stacker {method}", stacker.predict_proba(members[:3]), 2e-3)
 
 
-@pytest.fixture
-def one_thread():
-    """Dropout draws other numbers with another number of threads."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
-
-
 RUNS = {
     "fine-tuned": {"lr": 1e-3, "epochs": 2},
     "frozen": {"freeze_text": True, "freeze_image": True, "linear_start": True, "folds": 3, "keep": "last"},

@@ -29,7 +29,7 @@ def test_every_fusion_reads_either_side_and_their_agreement():
 
 
 @pytest.mark.parametrize("settings", [{"linear_start": True}, {"attention_scale": True}])
-def test_attention_also_learns_from_another_start_or_scale(settings):
+def test_attention_also_learns_from_another_start_or_scale(settings, one_thread):
     task = planted.TASKS["region that a word names"]
     assert planted.accuracy(partial(planted.coattention_head, task, **settings), task) >= 0.95
 
