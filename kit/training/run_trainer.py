@@ -20,7 +20,7 @@ from kit.core.cache import fingerprint
 from kit.core.exceptions import KitError, OutOfMemory, shorten
 from kit.core.files import write_json
 from kit.data.dataset import ProductDataset, cache_pixels
-from kit.data.folds import split_evenly
+from kit.data.folds import split_up_to
 from kit.data.items import data_fingerprints, read_items
 from kit.data.sampler import MORE_SHARED
 from kit.metrics import softmax
@@ -157,8 +157,7 @@ def hold_out(labels: pd.Series, groups: np.ndarray, seed: int) -> np.ndarray:
     A group stays together, and a class that would have no other item stays in training. Raise KitError if nothing is
     left to hold out.
     """
-    parts = min(HELD_OUT_PARTS, len(np.unique(groups)))
-    held_out = split_evenly(labels, parts, seed, groups) == 0 if parts > 1 else np.zeros(len(labels), bool)
+    held_out = split_up_to(HELD_OUT_PARTS, labels, seed, groups) == 0
     held_out &= labels.isin(labels[~held_out]).to_numpy()
     if not held_out.any():
         raise KitError("There are too few training items to hold some out: pass -p keep last.")
