@@ -42,7 +42,7 @@ def fit(run: TrainingRun) -> None:
             inputs = {name: np.array(product_texts(frame), object) for name, frame in frames.items()}
             model = Calibrated(tfidf_model())
         else:
-            inputs, widths = _mean_features(config, codes, frames, state.device)
+            inputs, widths = mean_features(config, codes, frames, state.device)
             model = make_probe(widths) if config.system == "logistic" else Neighbours(widths, state.device)
         train = frames["train"]
         folds, labels = train["fold"].to_numpy(), train["label"].to_numpy()
@@ -68,7 +68,7 @@ def fit(run: TrainingRun) -> None:
     state.wait_for_everyone()
 
 
-def _mean_features(
+def mean_features(
     config: TrainConfig, codes: list[int], frames: dict, device: torch.device
 ) -> tuple[dict[str, np.ndarray], tuple[int, int]]:
     """Return each frame's features `[N, d_text + d_image]`, means over tokens and over regions, and both widths."""
