@@ -364,3 +364,10 @@ def train_config(**values) -> TrainConfig:
     name, given = values.get("recipe", "paper"), {key: value for key, value in values.items() if value is not None}
     baseline = BASELINE_RECIPES.get(name, {}) if values.get("system", "coattention") != "coattention" else {}
     return TrainConfig(**RECIPES.get(name, {}) | baseline | given)
+
+
+def recipe_changes(config: TrainConfig) -> dict[str, tuple]:
+    """Return the fields in which a configuration differs from its recipe, with the recipe's value and its own."""
+    recipe = dataclasses.asdict(train_config(recipe=config.recipe, system=config.system))
+    own = dataclasses.asdict(config)
+    return {name: (recipe[name], value) for name, value in own.items() if value != recipe[name] and name != "run"}

@@ -8,9 +8,9 @@ from scipy.stats import norm
 
 from kit.analysis.attention import MOVED
 from kit.analysis.errors import Errors, welch
+from kit.analysis.estimates import Estimate, from_summary
 from kit.runs import EnsembleRun, Run, open_run, open_training
 from kit.stacking.members import is_current
-from kit.studies.estimates import Estimate, from_summary
 from kit.studies.paper_numbers import PAPER_ABLATIONS, PAPER_BASELINE, PAPER_GAIN, PAPER_WELCH, paper_change
 from kit.studies.study_runs import MATCHED, is_frozen, member_runs, study_runs
 from kit.studies.tables import GAINS, OWN_GAIN, own_gain

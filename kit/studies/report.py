@@ -20,6 +20,7 @@ from matplotlib.figure import Figure
 from kit.analysis import plots
 from kit.analysis.attention import EXPLAIN_ATTENTION, attention_table, describe_attention
 from kit.analysis.errors import confusions, read_errors, worst_mistakes
+from kit.analysis.estimates import READING, Answers
 from kit.analysis.gallery import gallery
 from kit.core.exceptions import KitError
 from kit.core.files import read_json, write_atomically, write_text
@@ -30,7 +31,6 @@ from kit.data.table import read_table
 from kit.runs import TrainingRun, open_run, open_training
 from kit.studies import claims, tables
 from kit.studies.choice import choice_of, expectation
-from kit.studies.estimates import READING, Answers
 from kit.studies.paper_numbers import PAPER_BASELINE
 from kit.studies.study_runs import is_frozen, member_runs, study_runs
 

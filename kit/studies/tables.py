@@ -7,9 +7,9 @@ import numpy as np
 import pandas as pd
 
 from kit.analysis.errors import Errors, welch
+from kit.analysis.estimates import Answers, Estimate, from_summary, gain
 from kit.runs import EnsembleRun, Run, TrainingRun, open_run, open_training
 from kit.stacking.members import is_current
-from kit.studies.estimates import Answers, Estimate, from_summary, gain
 from kit.studies.paper_numbers import (
     PAPER_ABLATIONS,
     PAPER_ALL,

@@ -8,12 +8,12 @@ import pytest
 from fakes import VALUES, fake, fake_study, measured_attention
 
 from kit.analysis.errors import read_errors
+from kit.analysis.estimates import Estimate
 from kit.config import EnsembleConfig
 from kit.core.files import read_json, write_json
 from kit.runs import open_run
 from kit.studies import claims, tables
 from kit.studies.choice import chosen
-from kit.studies.estimates import Estimate
 from kit.studies.study_runs import ABLATIONS, MATCHED, ablation, baselines, member_runs, members, study_runs
 
 

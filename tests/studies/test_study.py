@@ -8,6 +8,7 @@ import pandas as pd
 import pytest
 from fakes import VALUES, fake, fake_study
 
+from kit.analysis.estimates import Answers
 from kit.config import train_config
 from kit.core.exceptions import KitError
 from kit.core.files import read_json, write_json
@@ -18,7 +19,6 @@ from kit.stacking.ensemble import ensemble_config, groupings, stack
 from kit.stacking.stackers import METHODS
 from kit.studies import tables
 from kit.studies.choice import choice_of, choose, chosen, expectation, find_result
-from kit.studies.estimates import Answers
 from kit.studies.report import notes, read_answers, write_report
 from kit.studies.study_runs import (
     ABLATIONS,
