@@ -107,29 +107,23 @@ def tell_comparison(first: str, second: str, everything: bool = False) -> str:
     """
     gained, flips = compare(first, second)
     counts = flips["gets it right"].value_counts()
-    scores = [
-        f"{side} {name}: macro-F1 {from_summary(open_run(name), 'macro_f1')}" for side, name in _sides(first, second)
-    ]
     decided = "B is better" if gained.low > 0 else "A is better" if gained.high < 0 else "undecided"
-    lines = [*scores, f"B − A: {gained} points, paired on the same items: {decided}."]
+    runs = {"A": open_run(first), "B": open_run(second)}
+    lines = [f"{side}  {run.name}: macro-F1 {from_summary(run, 'macro_f1')}" for side, run in runs.items()]
+    lines.append(f"B − A: {gained} points, paired on the same items: {decided}.")
     lines.append(f"{counts.get('A', 0):,} items only A gets right, {counts.get('B', 0):,} only B.")
     shown = flips if everything else flips.groupby("gets it right").head(FLIPS)
     width = shutil.get_terminal_size((100, 24)).columns
-    for side, name in _sides(first, second):
-        if len(rows := shown[shown["gets it right"] == side]):
-            lines.append(f"\nOnly {side} is right ({len(rows)} of {counts[side]:,}):")
-            other = "B" if side == "A" else "A"
-            for row in rows.to_dict("records"):
-                lines.append(textwrap.shorten(f"{row['id']}  {row['title']}", width, placeholder="…"))
-                text = f"true {row['true']}; {other} says {row[other]}"
-                lines += textwrap.wrap(text, width, initial_indent="    ", subsequent_indent="    ")
+    for side, rows in shown.groupby("gets it right"):
+        lines.append(f"\nOnly {side} is right ({len(rows)} of {counts[side]:,}):")
+        other = "B" if side == "A" else "A"
+        for row in rows.to_dict("records"):
+            lines.append(textwrap.shorten(f"{row['id']}  {row['title']}", width, placeholder="…"))
+            text = f"true {row['true']}; {other} says {row[other]}"
+            lines += textwrap.wrap(text, width, initial_indent="    ", subsequent_indent="    ")
     if len(shown) < len(flips):
         lines.append(f"\n{len(flips) - len(shown):,} more: --all lists them.")
     return "\n".join(lines)
-
-
-def _sides(first: str, second: str) -> list[tuple[str, str]]:
-    return [("A", first), ("B", second)]
 
 
 def _study(run: Run) -> str:
