@@ -27,7 +27,7 @@ def parser() -> argparse.ArgumentParser:
     add_options(paper)
     paper.set_defaults(action=run_study)
 
-    report = commands.add_parser("report", help="write a study's report again")
+    report = commands.add_parser("report", help="write a study's report again, with its notebooks as a static site")
     report.add_argument("study", help="name of the study")
     report.set_defaults(action=lambda options: print(write_report(options.study)))
 

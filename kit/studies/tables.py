@@ -140,7 +140,10 @@ def ensembles(study: str, answers: Answers | None = None) -> pd.DataFrame:
         row["in-sample"] = f"{100 * summary['in_sample_macro_f1']:.1f}"
         rows.append(row | {"paper": "" if others else _paper(_paper_ensemble(pairs)), "run": run.name})
     table = pd.DataFrame(rows)
-    return table.sort_values(["evaluation", "members", "grouping", "method"], ignore_index=True) if rows else table
+    if not rows:
+        return table
+    table = table.sort_values(["evaluation", "members", "grouping", "method"], ignore_index=True)
+    return table.drop(columns="evaluation") if set(table["evaluation"]) == {"nested"} else table
 
 
 def descriptions(errors: Errors) -> pd.DataFrame:
