@@ -112,7 +112,7 @@ def _headline(study: str, final: Run, answers: Answers, submission: list[str]) -
         f"**{from_summary(final, 'macro_f1')}** macro-F1 in per cent on {summary['items']['oof']:,} validation items"
     ]
     if score := answers.score(final):
-        lines.append(f"**{score}** on {summary['items']['test']:,} test items, whose answers decided nothing")
+        lines.append(f"**{score}** on {summary['items']['test']:,} test items")
     if isinstance(final, EnsembleRun):
         gained = from_summary(final, "gain", signed=True)
         lines.append(f"**{gained}** points over the best single run, {summary['best_member']}")

@@ -36,6 +36,7 @@ table{border:0;border-collapse:collapse;font-size:14px;width:max-content;max-wid
 th,td{padding:.35em .7em;border:0;border-bottom:1px solid var(--line);vertical-align:top;max-width:20em}
 th,td{text-align:left!important}
 tr:last-child>td{border-bottom:0}
+.text_cell_render table{display:block;overflow-x:auto;width:fit-content;max-width:100%}
 thead th{background:var(--code)}
 .good{color:var(--good);font-weight:bold}.bad{color:var(--bad);font-weight:bold}.open{color:var(--soft)}
 main img{background:#fff;border-radius:4px;max-width:max(100%,40rem)}
@@ -98,7 +99,7 @@ def notebook_body(path: Path, pages: Mapping[str, str]) -> str:
     exporter = HTMLExporter(template_name="basic", exclude_input_prompt=True, exclude_output_prompt=True)
     exporter.exclude_anchor_links = exporter.embed_images = True
     body, _ = exporter.from_notebook_node(notebook, {"metadata": {"path": str(notebooks_folder())}})
-    return re.sub(r"<img (?![^>]*\balt=)", '<img alt="" ', body)
+    return re.sub(r"<img (?![^>]*\balt=)", '<img alt="Figure" ', body)
 
 
 def title_of(path: Path) -> str:
