@@ -40,7 +40,7 @@ tr:last-child>td{border-bottom:0}
 thead th{background:var(--code)}
 .good{color:var(--good);font-weight:bold}.bad{color:var(--bad);font-weight:bold}.open{color:var(--soft)}
 main img{background:#fff;border-radius:4px;max-width:max(100%,40rem)}
-main img.formula{background:none;max-width:none}
+main img.formula{background:none}main .formula,main .unconfined{max-width:none}
 code,pre{font:13px/1.45 ui-monospace,monospace}code{background:var(--code)}
 pre{margin:0;padding:.6rem;white-space:pre-wrap}
 .highlight{background:var(--code);border-radius:4px;margin:1rem 0 .5rem}.highlight pre{white-space:pre}
@@ -49,6 +49,7 @@ pre{margin:0;padding:.6rem;white-space:pre-wrap}
 .ansi-red-fg,.ansi-bold-red-fg{color:var(--bad)}
 """
 MARKS = {"✓": "good", "✗": "bad", "–": "open", "·": "open"}  # first character of a verdict → class of its cell
+WIDE = 1600  # pixels from which a figure, such as a matrix of many classes, is not shrunk to the page but scrolls
 RELATIVE = r"(?!https?:|data:|#|mailto:)"
 
 
@@ -95,7 +96,10 @@ def notebook_body(path: Path, pages: Mapping[str, str]) -> str:
             cell.source = _formulas(_links(cell.source, pages))
         for output in cell.get("outputs", ()):
             if "image/png" in output.get("data", {}):
-                output.metadata.setdefault("image/png", {}).setdefault("alt", f"Figure: {heading}")
+                shown = output.metadata.setdefault("image/png", {})
+                shown.setdefault("alt", f"Figure: {heading}")
+                width = int.from_bytes(base64.b64decode(output.data["image/png"][:32])[16:20], "big")  # PNG's header
+                shown["unconfined"] = width > WIDE
     exporter = HTMLExporter(template_name="basic", exclude_input_prompt=True, exclude_output_prompt=True)
     exporter.exclude_anchor_links = exporter.embed_images = True
     body, _ = exporter.from_notebook_node(notebook, {"metadata": {"path": str(notebooks_folder())}})

@@ -480,8 +480,8 @@ def test_groupings_of_the_papers_members():
     six = {f"{text}-{image}": (text, image) for image in images for text in texts}
     found = groupings(six)
     assert len(found) == 9 and len(found["all 6"]) == 6 and list(found)[-1] == "all 6"
-    assert found["resnet152 + camembert + mbert"] == ["camembert-resnet152", "mbert-resnet152"]
-    assert len(found["resnext101_32x8d + camembert + flaubert + mbert"]) == 3
+    assert found["resnet152 × camembert + mbert"] == ["camembert-resnet152", "mbert-resnet152"]
+    assert len(found["resnext101_32x8d × camembert + flaubert + mbert"]) == 3
     four = {name: pair for name, pair in six.items() if pair[0] != "mbert"}
     assert [len(names) for names in groupings(four).values()] == [2, 2, 4]
 
