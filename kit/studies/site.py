@@ -30,12 +30,13 @@ h1{line-height:1.2}h2{margin-top:2.5rem;border-bottom:2px solid var(--link)}
 nav{display:flex;gap:1.2rem;white-space:nowrap;padding:.7rem 1rem;border-bottom:1px solid var(--line)}
 nav [aria-current]{font-weight:bold;color:var(--text);text-decoration:none}
 nav,.scroll,.highlight,.output_subarea,.figure{overflow-x:auto}
-::-webkit-scrollbar{height:9px;background:var(--code)}::-webkit-scrollbar-thumb{background:var(--soft)}
+main ::-webkit-scrollbar,nav::-webkit-scrollbar{height:9px;background:var(--code)}
+main ::-webkit-scrollbar-thumb,nav::-webkit-scrollbar-thumb{background:var(--soft)}
 .scroll{border:1px solid var(--line);border-radius:4px;margin:1rem 0;width:fit-content;max-width:100%}
-table{border:0;border-collapse:collapse;font-size:14px;width:max-content;max-width:none;overflow-wrap:normal}
+table{border:0;border-collapse:collapse;font-size:14px;width:max-content;max-width:none;overflow-wrap:break-word}
 th,td{padding:.35em .7em;border:0;border-bottom:1px solid var(--line);vertical-align:top;max-width:20em}
 th,td{text-align:left!important}
-tr:last-child>td{border-bottom:0}
+tr:last-child>*{border-bottom:0}
 .text_cell_render table{display:block;overflow-x:auto;width:fit-content;max-width:100%}
 thead th{background:var(--code)}
 .good{color:var(--good);font-weight:bold}.bad{color:var(--bad);font-weight:bold}.open{color:var(--soft)}
