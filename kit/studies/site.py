@@ -6,10 +6,11 @@ import io
 import re
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
+import matplotlib
 import mistune
 import nbformat
+from matplotlib.font_manager import FontProperties
 from matplotlib.mathtext import math_to_image
 
 from kit.core.exceptions import KitError
@@ -51,6 +52,7 @@ pre{margin:0;padding:.6rem;white-space:pre-wrap}
 """
 MARKS = {"✓": "good", "✗": "bad", "–": "open", "·": "open"}  # first character of a verdict → class of its cell
 WIDE = 1600  # pixels from which a figure, such as a matrix of many classes, is not shrunk to the page but scrolls
+ALIGNED = re.compile(r"\\(?:begin|end)\{(?:aligned|align\*?|split|gathered)\}")
 RELATIVE = r"(?!https?:|data:|#|mailto:)"
 
 
@@ -143,23 +145,29 @@ def _links(source: str, pages: Mapping[str, str]) -> str:
 
 
 def _formulas(source: str) -> str:
-    """Draw the formulas of a Markdown text; what matplotlib cannot draw stays as it is, to be read."""
+    """Draw the formulas of a Markdown text; those that matplotlib cannot draw become code, to be read."""
 
     def draw(match: re.Match) -> str:
-        tex = (match[1] or match[2] or "").strip()
-        if not tex:  # code
+        display, inline = match[1], match[2]
+        if not (tex := display or inline):  # code
             return match[0]
-        picture: Any = io.BytesIO()
         try:
-            depth = math_to_image(f"${tex}$", picture, dpi=72, format="svg")
+            lines = [_formula(line) for line in re.split(r"\\\\", ALIGNED.sub("", tex)) if line.strip()]
         except (ValueError, RuntimeError):
-            return f"`{tex}`"
-        uri = base64.b64encode(picture.getvalue()).decode()
-        place = f'style="vertical-align:-{depth:.1f}pt" src="data:image/svg+xml;base64,{uri}"'
-        image = f'<img class="formula" alt="{html.escape(tex)}" {place}>'
-        return f'\n<div class="figure">{image}</div>\n' if match[1] else image
+            return f"\n```\n{tex.strip()}\n```\n" if display else f"`{tex}`"
+        return f'\n<div class="figure">{"<br>".join(lines)}</div>\n' if display else "".join(lines)
 
     return re.sub(r"```.*?```|`[^`]*`|\$\$(.+?)\$\$|\$([^$\s](?:[^$\n]*[^$\s])?)\$", draw, source, flags=re.DOTALL)
+
+
+def _formula(tex: str) -> str:
+    """Return a line of TeX as a picture in line with its text. Raise ValueError if matplotlib cannot draw it."""
+    tex, picture = " ".join(re.sub(r"\\tag\{(.*?)\}", r"\\quad(\1)", tex).replace("&", "").split()), io.BytesIO()
+    with matplotlib.rc_context({"savefig.transparent": True}):
+        depth = math_to_image(f"${tex}$", picture, FontProperties(size=11.5), 72, "svg")  # type: ignore[arg-type]
+    uri = base64.b64encode(picture.getvalue()).decode()
+    place = f'style="vertical-align:-{depth:.1f}pt" src="data:image/svg+xml;base64,{uri}"'
+    return f'<img class="formula" alt="{html.escape(tex)}" {place}>'
 
 
 def _data_uri(path: Path) -> str:

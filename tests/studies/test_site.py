@@ -31,6 +31,8 @@ MARKDOWN = f"""# 1 · A notebook
 
 The affinity $C = \\tanh(T W_b I^\\top)$ costs `$2`, and $\\begin{{none}}$ cannot be drawn.
 
+$$\\begin{{aligned}} a_t &= \\mathrm{{softmax}}(w_t^\\top H_t) \\\\ t' &= \\sum_i a_i T_i \\end{{aligned}}$$
+
 | {" | ".join("column" for _ in range(20))} |
 |{"---|" * 20}
 | {" | ".join("wide" for _ in range(20))} |
@@ -108,6 +110,7 @@ def test_every_link_and_picture_is_there_and_nothing_comes_from_outside(site):
     assert "see 05_ensemble, " in notebook and "the manual." in notebook  # they have no page: text
     assert 'alt="C = \\tanh(T W_b I^\\top)"' in notebook and "<code>$2</code>" in notebook
     assert "<code>\\begin{none}</code>" in notebook
+    assert notebook.count('class="formula"') == 3  # one line of an aligned block each
     assert 'alt="Figure: 1 · A notebook"' in notebook
 
 

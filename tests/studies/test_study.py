@@ -417,12 +417,12 @@ def test_what_was_not_measured_is_no_zero(root):
     fake(train_config(run="one"), 0.9)
     run = open_run("one")
     row = tables.runs([run]).iloc[0]
-    assert (row["seconds per step"], row["process peak GB"], row["seconds"]) == ("–", "–", "1")
+    assert (row["seconds per step"], row["process peak GB"], row["time"]) == ("–", "–", "1.0 s")
     write_json(
         run.folder / "summary.json", run.summary | {"step_seconds": 65.2, "peak_memory_gb": 2.19, "seconds": 0.3}
     )
     row = tables.runs([run]).iloc[0]
-    assert (row["seconds per step"], row["process peak GB"], row["seconds"]) == ("65", "2.2", "0.3")
+    assert (row["seconds per step"], row["process peak GB"], row["time"]) == ("65", "2.2", "0.3 s")
 
 
 @pytest.mark.parametrize(
