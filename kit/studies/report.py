@@ -32,6 +32,10 @@ from kit.studies.paper_numbers import PAPER_BASELINE
 from kit.studies.site import report_body, write_site
 from kit.studies.study_runs import is_frozen, member_runs, study_runs
 
+BESIDE_PAPER = (
+    "The paper's, on the challenge's 20 % validation split (on another catalogue, compare rankings, not levels):"
+)
+
 
 def read_answers(path: str, challenge: Challenge) -> Answers:
     """Return the codes of the test items; none for "". Raise KitError if they do not belong to the challenge."""
@@ -73,7 +77,7 @@ def write_report(study: str) -> Path:
         *_failures(settings),
         f"Analysed and submitted: {choice.why} {expectation(final)}".rstrip(),
         *_section("What held up", claims.mark(held_up), claims.LEGEND),
-        *_section("Table 1: models", tables.models(study, answers), _beside_paper(), _table(tables.paper_models())),
+        *_section("Table 1: models", tables.models(study, answers), BESIDE_PAPER, _table(tables.paper_models())),
         *_section(
             "Baselines",
             compared,
@@ -171,10 +175,6 @@ def _how_to_read(
         "Tables and figures have the paper's numbers; those without a number are not in the paper. A dash means not "
         "measured.",
     ]
-
-
-def _beside_paper() -> str:
-    return "The paper's, on the challenge's 20 % validation split (on another catalogue, compare rankings, not levels):"
 
 
 def _section(title: str, table: pd.DataFrame, *rest: str) -> list[str]:

@@ -47,7 +47,7 @@ code,pre{font:13px/1.45 ui-monospace,monospace}code{background:var(--code)}
 pre{margin:0;padding:.6rem;white-space:pre-wrap}
 .highlight{background:var(--code);border-radius:4px;margin:1rem 0 .5rem}.highlight pre{white-space:pre}
 .output_stderr,.output_error{border-left:4px solid var(--bad)}
-@media(min-width:700px){nav{flex-wrap:wrap}}@media(max-width:700px){th,td{max-width:10em;padding:.35em .5em}}
+@media(min-width:700px){nav{flex-wrap:wrap}}@media(max-width:700px){th,td{max-width:12em;padding:.35em .5em}}
 .ansi-red-fg,.ansi-bold-red-fg{color:var(--bad)}
 """
 MARKS = {"✓": "good", "✗": "bad", "–": "open", "·": "open"}  # first character of a verdict → class of its cell
@@ -107,16 +107,6 @@ def notebook_body(path: Path, pages: Mapping[str, str]) -> str:
     exporter.exclude_anchor_links = exporter.embed_images = True
     body, _ = exporter.from_notebook_node(notebook, {"metadata": {"path": str(notebooks_folder())}})
     return re.sub(r"<img (?![^>]*\balt=)", '<img alt="Figure" ', body)
-
-
-def title_of(path: Path) -> str:
-    """Return a notebook's first heading, or its file name. Raise KitError if it cannot be read."""
-    try:
-        cells = nbformat.read(path, as_version=4).cells
-    except (OSError, ValueError) as error:
-        raise KitError(f"{path} cannot be read ({error}): execute the notebook again.") from error
-    headings = (re.search(r"^# (.*)$", cell.source, re.MULTILINE) for cell in cells if cell.cell_type == "markdown")
-    return next((match[1] for match in headings if match), path.stem)
 
 
 def write_site(folder: Path, title: str, index: str, notebooks: dict[str, tuple[Path, str]]) -> Path:

@@ -6,6 +6,7 @@ import json
 import re
 import shutil
 import subprocess
+from collections.abc import Iterator
 from html.parser import HTMLParser
 from pathlib import Path
 
@@ -58,20 +59,24 @@ def notebook(path: Path, picture: bytes) -> None:
     nbformat.write(made, path)
 
 
-@pytest.fixture
-def site(root, tiny_data, tmp_path) -> Path:
-    study = fake_study(tiny_data)
-    figure, axis = plt.subplots(figsize=(12, 2))
-    axis.plot([1, 2])
-    figure.savefig(tmp_path / "picture.png")
-    plt.close(figure)
-    for folder, name in {study: "01_eda", f"{study}-camembert-resnet152": "03_train"}.items():
-        notebook(root / "runs" / folder / f"{name}.ipynb", (tmp_path / "picture.png").read_bytes())
-    write_json(root / "runs" / study / "study.json", {"failed": {"s-x": LONG}})
-    submission = submissions_folder() / chosen(study).name / "y_test_pred.csv"
-    submission.parent.mkdir(parents=True)
-    submission.write_text(",prdtypecode\n")
-    return write_report(study).parent
+@pytest.fixture(scope="module")
+def site(tmp_path_factory, tiny_data) -> Iterator[Path]:
+    """The site of a study of two members, with one notebook of its own and one of a member."""
+    root = tmp_path_factory.mktemp("root")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("KIT_ROOT", str(root))
+        study = fake_study(tiny_data)
+        figure, axis = plt.subplots(figsize=(12, 2))
+        axis.plot([1, 2])
+        figure.savefig(root / "picture.png")
+        plt.close(figure)
+        for folder, name in {study: "01_eda", f"{study}-camembert-resnet152": "03_train"}.items():
+            notebook(root / "runs" / folder / f"{name}.ipynb", (root / "picture.png").read_bytes())
+        write_json(root / "runs" / study / "study.json", {"failed": {"s-x": LONG}})
+        submission = submissions_folder() / chosen(study).name / "y_test_pred.csv"
+        submission.parent.mkdir(parents=True)
+        submission.write_text(",prdtypecode\n")
+        yield write_report(study).parent
 
 
 class Page(HTMLParser):
@@ -123,16 +128,6 @@ def test_the_report_answers_first(site):
     assert "## Table 3" not in text and "no finished run" not in text  # there is no ensemble: no section
 
 
-def test_a_page_of_a_notebook_that_is_gone_goes(site, root):
-    (root / "runs" / "s" / "01_eda.ipynb").unlink()
-    write_report("s")
-    assert not (site / "01_eda.html").exists() and "01_eda" not in (site / "index.html").read_text(encoding="utf-8")
-    broken = root / "broken.ipynb"
-    broken.write_text("{")
-    with pytest.raises(KitError, match=r"cannot be read .*: execute the notebook again"):
-        notebook_body(broken, {})
-
-
 @pytest.mark.skipif(not CHROMIUM, reason="Chromium is not installed: apt-get install chromium")
 def test_no_page_is_wider_than_a_phone_or_a_screen(site, tmp_path):
     """Each page in frames of 390 and 1,400 px: how much wider than its frame it wants to be."""
@@ -148,3 +143,13 @@ def test_no_page_is_wider_than_a_phone_or_a_screen(site, tmp_path):
     done = subprocess.run([*command, str(site.parent / "frames.html")], capture_output=True, text=True, check=False)
     (title,) = re.findall("<title>(.*?)</title>", done.stdout) or [done.stderr]
     assert json.loads(title) == [0] * (2 * len(pages))
+
+
+def test_a_page_of_a_notebook_that_is_gone_goes(site, tmp_path):
+    (site.parent / "01_eda.ipynb").unlink()
+    write_report("s")
+    assert not (site / "01_eda.html").exists() and "01_eda" not in (site / "index.html").read_text(encoding="utf-8")
+    broken = tmp_path / "broken.ipynb"
+    broken.write_text("{")
+    with pytest.raises(KitError, match=r"cannot be read .*: execute the notebook again"):
+        notebook_body(broken, {})
