@@ -488,7 +488,7 @@ def test_groupings_of_the_papers_members():
 
 def test_groupings_of_other_members():
     paths = {"a": ("/x/bert", "hub/net"), "b": ("/y/bert", "hub/net"), "c": ("/x/bert", "other"), "d": ("/x/bert", "o")}
-    assert list(groupings(paths)) == ["net + x_bert + y_bert", "all 4"]
+    assert list(groupings(paths)) == ["net × x_bert + y_bert", "all 4"]
     assert list(groupings({"a": ("t", "i"), "b": ("u", "i")})) == ["all 2"]
     assert groupings({"a": ("t", "i"), "b": ("t", "i")}) == {"all 2": ["a", "b"]}
 
