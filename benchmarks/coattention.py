@@ -12,11 +12,11 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
+from kit.analysis.estimates import READING, gain
 from kit.config import train_config
 from kit.core.files import write_text
 from kit.data.challenge import read_challenge
 from kit.runs import TrainingRun, prepare_run
-from kit.studies.estimates import READING, gain
 from kit.studies.report import read_answers
 from kit.training.launch import launch
 

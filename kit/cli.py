@@ -4,9 +4,9 @@ import argparse
 import sys
 from pathlib import Path
 
+from kit.analysis.board import board, show, tell_board, tell_comparison
 from kit.core.console import accept_any_character
 from kit.core.exceptions import KitError
-from kit.runs import list_runs
 from kit.studies.pipeline import add_options, run_notebook, run_study
 from kit.studies.report import write_report
 from kit.submission import check_file
@@ -27,12 +27,21 @@ def parser() -> argparse.ArgumentParser:
     add_options(paper)
     paper.set_defaults(action=run_study)
 
-    report = commands.add_parser("report", help="write a study's report again")
+    report = commands.add_parser("report", help="write a study's report again, with its notebooks as a static site")
     report.add_argument("study", help="name of the study")
     report.set_defaults(action=lambda options: print(write_report(options.study)))
 
-    runs = commands.add_parser("runs", help="list the finished runs with their scores")
-    runs.set_defaults(action=lambda options: print(*(list_runs() or ("There is no finished run yet.",)), sep="\n"))
+    runs = commands.add_parser("runs", help="list all runs with their scores and states; show one; compare two")
+    runs.set_defaults(action=lambda options: print(tell_board(board())))
+    about = runs.add_subparsers(metavar="COMMAND")
+    one = about.add_parser("show", help="show one run: differences from its recipe, scores, worst classes, files")
+    one.add_argument("name", help="name of the run")
+    one.set_defaults(action=lambda options: print(show(options.name)))
+    two = about.add_parser("compare", help="compare two runs on the same items: difference, and the items that flip")
+    two.add_argument("first", metavar="A", help="name of a finished run")
+    two.add_argument("second", metavar="B", help="name of another")
+    two.add_argument("--all", action="store_true", help="list all items that flip")
+    two.set_defaults(action=lambda options: print(tell_comparison(options.first, options.second, options.all)))
 
     check = commands.add_parser("check", help="say whether a submission file is valid")
     check.add_argument("file", type=Path, help="the file to check")

@@ -40,6 +40,7 @@ SAME_RESULT = (
     "nonfinite",
     "save_steps",
     "max_minutes",
+    "track",
 )
 HELD_OUT_PARTS = 5  # one of them chooses the number of epochs if `keep` is held_out
 LIGHT = ("tfidf", "logistic", "neighbours")  # fitted in one call rather than by gradient steps
@@ -113,7 +114,7 @@ def _check_value(name: str, value, hint):
             case Le(most) if value > most:
                 raise KitError(f"{name}={value} is too large: it must be at most {most}.")
             case tuple() | dict() if value not in limit:
-                raise KitError(f"{name}={value!r} is not one of {', '.join(limit)}.")
+                raise KitError(f"{name}={value!r} is not one of {', '.join(filter(None, limit))}.")
     return value
 
 
@@ -208,6 +209,7 @@ class TrainConfig:
     clean_descriptions: bool = True  # clean tags, entities, mojibake and white space in descriptions
     pair: bool = False  # the tokenizer's pair of title and description, which is cut first; False: one joined text
     workers: Annotated[int, Ge(0)] = 2  # processes that read images
+    track: Literal["", "tensorboard", "trackio", "wandb", "mlflow"] = ""  # tracker that also gets each epoch's scores
 
     # --- when something goes wrong
     missing: Literal["error", "blank"] = "error"  # missing images; blank: train on white ones, listed in blank.csv
@@ -364,3 +366,10 @@ def train_config(**values) -> TrainConfig:
     name, given = values.get("recipe", "paper"), {key: value for key, value in values.items() if value is not None}
     baseline = BASELINE_RECIPES.get(name, {}) if values.get("system", "coattention") != "coattention" else {}
     return TrainConfig(**RECIPES.get(name, {}) | baseline | given)
+
+
+def recipe_changes(config: TrainConfig) -> dict[str, tuple]:
+    """Return the fields in which a configuration differs from its recipe, with the recipe's value and its own."""
+    recipe = dataclasses.asdict(train_config(recipe=config.recipe, system=config.system))
+    own = dataclasses.asdict(config)
+    return {name: (recipe[name], value) for name, value in own.items() if value != recipe[name] and name != "run"}

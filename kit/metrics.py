@@ -26,6 +26,13 @@ def macro_f1(true: np.ndarray, predicted: np.ndarray) -> float:
     return float(np.nanmean(f1_per_class(confusion(true, predicted, classes))))
 
 
+def weighted_f1(true: np.ndarray, predicted: np.ndarray) -> float:
+    """Return the mean F1 over the true classes, each weighted by its number of items, as in scikit-learn."""
+    (true, predicted), classes = _positions(true, predicted)
+    counts = confusion(true, predicted, classes)
+    return float(np.average(f1_per_class(counts), weights=counts.sum(1)))
+
+
 def bootstrap_macro_f1(
     true: np.ndarray, predicted: np.ndarray, other: np.ndarray | None = None, samples: int = 1000, seed: int = 0
 ) -> tuple[float, float]:

@@ -139,8 +139,11 @@ def test_the_report_stands_beside_the_paper_and_names_its_runs(told):
     for line in rows:
         assert (root / line.split("|")[1].strip() / "summary.json").is_file()
     assert "Missing: tiny-nowhere" in report
-    page = (root / "runs" / "tiny" / "REPORT.html").read_text()
-    assert page.count("data:image/png;base64,") == 4
+    site = root / "runs" / "tiny" / "site"
+    assert (site / "index.html").read_text().count("data:image/png;base64,") == 4
+    notebooks = {path.name.partition("-")[0].removesuffix(".html") for path in site.glob("0*.html")}
+    assert notebooks == {path.stem for path in NOTEBOOKS}
+    assert len(list(site.glob("03_train-*.html"))) == 2
 
 
 def test_the_story_again_trains_nothing(told, tiny_data, tiny_texts, tiny_image):

@@ -30,7 +30,7 @@ def _card(item, names: dict[int, str]) -> str:
 
     description = item.description if item.described else "(no description)"
     return (
-        f'<div style="{CARD}">{_thumbnail(item.image_path)}'
+        f'<div style="{CARD}">{_thumbnail(item.image_path, item.title)}'
         f'<div style="font-weight:bold;margin-top:6px">{_shorten(item.title, 120)}</div>'
         f'<div style="opacity:.75;margin:2px 0 6px">{_shorten(description, 160)}</div>'
         f"{line('true', '#2f9e5b', item.label, item.probability_true)}"
@@ -43,7 +43,7 @@ def _shorten(text: str, length: int) -> str:
     return html.escape(text if len(text) <= length else text[: length - 1].rstrip() + "…")
 
 
-def _thumbnail(path: str | None, size: int = 128) -> str:
+def _thumbnail(path: str | None, title: str, size: int = 128) -> str:
     """Return a thumbnail inside the page (data URI), or a box that says why there is none."""
     box = f'<div style="{IMAGE_STYLE};display:grid;place-items:center">{{}}</div>'
     if not isinstance(path, str):
@@ -52,4 +52,4 @@ def _thumbnail(path: str | None, size: int = 128) -> str:
         data = base64.b64encode(thumbnail(path, size)).decode()
     except KitError:
         return box.format("image unreadable")
-    return f'<img alt="" style="{IMAGE_STYLE}" src="data:image/jpeg;base64,{data}">'
+    return f'<img alt="{_shorten(title, 120)}" style="{IMAGE_STYLE}" src="data:image/jpeg;base64,{data}">'

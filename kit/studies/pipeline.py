@@ -316,13 +316,14 @@ def run_study(options: argparse.Namespace) -> int:
     except KeyboardInterrupt:
         print("\nInterrupted: the same command resumes (-p again True would start over).", file=sys.stderr)
         return 130
-    print(report.read_text(encoding="utf-8").partition("## Table 1")[0])
+    text = (runs_folder() / options.study / "REPORT.md").read_text(encoding="utf-8")
+    print(text.partition("## Table 1")[0])
     peak = max(run.summary.get("peak_memory_gb", 0) for run in study_runs(options.study))
     members_of = len(final.config.members) if isinstance(final, EnsembleRun) else 1
     print(
         f"{(time.perf_counter() - started) / 60:.1f} min{f'; a training process took at most {peak} GB' * bool(peak)}. "
         f"{final.name} ({members_of} members) is in {submissions_folder() / final.name}.\n"
-        f"Report: {report} and {report.with_suffix('.html')}"
+        f"Report: open {report}"
     )
     _tell_failed(failed)
     return int(bool(failed))

@@ -480,15 +480,15 @@ def test_groupings_of_the_papers_members():
     six = {f"{text}-{image}": (text, image) for image in images for text in texts}
     found = groupings(six)
     assert len(found) == 9 and len(found["all 6"]) == 6 and list(found)[-1] == "all 6"
-    assert found["resnet152 + camembert + mbert"] == ["camembert-resnet152", "mbert-resnet152"]
-    assert len(found["resnext101_32x8d + camembert + flaubert + mbert"]) == 3
+    assert found["resnet152 × camembert + mbert"] == ["camembert-resnet152", "mbert-resnet152"]
+    assert len(found["resnext101_32x8d × camembert + flaubert + mbert"]) == 3
     four = {name: pair for name, pair in six.items() if pair[0] != "mbert"}
     assert [len(names) for names in groupings(four).values()] == [2, 2, 4]
 
 
 def test_groupings_of_other_members():
     paths = {"a": ("/x/bert", "hub/net"), "b": ("/y/bert", "hub/net"), "c": ("/x/bert", "other"), "d": ("/x/bert", "o")}
-    assert list(groupings(paths)) == ["net + x_bert + y_bert", "all 4"]
+    assert list(groupings(paths)) == ["net × x_bert + y_bert", "all 4"]
     assert list(groupings({"a": ("t", "i"), "b": ("u", "i")})) == ["all 2"]
     assert groupings({"a": ("t", "i"), "b": ("t", "i")}) == {"all 2": ["a", "b"]}
 
