@@ -3,6 +3,7 @@
 N items · K classes
 """
 
+import dataclasses
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -38,7 +39,7 @@ class Trained:
     accelerator: Accelerator
     build: Callable[[], Classifier]
 
-    def model(self, fold: int) -> nn.Module:
+    def model(self, fold: int) -> Classifier:
         """Return the model of a fold in evaluation mode. Raise KitError if its weights are missing or another's."""
         path = self.run.folder / f"model-{fold}.safetensors"
         if not path.is_file():
@@ -64,14 +65,15 @@ class Trained:
         return places
 
 
-def open_trained(run: TrainingRun, frames: dict[str, pd.DataFrame] | None = None) -> Trained:
+def open_trained(run: TrainingRun, frames: dict[str, pd.DataFrame] | None = None, data: str = "") -> Trained:
     """Return a finished training with its own items, or with the items of `frames` (those of a part "test" need no
-    label); outputs of frozen backbones come from the cache, or are computed.
+    label); outputs of frozen backbones come from the cache, or are computed. `data`: the run's challenge folder, if it
+    has moved.
 
     Raise KitError if the run is not finished, or no network, or if its items have changed since.
     """
     run.require()
-    config = run.config
+    config = dataclasses.replace(run.config, data=data or run.config.data)
     if config.system in LIGHT:
         raise KitError(f"The run {run.name!r} is a {config.system} baseline, which keeps no network: take another run.")
     accelerator, codes = make_accelerator(config), run.predictions("oof")[1]

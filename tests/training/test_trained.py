@@ -1,13 +1,16 @@
 """A finished run's models predict again what they predicted, and show what they attended to."""
 
+import dataclasses
 from collections.abc import Iterator
 
 import numpy as np
+import pandas as pd
 import pytest
 
 from kit.config import train_config
 from kit.core.exceptions import KitError
 from kit.runs import TrainingRun, prepare_run
+from kit.training.explain import blanking, explain
 from kit.training.run_trainer import train
 from kit.training.trained import open_trained
 
@@ -59,3 +62,32 @@ def test_what_cannot_predict_again_is_refused(run, monkeypatch):
     monkeypatch.setattr(TrainingRun, "summary", changed)
     with pytest.raises(KitError, match=r"The data changed since the run 'tiny' was trained \(texts\)"):
         open_trained(run)
+
+
+def test_an_explained_item_has_the_probabilities_that_the_run_predicted(run):
+    oof, codes, values = run.predictions("oof")
+    trained = open_trained(run)
+    ids = oof["id"].tolist()[::-3]
+    found = explain(trained, ids)
+    assert found["id"].tolist() == ids
+    wanted = pd.DataFrame(values, oof["id"], codes).loc[ids]
+    for row, (_, of_item) in zip(found.itertuples(), wanted.iterrows(), strict=True):
+        assert [code for code, _ in row.top] == of_item.sort_values(ascending=False, kind="stable").index.tolist()
+        assert [p for _, p in row.top] == pytest.approx([of_item[code] for code, _ in row.top], abs=1e-5)
+        assert row.probability_true == pytest.approx(of_item[row.label], abs=1e-5)
+        assert row.regions.shape == (3, 3) and row.regions.mean() == pytest.approx(1, abs=1e-5)
+        assert row.words == f"{row.title} {row.description or ''}".split()[: len(row.words)]
+        assert len(row.attention) == len(row.words) and (row.attention > 0).all() and 0 < row.unsplit < 1
+    falls = blanking(trained, fold=1, items=5)
+    assert falls["side"].value_counts().to_dict() == {"image": 5, "text": 5}
+    assert set(falls["id"]) <= set(oof["id"][oof["fold"] == 1])
+    assert np.isfinite(falls[["attended", "random"]]).all(axis=None)
+    pd.testing.assert_frame_equal(falls, blanking(trained, fold=1, items=5))
+
+
+def test_a_run_without_attention_has_nothing_to_explain(run):
+    trained = open_trained(run)
+    plain = dataclasses.replace(trained, config=dataclasses.replace(trained.config, coattention=False))
+    for refused in (lambda: explain(plain, [0]), lambda: blanking(plain)):
+        with pytest.raises(KitError, match="'tiny' has no co-attention"):
+            refused()
