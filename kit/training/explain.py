@@ -26,7 +26,7 @@ from kit.training.trained import Trained
 TOP = 3  # classes that are shown of an item
 SHARE = 0.2  # of an item's places that are blanked
 DRAWS = 4  # random choices of as many places, whose mean the attended ones are compared with
-MEAN_ITEMS = 512  # training items, at most, whose mean vectors stand in for what is blanked
+MEAN_ITEMS = 256  # training items, at most, whose mean vectors stand in for what is blanked
 Features = tuple[Sequence[Tensor], Tensor, Tensor]  # layers L × [B, T, d], mask [B, T], regions [B, R, d]
 
 
