@@ -165,6 +165,7 @@ REFUSALS = [
     ({"txet": "flaubert"}, "There is no parameter 'txet'. Did you mean text?"),
     ({"epochs": "two"}, "The parameter epochs='two' must be a whole number."),
     ({"text": "flaubert"}, "hf download flaubert/flaubert_base_cased"),
+    ({}, 'needs no network: text = "e5_small", image = "efficientnet_lite0", recipe = "demo"'),
     ({"text": "flaubert", "data": "/no/where"}, "/no/where cannot be listed"),
 ]
 

@@ -34,7 +34,7 @@ def attention_matters(run: Run, data: str = "") -> str:
     """Return in words whether what a run, or an ensemble's best member with co-attention, attends to matters."""
     if not (attending := attending_run(run)):
         return NONE.format(run.name)
-    return f"{attending.name}, fold 0: {describe_blanking(blanking(open_trained(attending, data=data)))}"
+    return f"{attending.name}: {describe_blanking(blanking(open_trained(attending, data=data)))}"
 
 
 def telling_items(run: TrainingRun, errors: Errors, right: int, wrong: int) -> tuple[list, str]:
@@ -43,18 +43,18 @@ def telling_items(run: TrainingRun, errors: Errors, right: int, wrong: int) -> t
     If the run's study has text alone and image alone on the same items, they are items on which the two disagree;
     the most certain predictions come first.
     """
-    items, among = errors.items, "items"
+    items, among = errors.items, "all items"
     alone = [other for system in ("text", "image") if (other := _alone(run, system))]
     if len(alone) == 2:
         sides = [_predicted(other).reindex(items["id"]) for other in alone]
         differ = items[(sides[0] != sides[1]).to_numpy() & sides[0].notna().to_numpy() & sides[1].notna().to_numpy()]
         if len(differ):
-            items, among = differ, f"{len(differ):,} items on which text alone and image alone disagree"
+            items, among = differ, f"the {len(differ):,} items on which text alone and image alone disagree"
     sure = items.sort_values("probability", ascending=False, kind="stable")
     ids = [*sure.loc[~sure["wrong"], "id"].head(right), *sure.loc[sure["wrong"], "id"].head(wrong)]
     return (
         ids,
-        f"{run.name}: of the {among}, the most certain that it gets right, and the most certain that it gets wrong.",
+        f"{run.name}: of {among}, those that it gets right, and those that it gets wrong, with the most certainty.",
     )
 
 

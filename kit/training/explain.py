@@ -26,7 +26,7 @@ from kit.training.trained import Trained
 TOP = 3  # classes that are shown of an item
 SHARE = 0.2  # of an item's places that are blanked
 DRAWS = 4  # random choices of as many places, whose mean the attended ones are compared with
-MEAN_ITEMS = 256  # training items, at most, whose mean vectors stand in for what is blanked
+MEAN_ITEMS = 128  # training items of a fold, at most, whose mean vectors stand in for what is blanked
 Features = tuple[Sequence[Tensor], Tensor, Tensor]  # layers L × [B, T, d], mask [B, T], regions [B, R, d]
 
 
@@ -68,32 +68,35 @@ def explain(trained: Trained, ids: Sequence) -> pd.DataFrame:
     return pd.concat([frame, pd.DataFrame(seen)], axis=1)
 
 
-def blanking(trained: Trained, fold: int = 0, items: int = 300, seed: int = 0) -> pd.DataFrame:
+def blanking(trained: Trained, items: int = 300, seed: int = 0) -> pd.DataFrame:
     """Return by how much the true class's probability falls if a fifth of an item's regions, or tokens, is blanked.
 
-    One row per item and side ("image", "text") of at most `items` random ones that validate in `fold`: `attended`: the
-    most attended fifth is blanked · `random`: the mean over DRAWS random fifths. A blanked region is the mean region of
-    training items, a blanked token their mean token, in each layer. Special tokens count as others do.
+    One row per item and side ("image", "text") of at most `items` random out-of-fold items: `attended`: the most
+    attended fifth is blanked · `random`: the mean over DRAWS random fifths. A blanked region is the mean region of
+    items that the fold's model trained on, a blanked token their mean token, in each layer. Special tokens count as
+    others do.
 
     Raise KitError if the run has no co-attention.
     """
     _require_attention(trained)
+    products, ids = trained.products["train"], trained.frames["train"]["id"].to_numpy()
     folds, generator = trained.frames["train"]["fold"].to_numpy(), np.random.default_rng(seed)
-    learn, scored = np.flatnonzero(folds != fold), np.flatnonzero(folds == fold)
-    few = generator.choice(learn, min(MEAN_ITEMS, len(learn)), replace=False)
-    scored = np.sort(generator.choice(scored, min(items, len(scored)), replace=False))
-    model: Any = trained.model(fold)
-    means = _mean_vectors(trained, model, trained.products["train"].part(few))
-    part, rows = trained.products["train"].part(scored), []
+    scored = np.flatnonzero(folds >= 0)
+    chosen = np.sort(generator.choice(scored, min(items, len(scored)), replace=False))
+    rows = []
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        for batch, _, features, attention in _look(trained, model, part, "blanking"):
-            falls = probability_falls(model.head, features, attention, batch["label"], means)
-            for side, fall in falls.items():
-                if trained.config.attention in (side, "both"):
-                    rows += [(batch["row"][i].item(), side, *values) for i, values in enumerate(fall.tolist())]
-    frame = pd.DataFrame(rows, columns=["id", "side", "attended", "random"]).sort_values(["side", "id"])
-    return frame.assign(id=trained.frames["train"]["id"].to_numpy()[scored[frame["id"]]]).reset_index(drop=True)
+        for fold in sorted(set(folds[chosen])):
+            model: Any = trained.model(fold)
+            learn = generator.permutation(np.flatnonzero(folds != fold))[:MEAN_ITEMS]
+            means, here = _mean_vectors(trained, model, products.part(learn)), chosen[folds[chosen] == fold]
+            for batch, _, features, attention in _look(trained, model, products.part(here), "blanking"):
+                falls = probability_falls(model.head, features, attention, batch["label"], means)
+                of_batch = ids[here[batch["row"].cpu()]]
+                for side in (side for side in falls if trained.config.attention in (side, "both")):
+                    attended, random = falls[side].cpu().numpy().T
+                    rows.append(pd.DataFrame({"id": of_batch, "side": side, "attended": attended, "random": random}))
+    return pd.concat(rows).sort_values(["side", "id"], ignore_index=True)
 
 
 @torch.inference_mode()

@@ -1,15 +1,19 @@
 """A finished run's models predict again what they predicted, and show what they attended to."""
 
 import dataclasses
+import html
 from collections.abc import Iterator
 
 import numpy as np
 import pandas as pd
 import pytest
 
+from kit.analysis.errors import read_errors
 from kit.config import train_config
 from kit.core.exceptions import KitError
 from kit.runs import TrainingRun, prepare_run
+from kit.studies.examples import attention_examples, attention_matters
+from kit.training.anatomy import anatomy
 from kit.training.explain import blanking, explain
 from kit.training.run_trainer import train
 from kit.training.trained import open_trained
@@ -78,11 +82,11 @@ def test_an_explained_item_has_the_probabilities_that_the_run_predicted(run):
         assert row.regions.shape == (3, 3) and row.regions.mean() == pytest.approx(1, abs=1e-5)
         assert row.words == f"{row.title} {row.description or ''}".split()[: len(row.words)]
         assert len(row.attention) == len(row.words) and (row.attention > 0).all() and 0 < row.unsplit < 1
-    falls = blanking(trained, fold=1, items=5)
+    falls = blanking(trained, items=5)
     assert falls["side"].value_counts().to_dict() == {"image": 5, "text": 5}
-    assert set(falls["id"]) <= set(oof["id"][oof["fold"] == 1])
+    assert set(falls["id"]) <= set(oof["id"])
     assert np.isfinite(falls[["attended", "random"]]).all(axis=None)
-    pd.testing.assert_frame_equal(falls, blanking(trained, fold=1, items=5))
+    pd.testing.assert_frame_equal(falls, blanking(trained, items=5))
 
 
 def test_a_run_without_attention_has_nothing_to_explain(run):
@@ -91,3 +95,20 @@ def test_a_run_without_attention_has_nothing_to_explain(run):
     for refused in (lambda: explain(plain, [0]), lambda: blanking(plain)):
         with pytest.raises(KitError, match="'tiny' has no co-attention"):
             refused()
+
+
+def test_a_notebook_shows_examples_their_test_and_the_models_parts(run):
+    page = html.unescape(attention_examples(run, right=2, wrong=1))
+    right, wrong = (items["wrong"] == value for items in [read_errors(run).items] for value in (False, True))
+    assert page.count(">right<") == min(2, right.sum()) and page.count(">wrong<") == min(1, wrong.sum())
+    assert page.count("attention on regions:") == page.count("(true)") == page.count(" · item ")
+    assert attention_matters(run).startswith("tiny: Blanking the most attended fifth of the regions")
+    parts = anatomy(open_trained(run)).set_index("part")
+    tokens = parts["shape"]["input: layers of the frozen text backbone, computed once"]
+    items, length = map(int, tokens[1:-1].split(", ")[:2])
+    assert parts["shape"]["tokens through BiLSTM"] == str([items, length, 16])
+    attended = [[items, 16], [items, 16], [items, length], [items, 9]]
+    assert parts["shape"]["co-attention (eq. 3 to 9): t', i', a_t, a_i"] == ", ".join(map(str, attended))
+    assert parts["shape"]["classifier"] == str([items, 3])
+    counts = parts["parameters"][parts["parameters"] != ""].str.replace(",", "").astype(int)
+    assert counts.sum() == run.summary["parameters"]
