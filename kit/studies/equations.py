@@ -37,7 +37,7 @@ def equations() -> str:
         path = Path(inspect.getfile(layer)).relative_to(Path(__file__).parents[2])
         place = f"`{path}`, `{layer.__name__}.forward`, line {', '.join(map(str, lines))}"
         formulas = [f"$${EQUATIONS[number][0]} \\tag{{{number}}}$$" for number in numbers]
-        parts.append("\n\n".join([*formulas, f"```python\n{code}\n```", place]))
+        parts.append("\n\n".join([*formulas, f"```\n{code}\n```", place]))
     return "\n\n".join(parts)
 
 

@@ -38,7 +38,7 @@ def test_each_equation_stands_beside_the_lines_that_compute_it():
     page = equations()
     for number in EQUATIONS:
         assert rf"\tag{{{number}}}$$" in page
-    assert page.count("```python") == 6 and "`kit/models/layers.py`, `CoAttention.forward`" in page
+    assert page.count("```\n") == 12 and "`kit/models/layers.py`, `CoAttention.forward`" in page
 
 
 def test_the_architecture_is_inside_the_notebook():
