@@ -60,5 +60,5 @@ def _shape(value: Any) -> str:
     """Return the shape of a tensor, or of each of several."""
     if isinstance(value, Tensor):
         return str([*value.shape])
-    shapes = [str([*one.shape]) for one in value]
-    return f"{len(shapes)} × {shapes[0]}" if len(shapes) > 4 else ", ".join(shapes)
+    shapes = [_shape(one) for one in value]
+    return f"{len(shapes)} × {shapes[0]}" if len({*shapes}) == 1 < len(shapes) else ", ".join(shapes)

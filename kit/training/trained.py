@@ -56,13 +56,14 @@ class Trained:
     def places(self, ids: list) -> np.ndarray:
         """Return the places of out-of-fold items in the frame `train`. Raise KitError if the run predicted no such."""
         train = self.frames["train"]
-        places = pd.Index(train["id"].where(train["fold"] >= 0)).get_indexer(ids)
+        scored = np.flatnonzero(train["fold"] >= 0)
+        places = pd.Index(train["id"].iloc[scored]).get_indexer(ids)
         if (places < 0).any():
             missing = [one for one, place in zip(ids, places, strict=True) if place < 0]
             raise KitError(
                 f"The run {self.run.name!r} has no out-of-fold item {missing[0]!r}: take ids of oof.parquet."
             )
-        return places
+        return scored[places]
 
 
 def open_trained(run: TrainingRun, frames: dict[str, pd.DataFrame] | None = None, data: str = "") -> Trained:

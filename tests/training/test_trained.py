@@ -112,3 +112,20 @@ def test_a_notebook_shows_examples_their_test_and_the_models_parts(run):
     assert parts["shape"]["classifier"] == str([items, 3])
     counts = parts["parameters"][parts["parameters"] != ""].str.replace(",", "").astype(int)
     assert counts.sum() == run.summary["parameters"]
+
+
+def test_fine_tuned_backbones_mirrored_images_and_pairs_are_explained_too(root, tiny_data, tiny_texts, tiny_image):
+    values = SMALL | {"freeze_text": False, "freeze_image": False, "pair": True, "augment": True, "folds": 1}
+    values |= {"data": str(tiny_data), "text": tiny_texts["camembert"], "image": tiny_image, "modality_dropout": 0.3}
+    made = prepare_run(train_config(**values, run="live"))
+    train(made)
+    oof, codes, predicted = made.predictions("oof")
+    trained = open_trained(made)
+    found = explain(trained, oof["id"].tolist())
+    wanted = predicted[np.arange(len(oof)), [codes.index(label) for label in oof["label"]]]
+    assert np.allclose(found["probability_true"], wanted, atol=1e-5)
+    assert all(len(row.words) == len(row.attention) and row.regions.shape == (3, 3) for row in found.itertuples())
+    assert len(blanking(trained)) == 2 * len(oof)
+    assert {"text backbone", "image backbone", "input: pixels"} <= set(anatomy(trained)["part"])
+    with pytest.raises(KitError, match="has no out-of-fold item"):  # one that every model of the run learned from
+        explain(trained, [next(i for i in range(36) if i not in set(oof["id"]))])
