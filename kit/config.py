@@ -269,6 +269,11 @@ class TrainConfig:
         return self.system != "coattention"
 
     @property
+    def attends(self) -> bool:
+        """Return whether the model weighs tokens and regions by co-attention."""
+        return self.system == "coattention" and self.coattention
+
+    @property
     def micro_batch(self) -> int:
         """Return the items per batch, over all processes; `accumulate` batches make a step."""
         return self.batch_size // self.accumulate

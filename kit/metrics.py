@@ -67,6 +67,14 @@ def bootstrap_macro_f1(
     return float(min(low, estimate)), float(max(high, estimate))
 
 
+def bootstrap_mean(values: np.ndarray, samples: int = 2000, seed: int = 0) -> tuple[float, float]:
+    """Return the 95 % bootstrap interval of the mean of `values` `[N]`: the percentiles of resampled means."""
+    random = np.random.default_rng(seed)
+    means = [values[random.integers(0, len(values), len(values))].mean() for _ in range(samples)]
+    low, high = np.percentile(means, [2.5, 97.5])
+    return float(low), float(high)
+
+
 def _positions(*labels: np.ndarray) -> tuple[list[np.ndarray], int]:
     """Return class codes as indices 0 … K-1 among those that occur, and K."""
     codes, positions = np.unique(np.stack(labels), return_inverse=True)

@@ -182,6 +182,16 @@ def per_class(errors: Errors) -> pd.DataFrame:
     )
 
 
+def hardest(scores: pd.DataFrame, n: int = 8) -> pd.DataFrame:
+    """Return the `n` classes of `per_class` with the lowest F1 as a table to show, in per cent."""
+    rows, percent = scores.nsmallest(n, "f1"), scores.select_dtypes(float).columns
+    shown = (100 * rows[percent]).map("{:.1f}".format).replace("nan", "–")
+    f1 = shown["f1"] + " [" + shown["f1_low"] + ", " + shown["f1_high"] + "]"
+    return rows[["code", "name", "support", "predicted"]].assign(
+        **{"precision, %": shown["precision"], "recall, %": shown["recall"], "F1, % [95 % interval]": f1}
+    )
+
+
 def worst_mistakes(errors: Errors, n: int = 12) -> pd.DataFrame:
     """Return the misclassified items with the highest loss, highest first."""
     return errors.wrong.nlargest(_positive("worst", n), "loss")

@@ -387,3 +387,24 @@ def loss_boxes(items: pd.DataFrame, least: float = 1e-4) -> Figure:
     panels[0].legend(frameon=False)
     figure.supxlabel("box: quartiles and median · whiskers: 5 % and 95 %", fontsize=9, color="#555555")
     return figure
+
+
+@_figure
+def layer_weights(weights: pd.DataFrame) -> Figure:
+    """Draw the weight of each text layer: bars of the mean over folds, a dot per fold, a line at equal weights.
+
+    `weights`: the result of `attention.layer_weights`.
+    """
+    figure, axis = _axes(max(4, 0.4 * len(weights.columns) + 1.5), 2.6)
+    if weights.empty:
+        axis.text(0, 0.5, "this run has no layer weights")
+        axis.axis("off")
+        return figure
+    axis.bar(weights.columns, 100 * weights.mean(), color=BLUE, width=0.7)
+    for _, row in weights.iterrows() if len(weights) > 1 else ():
+        axis.plot(weights.columns, 100 * row, ".", color=ORANGE)
+    axis.axhline(100 / len(weights.columns), color=GREY, linewidth=1, label="equal weights")
+    axis.set(xlabel="text layer (the last is the top)", ylabel="weight, per cent", ylim=(0, None))
+    axis.set_xticks(weights.columns)
+    axis.legend(frameon=False, loc="lower left", bbox_to_anchor=(0, 1), borderpad=0)
+    return figure

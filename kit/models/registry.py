@@ -131,3 +131,9 @@ IMAGE = {  # the weights of the paper's time: torchvision's first ImageNet-1k tr
         ),
     ),
 }
+
+
+def offline(known: dict[str, TextSpec] | dict[str, ImageSpec]) -> list[str]:
+    """Return the names of the backbones whose weights pip has installed here."""
+    files = {name: spec.file for name, spec in known.items()}
+    return [name for name, file in files.items() if file and importlib.util.find_spec(file.package)]

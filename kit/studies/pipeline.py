@@ -24,6 +24,7 @@ import psutil
 from papermill.exceptions import PapermillExecutionError
 
 from kit.config import NAMES, EnsembleConfig, TrainConfig, check_type
+from kit.core.console import SHELL
 from kit.core.exceptions import KitError
 from kit.core.files import write_json
 from kit.core.machine import available_threads
@@ -76,10 +77,13 @@ def run_notebook(notebook: str, given: list[list[str]]) -> Path:
     kinds |= {name: str if one["inferred_type_name"] == "str" else None for name, one in known.items()}
     values = {name: _value(value, kinds.get(name)) for name, value in given}
     out = runs_folder() / _folder(source.stem, values, known) / source.name
+    os.environ[SHELL] = "1"
     try:
         _papermill(source, out, values, sys.stdout)
     except (PapermillExecutionError, RuntimeError) as error:  # the latter: the kernel died
         raise KitError(str(getattr(error, "evalue", error)).strip()) from error
+    finally:
+        del os.environ[SHELL]
     return out
 
 

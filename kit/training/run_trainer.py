@@ -200,13 +200,20 @@ def prepare(
     """Return the class codes, the frames `train` and `test`, their datasets, and a function that builds the model."""
     with accelerator.main_process_first():  # the others find in the cache what it computes
         codes, frames = read_items(config)
-        backbones = find_backbones(config)
-        if config.train_text_layers:  # refused now rather than after the features are computed
-            backbones["text"].top_layers(config.train_text_layers)
-        products = make_datasets(config, codes, frames, backbones)
-        running = precompute(config, backbones, products, accelerator.device, accelerator.mixed_precision)
-        cache_pixels(config, products)
-    return codes, frames, products, functools.partial(build_model, config, len(codes), backbones, running)
+        return codes, frames, *prepare_items(config, codes, frames, accelerator)
+
+
+def prepare_items(
+    config: TrainConfig, codes: list[int], frames: dict[str, pd.DataFrame], accelerator: Accelerator
+) -> tuple[dict[str, ProductDataset], Callable[[], Classifier]]:
+    """Return the datasets of items of any origin, by part, and a function that builds the model for them."""
+    backbones = find_backbones(config)
+    if config.train_text_layers:  # refused now rather than after the features are computed
+        backbones["text"].top_layers(config.train_text_layers)
+    products = make_datasets(config, codes, frames, backbones)
+    running = precompute(config, backbones, products, accelerator.device, accelerator.mixed_precision)
+    cache_pixels(config, products)
+    return products, functools.partial(build_model, config, len(codes), backbones, running)
 
 
 def _any_backbone(config: TrainConfig) -> bool:
