@@ -177,8 +177,8 @@ def check_test_items(run: Run, challenge: Challenge | None = None) -> None:
     if challenge.description and (changed := changed_items(learned, challenge.train)).any():
         raise KitError(
             f"The table of {challenge.folder} has changed since the run {run.name!r} was trained on it: "
-            f"{changed.sum()} of its items are gone or have another label or text (id {shorten(learned['id'][changed])}); train again "
-            f"with -p again True, or restore the table."
+            f"{changed.sum()} of its items are gone or have another text, label or set of labels "
+            f"(id {shorten(learned['id'][changed])}); train again with -p again True, or restore the table."
         )
     for split, test in challenge.test.items():
         subject = f"the predictions of the run {run.name!r} for {split!r}"

@@ -63,8 +63,8 @@ def read_errors(run: Run, challenge: Challenge | None = None) -> Errors:
     if changed.any():
         raise KitError(
             f"{challenge.folder} has changed since {run.name} was trained on it: {changed.sum()} of the run's items "
-            f"are gone or have another label or text (id {shorten(frame['id'][changed])}); train again, or restore the "
-            f"data."
+            f"are gone or have another text, label or set of labels (id {shorten(frame['id'][changed])}); train again, "
+            f"or restore the data."
         )
     rows, labels = np.arange(len(frame)), pd.Index(codes).get_indexer(frame["label"])
     predicted = probabilities.argmax(1)

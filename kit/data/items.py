@@ -98,8 +98,8 @@ def data_fingerprints(frames: dict[str, pd.DataFrame]) -> dict[str, str]:
 
 
 def changed_items(predicted: pd.DataFrame, train: pd.DataFrame) -> np.ndarray:
-    """Return which `[N]` of the items that a run predicted out of fold are gone now or have another label, text or
-    other id. Texts are compared if the run recorded their fingerprints.
+    """Return which `[N]` of the items that a run predicted out of fold are gone now or have another text, label or
+    set of labels. Texts and the set are compared if the run recorded their fingerprints.
     """
     now = train.set_index("id").reindex(predicted["id"])
     names = ["label", *(name for name in ("fingerprint", "class_fingerprint") if name in predicted and name in now)]
