@@ -249,7 +249,7 @@ def _read_own(description: Description) -> _Source:
     tables = {"train": Path(description.items), "test": Path(description.test)}
     for split, frame in frames.items():
         frames[split] = frame.assign(class_fingerprint=fingerprint(*labels))
-    where = {split: str(description.image_folder(str(path))) for split, path in tables.items()}
+    where = {split: f"{description.image_folder(str(path))} (--images)" for split, path in tables.items()}
     return _Source("catalogue", frames, tables, dict(enumerate(labels)), where)
 
 
@@ -302,14 +302,14 @@ def read_test_keys(challenge: Challenge, split: str) -> list:
 
 def summarise(folder: Path) -> str:
     """Return what a catalogue holds, in sentences for its owner. Raise KitError as `read_challenge` does."""
-    challenge = read_challenge(folder, images="warn")
-    description, train = challenge.description, challenge.train
-    assert description is not None
-    test = sum(len(frame) for frame in challenge.test.values())
+    with warnings.catch_warnings(record=True) as told:
+        challenge = read_challenge(folder, images="warn")
+    train, test = challenge.train, sum(len(frame) for frame in challenge.test.values())
     parts = [f"{challenge.folder}: {len(train):,} items of {len(challenge.classes)} classes, {test:,} to predict."]
+    parts += [str(warning.message) for warning in told]
     counts = train["class"].value_counts()
     if len(few := counts.index[counts < 2]):
-        parts.append(f"Training needs two items per class: add to {shorten(few)}, or remove those rows.")
+        parts.append(f"Training needs two items per class: {shorten(few)} has one; add items or remove those rows.")
     if (several := train["image_paths"].str.len() > 1).any():
         parts.append(f"{several.sum():,} items have several images: only the first of each is used.")
     return "\n".join(parts)

@@ -10,7 +10,7 @@ from kit.core.cache import content_hashes, fingerprint, get_or_compute
 from kit.core.exceptions import KitError
 from kit.data.challenge import Challenge, read_challenge
 from kit.data.duplicates import RADIUS, duplicate_groups
-from kit.data.folds import assign_folds, stratified_sample
+from kit.data.folds import assign_folds, named_labels, stratified_sample
 from kit.data.images import check_images, inspect_images
 from kit.data.text import product_texts
 from kit.runs import Run
@@ -29,7 +29,7 @@ def read_items(config: TrainConfig) -> tuple[list[int], dict[str, pd.DataFrame]]
     challenge = read_challenge(config.data, config.clean_titles, config.clean_descriptions, images)
     _require_sides(config, challenge)
     reads_images = reads_images and "image" in challenge.sides
-    items = challenge.train.iloc[stratified_sample(_classes(challenge.train), config.limit, config.split_seed)]
+    items = challenge.train.iloc[stratified_sample(named_labels(challenge.train), config.limit, config.split_seed)]
     items = items.reset_index(drop=True)
     tests = [frame.assign(split=split) for split, frame in challenge.test.items()]
     test = pd.concat(tests, ignore_index=True) if tests else items[:0].assign(split="")
@@ -42,13 +42,13 @@ def read_items(config: TrainConfig) -> tuple[list[int], dict[str, pd.DataFrame]]
         looked_at = inspected[0] if reads_images else inspect_images(list(items["image_path"]))
         items["group"], items["fold"] = _split_grouped(items, looked_at, settings)
     else:
-        items["fold"] = assign_folds(_classes(items), *settings)
+        items["fold"] = assign_folds(named_labels(items), *settings)
     return challenge.classes, {"train": items, "test": test}
 
 
-def _classes(items: pd.DataFrame) -> pd.Series:
-    """Return the classes as people call them, for the sentences of what splits the items."""
-    return items["class"] if "class" in items else items["label"]
+def check_data(config: TrainConfig) -> None:
+    """Raise KitError if a run's tables are damaged, or do not have what its system reads. Images are not looked at."""
+    _require_sides(config, read_challenge(config.data, clean_titles=False, clean_descriptions=False, images="ignore"))
 
 
 def _require_sides(config: TrainConfig, challenge: Challenge) -> None:
@@ -70,7 +70,7 @@ def _split_grouped(items: pd.DataFrame, inspected: pd.DataFrame, settings: tuple
 
     def compute(_) -> list[np.ndarray]:
         groups = duplicate_groups(items, inspected)
-        return [np.concatenate([groups, assign_folds(_classes(items), *settings, groups)])]
+        return [np.concatenate([groups, assign_folds(named_labels(items), *settings, groups)])]
 
     hashes = (inspected["bytes"].tolist(), inspected["perceptual"].tolist())
     seen = (items["title"], product_texts(items), *hashes, items["label"].tolist())

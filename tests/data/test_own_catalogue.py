@@ -182,7 +182,7 @@ def test_images_that_are_missing(folder, root):
     put(folder, ITEMS.replace("b.png", "").replace("d.png", "gone.png"))
     out = describe(folder / "items.csv", **COLUMNS, out=root / "mine")
     sentence = refusal(read_challenge, out)
-    assert f"2 of the 4 images of items.csv are missing under {folder}: none in line 3, gone.png" in sentence
+    assert f"2 of the 4 images of items.csv are missing under {folder} (--images): none in line 3, gone.png" in sentence
     assert read_challenge(out, images="leave").train["image_path"].isna().tolist() == [False, True, False, True]
     with pytest.warns(UserWarning, match="-p missing blank"):
         read_challenge(out, images="warn")
@@ -245,6 +245,7 @@ def test_the_command(folder, root, monkeypatch, capsys):
     assert main(["catalogue", "items.csv", "--label", "category", *columns]) == 0
     told = capsys.readouterr().out
     assert f"{root / 'data' / 'items'}: 4 items of 2 classes, 2 to predict." in told
+    assert "2 of the 4 images" not in told
     assert "1 items have several images: only the first of each is used." in told
     assert read_challenge("data/items").test["test"]["key"].tolist() == ["Z-9", "Z-1"]
     assert main(["catalogue", "items.csv", "--label", "kind", *columns]) == 1
