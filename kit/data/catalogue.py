@@ -97,10 +97,12 @@ def describe(
     _check_columns(description)
     if start and not Path(start).is_dir():
         raise KitError(f"{start} is not a folder; give --images the folder in which the images' paths start.")
-    read_catalogue(description, {"items": items, "test": test})
-    for name, table in {"items": items, "test": test}.items():
+    tables = {"items": items, "test": test}
+    read_catalogue(description, tables)
+    for name, table in tables.items():
         if isinstance(table, pd.DataFrame):
-            write_atomically(Path(paths[name]), table.to_parquet)
+            texts = _Rows(table, description, [label] if name == "items" else []).texts
+            write_atomically(Path(paths[name]), pd.DataFrame(texts).to_parquet)
     write_json(folder / FILE, dataclasses.asdict(description))
     return folder
 
@@ -179,7 +181,7 @@ class _Rows:
         if self.path is not None and not self.path.is_file():
             raise KitError(f"There is no table {self.path}; put it back where it was, or {DESCRIBE}.")
         if self.path is None or self.path.suffix.lower() in (".parquet", ".pq"):
-            frame = table if self.path is None else _read_parquet(self.path, columns)
+            frame = table.rename(columns=str) if self.path is None else _read_parquet(self.path, columns)
             require_columns(self.name, frame.columns, columns)
             self.texts = {name: _as_texts(frame[name], name, self) for name in columns}
             self.places = [f"row {number}" for number in range(1, len(frame) + 1)]
@@ -215,7 +217,7 @@ class _Rows:
         read = ", ".join(filter(None, (description.title, *description.text, *description.image)))
         empty = {i: f"no text and no image ({read})" for i in rows if not (titles[i].strip() or texts[i] or named[i])}
         kinds = [
-            (self.faults, "mend that row, or the quotation marks around it"),
+            (self.faults, "mend that row or its quotation marks, or save the table as Parquet"),
             (ids, "give each item an id of its own"),
             (empty, "fill in that row or remove it"),
         ]

@@ -144,7 +144,9 @@ def _list_folder(folder) -> list[os.DirEntry]:
         with os.scandir(folder) as entries:
             return sorted(entries, key=lambda entry: entry.name)
     except OSError as error:
-        raise KitError(f"{folder} cannot be listed ({error.strerror}); give the folder of the challenge.") from None
+        raise KitError(
+            f"{folder} cannot be listed ({error.strerror}); give the folder of the challenge or of your catalogue."
+        ) from None
 
 
 def _find_file(folder: Path, files: list[str], pattern: str) -> Path | None:

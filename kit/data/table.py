@@ -134,7 +134,7 @@ def _holds_rows(field: str, place: int, width: int, sep: str) -> bool:
     first, *inner = re.split("\r\n|\r|\n", field.strip())
     return bool(
         inner
-        and width > 2
+        and width > 1
         and f"{sep} " not in field
         and first.count(sep) == width - 1 - place
         and inner[-1].count(sep) == place

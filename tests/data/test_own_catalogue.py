@@ -101,7 +101,7 @@ def test_parquet_and_frames(folder):
     )
     columns = {"title": "name", "image": ["photo"], "label": "kind", "id": "code", "images": folder}
     table.to_parquet(folder / "t.parquet")
-    for items, out in ((folder / "t.parquet", "one"), (table, "two")):
+    for items, out in ((folder / "t.parquet", "one"), (table.assign(other=[1, "x", {}, None]), "two")):
         where = describe(items, **columns, test=table.drop(columns="kind"), out=folder / out)
         challenge = read_challenge(where, images="leave")
         assert challenge.train["id"].tolist() == [7, 3, 12, 9] and "".join(challenge.train["key"]) == "73129"
