@@ -179,7 +179,7 @@ class _Rows:
         columns = list(dict.fromkeys(filter(None, columns)))
         self.faults: dict[int, str] = {}  # rows whose fields do not fit the header
         if self.path is not None and not self.path.is_file():
-            raise KitError(f"There is no table {self.path}; put it back where it was, or {DESCRIBE}.")
+            raise KitError(f"There is no table {self.path}; check the path, or if it has moved, {DESCRIBE}.")
         if self.path is None or self.path.suffix.lower() in (".parquet", ".pq"):
             frame = table.rename(columns=str) if self.path is None else _read_parquet(self.path, columns)
             require_columns(self.name, frame.columns, columns)
@@ -250,8 +250,10 @@ def require_columns(name: str, columns: Sequence[str], wanted: Sequence[str]) ->
             raise KitError(f"{name} has {count} columns {column!r}; rename one of them.")
         lower = {other.casefold(): other for other in columns}
         close = difflib.get_close_matches(column.casefold(), lower, 1)
-        meant = f"; did you mean {lower[close[0]]!r}?" if close else ""
-        raise KitError(f"{name} has no column {column!r}{meant or ':'} It has {shorten(map(repr, columns), 20)}.")
+        meant = f" (did you mean {lower[close[0]]!r}?)" if close else ""
+        raise KitError(
+            f"{name} has no column {column!r}{meant}; name one that it has: {shorten(map(repr, columns), 20)}."
+        )
 
 
 def _read_parquet(path: Path, columns: list[str]) -> pd.DataFrame:

@@ -120,8 +120,8 @@ def test_parquet_and_frames(folder):
 @pytest.mark.parametrize(
     ("options", "words"),
     [
-        ({"title": "Nam"}, ["no column 'Nam'; did you mean 'name'?", "'about', 'photo', 'category'"]),
-        ({"id": "zzz"}, ["no column 'zzz': It has 'sku'"]),
+        ({"title": "Nam"}, ["no column 'Nam' (did you mean 'name'?)", "'about', 'photo', 'category'"]),
+        ({"id": "zzz"}, ["no column 'zzz'; name one that it has: 'sku'"]),
         ({"text": ["name"]}, ["'name' is named twice"]),
         ({"text": ["category"]}, ["'category' is named twice", "must not read the label"]),
         ({"id": "category"}, ["'category' is named twice"]),
@@ -230,7 +230,7 @@ def test_classes_are_called_by_their_names(folder, root):
 def test_what_is_gone_or_in_the_way(folder, root):
     out = describe(folder / "items.csv", **TEXT, test=folder / "new.csv", out=root / "mine")
     (folder / "new.csv").unlink()
-    assert f"There is no table {folder / 'new.csv'}; put it back" in refusal(read_challenge, out)
+    assert f"There is no table {folder / 'new.csv'}; check the path" in refusal(read_challenge, out)
     (out / "catalogue.json").write_text("{")
     assert "catalogue.json cannot be read" in refusal(read_challenge, out)
     put(out, "", "X_train.csv")
