@@ -14,7 +14,7 @@ from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
 import pandas as pd
@@ -28,6 +28,7 @@ from kit.data.table import PLAIN_NUMBER, WHOLE_NUMBER, read_delimited
 FILE = "catalogue.json"
 UNKNOWN = {"", "nan", "none", "null", "<na>"}  # what programs write for a label that is not known
 SEVERAL = "|"  # between the images of one cell
+Table: TypeAlias = str | Path | pd.DataFrame  # a path, or a frame in memory
 DESCRIBE = "describe the catalogue again with kit catalogue"
 
 
@@ -60,16 +61,16 @@ class Description:
 
 
 def describe(
-    items,
+    items: Table,
     *,
     label: str,
     title: str = "",
     text: Sequence[str] = (),
     image: Sequence[str] = (),
     id: str = "",
-    test=None,
-    images=None,
-    out=None,
+    test: Table | None = None,
+    images: str | Path | None = None,
+    out: str | Path | None = None,
 ) -> Path:
     """Check a catalogue, write its description into the folder `out`, and return that folder.
 
@@ -80,16 +81,13 @@ def describe(
     if out is None and isinstance(items, pd.DataFrame):
         raise KitError("A frame has no name: pass out= the folder for its description, such as data/mine.")
     folder = resolve(Path("data", Path(items).stem) if out is None else out)
-    if folder.is_dir() and (
-        others := [path.name for path in folder.glob("[XxYy]_*") if path.suffix in (".csv", ".tsv")]
-    ):
+    if others := [path.name for path in folder.glob("[XxYy]_*") if path.suffix in (".csv", ".tsv")]:
         raise KitError(f"{folder} holds files of the challenge ({shorten(others)}); choose another folder for --out.")
-    paths = {}
-    for name, table in {"items": items, "test": test}.items():
-        path = (
-            folder / f"{name}.parquet" if isinstance(table, pd.DataFrame) else None if table is None else resolve(table)
-        )
-        paths[name] = "" if path is None else str(path)
+    tables = {"items": items} if test is None else {"items": items, "test": test}
+    paths = {
+        name: str(folder / f"{name}.parquet" if isinstance(table, pd.DataFrame) else resolve(table))
+        for name, table in tables.items()
+    }
     start = "" if images is None else str(resolve(images))
     description = Description(
         **paths, label=label, title=title, text=tuple(text), image=tuple(image), id=id, images=start
@@ -97,12 +95,11 @@ def describe(
     _check_columns(description)
     if start and not Path(start).is_dir():
         raise KitError(f"{start} is not a folder; give --images the folder in which the images' paths start.")
-    tables = {"items": items, "test": test}
-    read_catalogue(description, tables)
-    for name, table in tables.items():
-        if isinstance(table, pd.DataFrame):
-            texts = _Rows(table, description, [label] if name == "items" else []).texts
-            write_atomically(Path(paths[name]), pd.DataFrame(texts).to_parquet)
+    frames = {name: table for name, table in tables.items() if isinstance(table, pd.DataFrame)}
+    read_catalogue(description, frames)
+    for name, frame in frames.items():
+        texts = _Rows(frame, description, [label] if name == "items" else []).texts
+        write_atomically(Path(paths[name]), pd.DataFrame(texts).to_parquet)
     write_json(folder / FILE, dataclasses.asdict(description))
     return folder
 
@@ -152,7 +149,9 @@ def read_catalogue(description: Description, tables: dict | None = None) -> tupl
     return frames, list(known)
 
 
-def read_rows(table, description: Description, images: Path | None = None, collect: bool = False) -> pd.DataFrame:
+def read_rows(
+    table: Table, description: Description, images: Path | None = None, collect: bool = False
+) -> pd.DataFrame:
     """Return a table's rows, read with the columns of a description: `id`, `key`, `title`, `description`,
     `image_paths`, `image_path`, `picture`.
 
@@ -171,7 +170,7 @@ def read_rows(table, description: Description, images: Path | None = None, colle
 class _Rows:
     """The texts of a table's columns, and how to name its rows in a sentence."""
 
-    def __init__(self, table, description: Description, more: list[str]):
+    def __init__(self, table: Table, description: Description, more: list[str]):
         self.description = description
         self.path = None if isinstance(table, pd.DataFrame) else Path(table)
         self.name = "the frame" if self.path is None else self.path.name
@@ -181,7 +180,8 @@ class _Rows:
         if self.path is not None and not self.path.is_file():
             raise KitError(f"There is no table {self.path}; check the path, or if it has moved, {DESCRIBE}.")
         if self.path is None or self.path.suffix.lower() in (".parquet", ".pq"):
-            frame = table.rename(columns=str) if self.path is None else _read_parquet(self.path, columns)
+            frame: Any = table if self.path is None else _read_parquet(self.path, columns)
+            frame = frame.rename(columns=str)
             require_columns(self.name, frame.columns, columns)
             self.texts = {name: _as_texts(frame[name], name, self) for name in columns}
             self.places = [f"row {number}" for number in range(1, len(frame) + 1)]
