@@ -8,7 +8,7 @@ notebook_parameters what a notebook's parameters cell says
 metrics             macro-F1 and its uncertainty
 predictions         files of probabilities
 runs                run folders, the contract between all steps
-data                items, before any model: the challenge's files, texts, images, duplicates, folds, batches
+data                items, before any model: challenges, own catalogues, texts, images, duplicates, folds, batches
 submission          the files that the two boards take, and their check
 models              equations, heads, backbones
 training            how a run is made

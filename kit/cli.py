@@ -3,10 +3,13 @@
 import argparse
 import sys
 from pathlib import Path
+from typing import Any
 
 from kit.analysis.board import board, show, tell_board, tell_comparison
 from kit.core.console import accept_any_character
 from kit.core.exceptions import KitError
+from kit.data.catalogue import describe
+from kit.data.challenge import summarise
 from kit.studies.pipeline import add_options, run_notebook, run_study
 from kit.studies.report import write_report
 from kit.submission import check_file
@@ -22,6 +25,18 @@ def parser() -> argparse.ArgumentParser:
     run.add_argument("notebook", help="its name, such as 03_train")
     run.add_argument("-p", nargs=2, action="append", default=[], metavar=("NAME", "VALUE"), help="a parameter")
     run.set_defaults(action=_run)
+
+    own = commands.add_parser("catalogue", help="describe a table of your own, which is then read in place")
+    own.add_argument("items", type=Path, help="CSV, TSV or Parquet file with one labelled item per row")
+    own.add_argument("--label", required=True, help="column of the classes to learn")
+    own.add_argument("--title", default="", help="column of the items' names")
+    own.add_argument("--text", type=_names, default=[], help="further columns of text, comma-separated")
+    own.add_argument("--image", type=_names, default=[], help="columns of image paths, comma-separated")
+    own.add_argument("--id", default="", help="column of your own ids (default: the number of the row)")
+    own.add_argument("--test", type=Path, help="table of the items to predict, with the same columns but the label")
+    own.add_argument("--images", type=Path, help="folder in which the image paths start (default: of the table)")
+    own.add_argument("--out", type=Path, help="folder for the description (default: data/NAME of the table)")
+    own.set_defaults(action=_catalogue)
 
     paper = commands.add_parser("paper", help="run a whole study: every notebook in turn, then the report")
     add_options(paper)
@@ -56,6 +71,17 @@ def parser() -> argparse.ArgumentParser:
 
 def _run(options: argparse.Namespace) -> None:
     print(f"Executed notebook: {run_notebook(options.notebook, options.p)}")
+
+
+def _names(text: str) -> list[str]:
+    return [name.strip() for name in text.split(",") if name.strip()]
+
+
+def _catalogue(options: argparse.Namespace) -> None:  # in a shell, a relative path starts at the working directory
+    values: dict[str, Any] = {
+        k: v.absolute() if isinstance(v, Path) else v for k, v in vars(options).items() if k != "action"
+    }
+    print(summarise(describe(values.pop("items"), **values)))
 
 
 def _check(options: argparse.Namespace) -> None:  # in a shell, a relative path starts at the working directory

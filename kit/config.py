@@ -126,7 +126,7 @@ class TrainConfig:
     Raise KitError if a value is invalid.
     """
 
-    data: str = "data/shop"  # challenge folder, either edition
+    data: str = "data/shop"  # challenge folder of either edition, or a catalogue of your own
     text: str = "camembert"  # text backbone: camembert, flaubert, mbert, e5_small, minilm, a hub name or a directory
     image: str = "resnet152"  # image backbone: resnet152, resnext101_32x8d, efficientnet_lite0/1/2, timm name or folder
     recipe: Annotated[str, RECIPES] = "paper"  # sets every parameter that is not given

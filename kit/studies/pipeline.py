@@ -255,7 +255,7 @@ def _value(text: str, kind: type | None):
 def add_options(parser: argparse.ArgumentParser) -> None:
     """Add the options of `run_study` to a parser."""
     parser.add_argument("--study", default="paper", help="the study's name: its folder is runs/<study>")
-    parser.add_argument("--data", default=TrainConfig.data, help="challenge folder, either edition")
+    parser.add_argument("--data", default=TrainConfig.data, help="challenge folder of either edition, or a catalogue")
     parser.add_argument("--texts", default="camembert,flaubert,mbert", help="text backbones, separated by commas")
     parser.add_argument("--images", default="resnet152,resnext101_32x8d", help="image backbones, separated by commas")
     parser.add_argument("--recipe", default=TrainConfig.recipe, help="paper or demo")

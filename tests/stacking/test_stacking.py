@@ -342,7 +342,7 @@ def test_the_ensemble_is_a_run_whose_submission_is_valid(tiny_data, root):
     run = stack(ensemble_config(names, "all 2", study="tiny"))
     assert run.name == "tiny-ensemble-all_2-best" and run.config.data == str(tiny_data)
     frame, codes, values = run.predictions("oof")
-    assert frame.columns.tolist() == ["id", "label", "fold", "group"] and codes == challenge.classes
+    assert frame.columns.tolist() == ["id", "label", "fold", "group", "fingerprint"] and codes == challenge.classes
     assert frame["fold"].tolist() == k_folds(y, 3).tolist()
     assert np.allclose(values.sum(1), 1, atol=1e-5)
     assert run.predictions("test")[0].columns.tolist() == ["id", "split", "fold", "fingerprint"]
