@@ -13,6 +13,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.utils.flop_counter import FlopCounterMode
 
 from kit.core.exceptions import KitError
 from kit.models.e5 import e5_model
@@ -260,6 +261,17 @@ def load_text(name: str, pretrained: bool = True) -> TextBackbone:
         missing = ", ".join(sorted(report["missing_keys"])[:3])
         raise KitError(f"The weights of the text backbone {name!r} lack {missing}: {source} holds another model.")
     return TextBackbone(model)
+
+
+def text_operations(name: str, tokens: int) -> int:
+    """Return the floating-point operations of one forward pass over `tokens` tokens; no weights are needed."""
+    from transformers import AutoModel
+
+    spec = TEXT.get(name)
+    config: Any = _text_config(local_directory(name) or name, None) if spec is None else _text_config("", spec)
+    with torch.device("meta"), torch.no_grad(), FlopCounterMode(display=False) as counter:
+        AutoModel.from_config(config).eval()(input_ids=torch.zeros(1, tokens, dtype=torch.long))
+    return counter.get_total_flops()
 
 
 def _text_config(source: str | Path, spec: TextSpec | None):
