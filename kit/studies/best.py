@@ -90,12 +90,12 @@ class Ladder:
         first, *others = rungs(study, values, pairs, seeds)
         if not read_challenge(values["data"], False, False, images="ignore").test:
             raise KitError(f"{values['data']} has no test file, so there is nothing to submit; add it to the folder.")
-        configs = [config for rung in (first, *others) for config in rung.configs]
-        require_settings(configs)
+        self.configs = [config for rung in (first, *others) for config in rung.configs]
+        require_settings(self.configs)
         frames = read_items(first.configs[0])[1]
-        require_data(frames, configs)
+        require_data(frames, self.configs)
         self.items = len(frames["train"]), len(frames["test"])
-        self.cannot = missing_backbones(configs)
+        self.cannot = missing_backbones(self.configs)
         able = [replace(rung, configs=[c for c in rung.configs if c.run not in self.cannot]) for rung in others]
         able = [rung for rung in able if rung.configs]
         self.rungs = [first, *sorted(able, key=lambda rung: -rung.gain / self.duration(rung.configs)[0])]
@@ -156,7 +156,7 @@ class Ladder:
 
     def submit(self, label: str) -> Run:
         """Stack all finished members, write the submission and print a line about it."""
-        names = [config.run for rung in self.rungs for config in rung.configs if is_done(config)]
+        names = [config.run for config in self.configs if is_done(config)]  # the rungs' order may change
         run = open_run(names[0])
         if len(names) > 1:
             run = stack(replace(ensemble_config(names, "members", self.study), run=self.study))
