@@ -9,7 +9,7 @@ two cores most of an hour.
 fine-tuning on a GPU: CamemBERT × ViT-B at 224 px, three steps in each of two epochs, and their soup. Minutes.
 
 `python benchmarks/rehearsal.py best` trains the first model of the recipes `night` and `kaggle` at true size for a few
-steps of one item each, without what needs a GPU (half precision, compile). Ten minutes, and 8 GB of memory.
+steps of one item each, without what needs a GPU (half precision, compile). Six minutes, and 8 GB of memory.
 """
 
 import os
@@ -17,6 +17,8 @@ import platform
 import resource
 import subprocess
 import sys
+import threading
+import time
 from contextlib import suppress
 from pathlib import Path
 
@@ -58,7 +60,7 @@ FIELDS = {
     "keep": "soup",
 }
 BEST = {"pretrained": False, "limit": 54, "folds": 1, "val_share": 0.5, "batch_size": 1, "accumulate": 1}
-BEST |= {"compile": False, "precision": "no", "max_minutes": 5, "save_steps": 0, "split": "random"}
+BEST |= {"compile": False, "precision": "no", "max_minutes": 3, "save_steps": 0, "split": "random"}
 
 
 def main() -> None:
@@ -93,11 +95,23 @@ def rehearse_best() -> None:
         text, image = PAIRS[recipe][0]
         name = f"{STUDY}-{recipe}"
         run = prepare_run(train_config(data=str(FOLDER), run=name, recipe=recipe, text=text, image=image, **BEST), True)
+        steps: dict[int, float] = {}  # when each was seen first: so few are no pace that the run reports itself
+        ended = threading.Event()
+
+        def follow(run=run, steps=steps, ended=ended) -> None:
+            while not ended.wait(0.2):
+                steps.setdefault(read_status(run).get("step", 0), time.monotonic())
+
+        thread = threading.Thread(target=follow)
+        thread.start()
         with suppress(KitError):  # it is stopped after max_minutes
             launch([run])
-        status, config = read_status(run), run.config
+        ended.set()
+        thread.join()
+        (_, first), *_, (last, end) = [(step, seen) for step, seen in sorted(steps.items()) if step]
+        config = run.config
         row = {"recipe": recipe, "text": text, "image": image, "pixels": config.image_size, "tokens": config.max_tokens}
-        row |= {"steps": status.get("done"), "s a step of 1": round(status.get("seconds_per_step", 0), 1)}
+        row |= {"steps": last, "s a step of 1": round((end - first) / (last - 1), 1)}
         rows.append(row | {"peak GB": round(resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss / 2**20, 1)})
         print((run.folder / "train.log").read_text(encoding="utf-8").replace(str(root()), "."))
     text = (

@@ -192,7 +192,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     """Add the options of `run_ladder` to a parser."""
     parser.add_argument("--study", default="best", help="the study's name: its stack is the run of that name")
     parser.add_argument("--data", default=TrainConfig.data, help="challenge folder, either edition")
-    parser.add_argument("--recipe", default="laptop", help=f"{', '.join(RECIPES)}")
+    parser.add_argument("--recipe", default="laptop", help=", ".join(RECIPES))
     parser.add_argument("--texts", default="", help="text backbones, separated by commas (default: the recipe's)")
     parser.add_argument("--images", default="", help="image backbones, each beside the text backbone in its place")
     parser.add_argument("--seeds", type=int, default=2, help="trainings per pair of backbones")

@@ -23,7 +23,7 @@ import papermill
 import psutil
 from papermill.exceptions import PapermillExecutionError
 
-from kit.config import NAMES, EnsembleConfig, TrainConfig, check_type
+from kit.config import NAMES, RECIPES, EnsembleConfig, TrainConfig, check_type
 from kit.core.exceptions import KitError
 from kit.core.files import write_json
 from kit.core.machine import available_threads
@@ -266,7 +266,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--data", default=TrainConfig.data, help="challenge folder, either edition")
     parser.add_argument("--texts", default="camembert,flaubert,mbert", help="text backbones, separated by commas")
     parser.add_argument("--images", default="resnet152,resnext101_32x8d", help="image backbones, separated by commas")
-    parser.add_argument("--recipe", default=TrainConfig.recipe, help="paper or demo")
+    parser.add_argument("--recipe", default=TrainConfig.recipe, help=", ".join(RECIPES))
     parser.add_argument("--seeds", type=int, default=1, help="number of seeds per ablation")
     parser.add_argument(
         "--matched",
