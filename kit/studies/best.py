@@ -13,7 +13,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 
-from kit.config import PAIRS, RECIPES, TrainConfig, bounded_name, check_name, short_names, train_config
+from kit.config import PAIRS, RECIPES, SYSTEMS, TrainConfig, bounded_name, check_name, short_names, train_config
 from kit.core.exceptions import KitError
 from kit.core.paths import submissions_folder
 from kit.data.challenge import read_challenge
@@ -22,7 +22,7 @@ from kit.runs import Run, open_run, prepare_run
 from kit.stacking.ensemble import ensemble_config, stack
 from kit.studies.choice import choose, expectation
 from kit.studies.estimates import from_summary
-from kit.studies.pace import duration
+from kit.studies.pace import duration, items_per_fold
 from kit.studies.pipeline import read_fields
 from kit.studies.plan import is_done, missing_backbones, require_data, require_settings
 from kit.submission import read_predictions, write_submission
@@ -60,19 +60,24 @@ def rungs(study: str, values: dict, pairs: list[tuple[str, str]], seeds: int) ->
     check_name(study)
     if seeds < 0:
         raise KitError(f"seeds={seeds} is too small: it must be at least 0.")
-    texts, images = (short_names(dict.fromkeys(pair[side] for pair in pairs)) for side in (0, 1))
+    short = [short_names(dict.fromkeys(pair[side] for pair in pairs)) for side in (0, 1)]
 
-    def config(label: str, text: str, image: str, **changes) -> TrainConfig:
-        run = bounded_name(f"{study}-{label}")
-        return train_config(**values | {"study": study, "text": text, "image": image, "run": run} | changes)
+    def config(system: str, pair: tuple[str, str], **changes) -> TrainConfig:
+        """Return a run's configuration; its name has the backbones that it reads."""
+        names = {"text": short[0][pair[0]], "image": short[1][pair[1]]}
+        label = "-".join([system, *(names[side] for side in SYSTEMS[system]), *map(str, changes.values())])
+        run = {"study": study, "run": bounded_name(f"{study}-{label}"), "system": system}
+        return train_config(**values | run | {"text": pair[0], "image": pair[1]} | changes)
 
-    ladder = [Rung("tfidf", [config("tfidf", *pairs[0], system="tfidf")], 0.0)]
-    for place, (text, image) in enumerate(pairs):
-        names = f"{texts[text]}-{images[image]}"
-        light = [config(f"{system}-{names}", text, image, system=system) for system in LIGHT]
+    ladder, seen = [Rung("tfidf", [config("tfidf", pairs[0])], 0.0)], set[str]()
+    for place, pair in enumerate(pairs):
+        names = f"{short[0][pair[0]]} × {short[1][pair[1]]}"
+        light = [config(system, pair) for system in LIGHT]
+        light = [one for one in light if one.run not in seen]  # another pair may have the same text or image
+        seen |= {one.run for one in light}
         ladder.append(Rung(f"light {names}", light, GAINS["more light" if place else "light"]))
         for number in range(seeds):
-            training = config(f"{names}-s{number}", text, image, seed=values.get("seed", 0) + number)
+            training = config("coattention", pair, seed=values.get("seed", 0) + number)
             kind = "frozen" if training.frozen == training.sides else "fine-tuned"
             gain = GAINS[kind] * AGAIN ** (place + 2 * number)
             ladder.append(Rung(f"co-attention {names}, seed {training.seed}", [training], gain))
@@ -115,7 +120,7 @@ class Ladder:
             if rung.todo:
                 seconds, measured = self.duration(rung.todo)
                 total += seconds
-                steps = sum(c.steps(self.items[0] * max(c.folds - 1, 1) // max(c.folds, 1)) for c in rung.todo)
+                steps = sum(config.steps(items_per_fold(config, self.items[0])) for config in rung.todo)
                 state = f"{steps:,} steps, " * bool(steps) + _time(seconds) + " (estimated)" * (not measured)
             print(f"  {place:>2}  {rung.name:<60} {state}")
         for reason in dict.fromkeys(self.cannot.values()):
@@ -207,7 +212,8 @@ def run_ladder(options: argparse.Namespace) -> int:
     texts, images = ([name for name in names.split(",") if name] for names in (options.texts, options.images))
     usual = PAIRS[options.recipe]
     texts, images = texts or [text for text, _ in usual], images or [image for _, image in usual]
-    pairs = [(texts[i % len(texts)], images[i % len(images)]) for i in range(max(len(texts), len(images)))]
+    count = max(len(texts), len(images))
+    pairs = [*dict.fromkeys((texts[i % len(texts)], images[i % len(images)]) for i in range(count))]
     ladder = Ladder(options.study, values, pairs, options.seeds)
     ladder.tell()
     try:

@@ -43,7 +43,7 @@ def duration(configs: list[TrainConfig], learned: int, predicted: int) -> tuple[
     computed: set[tuple] = set()
     for config in configs:
         light = config.system in LIGHT
-        amount = learned if light else config.steps(_per_fold(config, learned))
+        amount = learned if light else config.steps(items_per_fold(config, learned))
         if known := paces.get(_kind(config)):
             seconds += known * amount
             continue
@@ -65,7 +65,8 @@ def duration(configs: list[TrainConfig], learned: int, predicted: int) -> tuple[
     return seconds, measured
 
 
-def _per_fold(config: TrainConfig, items: int) -> int:
+def items_per_fold(config: TrainConfig, items: int) -> int:
+    """Return how many of the training items each of the run's models learns from."""
     return round(items * (1 - (1 / config.folds if config.folds > 1 else config.val_share)))
 
 
