@@ -90,12 +90,14 @@ class Ladder:
     Raise KitError if there is nothing to submit, or if existing runs were made with other settings or data.
     """
 
-    def __init__(self, study: str, values: dict, pairs: list[tuple[str, str]], seeds: int):
+    def __init__(self, study: str, values: dict, pairs: list[tuple[str, str]], seeds: int, again: bool):
         self.study, self.started = study, time.monotonic()
         first, *others = rungs(study, values, pairs, seeds)
         if not read_challenge(values["data"], False, False, images="ignore").test:
             raise KitError(f"{values['data']} has no test file, so there is nothing to submit; add it to the folder.")
         self.configs = [config for rung in (first, *others) for config in rung.configs]
+        for config in self.configs if again else []:
+            prepare_run(config, again)
         require_settings(self.configs)
         frames = read_items(first.configs[0])[1]
         require_data(frames, self.configs)
@@ -202,19 +204,22 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--images", default="", help="image backbones, each beside the text backbone in its place")
     parser.add_argument("--seeds", type=int, default=2, help="trainings per pair of backbones")
     parser.add_argument("--max-minutes", type=float, help="end after so many minutes; the first rung is always made")
-    parser.add_argument("-p", nargs=2, action="append", default=[], metavar=("FIELD", "VALUE"), help="of every run")
+    parser.add_argument(
+        "-p", nargs=2, action="append", default=[], metavar=("FIELD", "VALUE"), help="a field of every run, or again"
+    )
 
 
 def run_ladder(options: argparse.Namespace) -> int:
     """Climb the ladder as `add_options` describes it; return the exit status."""
-    values = read_fields(options.p) | {"data": options.data, "recipe": options.recipe}
+    values = read_fields(options.p, again=bool) | {"data": options.data, "recipe": options.recipe}
+    again = values.pop("again", False)
     train_config(**values)  # refuses an unknown recipe
     texts, images = ([name for name in names.split(",") if name] for names in (options.texts, options.images))
     usual = PAIRS[options.recipe]
     texts, images = texts or [text for text, _ in usual], images or [image for _, image in usual]
     count = max(len(texts), len(images))
     pairs = [*dict.fromkeys((texts[i % len(texts)], images[i % len(images)]) for i in range(count))]
-    ladder = Ladder(options.study, values, pairs, options.seeds)
+    ladder = Ladder(options.study, values, pairs, options.seeds, again)
     ladder.tell()
     try:
         failed = ladder.climb(options.max_minutes)

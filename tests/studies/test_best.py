@@ -88,6 +88,8 @@ def test_a_lost_submission_is_written_again(climb):
     climb("--max-minutes", "0")
     climb.check()
     assert climb.trained == ["best-tfidf"]
+    climb("--max-minutes", "0", "-p", "again", "True")
+    assert climb.trained == ["best-tfidf"] * 2
 
 
 def test_without_time_the_text_alone_is_submitted(climb, capsys):
