@@ -105,7 +105,7 @@ class Ladder:
         self.cannot = missing_backbones(self.configs)
         able = [replace(rung, configs=[c for c in rung.configs if c.run not in self.cannot]) for rung in others]
         able = [rung for rung in able if rung.configs]
-        self.rungs = [first, *sorted(able, key=lambda rung: -rung.gain / self.duration(rung.configs)[0])]
+        self.rungs = [first, *sorted(able, key=lambda rung: -rung.gain / max(self.duration(rung.configs)[0], 1))]
 
     def duration(self, configs: list[TrainConfig]) -> tuple[float, bool]:
         return duration(configs, *self.items)

@@ -44,7 +44,7 @@ def duration(configs: list[TrainConfig], learned: int, predicted: int) -> tuple[
     for config in configs:
         light = config.system in LIGHT
         amount = learned if light else config.steps(items_per_fold(config, learned))
-        if known := paces.get(_kind(config)):
+        if (known := paces.get(_kind(config))) is not None:
             seconds += known * amount
             continue
         seconds, measured = seconds + (0 if computed else START), False
@@ -89,7 +89,7 @@ def _paces() -> dict[tuple, float]:
                 pace = summary["seconds"] / summary["items"]["oof"] if light else summary.get("step_seconds", pace)
         except (KitError, KeyError):  # another version's
             continue
-        if pace:
+        if pace is not None:
             paces[_kind(config)] = pace
     return paces
 
