@@ -18,7 +18,7 @@ export OMP_WAIT_POLICY ?= PASSIVE
 export TOKENIZERS_PARALLELISM ?= false
 
 .DEFAULT_GOAL := help
-.PHONY: help demo paper report test test-slow bench bench-full lint audit format notebooks clean
+.PHONY: help demo paper best report test test-slow bench bench-full lint audit format notebooks clean
 
 help:  ## list the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-10s %s\n", $$1, $$2}'
@@ -38,6 +38,14 @@ demo: $(READY)  ## every step of the paper on the shipped catalogue: no download
 paper: $(READY)  ## the same on your data: make paper DATA=dir TEXTS=a,b IMAGES=c,d RECIPE=paper OPTIONS="-p folds 5"
 	$(BIN)/python -m kit paper --study "$(STUDY)" --data "$(DATA)" --texts "$(TEXTS)" --images "$(IMAGES)" \
 	  --recipe "$(RECIPE)" --seeds $(SEEDS) --jobs $(JOBS) $(OPTIONS)
+
+best: STUDY = best
+best: RECIPE = laptop
+best: TEXTS =
+best: IMAGES =
+best: $(READY)  ## the best submission that the time allows: make best DATA=dir RECIPE=night OPTIONS="--max-minutes 540"
+	$(BIN)/python -m kit best --study "$(STUDY)" --data "$(DATA)" --recipe "$(RECIPE)" --texts "$(TEXTS)" \
+	  --images "$(IMAGES)" $(OPTIONS)
 
 report: $(READY)  ## a study's report again, from its run folders: make report STUDY=demo
 	$(BIN)/python -m kit report "$(STUDY)"

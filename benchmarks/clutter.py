@@ -23,6 +23,7 @@ import numpy as np
 import pandas as pd
 from PIL import Image
 
+from kit.analysis.estimates import Answers, Estimate, estimate
 from kit.analysis.plots import plt
 from kit.config import TrainConfig, train_config
 from kit.core.exceptions import KitError
@@ -33,7 +34,6 @@ from kit.data.images import read_image
 from kit.data.items import read_items
 from kit.metrics import bootstrap_macro_f1, macro_f1
 from kit.runs import TrainingRun, prepare_run
-from kit.studies.estimates import Answers, Estimate, estimate
 from kit.studies.report import read_answers
 from kit.training.launch import launch
 

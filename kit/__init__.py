@@ -8,14 +8,14 @@ notebook_parameters what a notebook's parameters cell says
 metrics             macro-F1 and its uncertainty
 predictions         files of probabilities
 runs                run folders, the contract between all steps
-data                items, before any model: the challenge's files, texts, images, duplicates, folds, batches
+data                items, before any model: challenges, own catalogues, texts, images, duplicates, folds, batches
 submission          the files that the two boards take, and their check
 models              equations, heads, backbones
 training            how a run is made
 train               the command that trains: accelerate launch -m kit.train
 stacking            ensembles of finished runs
 analysis            what a finished run says
-studies             the reproduction: which runs answer the paper, its numbers, tables, report and pipeline
+studies             the reproduction: which runs answer the paper, its numbers, tables, report, pipeline; best
 working_copies      copies of the notebooks to work in, and Jupyter on them
 cli                 the command kit
 __main__            the same as python -m kit

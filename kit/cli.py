@@ -3,10 +3,14 @@
 import argparse
 import sys
 from pathlib import Path
+from typing import Any
 
+from kit.analysis.board import board, show, tell_board, tell_comparison
 from kit.core.console import accept_any_character
 from kit.core.exceptions import KitError
-from kit.runs import list_runs
+from kit.data.catalogue import describe
+from kit.data.challenge import summarise
+from kit.studies import best
 from kit.studies.pipeline import add_options, run_notebook, run_study
 from kit.studies.report import write_report
 from kit.submission import check_file
@@ -23,16 +27,41 @@ def parser() -> argparse.ArgumentParser:
     run.add_argument("-p", nargs=2, action="append", default=[], metavar=("NAME", "VALUE"), help="a parameter")
     run.set_defaults(action=_run)
 
+    own = commands.add_parser("catalogue", help="describe a table of your own, which is then read in place")
+    own.add_argument("items", type=Path, help="CSV, TSV or Parquet file with one labelled item per row")
+    own.add_argument("--label", required=True, help="column of the classes to learn")
+    own.add_argument("--title", default="", help="column of the items' names")
+    own.add_argument("--text", type=_names, default=[], help="further columns of text, comma-separated")
+    own.add_argument("--image", type=_names, default=[], help="columns of image paths, comma-separated")
+    own.add_argument("--id", default="", help="column of your own ids (default: the number of the row)")
+    own.add_argument("--test", type=Path, help="table of the items to predict, with the same columns but the label")
+    own.add_argument("--images", type=Path, help="folder in which the image paths start (default: of the table)")
+    own.add_argument("--out", type=Path, help="folder for the description (default: data/NAME of the table)")
+    own.set_defaults(action=_catalogue)
+
     paper = commands.add_parser("paper", help="run a whole study: every notebook in turn, then the report")
     add_options(paper)
     paper.set_defaults(action=run_study)
 
-    report = commands.add_parser("report", help="write a study's report again")
+    ladder = commands.add_parser("best", help="the best submission that the time allows, one member after the other")
+    best.add_options(ladder)
+    ladder.set_defaults(action=best.run_ladder)
+
+    report = commands.add_parser("report", help="write a study's report again, with its notebooks as a static site")
     report.add_argument("study", help="name of the study")
     report.set_defaults(action=lambda options: print(write_report(options.study)))
 
-    runs = commands.add_parser("runs", help="list the finished runs with their scores")
-    runs.set_defaults(action=lambda options: print(*(list_runs() or ("There is no finished run yet.",)), sep="\n"))
+    runs = commands.add_parser("runs", help="list all runs with their scores and states; show one; compare two")
+    runs.set_defaults(action=lambda options: print(tell_board(board())))
+    about = runs.add_subparsers(metavar="COMMAND")
+    one = about.add_parser("show", help="show one run: differences from its recipe, scores, worst classes, files")
+    one.add_argument("name", help="name of the run")
+    one.set_defaults(action=lambda options: print(show(options.name)))
+    two = about.add_parser("compare", help="compare two runs on the same items: difference, and the items that flip")
+    two.add_argument("first", metavar="A", help="name of a finished run")
+    two.add_argument("second", metavar="B", help="name of another")
+    two.add_argument("--all", action="store_true", help="list all items that flip")
+    two.set_defaults(action=lambda options: print(tell_comparison(options.first, options.second, options.all)))
 
     check = commands.add_parser("check", help="say whether a submission file is valid")
     check.add_argument("file", type=Path, help="the file to check")
@@ -47,6 +76,17 @@ def parser() -> argparse.ArgumentParser:
 
 def _run(options: argparse.Namespace) -> None:
     print(f"Executed notebook: {run_notebook(options.notebook, options.p)}")
+
+
+def _names(text: str) -> list[str]:
+    return [name.strip() for name in text.split(",") if name.strip()]
+
+
+def _catalogue(options: argparse.Namespace) -> None:  # in a shell, a relative path starts at the working directory
+    values: dict[str, Any] = {
+        k: v.absolute() if isinstance(v, Path) else v for k, v in vars(options).items() if k != "action"
+    }
+    print(summarise(describe(values.pop("items"), **values)))
 
 
 def _check(options: argparse.Namespace) -> None:  # in a shell, a relative path starts at the working directory

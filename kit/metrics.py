@@ -26,6 +26,13 @@ def macro_f1(true: np.ndarray, predicted: np.ndarray) -> float:
     return float(np.nanmean(f1_per_class(confusion(true, predicted, classes))))
 
 
+def weighted_f1(true: np.ndarray, predicted: np.ndarray) -> float:
+    """Return the mean F1 over the true classes, each weighted by its number of items, as in scikit-learn."""
+    (true, predicted), classes = _positions(true, predicted)
+    counts = confusion(true, predicted, classes)
+    return float(np.average(f1_per_class(counts), weights=counts.sum(1)))
+
+
 def bootstrap_macro_f1(
     true: np.ndarray, predicted: np.ndarray, other: np.ndarray | None = None, samples: int = 1000, seed: int = 0
 ) -> tuple[float, float]:
@@ -58,6 +65,14 @@ def bootstrap_macro_f1(
         reflected = odds**2 / np.array(ends)
         low, high = np.clip((reflected * (1 + half) - half) / (reflected + 1), 0, 1)
     return float(min(low, estimate)), float(max(high, estimate))
+
+
+def bootstrap_mean(values: np.ndarray, samples: int = 2000, seed: int = 0) -> tuple[float, float]:
+    """Return the 95 % bootstrap interval of the mean of `values` `[N]`: the percentiles of resampled means."""
+    random = np.random.default_rng(seed)
+    means = [values[random.integers(0, len(values), len(values))].mean() for _ in range(samples)]
+    low, high = np.percentile(means, [2.5, 97.5])
+    return float(low), float(high)
 
 
 def _positions(*labels: np.ndarray) -> tuple[list[np.ndarray], int]:

@@ -14,8 +14,9 @@ from kit.core.exceptions import KitError, shorten
 from kit.core.files import TRAIN_AGAIN
 
 PROBABILITY = re.compile(r"p_(-?[0-9]+)")  # the column of a class
-# hashes of a test item: of its texts and ids (`kit.data.challenge`), and of its image file's contents ("" if not read)
-FINGERPRINTS = ("fingerprint", "image_fingerprint")
+# hashes of an item: of its texts and ids, and in a catalogue of all labels (`kit.data.challenge`), and of its image
+# file's contents ("" if not read)
+FINGERPRINTS = ("fingerprint", "class_fingerprint", "image_fingerprint")
 
 
 def probabilities(codes: list[int], values: np.ndarray) -> pd.DataFrame:

@@ -5,7 +5,7 @@ runs/<name>/ contains
 config.json                the configuration
 metrics.csv                one row per epoch and fold
 oof.parquet                each validation item, predicted by a model that did not learn from it: `id`, `label`, `fold`,
-                           `group` (grouped split only), one `p_<code>` per class
+                           `group` (grouped split only), FINGERPRINTS, one `p_<code>` per class
 test.parquet               each test item once per fold: `id`, `split`, `fold`, FINGERPRINTS, one `p_<code>` per class
 model-<fold>.safetensors   the trained weights
 blank.csv                  items without a readable image
@@ -172,7 +172,7 @@ class Run:
         """
         self.still_there()
         frame, values = oof
-        known = [name for name in ("id", "label", "fold", "group") if name in frame]
+        known = [name for name in ("id", "label", "fold", "group", *FINGERPRINTS) if name in frame]
         self._write("oof", frame[known].reset_index(drop=True), values, codes)
         test_frame, folds = test
         known = test_frame[[name for name in FINGERPRINTS if name in test_frame]]

@@ -1,4 +1,4 @@
-"""Write a run's test predictions as the files that the two boards accept, and check such files."""
+"""Write a run's test predictions as the files that the boards, or the owner of a catalogue, take; check such files."""
 
 import codecs
 import csv
@@ -7,6 +7,7 @@ import os
 import warnings
 from contextlib import suppress
 from pathlib import Path
+from typing import NamedTuple
 
 import pandas as pd
 
@@ -14,21 +15,36 @@ from kit.core.cache import content_hashes
 from kit.core.exceptions import KitError, shorten
 from kit.core.files import TRAIN_AGAIN
 from kit.core.paths import resolve, submissions_folder
-from kit.data.challenge import Challenge, read_challenge, read_test_ids
+from kit.data.challenge import Challenge, read_challenge, read_test_keys
+from kit.data.items import changed_items
 from kit.data.table import check_separator, read_text
 from kit.predictions import FINGERPRINTS, mean_over_folds, predicted_items, read_probabilities
 from kit.runs import Run, open_run
 
-# header in the file → our column
-COLUMNS = {
-    "challengedata": {"": "id", "prdtypecode": "label"},
-    "sigir": {"Integer_id": "id", "Image_id": "image_id", "Product_id": "product_id", "Prdtypecode": "label"},
-}
+
+class Format(NamedTuple):
+    """What the files with predictions for a challenge look like."""
+
+    files: dict[str, str]  # split → file name: the sigir board requires it, otherwise any is accepted
+    columns: dict[str, str]  # header in the file → our column, the first identifies an item
+    sep: str
+    label: str  # what a label is called in a sentence
+    written: dict[int, str]  # code → what stands for it in the file
 
 
-def file_name(edition: str, split: str) -> str:
-    """Return the file name of a submission: the sigir board requires it, challengedata accepts any."""
-    return f"y_test_{split}_pred.tsv" if edition == "sigir" else "y_test_pred.csv"
+def format_of(challenge: Challenge) -> Format:
+    """Return the format in which the challenge's board, or the owner of a catalogue, wants predictions."""
+    if (own := challenge.description) is not None:
+        columns = {own.key: "key", own.label: "label"}
+        return Format(dict.fromkeys(challenge.test, "predictions.csv"), columns, ",", "label", challenge.names)
+    codes = {code: str(code) for code in challenge.classes}
+    if challenge.edition == "sigir":
+        files = {split: f"y_test_{split}_pred.tsv" for split in challenge.test}
+        columns = {"Integer_id": "id", "Image_id": "image_id", "Product_id": "product_id", "Prdtypecode": "label"}
+        return Format(files, columns, "\t", "code", codes)
+    return Format(
+        dict.fromkeys(challenge.test, "y_test_pred.csv"), {"": "id", "prdtypecode": "label"}, ",", "code", codes
+    )
 
 
 def read_predictions(path) -> pd.DataFrame:
@@ -77,7 +93,7 @@ def write_submission(predictions: pd.DataFrame, challenge: Challenge, out_dir, s
     texts = {}
     for name in splits if split is None else [split]:
         rows = predictions[predictions["split"] == name] if named else predictions
-        texts[file_name(challenge.edition, name)] = name, _as_text(rows, challenge, name)
+        texts[format_of(challenge).files[name]] = name, _as_text(rows, challenge, name)
     out, written = resolve(out_dir), {}
     try:
         out.mkdir(parents=True, exist_ok=True)
@@ -98,7 +114,7 @@ def write_submission(predictions: pd.DataFrame, challenge: Challenge, out_dir, s
 
 def _as_text(rows: pd.DataFrame, challenge: Challenge, split: str) -> str:
     test, subject = challenge.test[split], f"the predictions of {split!r}"
-    columns = COLUMNS[challenge.edition]
+    _, columns, sep, _, written = format_of(challenge)
     if rows["id"].duplicated().any():
         raise KitError(
             f"{subject} repeat id {shorten(rows['id'][rows['id'].duplicated()].unique())}; keep one row of each."
@@ -110,10 +126,10 @@ def _as_text(rows: pd.DataFrame, challenge: Challenge, split: str) -> str:
             f"{subject} give id {wrong['id'].iloc[0]} the code {wrong['label'].iloc[0]}, "
             f"which training does not have; predict one of {shorten(challenge.classes, 3)}."
         )
-    labels = rows.set_index("id")["label"].loc[test["id"]].astype("int64").to_numpy()
-    table = test.assign(label=labels)[list(columns.values())]
+    labels = rows.set_index("id")["label"].loc[test["id"]].astype("int64")
+    table = test.assign(label=[written[code] for code in labels])[list(columns.values())]
     table.columns = list(columns)
-    return table.to_csv(index=False, sep="\t" if challenge.edition == "sigir" else ",", lineterminator="\n")
+    return table.to_csv(index=False, sep=sep, lineterminator="\n")
 
 
 def _require_same_products(rows: pd.DataFrame, test: pd.DataFrame, subject: str) -> None:
@@ -121,13 +137,20 @@ def _require_same_products(rows: pd.DataFrame, test: pd.DataFrame, subject: str)
 
     If a product's image was blank, or is missing now, only its texts are compared.
     """
-    sides = {"lack": test["id"][~test["id"].isin(rows["id"])], "have unknown": rows["id"][~rows["id"].isin(test["id"])]}
+    own = test["key"] if "key" in test else test["id"]
+    sides = {"lack": own[~test["id"].isin(rows["id"])], "have unknown": rows["id"][~rows["id"].isin(test["id"])]}
     for what, ids in sides.items():
         if len(ids):
             raise KitError(
                 f"{subject} {what} id {shorten(ids)} ({len(rows)} rows for {len(test)}); predict that test file."
             )
     rows, differ = rows.set_index("id").loc[test["id"]].reset_index(), pd.Series(False, range(len(test)))
+    for name in {"class_fingerprint"}.intersection(rows, test):
+        if (rows[name] != test[name]).any():
+            raise KitError(
+                f"{subject} are for other classes than the catalogue has now; train again with -p again True, or put "
+                f"back the labels that were learned."
+            )
     now = {"fingerprint": test.get("fingerprint")}
     if "image_fingerprint" in rows and test["image_path"].notna().any():
         now["image_fingerprint"] = content_hashes(list(test["image_path"]))
@@ -136,7 +159,7 @@ def _require_same_products(rows: pd.DataFrame, test: pd.DataFrame, subject: str)
             old, new = rows[name].fillna(""), pd.Series(list(values), dtype=object)
             differ |= (old != new) & (old != "") & (new != "")
     if differ.any():
-        ids = shorten(test["id"][differ.to_numpy()])
+        ids = shorten(own[differ.to_numpy()])
         raise KitError(
             f"{subject} are for other products than the test file has now: {differ.sum()} of {len(test)} differ under "
             f"the same ids ({ids}); train again with -p again True, or put back the test items that were predicted."
@@ -144,12 +167,19 @@ def _require_same_products(rows: pd.DataFrame, test: pd.DataFrame, subject: str)
 
 
 def check_test_items(run: Run, challenge: Challenge | None = None) -> None:
-    """Raise KitError if a finished run's predictions are not for the current test items of its challenge folder.
+    """Raise KitError if a finished run did not learn from the current training items of its challenge folder, or if its
+    predictions are not for the current test items.
 
     `challenge`: the folder, read with images.
     """
     challenge = challenge or _read_uncleaned(run.config.data, images="leave")
-    predictions = read_predictions(run.folder)
+    predictions, learned = read_predictions(run.folder), run.predictions("oof")[0]
+    if challenge.description and (changed := changed_items(learned, challenge.train)).any():
+        raise KitError(
+            f"The table of {challenge.folder} has changed since the run {run.name!r} was trained on it: "
+            f"{changed.sum()} of its items are gone or have another text, label or set of labels "
+            f"(id {shorten(learned['id'][changed])}); train again with -p again True, or restore the table."
+        )
     for split, test in challenge.test.items():
         subject = f"the predictions of the run {run.name!r} for {split!r}"
         _require_same_products(predictions[predictions["split"] == split], test, subject)
@@ -161,14 +191,15 @@ def check_submission(path, challenge: Challenge) -> str:
     The ids are compared with the test file itself, which is read again.
     """
     path = resolve(path)
-    names = {file_name(challenge.edition, split): split for split in challenge.test}
+    names = {file: split for split, file in format_of(challenge).files.items()}
     if not names:
         raise KitError(f"{challenge.folder} has no test file to check {path.name} against; add it to the folder.")
     if challenge.edition == "sigir" and path.name not in names:
         raise KitError(f"{path.name} is not a name that the board accepts; rename it to {' or '.join(names)}.")
     split = names.get(path.name, next(iter(challenge.test)))
     rows = _check_rows(path, challenge, split)
-    return f"{path.name} is a valid {challenge.edition} submission of {rows} rows for {split}."
+    kind = "file of predictions" if challenge.description else f"{challenge.edition} submission"
+    return f"{path.name} is a valid {kind} of {rows} rows for {split}."
 
 
 def _read_uncleaned(folder, images: str) -> Challenge:
@@ -176,7 +207,7 @@ def _read_uncleaned(folder, images: str) -> Challenge:
 
 
 def _check_rows(path: Path, challenge: Challenge, split: str) -> int:
-    text, columns, sep = read_text(path), COLUMNS[challenge.edition], "\t" if challenge.edition == "sigir" else ","
+    text, (_, columns, sep, label, written) = read_text(path), format_of(challenge)
     if path.read_bytes().startswith(codecs.BOM_UTF8):
         raise KitError(
             f"{path.name} begins with a byte-order mark, which a board may read as part of the header; save it as "
@@ -186,13 +217,13 @@ def _check_rows(path: Path, challenge: Challenge, split: str) -> int:
     check_separator(path.name, header, sep)
     *keys, _ = columns.values()
     test = challenge.test[split]
-    if (now := read_test_ids(challenge, split)) != test["id"].tolist():
+    if (now := read_test_keys(challenge, split)) != test[keys[0]].tolist():
         raise KitError(
             f"the test file of {split!r} in {challenge.folder} has changed since it was read ({len(now)} items now, "
             f"{len(test)} then); read the challenge folder again."
         )
     expected = list(test[keys].astype(str).itertuples(index=False, name=None))
-    place, codes = {row[0]: n for n, row in enumerate(expected)}, {str(code) for code in challenge.classes}
+    place, labels = {row[0]: n for n, row in enumerate(expected)}, set(written.values())
     reader = csv.reader(io.StringIO(text, newline=""), delimiter=sep)
     try:
         rows = [(f"{path.name}, line {reader.line_num}: ", row) for row in reader]
@@ -203,7 +234,7 @@ def _check_rows(path: Path, challenge: Challenge, split: str) -> int:
     for n, (line, row) in enumerate(rows[1:]):
         if len(row) != len(columns):
             raise KitError(f"{line}{len(row)} fields, not {len(columns)}; keep only {shorten(map(repr, columns))}.")
-        *ids, code = row
+        *ids, given = row
         if n >= len(expected) or ids[0] != expected[n][0]:
             if ids[0] not in place:
                 wrong = f"id {ids[0]!r} is not in the test file"
@@ -215,9 +246,16 @@ def _check_rows(path: Path, challenge: Challenge, split: str) -> int:
         for key, value, right in zip(keys, ids, expected[n], strict=True):
             if value != right:
                 raise KitError(f"{line}{key} is {value!r}, not {right}; copy it from the test file.")
-        if code not in codes:
-            wrong = f"the code is {code!r}, which training does not have" if code.strip() else "the code is missing"
-            raise KitError(f"{line}{wrong}; write a code as a whole number, such as {challenge.classes[0]}.")
+        if given not in labels:
+            wrong = f"the {label} is {given!r}, which training does not have"
+            wrong = wrong if given.strip() else f"the {label} is missing"
+            example = written[challenge.classes[0]]
+            usual = (
+                f"one of the table's own, such as {example!r}"
+                if challenge.description
+                else f"a code as a whole number, such as {example}"
+            )
+            raise KitError(f"{line}{wrong}; write {usual}.")
     if len(rows) - 1 < len(expected):
         raise KitError(
             f"{path.name} has {len(rows) - 1} rows, not {len(expected)}: it ends before id "

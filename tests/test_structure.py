@@ -59,6 +59,7 @@ def test_reading_runs_needs_no_torch():
         "studies.tables",
         "studies.claims",
         "studies.report",
+        "studies.site",
         "training.launch",
         "data.duplicates",
     ]

@@ -13,15 +13,18 @@ import pytest
 from papermill.exceptions import PapermillExecutionError
 from PIL import Image
 
+from kit.analysis.errors import read_errors
 from kit.cli import main
 from kit.config import train_config
 from kit.core.exceptions import KitError
+from kit.data.catalogue import describe
 from kit.data.challenge import read_challenge
-from kit.data.items import data_fingerprints, read_items
+from kit.data.items import challenge_of, data_fingerprints, read_items
 from kit.runs import prepare_run
 from kit.stacking.ensemble import ensemble_config, stack
 from kit.stacking.members import read_members
 from kit.submission import check_submission, check_test_items, read_predictions, write_submission
+from kit.training.light import fit
 from kit.training.summary import summarise_items
 
 X = ",designation,description,productid,imageid\n"
@@ -365,6 +368,95 @@ def test_the_notebooks_refuse_old_answers_to_new_products(root, catalogue, noteb
     with pytest.raises(PapermillExecutionError) as caught:
         papermill.execute_notebook(path, root / "out.ipynb", values, progress_bar=False)
     assert "3 of 7 differ under the same ids (36, 37, 38)" in caught.value.evalue
+
+
+# ---------------------------------------------------------------- catalogues of one's own
+
+
+@pytest.fixture
+def shop(root):
+    """60 labelled and 20 other items of the shipped shop, with labels and ids that are text; a tfidf run on them."""
+    challenge = read_challenge("data/shop", False, False, images="ignore")
+    named = challenge.train["label"].map(challenge.names)
+    kept = named.isin(["Salon", "Salle de bain", "Cuisine"])
+    table = challenge.train[kept].assign(category=named[kept]).groupby("category").head(20)
+    for frame, name in ((table, "items"), (challenge.test["test"][:20].assign(category="?"), "new")):
+        frame = frame.assign(sku=[f"S {i:04d}, é" for i in frame["id"]]).rename(columns={"title": "name"})
+        frame[["sku", "name", "description", "category"]].sample(frac=1, random_state=0).to_csv(
+            root / f"{name}.csv", sep=";", index=False
+        )
+    columns = {"title": "name", "text": ["description"], "label": "category", "id": "sku"}
+    describe(root / "items.csv", **columns, test=root / "new.csv", out=root / "mine")
+    run = prepare_run(train_config(run="own", data=str(root / "mine"), system="tfidf", split="grouped", folds=2))
+    fit(run)
+    return run
+
+
+def test_a_run_on_a_catalogue_ends_in_its_own_ids_and_labels(root, shop, capsys):
+    challenge = challenge_of(shop, images="leave")
+    (path,) = write_submission(read_predictions(shop.folder), challenge, root / "submissions" / "own")
+    written, new = pd.read_csv(path), pd.read_csv(root / "new.csv", sep=";")
+    assert path.name == "predictions.csv" and list(written) == ["sku", "category"]
+    assert written["sku"].tolist() == new["sku"].tolist()
+    _, codes, values = shop.predictions("test")
+    best = values.reshape(2, 20, 3).mean(0).argmax(1)
+    assert written["category"].tolist() == [sorted({"Salon", "Salle de bain", "Cuisine"})[codes[i]] for i in best]
+    assert check(path) == 0
+    assert "predictions.csv is a valid file of predictions of 20 rows for test." in capsys.readouterr().out
+    lines = path.read_text().splitlines()
+    for wrong, words in {
+        "\n".join([lines[0], lines[2], lines[1], *lines[3:]]): "line 2: id 'S",
+        path.read_text().replace(
+            "Salon", "Bureau"
+        ): "the label is 'Bureau', which training does not have; write one of",
+        path.read_text().replace("sku,category", "id,category"): "write that header",
+    }.items():
+        path.write_text(wrong)
+        assert check(path) == 1
+        assert words.replace("id 'S", "id S") in capsys.readouterr().err
+    assert read_errors(shop, challenge).names == {0: "Cuisine", 1: "Salle de bain", 2: "Salon"}
+
+
+LATER = {  # what happens to the tables after the run → what is said, None if nothing is
+    "new.csv: other order": "are for other products than the test file has now: 20 of 20",  # rows are its ids
+    "new.csv: one item more": "lack id X",
+    "new.csv: another text": "are for other products than the test file has now: 1 of 20",
+    "items.csv: other order": "set of labels",
+    "items.csv: another text": "1 of its items are gone or have another text",
+    "items.csv: a label renamed": "set of labels",
+    "items.csv: one item more": None,
+    "items.csv: one class more": "set of labels",
+}
+
+
+@pytest.mark.parametrize("name", LATER)
+def test_a_table_that_changes_later_never_changes_what_was_predicted(root, shop, name):
+    before = write_submission(read_predictions(shop.folder), challenge_of(shop), root / "before")[0].read_text()
+    file, what = name.split(": ")
+    table = pd.read_csv(root / file, sep=";")
+    more = table[:2].assign(sku=["X", "Y"])
+    change = {
+        "other order": lambda: table[::-1],
+        "one item more": lambda: pd.concat([table, more[:1]]),
+        "another text": lambda: table.assign(name=["Autre", *table["name"][1:]]),
+        "a label renamed": lambda: table.replace({"category": {"Cuisine": "Zen"}}),
+        "one class more": lambda: pd.concat([table, more.assign(category="Bureau")]),
+    }
+    changed = change[what]()
+    changed.to_csv(root / file, sep=";", index=False)
+    if LATER[name] is None:
+        check_test_items(shop)
+        after = write_submission(read_predictions(shop.folder), challenge_of(shop), root / "after")[0].read_text()
+        assert sorted(after.splitlines()) == sorted(before.splitlines())
+        return
+    with pytest.raises(KitError, match=LATER[name]):
+        check_test_items(shop)
+    if "class" in what or "label" in what:
+        with pytest.raises(KitError, match="are for other classes than the catalogue has now"):
+            write_submission(read_predictions(shop.folder), challenge_of(shop), root / "after")
+    if file == "items.csv":
+        with pytest.raises(KitError, match="set of labels"):
+            read_errors(shop)
 
 
 def check(*arguments) -> int:

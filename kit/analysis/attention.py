@@ -1,14 +1,22 @@
-"""How far the attention of finished runs moved from even, as a table and in words."""
+"""What attention does in finished runs: how far it moved from even, whether it matters, and the layers' weights.
+
+L layers · F folds
+"""
 
 from collections.abc import Sequence
 
+import numpy as np
 import pandas as pd
+from safetensors import SafetensorError, safe_open
 
-from kit.runs import Run
+from kit.core.exceptions import KitError
+from kit.metrics import bootstrap_mean
+from kit.runs import EnsembleRun, Run, TrainingRun, open_run
 
 # Total variation from even below which attention counts as even. It bounds the effect: the attended vector is then
 # nearer to the mean than .01 of the largest distance between two words or regions.
 MOVED = 0.01
+MIX = "head.mix.weights"  # the layers' weights before softmax, in a run's safetensors
 EXPLAIN_ATTENTION = (
     "`variation` is the mean total variation between the attention and even attention on all words or regions: 0 if it "
     "is even, near 1 if one word or region has all the weight. `entropy` is a share of even attention's. The last two "
@@ -48,3 +56,55 @@ def describe_attention(run: Run) -> str:
     if still == sides:
         words.append("So the score says nothing about co-attention: the model classifies means.")
     return " ".join(words)
+
+
+def attending_run(run: Run) -> TrainingRun | None:
+    """Return the run itself if it has co-attention, of an ensemble its best member that has; None if there is none, or
+    if its weights are gone."""
+    runs = [open_run(name) for name in run.config.members] if isinstance(run, EnsembleRun) else [run]
+    whole = [one for one in runs if isinstance(one, TrainingRun) and one.finished and any(one.folder.glob("model-*"))]
+    attending = [one for one in whole if one.config.attends]
+    return max(attending, key=lambda one: one.summary["macro_f1"], default=None)
+
+
+def describe_blanking(blanked: pd.DataFrame) -> str:
+    """Return in words whether what a model attends to matters more than what it does not: the difference of the falls
+    that `kit.training.explain:blanking` returns, with its paired 95 % bootstrap interval over items."""
+    sentences = []
+    for side, items in blanked.groupby("side"):
+        difference = 100 * (items["attended"] - items["random"]).to_numpy()
+        low, high = bootstrap_mean(difference)
+        places = {"image": "regions", "text": "tokens"}[str(side)]
+        verdict = (
+            f"the most attended {places} matter more than others"
+            if low > 0
+            else f"the most attended {places} matter less than others, and the map misleads"
+            if high < 0
+            else f"the map of {places} means little here"
+        )
+        sentences.append(
+            f"Blanking the most attended fifth of the {places} lowers the true class's probability by "
+            f"{100 * items['attended'].mean():.1f} points, a random fifth by {100 * items['random'].mean():.1f}: a "
+            f"difference of {difference.mean():+.1f} [{low:+.1f}, {high:+.1f}] over {len(items):,} items, so {verdict}."
+        )
+    return " ".join(sentences)
+
+
+def layer_weights(run: TrainingRun) -> pd.DataFrame:
+    """Return the weight of each text layer after training (eq. 2), a row per fold and a column per layer, counted from
+    the embeddings' output, 0; no rows if the run has none.
+
+    Raise KitError if the weights cannot be read.
+    """
+    rows = {}
+    for fold in range(run.config.folds if run.config.system == "coattention" and run.config.layer_weights else 0):
+        path = run.folder / f"model-{fold}.safetensors"
+        try:
+            with safe_open(path, framework="np") as file:
+                names = [*file.keys()]
+                scores = file.get_tensor(MIX) if MIX in names else np.zeros(1)  # without one: a single layer
+        except (OSError, SafetensorError) as error:
+            raise KitError(f"{path} cannot be read ({error}): train the run again, with -p again True.") from error
+        rows[fold] = np.exp(scores - scores.max()) / np.exp(scores - scores.max()).sum()
+    first = 0 if run.config.embedding_layer else 1
+    return pd.DataFrame.from_dict(rows, "index").rename(columns=lambda layer: layer + first).rename_axis("fold")

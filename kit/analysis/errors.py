@@ -14,7 +14,7 @@ from scipy.stats import t as student
 
 from kit.core.exceptions import KitError, shorten
 from kit.data.challenge import Challenge
-from kit.data.items import challenge_of
+from kit.data.items import challenge_of, changed_items
 from kit.metrics import confusion, f1_per_class
 from kit.runs import Run
 
@@ -53,17 +53,18 @@ class Errors:
 def read_errors(run: Run, challenge: Challenge | None = None) -> Errors:
     """Join a run's out-of-fold predictions with the items of its challenge folder; warn if images are missing.
 
-    `challenge`: the folder, if it has been read already. Raise KitError if ids or labels are no longer those that the
-    run was trained on.
+    `challenge`: the folder, if it has been read already. Raise KitError if ids, labels or texts are no longer those
+    that the run was trained on.
     """
     frame, codes, probabilities = run.predictions("oof")
     challenge = challenge or challenge_of(run)
     items = challenge.train.set_index("id").reindex(frame["id"])
-    changed = (items["label"].to_numpy() != frame["label"].to_numpy()) | ~frame["label"].isin(codes).to_numpy()
+    changed = changed_items(frame, challenge.train) | ~frame["label"].isin(codes).to_numpy()
     if changed.any():
         raise KitError(
             f"{challenge.folder} has changed since {run.name} was trained on it: {changed.sum()} of the run's items "
-            f"are gone or have another label (id {shorten(frame['id'][changed])}); train again, or restore the data."
+            f"are gone or have another text, label or set of labels (id {shorten(frame['id'][changed])}); train again, "
+            f"or restore the data."
         )
     rows, labels = np.arange(len(frame)), pd.Index(codes).get_indexer(frame["label"])
     predicted = probabilities.argmax(1)
@@ -179,6 +180,16 @@ def per_class(errors: Errors) -> pd.DataFrame:
             "f1_low": low,
             "f1_high": high,
         }
+    )
+
+
+def hardest(scores: pd.DataFrame, n: int = 8) -> pd.DataFrame:
+    """Return the `n` classes of `per_class` with the lowest F1 as a table to show, in per cent."""
+    rows, percent = scores.nsmallest(n, "f1"), scores.select_dtypes(float).columns
+    shown = (100 * rows[percent]).map("{:.1f}".format).replace("nan", "–")
+    f1 = shown["f1"] + " [" + shown["f1_low"] + ", " + shown["f1_high"] + "]"
+    return rows[["code", "name", "support", "predicted"]].assign(
+        **{"precision, %": shown["precision"], "recall, %": shown["recall"], "F1, % [95 % interval]": f1}
     )
 
 

@@ -1,25 +1,48 @@
-"""Items as HTML cards: image, title, description, true and predicted class."""
+"""Items as HTML cards: image, text, true and predicted class, and what a model attended to.
+
+Text is escaped to ASCII, so that it is right whatever encoding a page declares.
+"""
 
 import base64
 import html
+import io
+from contextlib import suppress
 
+import matplotlib
+import numpy as np
 import pandas as pd
+from PIL import Image
 
 from kit.core.exceptions import KitError
 from kit.data.images import thumbnail
 
 CARD = "border:1px solid rgba(128,128,128,.45);border-radius:6px;padding:8px;overflow-wrap:anywhere"
-IMAGE_STYLE = "width:128px;height:128px;object-fit:contain;background:#fff;color:#666;font-size:12px"
+IMAGE_STYLE = "width:{0}px;height:{0}px;object-fit:contain;background:#fff;color:#666;font-size:12px"
+SIDE = 190  # pixels, of an image beside its map
+BLUE = "#2a6f97"
+# viridis is perceptually uniform and safe for the colour-blind; of blues, each is darker than the one before
+REGIONS, WORDS = matplotlib.colormaps["viridis"], matplotlib.colormaps["Blues"]
 
 
 def gallery(items: pd.DataFrame, names: dict[int, str]) -> str:
-    """Return rows of `Errors.items` as HTML cards: image, title, description, true and predicted class.
+    """Return rows of `Errors.items` as HTML cards: image, title, description, true and predicted class."""
+    return _page([_card(item, names) for item in items.itertuples()], "repeat(auto-fill,minmax(260px,1fr))")
 
-    Text is escaped to ASCII, so that it is right whatever encoding a page declares.
+
+def attention_gallery(items: pd.DataFrame, names: dict[int, str]) -> str:
+    """Return rows of `kit.training.explain:explain` as HTML cards, one below the other.
+
+    Each has the image, the image under its map of attention, the words shaded by the attention on their pieces, and the
+    most likely classes as bars. Colours begin at no attention and end at twice even attention, or at the card's maximum
+    if that is more, so that even attention looks even.
     """
-    cards = "\n".join(_card(item, names) for item in items.itertuples()) or "<p>No item to show.</p>"
-    grid = "display:grid;grid-template-columns:repeat(auto-fill,minmax(260px,1fr));gap:10px;font:13px/1.4 sans-serif"
-    page = f'<div class="tex2jax_ignore" style="{grid}">\n{cards}\n</div>'  # the class: Jupyter leaves $ alone
+    return _page([_attention_card(item, names) for item in items.itertuples()], "minmax(0,1fr)")
+
+
+def _page(cards: list[str], columns: str) -> str:
+    grid = f"display:grid;grid-template-columns:{columns};gap:10px;font:13px/1.4 sans-serif"
+    content = "\n".join(cards) or "<p>No item to show.</p>"
+    page = f'<div class="tex2jax_ignore" style="{grid}">\n{content}\n</div>'  # the class: Jupyter leaves $ alone
     return page.encode("ascii", "xmlcharrefreplace").decode()
 
 
@@ -30,7 +53,7 @@ def _card(item, names: dict[int, str]) -> str:
 
     description = item.description if item.described else "(no description)"
     return (
-        f'<div style="{CARD}">{_thumbnail(item.image_path)}'
+        f'<div style="{CARD}">{_thumbnail(item.image_path, item.title)}'
         f'<div style="font-weight:bold;margin-top:6px">{_shorten(item.title, 120)}</div>'
         f'<div style="opacity:.75;margin:2px 0 6px">{_shorten(description, 160)}</div>'
         f"{line('true', '#2f9e5b', item.label, item.probability_true)}"
@@ -43,13 +66,84 @@ def _shorten(text: str, length: int) -> str:
     return html.escape(text if len(text) <= length else text[: length - 1].rstrip() + "…")
 
 
-def _thumbnail(path: str | None, size: int = 128) -> str:
+def _thumbnail(path: str | None, title: str, size: int = 128) -> str:
     """Return a thumbnail inside the page (data URI), or a box that says why there is none."""
-    box = f'<div style="{IMAGE_STYLE};display:grid;place-items:center">{{}}</div>'
+    style = IMAGE_STYLE.format(size)
+    box = f'<div style="{style};display:grid;place-items:center">{{}}</div>'
     if not isinstance(path, str):
         return box.format("no image")
     try:
         data = base64.b64encode(thumbnail(path, size)).decode()
     except KitError:
         return box.format("image unreadable")
-    return f'<img alt="" style="{IMAGE_STYLE}" src="data:image/jpeg;base64,{data}">'
+    return f'<img alt="{_shorten(title, 120)}" style="{style}" src="data:image/jpeg;base64,{data}">'
+
+
+def _attention_card(item, names: dict[int, str]) -> str:
+    right = item.top[0][0] == item.label
+    verdict = f'<b style="color:{"#2f9e5b" if right else "#d9534f"}">{"right" if right else "wrong"}</b>'
+    images, note = [_thumbnail(item.image_path, " ".join(item.words), SIDE)], []
+    if item.regions is not None and isinstance(item.image_path, str):
+        with suppress(KitError):  # unreadable, as the first box says
+            images.append(_overlay(item.image_path, item.regions))
+            note.append(_range("regions", item.regions))
+    if item.attention is not None:
+        note.append(_range("words", item.attention))
+        note.append(f"tokens outside words have {item.unsplit:.0%} of the attention on the text")
+    classes = list(item.top)
+    if item.label not in [code for code, _ in classes]:
+        classes.append((item.label, item.probability_true))
+    bars = "".join(_bar(code, names.get(code, ""), share, code == item.label) for code, share in classes)
+    return (
+        f'<div style="{CARD}"><div>{verdict} · item {html.escape(str(item.id))} · fold {item.fold}</div>'
+        f'<div style="display:flex;flex-wrap:wrap;gap:10px;margin-top:6px">'
+        f'<div style="display:flex;flex-wrap:wrap;gap:6px">{"".join(images)}</div>'
+        f'<div style="flex:1 1 300px;min-width:0">{_shaded(item.words, item.attention)}'
+        f'<div style="display:grid;grid-template-columns:minmax(90px,40%) 1fr max-content;gap:3px 8px;margin-top:8px">'
+        f'{bars}</div></div></div><div style="opacity:.75;margin-top:6px">{"; ".join(note)}</div></div>'
+    )
+
+
+def _bar(code: int, name: str, share: float, true: bool) -> str:
+    label = f"<bdi>{html.escape(f'{code} {name}'.strip())}</bdi>"
+    mark, colour = (" <b>(true)</b>", BLUE) if true else ("", "#8d99ae")
+    bar = f'<div style="width:{100 * share:.1f}%;min-width:1px;height:1em;background:{colour}"></div>'
+    return f'<div>{label}{mark}</div><div>{bar}</div><div style="text-align:right">{100 * share:.1f} %</div>'
+
+
+def _shaded(words: list[str], attention: np.ndarray | None) -> str:
+    """Return the words on white, each darker the more attention it has; the direction of the script is the browser's
+    to find out."""
+    shades = np.zeros(len(words)) if attention is None else attention / _ceiling(attention)
+    spans = []
+    for word, shade, value in zip(words, shades, words if attention is None else attention, strict=True):
+        red, green, blue, _ = WORDS(0.85 * shade, bytes=True)
+        ink = "#000" if 0.299 * red + 0.587 * green + 0.114 * blue > 130 else "#fff"
+        hint = "" if attention is None else f' title="{value:.2f} × even"'
+        style = f"background:rgb({red},{green},{blue});color:{ink};padding:1px 2px;border-radius:3px"
+        spans.append(f'<span style="{style}"{hint}>{html.escape(word)}</span>')
+    text = " ".join(spans) or "(no text)"
+    return f'<div dir="auto" style="background:#fff;color:#000;padding:4px;line-height:1.7">{text}</div>'
+
+
+def _overlay(path: str, regions: np.ndarray) -> str:
+    """Return the image in grey under the map `[h, w]`, smoothed and half transparent. Raise KitError if unreadable."""
+    image = Image.open(io.BytesIO(thumbnail(path, SIDE))).convert("L")
+    shades = Image.fromarray((regions / _ceiling(regions)).astype(np.float32)).resize(
+        image.size, Image.Resampling.BICUBIC
+    )
+    colours = REGIONS(np.clip(np.asarray(shades), 0, 1))[:, :, :3]  # [H, W, 3]
+    mixed = 0.45 * np.asarray(image)[:, :, None] / 255 + 0.55 * colours
+    Image.fromarray((255 * mixed).astype(np.uint8)).save(buffer := io.BytesIO(), "JPEG", quality=85)
+    data = base64.b64encode(buffer.getvalue()).decode()
+    return f'<img alt="attention on regions" style="{IMAGE_STYLE.format(SIDE)}" src="data:image/jpeg;base64,{data}">'
+
+
+def _ceiling(attention: np.ndarray) -> float:
+    """Return the attention, as a multiple of even attention, at which the colours end."""
+    return max(2.0, float(attention.max(initial=0)))
+
+
+def _range(what: str, attention: np.ndarray) -> str:
+    least, most = attention.min(), attention.max()
+    return f"attention on {what}: {least:.2f} to {most:.2f} × even, colours from 0 to {_ceiling(attention):.3g}"

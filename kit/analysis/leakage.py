@@ -8,7 +8,7 @@ import pandas as pd
 
 from kit.core.console import Bar
 from kit.core.exceptions import KitError
-from kit.data.folds import holdout, stratified_sample
+from kit.data.folds import holdout, named_labels, stratified_sample
 from kit.data.text import product_texts
 from kit.metrics import bootstrap_macro_f1, macro_f1
 from kit.training.tfidf import tfidf_model
@@ -42,11 +42,13 @@ def measure_leakage(
     The model is trained twice and scored on the same validation items, those of the paper's split: once without their
     duplicates, and once without equally many other items of the same classes. So the runs differ in the duplicates
     alone. Whole groups `[N]` are drawn until there are about `limit` items (0: all). The gain from copying images is
-    not measured. Raise KitError if too few items are left.
+    not measured. All values are 0 if no item has a text. Raise KitError if too few items are left.
     """
-    validates = holdout(train["label"], val_share, seed)
+    if not any(product_texts(train)):
+        return dict.fromkeys(("training", "validation", "duplicates", "with", "without", "gain", "low", "high"), 0)
+    validates = holdout(named_labels(train), val_share, seed)
     first = np.unique(groups, return_index=True)[1]
-    drawn = first[stratified_sample(train["label"].iloc[first], round(limit * len(first) / len(train)), seed)]
+    drawn = first[stratified_sample(named_labels(train).iloc[first], round(limit * len(first) / len(train)), seed)]
     drawn = np.isin(groups, groups[drawn])
     labels, texts = train["label"].to_numpy()[drawn], np.array(product_texts(train), object)[drawn]
     groups, validates = groups[drawn], validates[drawn]

@@ -99,6 +99,11 @@ def _text(text: str, width: int, lines: int = 1) -> str:
     return "\n".join(rows).replace(pad, "").replace("$", r"\$")
 
 
+def _title(title: str, width: int, lines: int = 1) -> str:
+    """Return an item's title as `_text` does, and words in place of one that is empty or cannot be written."""
+    return _text(title, width, lines) or (UNWRITTEN if title.strip() else "(no title)")
+
+
 def _family(character: str) -> str | None:
     """Return an installed font family with that character: USUAL if matplotlib's own has it, None if none has."""
     return _find_family(character, *plt.rcParams["font.family"])
@@ -162,7 +167,7 @@ def sample_rows(frame: pd.DataFrame, names: dict, rows: int = 6, seed: int = 0) 
         description = item.description if isinstance(item.description, str) else "(no description)"
         name = _class(item.label, names.get(item.label), 100)
         options = {"va": "center", "in_layout": False}  # a long line is cut off at the edge and squeezes nothing
-        text.text(0, 0.85, _text(item.title, 72) or UNWRITTEN, fontsize=12, weight="bold", **options)
+        text.text(0, 0.85, _title(item.title, 72), fontsize=12, weight="bold", **options)
         text.text(0, 0.5, _text(description, 110, 2) or UNWRITTEN, fontsize=10, color="#333333", **options)
         text.text(0, 0.12, name, fontsize=10, color=BLUE, **options)
         text.set(xlim=(0, 1), ylim=(0, 1))
@@ -232,7 +237,7 @@ def duplicate_rows(frame: pd.DataFrame, groups: np.ndarray, names: dict, rows: i
         items = frame[groups == group]
         for axis, item in zip(row, items.itertuples(), strict=False):
             _show(axis, item.image_path)
-            title = _text(item.title, 34, 2) or UNWRITTEN
+            title = _title(item.title, 34, 2)
             label = _class(item.label, names.get(item.label), 28)
             color = "black" if items["label"].nunique() == 1 else ORANGE
             axis.set_title(f"{title}\n{label}", fontsize=8, color=color)
@@ -386,4 +391,25 @@ def loss_boxes(items: pd.DataFrame, least: float = 1e-4) -> Figure:
     panels[1].yaxis.set_major_formatter("{x:g}")
     panels[0].legend(frameon=False)
     figure.supxlabel("box: quartiles and median · whiskers: 5 % and 95 %", fontsize=9, color="#555555")
+    return figure
+
+
+@_figure
+def layer_weights(weights: pd.DataFrame) -> Figure:
+    """Draw the weight of each text layer: bars of the mean over folds, a dot per fold, a line at equal weights.
+
+    `weights`: the result of `attention.layer_weights`.
+    """
+    figure, axis = _axes(max(4, 0.4 * len(weights.columns) + 1.5), 2.6)
+    if weights.empty:
+        axis.text(0, 0.5, "this run has no layer weights")
+        axis.axis("off")
+        return figure
+    axis.bar(weights.columns, 100 * weights.mean(), color=BLUE, width=0.7)
+    for _, row in weights.iterrows() if len(weights) > 1 else ():
+        axis.plot(weights.columns, 100 * row, ".", color=ORANGE)
+    axis.axhline(100 / len(weights.columns), color=GREY, linewidth=1, label="equal weights")
+    axis.set(xlabel="text layer (the last is the top)", ylabel="weight, per cent", ylim=(0, None))
+    axis.set_xticks(weights.columns)
+    axis.legend(frameon=False, loc="lower left", bbox_to_anchor=(0, 1), borderpad=0)
     return figure

@@ -1,12 +1,14 @@
 """Console output: streams that accept any character, and progress bars that leave nothing behind."""
 
 import io
+import os
 import shutil
 import sys
 from collections.abc import Callable
 
 from tqdm import tqdm
 
+SHELL = "KIT_SHELL"  # environment variable: the notebook is executed by a command, so that -p sets its parameters
 sink: Callable[[str, str], None] | None = None  # told what each bar is called and shows
 
 
@@ -18,6 +20,13 @@ def accept_any_character() -> None:
 
 def in_notebook() -> bool:
     return "ipykernel" in sys.modules and sys.modules["IPython"].get_ipython() is not None
+
+
+def setting(**values: str) -> str:
+    """Return how these parameters are set where the user is: in a notebook's first cell, or in a shell."""
+    if in_notebook() and not os.environ.get(SHELL):
+        return ", ".join(f'{name} = "{value}"' for name, value in values.items())
+    return " ".join(f"-p {name} {value}" for name, value in values.items())
 
 
 class Line(io.TextIOBase):

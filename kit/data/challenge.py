@@ -1,4 +1,4 @@
-"""Read a challenge folder of either edition into checked frames."""
+"""Read a folder with items into checked frames: the challenge's, of either edition, or a catalogue of one's own."""
 
 import filecmp
 import hashlib
@@ -12,8 +12,10 @@ from typing import NamedTuple
 
 import pandas as pd
 
+from kit.core.cache import fingerprint
 from kit.core.exceptions import KitError, shorten
 from kit.core.paths import resolve
+from kit.data.catalogue import Description, read_catalogue, read_description, read_rows
 from kit.data.table import read_table
 from kit.data.text import clean_text, compose
 
@@ -59,11 +61,13 @@ IMAGE_NAME = re.compile(r"image_(\d+)_product_(\d+)\.(?:jpg|jpeg|png)", re.IGNOR
 
 @dataclass(frozen=True, eq=False)
 class Challenge:
-    """One challenge folder: frames of `id, title, description, image_id, product_id, image_path`, plus `label` in
-    train.
+    """One folder with items: frames of `id, title, description, image_path, fingerprint`, plus `label` in train.
 
     A missing description or image path is None, never "". `test` is keyed by split, and empty if there is no test file.
-    Its frames also have the column `fingerprint`: a hash of the item's uncleaned texts, its image id and product id.
+    `fingerprint` is a hash of the item's uncleaned texts and of its other ids, which the frames have too:
+    `image_id` and `product_id`, or in a catalogue `key`, the user's own id. A catalogue's frames also have
+    `image_paths`, all images of an item, and `class_fingerprint`, a hash of all labels; its train has `class`, the
+    label that the code `label` is of.
     """
 
     edition: str
@@ -71,27 +75,44 @@ class Challenge:
     test: dict[str, pd.DataFrame]
     names: dict[int, str]
     folder: Path
+    description: Description | None = None  # of a catalogue
 
     @property
     def classes(self) -> list[int]:
         """Return the codes that occur in training, in ascending order."""
         return sorted(int(code) for code in self.train["label"].unique())
 
+    @property
+    def sides(self) -> tuple[str, ...]:
+        """Return what the items have: text, image."""
+        return ("text", "image") if self.description is None else self.description.sides
 
-def _read_items(path: Path, edition: Edition, clean_titles: bool, clean_descriptions: bool) -> pd.DataFrame:
-    frame = read_table(path, edition.sep, edition.columns)
-    raw = frame[["title", "description", "image_id", "product_id"]].itertuples(index=False, name=None)
-    frame["fingerprint"] = [_fingerprint(*values) for values in raw]
+
+class _Source(NamedTuple):
+    """What a folder holds, before the texts are cleaned: `picture` names an item's image, `image_path` may be None."""
+
+    edition: str
+    frames: dict[str, pd.DataFrame]  # train and the test splits
+    tables: dict[str, Path]  # the file of each
+    names: dict[int, str]
+    images: dict[str, str]  # where the images of each are looked for, in words
+
+
+def clean_items(frame: pd.DataFrame, clean_titles: bool, clean_descriptions: bool) -> pd.DataFrame:
+    """Return the items with their texts cleaned, an empty description as None, and `fingerprint` added."""
+    ids = [name for name in ("image_id", "product_id", "key") if name in frame]
+    raw = frame[["title", "description", *ids]].itertuples(index=False, name=None)
+    fingerprints = [_fingerprint(*values) for values in raw]
     titles = [clean_text(text, light=True) if clean_titles else compose(text) for text in frame["title"]]
     descriptions = [clean_text(text) if clean_descriptions else compose(text) for text in frame["description"]]
-    if empty := [i for i, text in zip(frame["id"], titles, strict=True) if not text.strip()]:
-        raise KitError(f"{path.name} has an empty title in {len(empty)} rows (id {shorten(empty)}); fill them in.")
-    frame["title"] = pd.Series(titles, dtype=object)  # object: keeps None under pandas 2 and 3 alike
-    frame["description"] = pd.Series([text if text.strip() else None for text in descriptions], dtype=object)
-    return frame[["id", "title", "description", "image_id", "product_id", "fingerprint"]]
+    return frame.assign(
+        title=pd.Series(titles, dtype=object),  # object: keeps None under pandas 2 and 3 alike
+        description=pd.Series([text if text.strip() else None for text in descriptions], dtype=object),
+        fingerprint=fingerprints,
+    )
 
 
-def _fingerprint(title: str, description: str, *ids: int) -> str:
+def _fingerprint(title: str, description: str, *ids: int | str) -> str:
     """Return a hash that identifies a product, whatever the cleaning options and the line endings of its file."""
     parts = [" ".join(compose(text).split()) for text in (title, description)]
     return hashlib.blake2b("\n".join([*parts, *map(str, ids)]).encode(), digest_size=8).hexdigest()
@@ -123,7 +144,9 @@ def _list_folder(folder) -> list[os.DirEntry]:
         with os.scandir(folder) as entries:
             return sorted(entries, key=lambda entry: entry.name)
     except OSError as error:
-        raise KitError(f"{folder} cannot be listed ({error.strerror}); give the folder of the challenge.") from None
+        raise KitError(
+            f"{folder} cannot be listed ({error.strerror}); give the folder of the challenge or of your catalogue."
+        ) from None
 
 
 def _find_file(folder: Path, files: list[str], pattern: str) -> Path | None:
@@ -154,7 +177,7 @@ def _find_images(folder: Path) -> tuple[dict[tuple[int, int], list[str]], list[s
     return images, links
 
 
-def _add_images(frame: pd.DataFrame, split: str, path: Path, policy: str, images: dict, links: list[str]) -> None:
+def _add_images(frame: pd.DataFrame, split: str, path: Path, images: dict) -> None:
     words = ["train"] if split == "train" else ["test", *split.split("_")]
 
     def fits(name):  # of several folders with the same file name, prefer the one whose path names this split
@@ -172,12 +195,15 @@ def _add_images(frame: pd.DataFrame, split: str, path: Path, policy: str, images
     candidates = [images.get(key, [None]) for key in keys]
     paths = [paths[0] if len(paths) == 1 else best(paths) for paths in candidates]
     frame["image_path"] = pd.Series(paths, dtype=object)
-    missing = ["image_{}_product_{}.jpg".format(*key) for key in keys if key not in images]
-    if missing and policy in ("require", "warn"):
-        hint = f" (not followed: {shorten(links)}, a link that leaves the folder)" if links else ""
+    frame["picture"] = ["image_{}_product_{}.jpg".format(*key) for key in keys]
+
+
+def _require_images(frame: pd.DataFrame, name: str, where: str, policy: str) -> None:
+    missing = frame["picture"][frame["image_path"].isna()]
+    if len(missing) and policy in ("require", "warn"):
         sentence = (
-            f"{len(missing)} of the {len(keys)} images of {path.name} are missing under {path.parent}{hint}: "
-            f"{shorten(missing, 3)}; put them anywhere in that folder, or train without them: -p missing blank."
+            f"{len(missing)} of the {len(frame)} images of {name} are missing under {where}: {shorten(missing, 3)}; "
+            "put them there, or train without them: -p missing blank."
         )
         if policy == "require":
             raise KitError(sentence)
@@ -198,15 +224,39 @@ def read_names(folder) -> dict[int, str]:
 
 
 def read_challenge(folder, clean_titles=True, clean_descriptions=True, images="require") -> Challenge:
-    """Read and check a challenge folder. Its file names, in upper or lower case, tell the edition.
+    """Read and check a folder with items: of the challenge, whose file names, in upper or lower case, tell the edition,
+    or a catalogue (`kit.data.catalogue`).
 
     Titles are cleaned lightly, descriptions fully (`clean_text`). `images` says what happens to a missing image: raise
     KitError ("require"), warn and leave None ("warn"), or leave None ("leave"); "ignore" looks for no images at all.
-    Rows keep the order of X; labels are joined by id. Raise KitError if a file is missing or damaged.
+    Rows keep their order; labels are joined by id. Raise KitError if a file is missing or damaged.
     """
     if images not in (known := ("require", "warn", "leave", "ignore")):
         raise KitError(f"images is {images!r}; choose one of {', '.join(known)}.")
     folder = resolve(folder)
+    description = None if not folder.is_dir() else read_description(folder)
+    look = images != "ignore" and (description is None or "image" in description.sides)
+    source = _read_edition(folder, look) if description is None else _read_own(description)
+    frames = {}
+    for split, raw in source.frames.items():
+        raw = raw if look else raw.assign(image_path=pd.Series([None] * len(raw), dtype=object))
+        if look:
+            _require_images(raw, source.tables[split].name, source.images[split], images)
+        frames[split] = clean_items(raw.drop(columns="picture", errors="ignore"), clean_titles, clean_descriptions)
+    return Challenge(source.edition, frames.pop("train"), frames, source.names, folder, description)
+
+
+def _read_own(description: Description) -> _Source:
+    frames, labels = read_catalogue(description)
+    tables = {"train": Path(description.items), "test": Path(description.test)}
+    for split, frame in frames.items():
+        frames[split] = frame.assign(class_fingerprint=fingerprint(*labels))
+    where = {split: f"{description.image_folder(str(path))} (--images)" for split, path in tables.items()}
+    return _Source("catalogue", frames, tables, dict(enumerate(labels)), where)
+
+
+def _read_edition(folder: Path, look: bool) -> _Source:
+    """Return what a challenge folder holds. `look`: find the images. Raise KitError if a file is missing or damaged."""
     files = [entry.name for entry in _list_folder(folder) if entry.is_file()]
     patterns = {name: [e.train, e.labels, *e.tests.values()] for name, e in EDITIONS.items()}
     present = [name for name in EDITIONS if any(fnmatch(file.lower(), p) for file in files for p in patterns[name])]
@@ -214,7 +264,7 @@ def read_challenge(folder, clean_titles=True, clean_descriptions=True, images="r
         wrong = "files of both editions" if present else f"no challenge files (only {shorten(files) or 'folders'})"
         raise KitError(
             f"{folder} has {wrong}; give a folder with either X_train*.csv and Y_train*.csv "
-            "(challengedata) or X_train.tsv and Y_train.tsv (sigir)."
+            "(challengedata) or X_train.tsv and Y_train.tsv (sigir), or describe your own table with kit catalogue."
         )
     edition = EDITIONS[present[0]]
     matches = {pattern: path for pattern in patterns[present[0]] if (path := _find_file(folder, files, pattern))}
@@ -222,20 +272,46 @@ def read_challenge(folder, clean_titles=True, clean_descriptions=True, images="r
         raise KitError(f"{folder} lacks {' and '.join(absent)} ({present[0]} edition); download it into that folder.")
     paths = {"train": matches[edition.train]}
     paths |= {split: matches[p] for split, p in edition.tests.items() if p in matches}
-    frames = {split: _read_items(path, edition, clean_titles, clean_descriptions) for split, path in paths.items()}
+    frames = {split: _read_items(path, edition) for split, path in paths.items()}
     _add_labels(frames["train"], paths["train"].name, matches[edition.labels], edition)
-    names = read_names(folder)
-    located = ({}, []) if images == "ignore" else _find_images(folder)
-    for split, frame in frames.items():
-        _add_images(frame, split, paths[split], images, *located)
-    train = frames.pop("train").drop(columns="fingerprint")
-    return Challenge(present[0], train, frames, names, folder)
+    names, where = read_names(folder), str(folder)
+    if look:
+        found, links = _find_images(folder)
+        where += f" (not followed: {shorten(links)}, a link that leaves the folder)" if links else ""
+        for split, frame in frames.items():
+            _add_images(frame, split, paths[split], found)
+    return _Source(present[0], frames, paths, names, dict.fromkeys(paths, where))
 
 
-def read_test_ids(challenge: Challenge, split: str) -> list[int]:
-    """Return the ids that a test file has now. Raise KitError if the file is gone or damaged."""
+def _read_items(path: Path, edition: Edition) -> pd.DataFrame:
+    frame = read_table(path, edition.sep, edition.columns)
+    if empty := [i for i, text in zip(frame["id"], frame["title"], strict=True) if not clean_text(text, light=True)]:
+        raise KitError(f"{path.name} has an empty title in {len(empty)} rows (id {shorten(empty)}); fill them in.")
+    return frame[["id", "title", "description", "image_id", "product_id"]]
+
+
+def read_test_keys(challenge: Challenge, split: str) -> list:
+    """Return what a test file has now in the column that identifies its items. Raise KitError if the file is gone or
+    damaged."""
+    if (description := challenge.description) is not None:
+        return read_rows(description.test, description)["key"].tolist()
     edition = EDITIONS[challenge.edition]
     files = [entry.name for entry in _list_folder(challenge.folder) if entry.is_file()]
     if (path := _find_file(challenge.folder, files, edition.tests[split])) is None:
         raise KitError(f"{challenge.folder} no longer has {edition.tests[split]}; put the test file back.")
     return read_table(path, edition.sep, edition.columns)["id"].tolist()
+
+
+def summarise(folder: Path) -> str:
+    """Return what a catalogue holds, in sentences for its owner. Raise KitError as `read_challenge` does."""
+    with warnings.catch_warnings(record=True) as told:
+        challenge = read_challenge(folder, images="warn")
+    train, test = challenge.train, sum(len(frame) for frame in challenge.test.values())
+    parts = [f"{challenge.folder}: {len(train):,} items of {len(challenge.classes)} classes, {test:,} to predict."]
+    parts += [str(warning.message) for warning in told]
+    counts = train["class"].value_counts()
+    if len(few := counts.index[counts < 2]):
+        parts.append(f"Training needs two items per class: {shorten(few)} has one; add items or remove those rows.")
+    if (several := train["image_paths"].str.len() > 1).any():
+        parts.append(f"{several.sum():,} items have several images: only the first of each is used.")
+    return "\n".join(parts)

@@ -26,13 +26,13 @@ def duplicate_kinds(frame: pd.DataFrame, inspected: pd.DataFrame | None = None) 
 
     `same file`: byte-identical images · `similar image`: perceptual hashes at most RADIUS bits apart · `same title` and
     `same text` (title and description): ignoring case, punctuation and white space. Groups are numbered by first
-    appearance. An item without a readable image shares none, and no title is not a title. `inspected`: the result of
+    appearance. An item without a readable image shares none, and no text is not a text. `inspected`: the result of
     `inspect_images`, if it is known already.
     """
     inspected = inspect_images(frame["image_path"].tolist()) if inspected is None else inspected
     titles, texts = (pd.Series(map(_normalize, column)) for column in (frame["title"], product_texts(frame)))
     keys = {"same file": inspected["bytes"], "similar image": _cluster_hashes(inspected["perceptual"])}
-    keys |= {"same title": titles.where(titles != ""), "same text": texts}
+    keys |= {"same title": titles.where(titles != ""), "same text": texts.where(texts != "")}
     kinds = {kind: _renumber(values) for kind, values in keys.items()}
     return pd.DataFrame(kinds | {"any": _merge_groups(*kinds.values())}, index=frame.index)
 

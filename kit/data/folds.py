@@ -86,6 +86,11 @@ def split_up_to(parts: int, labels: pd.Series, seed: int, groups: np.ndarray | p
     return split_evenly(labels, parts, seed, groups) if parts > 1 else np.zeros(len(labels), int)
 
 
+def named_labels(items: pd.DataFrame) -> pd.Series:
+    """Return the items' classes as their owner calls them, so that the errors here do."""
+    return items["class"] if "class" in items else items["label"]
+
+
 def _check(labels: pd.Series, fold: np.ndarray, folds: int) -> None:
     """Raise KitError if a fold has no items, or a class no training item. Only groups can cause this."""
     remedy = "take fewer folds, -p split random, or" if folds > 2 else "take -p split random, or"

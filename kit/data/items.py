@@ -7,10 +7,11 @@ import sklearn
 
 from kit.config import TrainConfig
 from kit.core.cache import content_hashes, fingerprint, get_or_compute
+from kit.core.exceptions import KitError
 from kit.data.challenge import Challenge, read_challenge
 from kit.data.duplicates import RADIUS, duplicate_groups
-from kit.data.folds import assign_folds, stratified_sample
-from kit.data.images import check_images
+from kit.data.folds import assign_folds, named_labels, stratified_sample
+from kit.data.images import check_images, inspect_images
 from kit.data.text import product_texts
 from kit.runs import Run
 
@@ -26,7 +27,9 @@ def read_items(config: TrainConfig) -> tuple[list[int], dict[str, pd.DataFrame]]
     reads_images = "image" in config.sides or config.split == "grouped"
     images = "ignore" if not reads_images else "require" if config.missing == "error" else "leave"
     challenge = read_challenge(config.data, config.clean_titles, config.clean_descriptions, images)
-    items = challenge.train.iloc[stratified_sample(challenge.train["label"], config.limit, config.split_seed)]
+    _require_sides(config, challenge)
+    reads_images = reads_images and "image" in challenge.sides
+    items = challenge.train.iloc[stratified_sample(named_labels(challenge.train), config.limit, config.split_seed)]
     items = items.reset_index(drop=True)
     tests = [frame.assign(split=split) for split, frame in challenge.test.items()]
     test = pd.concat(tests, ignore_index=True) if tests else items[:0].assign(split="")
@@ -36,10 +39,30 @@ def read_items(config: TrainConfig) -> tuple[list[int], dict[str, pd.DataFrame]]
             test["image_fingerprint"] = inspected[1]["bytes"].fillna("")
     settings = (config.folds, config.val_share, config.split_seed)
     if config.split == "grouped":
-        items["group"], items["fold"] = _split_grouped(items, inspected[0], settings)
+        looked_at = inspected[0] if reads_images else inspect_images(list(items["image_path"]))
+        items["group"], items["fold"] = _split_grouped(items, looked_at, settings)
     else:
-        items["fold"] = assign_folds(items["label"], *settings)
+        items["fold"] = assign_folds(named_labels(items), *settings)
     return challenge.classes, {"train": items, "test": test}
+
+
+def check_data(config: TrainConfig) -> Challenge:
+    """Return a run's challenge, uncleaned and without images. Raise KitError if its tables are damaged, or do not have
+    what its system reads."""
+    challenge = read_challenge(config.data, clean_titles=False, clean_descriptions=False, images="ignore")
+    _require_sides(config, challenge)
+    return challenge
+
+
+def _require_sides(config: TrainConfig, challenge: Challenge) -> None:
+    """Raise KitError if the system reads texts or images that a catalogue does not have."""
+    for side in set(config.sides or ("text",)) - set(challenge.sides):
+        (other,) = challenge.sides
+        instead = "text (or tfidf)" if other == "text" else other
+        raise KitError(
+            f"{challenge.folder} was described without {side}s, which system={config.system!r} reads: pass -p system "
+            f"{instead}, or describe it again with the columns of its {side}s."
+        )
 
 
 def _split_grouped(items: pd.DataFrame, inspected: pd.DataFrame, settings: tuple[int, float, int]) -> np.ndarray:
@@ -50,7 +73,7 @@ def _split_grouped(items: pd.DataFrame, inspected: pd.DataFrame, settings: tuple
 
     def compute(_) -> list[np.ndarray]:
         groups = duplicate_groups(items, inspected)
-        return [np.concatenate([groups, assign_folds(items["label"], *settings, groups)])]
+        return [np.concatenate([groups, assign_folds(named_labels(items), *settings, groups)])]
 
     hashes = (inspected["bytes"].tolist(), inspected["perceptual"].tolist())
     seen = (items["title"], product_texts(items), *hashes, items["label"].tolist())
@@ -63,7 +86,11 @@ def _split_grouped(items: pd.DataFrame, inspected: pd.DataFrame, settings: tuple
 def data_fingerprints(frames: dict[str, pd.DataFrame]) -> dict[str, str]:
     """Return a hash of each part of the data that a training uses, by name."""
     train, fingerprints = frames["train"], {}
-    for name, columns in {"ids": ["id"], "texts": ["title", "description"], "labels": ["label"]}.items():
+    for name, columns in {
+        "ids": ["id", "key"],
+        "texts": ["title", "description"],
+        "labels": ["label", "class"],
+    }.items():
         parts = [frame[column] for frame in frames.values() for column in columns if column in frame]
         fingerprints[name] = fingerprint(*(part.to_json() for part in parts))
     fingerprints["folds"] = fingerprint(train["fold"].to_json())
@@ -71,6 +98,15 @@ def data_fingerprints(frames: dict[str, pd.DataFrame]) -> dict[str, str]:
         hashes = [value for frame in frames.values() for value in content_hashes(list(frame["image_path"]))]
         fingerprints["images"] = fingerprint(*hashes)
     return fingerprints
+
+
+def changed_items(predicted: pd.DataFrame, train: pd.DataFrame) -> np.ndarray:
+    """Return which `[N]` of the items that a run predicted out of fold are gone now or have another text, label or
+    set of labels. Texts and the set are compared if the run recorded their fingerprints.
+    """
+    now = train.set_index("id").reindex(predicted["id"])
+    names = ["label", *(name for name in ("fingerprint", "class_fingerprint") if name in predicted and name in now)]
+    return np.any([now[name].to_numpy() != predicted[name].to_numpy() for name in names], axis=0)
 
 
 def challenge_of(run: Run, data: str = "", images: str = "warn") -> Challenge:

@@ -5,7 +5,7 @@ import io
 import itertools
 import re
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -17,6 +17,7 @@ WHOLE_NUMBER = re.compile(r"\s*(-?[0-9]{1,18})(?:\.0*)?\s*")  # matched as text:
 PLAIN_NUMBER = "0|-?[1-9][0-9]{0,17}"  # the usual way to write a whole number
 TEXT_COLUMNS = ("title", "description", "name")  # our columns that hold text; the others hold whole numbers
 PANDAS_INDEX = re.compile(r"unnamed: 0(?:\.\d+)?")  # pandas' name for an unnamed first column that it saves again
+SEPARATORS = {",": "a comma", "\t": "a tab", ";": "a semicolon", "|": "a bar"}
 END = "\0end of the table"  # appended to a table: an unclosed quotation mark swallows it
 
 
@@ -39,10 +40,9 @@ def read_text(path: Path) -> str:
 
 def check_separator(name: str, header: str, sep: str) -> None:
     """Raise KitError if the header of the file `name` uses a separator other than `sep`."""
-    shown = {",": "a comma", "\t": "a tab", ";": "a semicolon", "|": "a bar"}
-    other = next((mark for mark in shown if mark in header), None)
+    other = next((mark for mark in SEPARATORS if mark in header), None)
     if sep not in header and other:
-        raise KitError(f"{name} is separated by {shown[other]}; save it again separated by {shown[sep]}.")
+        raise KitError(f"{name} is separated by {SEPARATORS[other]}; save it again separated by {SEPARATORS[sep]}.")
 
 
 def read_table(path: Path, sep: str, columns: dict[str, str]) -> pd.DataFrame:
@@ -79,6 +79,67 @@ def read_table(path: Path, sep: str, columns: dict[str, str]) -> pd.DataFrame:
         ids = shorten(frame[places[key]][again].unique())
         raise KitError(f"{name} has the same {places[key]} in two rows ({ids}); keep one of each.")
     return frame
+
+
+def read_delimited(
+    path: Path, columns: Sequence[str], require: Callable[[str, Sequence[str], Sequence[str]], None]
+) -> tuple[dict[str, list[str]], list[int], dict[int, str]]:
+    """Return the texts of these columns, the line in which each row begins, and what is wrong with a row's fields.
+
+    The separator is the one of SEPARATORS that finds the columns in the header. `require(name, header, columns)` raises
+    if the header lacks one. Raise KitError if the file cannot be read, or if its separator is not clear.
+    """
+    text, name = read_text(path), path.name
+    lines = list(io.StringIO(text, newline=""))
+    headers = {sep: _header(lines, sep) for sep in SEPARATORS}
+    fitting = [sep for sep, header in headers.items() if set(columns) <= set(header)]
+    several = [sep for sep, header in headers.items() if len(header) > 1]
+    if not fitting and len(several) > 1:
+        marks = " or ".join(SEPARATORS[sep] for sep in several)
+        raise KitError(
+            f"{name} may be separated by {marks}, and with none of them its header has the columns {shorten(columns)}: "
+            f"it is {lines[0].strip()[:200]!r}; save it with one separator, or name columns that it has."
+        )
+    sep = [*fitting, *several, ","][0]
+    require(name, headers[sep], columns)
+    records, opened = _read_records(lines, sep)
+    if opened:
+        raise KitError(
+            f"{name}, line {opened}: a field begins with a quotation mark that is never closed; remove or close it."
+        )
+    width, records = len(headers[sep]), records[1:]
+    places, faults = [headers[sep].index(column) for column in columns], {}
+    for number, record in enumerate(records):
+        if len(record.fields) != width:
+            faults[number] = f"{len(record.fields)} fields, not {width}"
+        elif any(_holds_rows(field, place, width, sep) for place, field in enumerate(record.fields)):
+            faults[number] = f"a field in quotation marks goes on to line {record.last} and seems to hold further rows"
+        record.fields.extend([""] * (width - len(record.fields)))
+    texts = {column: [r.fields[place] for r in records] for column, place in zip(columns, places, strict=True)}
+    return texts, [record.first for record in records], faults
+
+
+def _header(lines: list[str], sep: str) -> list[str]:
+    return next(
+        ([cell.strip() for cell in row] for row in csv.reader(lines, delimiter=sep) if "".join(row).strip()), []
+    )
+
+
+def _holds_rows(field: str, place: int, width: int, sep: str) -> bool:
+    """Return whether a field may hold rows of its own table, because a stray quotation mark opens it.
+
+    Then it begins with the end of a row and ends with the beginning of one: with as many separators as such parts have,
+    and, unlike in prose, none of them before a space.
+    """
+    first, *inner = re.split("\r\n|\r|\n", field.strip())
+    return bool(
+        inner
+        and width > 1
+        and f"{sep} " not in field
+        and first.count(sep) == width - 1 - place
+        and inner[-1].count(sep) == place
+        and all(line.count(sep) == width - 1 for line in inner[:-1])
+    )
 
 
 class _Record(NamedTuple):

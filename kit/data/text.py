@@ -77,5 +77,5 @@ def product_pairs(frame: pd.DataFrame) -> list[tuple[str, str]]:
 
 
 def product_texts(frame: pd.DataFrame) -> list[str]:
-    """Return title and description as one text (paper section 4.2); the title alone if there is no description."""
-    return (frame["title"] + (" " + frame["description"]).fillna("")).tolist()
+    """Return title and description as one text (paper section 4.2); one alone if there is no other."""
+    return [f"{title} {text}" if title and text else title or text for title, text in product_pairs(frame)]

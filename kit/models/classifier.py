@@ -78,11 +78,16 @@ class Classifier(nn.Module):
         """Return the logits `[B, K]` of a batch of `kit.data.dataset`; with `inspect`, what `CoAttentionHead.inspect`
         returns, without mirror images."""
         layers, regions = self.features(batch)
-        head: Any = self.head.inspect if inspect else self.head  # type: ignore[union-attr]
-        outputs = head(*self.complete(batch, layers, regions))
-        if self.mirror and self.image is not None and not self.training and not inspect:
+        if inspect:
+            return self.head.inspect(*self.complete(batch, layers, regions))  # type: ignore[union-attr, operator]
+        return self.classify(batch, layers, regions)
+
+    def classify(self, batch: dict[str, Tensor], layers: Any, regions: Any) -> Tensor:
+        """Return the logits `[B, K]` of a batch whose features, layers and regions, have been computed."""
+        outputs = self.head(*self.complete(batch, layers, regions))
+        if self.mirror and self.image is not None and not self.training:
             mirrored = self.image(batch["pixels"].flip(2))  # [B, H, W, 3], left to right
-            outputs = (outputs + head(*self.complete(batch, layers, mirrored))) / 2
+            outputs = (outputs + self.head(*self.complete(batch, layers, mirrored))) / 2
         return outputs
 
     def complete(self, batch: dict[str, Tensor], layers: Any, regions: Any) -> tuple[Any, Tensor, Any]:

@@ -121,6 +121,12 @@ class CoAttentionHead(nn.Module):
         text, image, _, _ = self.coattention(text, mask, regions)  # [B, D] each
         return self._join(text, image)
 
+    def attend(self, layers: Sequence[Tensor], mask: Tensor, regions: Tensor) -> tuple[Tensor, Tensor]:
+        """Return the attention on tokens, a_t `[B, T]`, and on regions, a_i `[B, R]` (eq. 6 and 7)."""
+        text, regions = self._encode(layers, mask, regions)
+        _, _, a_text, a_image = self.coattention(text, mask, regions)
+        return a_text, a_image
+
     def inspect(self, layers: Sequence[Tensor], mask: Tensor, regions: Tensor) -> tuple[Tensor, Tensor]:
         """Return logits `[B, 4, K]` with the learned attention, and with even attention on text, image and both; and
         how far the learned attention on text and image is from even, `[B, 2, 2]` (`kit.models.layers:spread`).

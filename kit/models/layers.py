@@ -30,12 +30,12 @@ class WeightedLayers(nn.Module):
 
         Standardising is folded into the weights and applied layer by layer, so that no layer is copied.
         """
-        scales = (self.gamma * self.weights.softmax(0)).view(-1, 1, 1)  # [L, 1, 1]
+        scales = (self.gamma * self.weights.softmax(0)).view(-1, 1, 1)  # [L, 1, 1], eq. 2
         if inputs is not None:
             scales = scales / inputs.std  # [L, 1, d]
-        mixed = scales[0] * layers[0]
+        mixed = scales[0] * layers[0]  # eq. 2
         for scale, layer in zip(scales[1:], layers[1:], strict=True):
-            mixed = mixed + scale * layer
+            mixed = mixed + scale * layer  # eq. 2
         return mixed if inputs is None else mixed - (scales * inputs.mean).sum(0)
 
 
@@ -132,16 +132,16 @@ class CoAttention(nn.Module):
     def forward(self, text: Tensor, mask: Tensor, regions: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """Return t', i' `[B, D]`, a_t `[B, T]`, a_i `[B, R]` of text `[B, T, D]`, its mask, regions `[B, R, D]`."""
         real = mask.bool()
-        c = torch.tanh(self.affinity(text) @ regions.transpose(1, 2))  # [B, T, R]
+        c = torch.tanh(self.affinity(text) @ regions.transpose(1, 2))  # [B, T, R], eq. 3
         c = c * real.unsqueeze(2)
-        v, s = self.image_hidden(regions), self.text_hidden(text)  # [B, R, k], [B, T, k]
-        from_text, from_image = c.transpose(1, 2) @ s, c @ v  # [B, R, k], [B, T, k]
+        v, s = self.image_hidden(regions), self.text_hidden(text)  # [B, R, k], [B, T, k], eq. 4, 5
+        from_text, from_image = c.transpose(1, 2) @ s, c @ v  # [B, R, k], [B, T, k], eq. 4, 5
         if self.scale:
             from_text, from_image = from_text / real.sum(1).view(-1, 1, 1), from_image / regions.shape[1]
-        h_image, h_text = torch.tanh(v + from_text), torch.tanh(s + from_image)
-        a_image = self.image_score(h_image).squeeze(2).softmax(1)  # [B, R]
-        a_text = self.text_score(h_text).squeeze(2).masked_fill(~real, float("-inf")).softmax(1)  # [B, T]
-        return weighted_sum(a_text, text), weighted_sum(a_image, regions), a_text, a_image
+        h_image, h_text = torch.tanh(v + from_text), torch.tanh(s + from_image)  # eq. 4, 5
+        a_image = self.image_score(h_image).squeeze(2).softmax(1)  # [B, R], eq. 6
+        a_text = self.text_score(h_text).squeeze(2).masked_fill(~real, float("-inf")).softmax(1)  # [B, T], eq. 7
+        return weighted_sum(a_text, text), weighted_sum(a_image, regions), a_text, a_image  # eq. 8, 9
 
 
 class EvenAttention(nn.Module):

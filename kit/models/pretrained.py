@@ -8,9 +8,10 @@ from huggingface_hub.errors import HFValidationError, RepositoryNotFoundError
 from safetensors import SafetensorError
 
 from kit.core.cache import content_hashes
+from kit.core.console import setting
 from kit.core.exceptions import KitError
 from kit.core.paths import resolve
-from kit.models.registry import IMAGE, TEXT, ImageSpec, TextSpec
+from kit.models.registry import IMAGE, TEXT, ImageSpec, TextSpec, offline
 
 WEIGHTS = ("model.safetensors", "pytorch_model.bin")  # their names on the hub
 WEIGHTS_FORMAT = 3  # of backbones' outputs: raise it when normalising pixels or reading weights changes
@@ -55,8 +56,16 @@ def check_hub(name: str, repo: str, parameter: str, file: str) -> None:
         raise KitError(
             f"The {parameter} backbone {name!r}{unknown} needs the weights of {repo!r}, and the Hugging Face hub "
             f"cannot be reached from here ({first_line(error)}): download that repository on a machine with network "
-            f"(hf download {repo} --local-dir DIR), copy it over, and pass -p {parameter} DIR."
+            f"(hf download {repo} --local-dir DIR), copy it over, and set {setting(**{parameter: 'DIR'})}{_at_once()}."
         ) from error
+
+
+def _at_once() -> str:
+    """Return the words about what needs no network, if pip has installed it."""
+    text, image = offline(TEXT)[:1], offline(IMAGE)[:1]
+    if not text or not image:
+        return ""
+    return f"; or take what needs no network: {setting(text=text[0], image=image[0], recipe='demo')}"
 
 
 def text_hub_name(name: str) -> str:

@@ -5,6 +5,7 @@ class, which lower-case or lose accents. Otherwise transformers reads the vocabu
 "[SEP]" in a title never becomes the token of that name.
 """
 
+import bisect
 import functools
 import json
 import re
@@ -113,22 +114,49 @@ class _Fast:
 
     def pairs(self, texts: list[tuple[str, str]], max_tokens: int) -> list[list[tuple[int, int]]]:
         """Return ids with their types of titles and descriptions; an empty description makes no pair."""
+        rows = ([*zip(both.ids, both.type_ids, strict=True)] for both, _ in self._pairs(texts, max_tokens))
+        return [row or [(self.placeholder, 0)] for row in rows]
+
+    def words(self, texts: tuple[str, ...], max_tokens: int) -> tuple[list[str], list[int]]:
+        """Return the words of a text, or of a pair, and the place among them of each token's word, -1 if it has none.
+
+        A token is part of the word in which its first character stands.
+        """
+        if len(texts) == 2:
+            ((encoding, first),) = self._pairs([(texts[0], texts[1])], max_tokens, offsets=True)
+        else:
+            self.inner.enable_truncation(max_tokens, direction=self.side)
+            (encoding,), first = self._encode([*texts], max_tokens, offsets=True), max_tokens
+        near = [_near_end(text, max_tokens, self.side) for text in texts]
+        words = [[*re.finditer(r"\S+", text)] for text in near]
+        starts, before, places, seen = [[word.start() for word in row] for row in words], [0, len(words[0])], [], 0
+        for special, (start, end) in zip(encoding.special_tokens_mask, encoding.offsets, strict=True):
+            part, seen = int(seen >= first), seen + 1 - special
+            piece = "" if special else near[part][start:end]
+            start += len(piece) - len(piece.lstrip())
+            places.append(before[part] + bisect.bisect_right(starts[part], start) - 1 if piece.strip() else -1)
+        return [word[0] for row in words for word in row], places or [-1]
+
+    def _pairs(self, texts: list[tuple[str, str]], max_tokens: int, offsets: bool = False) -> list[tuple]:
+        """Return the encodings of titles with descriptions, and the number of a title's tokens; an empty description
+        makes no pair."""
         self.inner.no_truncation()
-        parts = [self._encode([text[i] for text in texts], max_tokens, special=False) for i in (0, 1)]
+        parts = [self._encode([text[i] for text in texts], max_tokens, False, offsets) for i in (0, 1)]
         alone, together = (max_tokens - self.inner.num_special_tokens_to_add(pair) for pair in (False, True))
-        rows = []
+        encodings = []
         for title, description in zip(*parts, strict=True):
             room = max(0, together - len(title))
             title.truncate(alone, direction=self.side)
             description.truncate(room, direction=self.side)
             both = self.inner.post_process(title, description if len(description) else None)
-            rows.append([*zip(both.ids, both.type_ids, strict=True)] or [(self.placeholder, 0)])
-        return rows
+            encodings.append((both, len(title)))
+        return encodings
 
-    def _encode(self, texts: list[str], max_tokens: int, special: bool = True) -> list:
+    def _encode(self, texts: list[str], max_tokens: int, special: bool = True, offsets: bool = False) -> list:
         try:
             near = [_near_end(text, max_tokens, self.side) for text in texts]
-            return self.inner.encode_batch_fast(near, add_special_tokens=special)
+            encode = self.inner.encode_batch if offsets else self.inner.encode_batch_fast
+            return encode(near, add_special_tokens=special)
         except Exception as error:  # a vocabulary without a token for unknown words
             raise KitError(
                 f"The tokenizer in {self.path} cannot read every text ({first_line(error)}): copy its files again from "
@@ -153,16 +181,36 @@ class _Slow:
 
     def pairs(self, texts: list[tuple[str, str]], max_tokens: int) -> list[list[tuple[int, int]]]:
         """Return ids with their types of titles and descriptions; an empty description makes no pair."""
-        alone, together = (max_tokens - self.tokenizer.num_special_tokens_to_add(pair) for pair in (False, True))
         rows = []
         for text in texts:
-            title, description = (self._ids(_near_end(part, max_tokens, self.side)) for part in text)
-            parts = [self._cut(title, alone), self._cut(description, together - len(title))]
-            parts = parts if parts[1] else parts[:1]
+            parts = self._fit([self._ids(_near_end(part, max_tokens, self.side)) for part in text], max_tokens)
             ids = self.tokenizer.build_inputs_with_special_tokens(*parts)
             types = self.tokenizer.create_token_type_ids_from_sequences(*parts) if len(parts) > 1 else [0] * len(ids)
             rows.append([*zip(ids, types, strict=True)] or [(self.tokenizer.unk_token_id or 0, 0)])
         return rows
+
+    def words(self, texts: tuple[str, ...], max_tokens: int) -> tuple[list[str], list[int]]:
+        """Return what `_Fast.words` returns. If words are not tokenised one by one, each token is one."""
+        words: list[str] = []
+        sides: list[list[int]] = []  # of each part's tokens: -1 - the place of its word
+        for text in (*texts, "")[:2]:
+            near = _near_end(text, max_tokens, self.side)
+            ids, shown = self._ids(near), near.split()
+            counts = [len(self._ids(word)) for word in shown]
+            if sum(counts) != len(ids):
+                shown = [piece.replace("</w>", "") for piece in self.tokenizer.convert_ids_to_tokens(ids)]
+                counts = [1] * len(ids)
+            sides.append([-1 - len(words) - word for word, count in enumerate(counts) for _ in range(count)])
+            words += shown
+        row = self.tokenizer.build_inputs_with_special_tokens(*self._fit(sides, max_tokens))  # special ones are from 0
+        return words, [-1 - place if place < 0 else -1 for place in row] or [-1]
+
+    def _fit(self, parts: list[list[int]], max_tokens: int) -> list[list[int]]:
+        """Return title and description cut to what fits; an empty description makes no pair."""
+        alone, together = (max_tokens - self.tokenizer.num_special_tokens_to_add(pair) for pair in (False, True))
+        title, description = parts
+        kept = [self._cut(title, alone), self._cut(description, together - len(title))]
+        return kept if kept[1] else kept[:1]
 
     def _cut(self, ids: list[int], room: int) -> list[int]:
         return [] if room <= 0 else ids[-room:] if self.side == "left" else ids[:room]
@@ -380,7 +428,6 @@ def _check_sentencepiece(path: Path) -> None:
         ) from error
 
 
-@functools.lru_cache(maxsize=2)
 def load_tokenizer(name: str, pretrained: bool = True, pair: bool = False) -> Encode:
     """Return a function `(texts, max_tokens) → token ids`, with special tokens and without padding.
 
@@ -390,17 +437,8 @@ def load_tokenizer(name: str, pretrained: bool = True, pair: bool = False) -> En
     For random weights of a named backbone, ids of the e5 tokenizer are folded into the vocabulary: as many as real
     ones. Raise KitError if the tokenizer cannot be loaded.
     """
-    spec = TEXT.get(name)
-    fold = None if pretrained or spec is None else spec.config["vocab_size"]
-    file = TOKENIZER if fold else spec and spec.tokenizer
-    if file:
-        encode_all: _Fast | _Slow = read_tokenizer_file(file.locate())
-    elif directory := (None if spec else local_directory(name)):
-        refuse_pointers(directory)
-        encode_all = read_tokenizer(directory)
-    else:
-        encode_all = read_tokenizer(_hub_tokenizer(name, text_hub_name(name)))
-    prefix = spec.prefix if spec else ""
+    spec, encode_all = TEXT.get(name), find_tokenizer(name, pretrained)
+    fold, prefix = None if pretrained or spec is None else spec.config["vocab_size"], spec.prefix if spec else ""
 
     def encode(texts: list, max_tokens: int) -> list[list]:
         if not texts:  # some tokenizers fail on an empty list
@@ -412,6 +450,33 @@ def load_tokenizer(name: str, pretrained: bool = True, pair: bool = False) -> En
         return [[5 + i % (fold - 5) for i in row] for row in ids] if fold else ids
 
     return encode
+
+
+def token_words(
+    name: str, texts: tuple[str, ...], max_tokens: int, pretrained: bool = True
+) -> tuple[list[str], list[int]]:
+    """Return the words of a text, or of a title and a description, and for each of its tokens the place among them of
+    the word that it is a piece of; -1: special tokens, and those of the backbone's own prefix.
+
+    Raise KitError if the tokenizer cannot be loaded.
+    """
+    prefix = TEXT[name].prefix if name in TEXT else ""
+    words, places = find_tokenizer(name, pretrained).words((prefix + texts[0], *texts[1:]), max_tokens)
+    own = len(prefix.split())
+    return words[own:], [max(place - own, -1) for place in places]
+
+
+@functools.lru_cache(maxsize=2)
+def find_tokenizer(name: str, pretrained: bool) -> _Fast | _Slow:
+    """Return the tokenizer of a backbone. Raise KitError if it cannot be loaded."""
+    spec = TEXT.get(name)
+    file = TOKENIZER if spec and not pretrained else spec and spec.tokenizer
+    if file:
+        return read_tokenizer_file(file.locate())
+    if directory := (None if spec else local_directory(name)):
+        refuse_pointers(directory)
+        return read_tokenizer(directory)
+    return read_tokenizer(_hub_tokenizer(name, text_hub_name(name)))
 
 
 def _hub_tokenizer(name: str, repo: str) -> Path:

@@ -16,6 +16,7 @@ from math import comb
 import numpy as np
 import pandas as pd
 from sklearn.model_selection import PredefinedSplit
+from threadpoolctl import threadpool_limits
 
 from kit.config import EnsembleConfig, bounded_name, short_names
 from kit.core.console import Bar
@@ -72,6 +73,7 @@ def _fit(members: Members, config: EnsembleConfig, rows: np.ndarray) -> Tempered
     )
 
 
+@threadpool_limits.wrap(limits=1, user_api="blas")  # as in kit.training.probe
 def stack(config: EnsembleConfig, again: bool = False) -> EnsembleRun:
     """Make the ensemble and return its run folder, laid out like a training's (see `kit.runs`).
 
@@ -170,7 +172,7 @@ def groupings(members: dict[str, tuple[str, str]]) -> dict[str, list[str]]:
         for chosen in (chosen for size in sizes for chosen in combinations(texts[image], size)):
             names = [name for name, (text, other) in members.items() if other == image and text in chosen]
             if len(names) < len(members):
-                runs[" + ".join([short[1][image], *(short[0][text] for text in chosen)])] = names
+                runs[f"{short[1][image]} × {' + '.join(short[0][text] for text in chosen)}"] = names
     return runs | {f"all {len(members)}": list(members)}
 
 
@@ -201,7 +203,7 @@ def ensemble_config(members: Iterable[str], label: str, study: str = "", **value
     """
     members = (members,) if isinstance(members, str) else tuple(members)
     config = EnsembleConfig("unnamed", members, study=study, **_member_fields(members), **values)
-    label = bounded_name(re.sub(r"[^A-Za-z0-9_.+]+", "_", label.replace(" + ", "+")), 120)
+    label = bounded_name(re.sub(r"[^A-Za-z0-9_.+]+", "_", label.replace(" × ", "+").replace(" + ", "+")), 120)
     parts = [study, "ensemble", label, config.method]
     parts.append(config.evaluation if config.evaluation != "nested" else "")
     if not study:

@@ -152,16 +152,6 @@ def member_backbones(names: Iterable[str]) -> dict[str, tuple[str, str]]:
     return {run.name: (run.config.text, run.config.image) for run in open_members(names)}
 
 
-def member_table(names: Iterable[str]) -> pd.DataFrame:
-    """Return one row per run: system, backbones, and macro-F1 in per cent with the bounds of its 95 % interval."""
-    rows = []
-    for run in open_members(names):
-        config = run.config
-        row = {"run": run.name, "system": config.system, "text": config.text, "image": config.image}
-        rows.append(row | _percent(run.summary))
-    return pd.DataFrame(rows)
-
-
 def _percent(summary: dict) -> dict[str, float]:
     names = {"macro-F1": "macro_f1", "low": "macro_f1_low", "high": "macro_f1_high"}
     return {name: 100 * summary[key] for name, key in names.items()}

@@ -8,14 +8,26 @@ from scipy.stats import norm
 
 from kit.analysis.attention import MOVED
 from kit.analysis.errors import Errors, welch
+from kit.analysis.estimates import Estimate, from_summary
 from kit.runs import EnsembleRun, Run, open_run, open_training
 from kit.stacking.members import is_current
-from kit.studies.estimates import Estimate, from_summary
 from kit.studies.paper_numbers import PAPER_ABLATIONS, PAPER_BASELINE, PAPER_GAIN, PAPER_WELCH, paper_change
 from kit.studies.study_runs import MATCHED, is_frozen, member_runs, study_runs
 from kit.studies.tables import GAINS, OWN_GAIN, own_gain
 
 AT_ONCE = "verdict, all at once"
+MARKS = {"holds": "✓", "not told apart": "–", "contradicted": "✗", "not tested": "·", "not testable": "·"}
+LEGEND = (
+    "✓ holds: the interval confirms the sign · – not told apart: the interval includes zero, which refutes nothing · "
+    "✗ contradicted: the interval lies on the other side · more at the end"
+)
+WORSE = {  # ablation → its claim
+    "no-bilstm": "without its BiLSTM the model is worse",
+    "no-layer-weights": "with the top text layer alone the model is worse",
+    "no-co-attention": "with even attention the model is worse",
+    "text-attention-only": "without the attended image the model is worse",
+    "image-attention-only": "without the attended text the model is worse",
+}
 REMOVED = {  # ablation → the sides whose attention it takes away
     "text-attention-only": ("image",),
     "image-attention-only": ("text",),
@@ -54,7 +66,7 @@ def claims(compared: pd.DataFrame, ablated: pd.DataFrame, final: Run, errors: Er
             full = [open_run(name) for name in row["runs"].split(", ")]
         if row["difference"]:
             change, sides = paper_change(row["model"]), REMOVED.get(row["model"], ())
-            rows.append(_gain_claim(f"{row['model']} does worse", change, row["difference"], full, sides, sign=-1))
+            rows.append(_gain_claim(WORSE[row["model"]], change, row["difference"], full, sides, sign=-1))
     in_sample = ""
     if isinstance(final, EnsembleRun):
         if final.config.evaluation == "in-sample":
@@ -71,6 +83,12 @@ def claims(compared: pd.DataFrame, ablated: pd.DataFrame, final: Run, errors: Er
     stands = table["p"].isna() | (holm(table["p"]) < 0.05)  # nan: not testable, or not tested
     table[AT_ONCE] = table["verdict"].where(stands, "not told apart")
     return table[["claim", "paper", "ours", "attention", "verdict", AT_ONCE]]
+
+
+def mark(claimed: pd.DataFrame) -> pd.DataFrame:
+    """Return the table of `claims` to be shown: verdicts first and with MARKS."""
+    verdicts = claimed[["verdict", AT_ONCE]].map(lambda verdict: f"{MARKS[verdict]} {verdict}")
+    return claimed.assign(**verdicts)[["verdict", "claim", "ours", "paper", "attention", AT_ONCE]]
 
 
 def explain_verdicts(claimed: pd.DataFrame) -> str:
@@ -147,11 +165,12 @@ def _attention(models: Sequence[Run], sides: Sequence[str]) -> tuple[str, bool]:
 
 def _description_claim(errors: Errors, untestable: str) -> dict:
     test = welch(errors).loc["misclassified items"]
-    row = {"claim": f"mistakes without a description ({test.items_without} here) are worse, nats"}
+    row = {"claim": "mistakes on items without a description have a larger loss"}
     row |= {"paper": f"t = {PAPER_WELCH['t']}", "attention": ""}
     if untestable or test.note:
         return row | {"ours": untestable or test.note, "verdict": "not testable", "p": np.nan}
-    ours = f"{test.difference:+.2f} [{test.difference_low:+.2f}, {test.difference_high:+.2f}], p = {test.p:.2g}"
+    ours = f"{test.difference:+.2f} [{test.difference_low:+.2f}, {test.difference_high:+.2f}] nats, p = {test.p:.2g}, "
+    ours += f"{test.items_without} of {test.items_without + test.items_with} mistakes lack one"
     verdict = _verdict(test.p < 0.05, test.difference_high < 0)
     return row | {"ours": ours, "verdict": verdict, "p": min(test.p, 2 * (1 - test.p))}
 

@@ -140,24 +140,28 @@ def fusion_head(task: Task, system: str) -> FusionHead:
 def accuracy(
     make_head: Callable[[], nn.Module], task: Task, seed: int = 0, lr: float = 1e-2, steps: int = 400
 ) -> float:
-    """Train a new head on fresh items at each step, at most `steps` and until it is certain of them; return its
-    accuracy on a thousand others.
-    """
+    """Return the accuracy of a new head, once trained, on a thousand fresh items."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        head = make_head()
-        optimizer = torch.optim.Adam(head.parameters(), lr)
-        for _ in range(steps):
-            *features, labels = task.draw(64)
-            loss = cross_entropy(head(*features), labels)
-            optimizer.zero_grad()
-            loss.backward()
-            optimizer.step()
-            if loss < 0.01:
-                break
+        head = learn(make_head, task, lr, steps)
         *features, labels = task.draw(1000)
         with torch.inference_mode():
-            return (head.eval()(*features).argmax(1) == labels).float().mean().item()
+            return (head(*features).argmax(1) == labels).float().mean().item()
+
+
+def learn(make_head: Callable[[], nn.Module], task: Task, lr: float = 1e-2, steps: int = 400) -> nn.Module:
+    """Return a new head, trained on fresh items at each step, at most `steps` and until it is certain of them."""
+    head = make_head()
+    optimizer = torch.optim.Adam(head.parameters(), lr)
+    for _ in range(steps):
+        *features, labels = task.draw(64)
+        loss = cross_entropy(head(*features), labels)
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        if loss < 0.01:
+            break
+    return head.eval()
 
 
 def _coloured_things(count: int) -> tuple[Tensor, Tensor, Tensor, Tensor]:

@@ -1,43 +1,40 @@
-"""A study's report: the paper's tables and figures beside ours, as Markdown and as one HTML page.
+"""A study's report: the paper's tables and figures beside ours, as Markdown and as the first page of a site.
 
 It is made from the study's run folders and the items of its challenge folder; nothing is trained.
 """
 
-import base64
-import html
-import re
 import sys
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 
 import matplotlib.pyplot as plt
-import mistune
 import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
 
 from kit.analysis import plots
 from kit.analysis.attention import EXPLAIN_ATTENTION, attention_table, describe_attention
-from kit.analysis.errors import confusions, read_errors, worst_mistakes
+from kit.analysis.board import duration
+from kit.analysis.errors import Errors, confusions, read_errors, worst_mistakes
+from kit.analysis.estimates import READING, Answers, from_summary
 from kit.analysis.gallery import gallery
 from kit.core.exceptions import KitError
 from kit.core.files import read_json, write_atomically, write_text
-from kit.core.paths import resolve, runs_folder
+from kit.core.paths import project, resolve, runs_folder, submissions_folder
 from kit.data.challenge import EDITIONS, Challenge
 from kit.data.items import challenge_of
 from kit.data.table import read_table
-from kit.runs import TrainingRun, open_run, open_training
+from kit.runs import EnsembleRun, Run, TrainingRun, open_run, open_training
 from kit.studies import claims, tables
 from kit.studies.choice import choice_of, expectation
-from kit.studies.estimates import READING, Answers
 from kit.studies.paper_numbers import PAPER_BASELINE
+from kit.studies.site import report_body, write_site
 from kit.studies.study_runs import is_frozen, member_runs, study_runs
 
-STYLE = """body{font:16px/1.5 system-ui,sans-serif;max-width:1300px;margin:2em auto;padding:0 1em;color:#222}
-table{border-collapse:collapse;font-size:14px;margin:1em 0;display:block;overflow-x:auto}
-th,td{padding:.3em .7em;border-bottom:1px solid #ddd;text-align:left;white-space:nowrap}
-img{max-width:100%}h2{margin-top:2em;border-bottom:2px solid #2a6f97}"""
+BESIDE_PAPER = (
+    "The paper's, on the challenge's 20 % validation split (on another catalogue, compare rankings, not levels):"
+)
 
 
 def read_answers(path: str, challenge: Challenge) -> Answers:
@@ -59,85 +56,145 @@ def read_answers(path: str, challenge: Challenge) -> Answers:
 
 
 def write_report(study: str) -> Path:
-    """Write the report of a study from its run folders, and return the Markdown file.
+    """Write a study's report from its run folders, as REPORT.md and, with the executed notebooks, as a site; return the
+    site's index.
 
     Raise KitError if the study has no members, or its data is damaged.
     """
     folder = runs_folder() / study
     settings = read_json(folder / "study.json") if (folder / "study.json").is_file() else {}
-    runs = study_runs(study)
     choice = choice_of(study)
     final = choice.run
     challenge = challenge_of(final)
     answers = read_answers(settings.get("answers", ""), challenge)
     errors = read_errors(final, challenge)
+    members = [open_training(name) for name in member_runs(study)]
+    compared, ablated = tables.baselines(study, answers), tables.ablations(study)
+    held_up, measured = claims.claims(compared, ablated, final, errors), attention_table(members)
+    parts = [
+        f"# {study}: {challenge.folder.name}, the paper beside this study",
+        _headline(study, final, answers, _copy_submission(final, folder / "site")),
+        *_failures(settings),
+        f"Analysed and submitted: {choice.why} {expectation(final)}".rstrip(),
+        *_section("What held up", claims.mark(held_up), claims.LEGEND),
+        *_section("Table 1: models", tables.models(study, answers), BESIDE_PAPER, _table(tables.paper_models())),
+        *_section(
+            "Baselines",
+            compared,
+            f"The paper reports only its best fusion: {PAPER_BASELINE:.2f}.",
+            tables.explain_own_gain(compared),
+            _table(tables.own_gain(compared)),
+        ),
+        *_section(
+            "Table 2: ablations",
+            ablated,
+            "`no-co-attention`, which is not in the paper, weighs all tokens and all regions equally: its difference "
+            "says what the attention gains over means.",
+        ),
+        *_section("Attention", measured, f"{members[0].name}: {describe_attention(members[0])}"),
+        *_section(
+            "Table 3: ensembles",
+            tables.ensembles(study, answers),
+            "The paper's:",
+            _table(tables.paper_ensembles()),
+        ),
+        *_section(f"Table 4: does a missing description hurt? ({final.name})", tables.descriptions(errors)),
+        *_figures(folder / "figures", challenge, errors),
+        *_section("Runs", tables.runs(study_runs(study))),
+    ]
+    reading = _how_to_read(members, answers, challenge, held_up, not measured.empty)
+    write_text(folder / "REPORT.md", "\n\n".join(filter(None, [*parts, *reading])) + "\n")
+    cards = f"<h2>The worst mistakes</h2>{gallery(worst_mistakes(errors), challenge.names)}"
+    bodies = [report_body("\n\n".join(filter(None, texts)), folder) for texts in (parts, reading)]
+    return write_site(folder / "site", study, cards.join(bodies), _notebooks(study, final))
+
+
+def _headline(study: str, final: Run, answers: Answers, submission: list[str]) -> str:
+    """Return what a reader wants first: scores, gain, submission, and time."""
+    summary, finished = final.summary, study_runs(study)
+    lines = [
+        f"**{from_summary(final, 'macro_f1')}** macro-F1 in per cent on {summary['items']['oof']:,} validation items"
+    ]
+    if score := answers.score(final):
+        lines.append(f"**{score}** on {summary['items']['test']:,} test items")
+    if isinstance(final, EnsembleRun):
+        gained = from_summary(final, "gain", signed=True)
+        lines.append(f"**{gained}** points over the best single run, {summary['best_member']}")
+    files = ", ".join(f"[{name}](site/{name})" for name in submission)
+    lines.append(f"Submission: {files or 'not written yet (07_submission writes it)'}, from the run {final.name}")
+    seconds = sum(run.summary.get("seconds", 0) for run in finished)
+    lines.append(f"{len(finished)} runs took {duration(seconds)} of training and stacking")
+    return "\n".join(f"- {line}" for line in lines)
+
+
+def _copy_submission(final: Run, site: Path) -> list[str]:
+    """Copy the files of the run's submission into the site, and return their names."""
+    files = sorted(path for path in (submissions_folder() / final.name).glob("*") if path.is_file())
+    for path in files:
+        write_atomically(site / path.name, partial(Path.write_bytes, data=path.read_bytes()))
+    return [path.name for path in files]
+
+
+def _notebooks(study: str, final: Run) -> dict[str, tuple[Path, str]]:
+    """Return page name → executed notebook and label: the study's own, its members', and its final run's."""
+    found: dict[str, tuple[Path, str]] = {}
+    for name in dict.fromkeys((study, *member_runs(study), final.name)):
+        for path in (runs_folder() / name).glob("[0-9]*.ipynb"):
+            if not path.name.endswith(".partial.ipynb"):
+                stem = path.stem if name == study else f"{path.stem}-{name}"
+                label = path.stem if name == study else f"{path.stem} {name.removeprefix(f'{study}-')}"
+                found[f"{stem}.html"] = path, label
+    return dict(sorted(found.items()))
+
+
+def _how_to_read(
+    members: list[TrainingRun], answers: Answers, challenge: Challenge, held_up: pd.DataFrame, measured: bool
+) -> list[str]:
+    """Return the report's last section: how the study was made, and how its numbers are meant."""
+    member, described = members[0].config, 100 * challenge.train["description"].notna().mean()
+    protocol = (
+        f"{member.folds}-fold" if member.folds > 1 else f"one split, {100 * member.val_share:.0f} % for validation"
+    )
+    return [
+        "## How to read this report",
+        f"{challenge.folder.name} ({challenge.edition} edition): {len(challenge.train):,} training items of "
+        f"{len(challenge.classes)} classes, {described:.0f} % with a description. Recipe {member.recipe}, {protocol}, "
+        f"{member.split} split. {READING}",
+        *notes(members, answers),
+        claims.explain_verdicts(held_up),
+        EXPLAIN_ATTENTION if measured else "",
+        "Table 3: macro-F1 is nested: the stacker that scores an item learned from other folds, and each member's "
+        "model from other items. In-sample appears to be the paper's way: the stacker is scored on the items that it "
+        "learned from, so the score is too good.",
+        "Table 4: the difference, and t, are for items without minus items with a description. The paper prints t with "
+        "the opposite sign; it is reversed here. If one side has few items, the test says nothing. `within class` "
+        "compares items of the same class, and counts only classes that have both kinds. If `all items` differ and the "
+        "interval of `within class` is narrow and includes zero, the classes explain the difference; if that interval "
+        "is wide, too few classes have both kinds to tell. No row shows a cause: items without a description may be "
+        "harder for other reasons.",
+        "Tables and figures have the paper's numbers; those without a number are not in the paper. A dash means not "
+        "measured.",
+    ]
+
+
+def _section(title: str, table: pd.DataFrame, *rest: str) -> list[str]:
+    """Return a section whose table has rows; nothing if it has none."""
+    return [] if table.empty else [f"## {title}", _table(table), *rest]
+
+
+def _figures(folder: Path, challenge: Challenge, errors: Errors) -> list[str]:
+    """Write the figures' files, and return the Markdown that shows them."""
     plotters = {
         "figure2": lambda: plots.sample_rows(challenge.train, challenge.names),
         "figure3": lambda: plots.text_length(challenge.train),
         "figure4": lambda: plots.confusion_bars(confusions(errors)),
         "figure5": lambda: plots.loss_boxes(errors.items),
     }
-    figures = [_draw(folder / "figures" / f"{name}.png", FIGURES[name], draw) for name, draw in plotters.items()]
-    described = 100 * challenge.train["description"].notna().mean()
-    members = [open_training(name) for name in member_runs(study)]
-    member = members[0].config
-    compared, ablated = tables.baselines(study, answers), tables.ablations(study)
-    held_up, measured = claims.claims(compared, ablated, final, errors), attention_table(members)
-    protocol = (
-        f"{member.folds}-fold" if member.folds > 1 else f"one split, {100 * member.val_share:.0f} % for validation"
-    )
-    parts = [
-        f"# {study}: the paper beside this study",
-        f"{challenge.folder.name} ({challenge.edition} edition): {len(challenge.train):,} training items of "
-        f"{len(challenge.classes)} classes, {described:.0f} % with a description. Recipe {member.recipe}, {protocol}, "
-        f"{member.split} split. {READING}",
-        *notes(members, answers),
-        *_failures(settings),
-        f"Analysed and submitted: {choice.why} {expectation(final)}".rstrip(),
-        "## What held up",
-        _table(held_up),
-        claims.explain_verdicts(held_up),
-        "## Table 1: models",
-        _table(tables.models(study, answers)),
-        "The paper's, on the challenge's 20 % validation split (on another catalogue, compare rankings, not levels):",
-        _table(tables.paper_models()),
-        "## Baselines",
-        _table(compared),
-        f"The paper reports only its best fusion: {PAPER_BASELINE:.2f}.",
-        tables.explain_own_gain(compared),
-        _table(tables.own_gain(compared)),
-        "## Attention",
-        f"{members[0].name}: {describe_attention(members[0])}",
-        *([] if measured.empty else [_table(measured), EXPLAIN_ATTENTION]),
-        "## Table 2: ablations",
-        _table(ablated),
-        "`no-co-attention`, which is not in the paper, weighs all tokens and all regions equally: its difference says "
-        "what the attention gains over means.",
-        "## Table 3: ensembles",
-        _table(tables.ensembles(study, answers)),
-        "macro-F1 is nested: the stacker that scores an item learned from other folds, and each member's model from "
-        "other items. In-sample appears to be the paper's way: the stacker is scored on the items that it learned "
-        "from, so the score is too good.",
-        "The paper's:",
-        _table(tables.paper_ensembles()),
-        f"## Table 4: does a missing description hurt? ({final.name})",
-        _table(tables.descriptions(errors)),
-        "The difference, and t, are for items without minus items with a description. The paper prints t with the "
-        "opposite sign; it is reversed here. If one side has few items, the test says nothing. `within class` compares "
-        "items of the same class, and counts only classes that have both kinds. If `all items` differ and the interval "
-        "of `within class` is narrow and includes zero, the classes explain the difference; if that interval is wide, "
-        "too few classes have both kinds to tell. No row shows a cause: items without a description may be harder for "
-        "other reasons.",
-        *figures,
-        "## Runs",
-        _table(tables.runs(runs)),
-    ]
-    text = "\n\n".join(parts) + "\n"
-    path = folder / "REPORT.md"
-    write_text(path, text)
-    page = _page(study, text, folder, gallery(worst_mistakes(errors), challenge.names))
-    write_text(folder / "REPORT.html", page)
-    return path
+    shown = [_draw(folder / f"{name}.png", FIGURES[name], draw) for name, draw in plotters.items()]
+    if (model := project() / "docs" / "architecture.svg").is_file():
+        write_atomically(folder / "figure1.svg", partial(Path.write_bytes, data=model.read_bytes()))
+        shown.insert(0, "## Figure 1: the model\n\n![Figure 1: the model](figures/figure1.svg)")
+    return shown
 
 
 FIGURES = {
@@ -227,22 +284,7 @@ def _failures(settings: dict) -> list[str]:
 
 def _table(frame: pd.DataFrame) -> str:
     if frame.empty:
-        return "(no finished run)"
+        return ""
     frame = frame.loc[:, (frame.astype(str) != "").any()]
     cells = frame.map(lambda value: "" if value is None else str(value).replace("|", "\\|").replace("\n", " "))
     return cells.to_markdown(index=False, disable_numparse=True)
-
-
-def _page(study: str, text: str, folder: Path, cards: str) -> str:
-    """Return the report as one HTML page with its images inside; all text of products and names is escaped."""
-    body = str(mistune.create_markdown(escape=True, plugins=["table"])(text))
-
-    def inline(match: re.Match) -> str:
-        image = base64.b64encode((folder / match[1]).read_bytes()).decode()
-        return f'src="data:image/png;base64,{image}"'
-
-    body = re.sub(r'src="(figures/\w+\.png)"', inline, body)
-    return (
-        f'<!doctype html><html lang="en"><head><meta charset="utf-8"><title>{html.escape(study)}</title>'
-        f"<style>{STYLE}</style></head><body>{body}<h2>The worst mistakes</h2>{cards}</body></html>\n"
-    )

@@ -3,13 +3,16 @@
 All scores are in per cent. Intervals are 95 % bootstraps over items; differences are paired on the same items.
 """
 
+from typing import Any
+
 import numpy as np
 import pandas as pd
 
+from kit.analysis.board import duration
 from kit.analysis.errors import Errors, welch
+from kit.analysis.estimates import Answers, Estimate, from_summary, gain
 from kit.runs import EnsembleRun, Run, TrainingRun, open_run, open_training
 from kit.stacking.members import is_current
-from kit.studies.estimates import Answers, Estimate, from_summary, gain
 from kit.studies.paper_numbers import (
     PAPER_ABLATIONS,
     PAPER_ALL,
@@ -140,7 +143,10 @@ def ensembles(study: str, answers: Answers | None = None) -> pd.DataFrame:
         row["in-sample"] = f"{100 * summary['in_sample_macro_f1']:.1f}"
         rows.append(row | {"paper": "" if others else _paper(_paper_ensemble(pairs)), "run": run.name})
     table = pd.DataFrame(rows)
-    return table.sort_values(["evaluation", "members", "grouping", "method"], ignore_index=True) if rows else table
+    if not rows:
+        return table
+    table = table.sort_values(["evaluation", "members", "grouping", "method"], ignore_index=True)
+    return table.drop(columns="evaluation") if set(table["evaluation"]) == {"nested"} else table
 
 
 def descriptions(errors: Errors) -> pd.DataFrame:
@@ -177,13 +183,13 @@ def paper_ensembles() -> pd.DataFrame:
 
 def runs(finished: list[Run]) -> pd.DataFrame:
     """Return the run folders with their settings, scores and costs; a dash means not measured."""
-    rows = []
+    rows: list[dict[str, Any]] = []
     for run in finished:
         summary, config = run.summary, run.config
         system = run.config.system if isinstance(run, TrainingRun) else "ensemble"
         row = {"run": f"runs/{run.name}", "system": system, "seed": config.seed}
-        row["macro-F1"] = f"{100 * summary['macro_f1']:.2f}"
-        measured = {"seconds": "seconds", "seconds per step": "step_seconds", "process peak GB": "peak_memory_gb"}
+        row |= {"macro-F1": from_summary(run, "macro_f1"), "time": duration(summary.get("seconds"))}
+        measured = {"seconds per step": "step_seconds", "process peak GB": "peak_memory_gb"}
         rows.append(row | {name: _measured(summary.get(key)) for name, key in measured.items()})
     return pd.DataFrame(rows)
 

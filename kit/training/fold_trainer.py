@@ -105,7 +105,7 @@ class FoldTrainer:
             accelerator.wait_for_everyone()
         load_weights(self.model, weights, accelerator.unwrap_model(self.model).frozen_prefixes)
         assert progress.kept is not None  # by the last epoch at the latest
-        if config.system == "coattention" and config.coattention:
+        if config.attends:
             progress.attention.append(inspect_attention(self.session, self.model, validation, self.parts["oof"]))
         test = prediction_batches(self.parts["test"], config, accelerator)
         return progress.kept.numpy(), self._predict("test", test)

@@ -12,7 +12,7 @@ PACE_STEPS = 10  # the steps after which a run says how long it will take
 
 
 def record_epoch(session: Session, row: dict, epochs: int) -> None:
-    """Add a row to the history and to metrics.csv; of a fold's rows, the last that was kept is marked."""
+    """Add a row to the history and to metrics.csv, and tell a tracker. Of a fold's rows, the last kept is marked."""
     history = session.progress.history
     for past in history:
         past["kept"] = past["kept"] and not (row["kept"] and past["fold"] == row["fold"])
@@ -20,6 +20,8 @@ def record_epoch(session: Session, row: dict, epochs: int) -> None:
     if session.accelerator.is_main_process:
         print(session.title + describe_epoch(row, epochs) + ("  *" if row["kept"] else ""), flush=True)
     write_metrics(session)
+    scores = {name: value for name, value in row.items() if isinstance(value, float)}
+    session.accelerator.log({f"fold {row['fold']}/{name}": value for name, value in scores.items()}, len(history))
 
 
 def write_metrics(session: Session) -> None:

@@ -12,13 +12,14 @@ import numpy as np
 import pandas as pd
 import torch
 from accelerate import Accelerator, DataLoaderConfiguration, DistributedDataParallelKwargs, PartialState
-from accelerate.utils import set_seed
+from accelerate.utils import ProjectConfiguration, set_seed
 from accelerate.utils.memory import clear_device_cache, should_reduce_batch_size
 
 from kit.config import HELD_OUT_PARTS, TrainConfig, held_in
 from kit.core.cache import fingerprint
 from kit.core.exceptions import KitError, OutOfMemory, shorten
 from kit.core.files import write_json
+from kit.core.paths import runs_folder
 from kit.data.dataset import ProductDataset, cache_pixels
 from kit.data.folds import split_up_to
 from kit.data.items import data_fingerprints, read_items
@@ -38,6 +39,7 @@ from kit.training.saved_weights import remove_epochs
 from kit.training.session import Session
 from kit.training.start import fit_start
 from kit.training.summary import report_blank_images, summarise_items, summarise_training
+from kit.training.tracking import require_tracker, tracking
 
 
 def train(run: TrainingRun, watch: Watch | None = None) -> None:
@@ -48,7 +50,9 @@ def train(run: TrainingRun, watch: Watch | None = None) -> None:
     while True:
         config = run.config
         try:
-            return _train(run, config, watch or Watch())
+            accelerator = make_accelerator(config)
+            with tracking(run, config, accelerator):
+                return _train(run, config, watch or Watch(), accelerator)
         except RuntimeError as error:
             if str(error).startswith("DataLoader"):  # a worker was killed, or its batch was lost
                 reason = str(error).partition("\n")[0].rstrip(".")
@@ -79,9 +83,8 @@ def split_steps_further(run: TrainingRun, config: TrainConfig) -> None:
     print(f"{sentence} (accumulate={able[0]}).", flush=True)
 
 
-def _train(run: TrainingRun, config: TrainConfig, watch: Watch) -> None:
+def _train(run: TrainingRun, config: TrainConfig, watch: Watch, accelerator: Accelerator) -> None:
     started = time.perf_counter()
-    accelerator = make_accelerator(config)
     watch.join(accelerator, config.max_minutes)
     if accelerator.is_main_process and not run.begun:
         run.clear()
@@ -165,7 +168,8 @@ def hold_out(labels: pd.Series, groups: np.ndarray, seed: int) -> np.ndarray:
 
 
 def make_accelerator(config: TrainConfig) -> Accelerator:
-    """Return the accelerator of a run. Raise KitError if the processes cannot share a batch."""
+    """Return the accelerator of a run. Raise KitError if the processes cannot share a batch, or no tracker is there."""
+    require_tracker(config)
     torch.set_float32_matmul_precision("high")  # TF32
     torch.set_flush_denormal(True)  # a shut LSTM gate makes numbers that slow a CPU down
     try:
@@ -173,6 +177,8 @@ def make_accelerator(config: TrainConfig) -> Accelerator:
             mixed_precision=_precision(config),
             gradient_accumulation_steps=config.accumulate,
             dataloader_config=DataLoaderConfiguration(split_batches=True, non_blocking=True),
+            log_with=config.track or None,
+            project_config=ProjectConfiguration(logging_dir=str(runs_folder())),
             kwargs_handlers=[DistributedDataParallelKwargs(find_unused_parameters=_any_backbone(config))],
         )
     except ValueError as error:  # of what this device can't do, or of two runs of one command that differ in it
@@ -194,13 +200,20 @@ def prepare(
     """Return the class codes, the frames `train` and `test`, their datasets, and a function that builds the model."""
     with accelerator.main_process_first():  # the others find in the cache what it computes
         codes, frames = read_items(config)
-        backbones = find_backbones(config)
-        if config.train_text_layers:  # refused now rather than after the features are computed
-            backbones["text"].top_layers(config.train_text_layers)
-        products = make_datasets(config, codes, frames, backbones)
-        running = precompute(config, backbones, products, accelerator.device, accelerator.mixed_precision)
-        cache_pixels(config, products)
-    return codes, frames, products, functools.partial(build_model, config, len(codes), backbones, running)
+        return codes, frames, *prepare_items(config, codes, frames, accelerator)
+
+
+def prepare_items(
+    config: TrainConfig, codes: list[int], frames: dict[str, pd.DataFrame], accelerator: Accelerator
+) -> tuple[dict[str, ProductDataset], Callable[[], Classifier]]:
+    """Return the datasets of items of any origin, by part, and a function that builds the model for them."""
+    backbones = find_backbones(config)
+    if config.train_text_layers:  # refused now rather than after the features are computed
+        backbones["text"].top_layers(config.train_text_layers)
+    products = make_datasets(config, codes, frames, backbones)
+    running = precompute(config, backbones, products, accelerator.device, accelerator.mixed_precision)
+    cache_pixels(config, products)
+    return products, functools.partial(build_model, config, len(codes), backbones, running)
 
 
 def _any_backbone(config: TrainConfig) -> bool:

@@ -14,7 +14,7 @@ from scipy.stats import t as student
 from scipy.stats import ttest_ind
 from sklearn.metrics import f1_score, precision_score, recall_score
 
-from kit.analysis.errors import Errors, confusions, per_class, read_errors, welch, worst_mistakes
+from kit.analysis.errors import Errors, confusions, hardest, per_class, read_errors, welch, worst_mistakes
 from kit.analysis.gallery import gallery
 from kit.config import train_config
 from kit.core.exceptions import KitError
@@ -280,6 +280,14 @@ def test_a_run_without_mistakes():
         "Too few items: the test needs two without and two with a description.",
         "",
     ]
+
+
+def test_the_hardest_classes_are_shown_in_per_cent_with_one_cell_for_the_interval():
+    shown = hardest(per_class(make_errors([10, 10, 40, 61], [10, 40, 40, 40])), 2)
+    assert shown["code"].tolist() == [61, 40]
+    row = shown.iloc[1]
+    assert row["precision, %"] == "33.3" and row["recall, %"] == "100.0"
+    assert row["F1, % [95 % interval]"].startswith("50.0 [") and shown.iloc[0]["precision, %"] == "–"
 
 
 def test_no_torch_is_needed():

@@ -10,7 +10,7 @@ import pytest
 from tqdm.contrib.concurrent import thread_map
 
 from kit.core import console
-from kit.core.console import Bar, accept_any_character
+from kit.core.console import Bar, accept_any_character, setting
 
 
 @pytest.mark.parametrize("encoding", ["ascii", "latin-1", "utf-8"])
@@ -63,3 +63,11 @@ def test_what_is_done_at_once_shows_no_bar(shown):
     for _ in Bar(range(3), leave=False):
         pass
     assert shown == []
+
+
+def test_parameters_are_set_as_where_the_user_is(monkeypatch):
+    assert setting(text="e5_small", recipe="demo") == "-p text e5_small -p recipe demo"
+    monkeypatch.setattr(console, "in_notebook", lambda: True)
+    assert setting(text="e5_small", recipe="demo") == 'text = "e5_small", recipe = "demo"'
+    monkeypatch.setenv(console.SHELL, "1")  # a command executes the notebook
+    assert setting(text="e5_small") == "-p text e5_small"

@@ -53,7 +53,7 @@ def test_challengedata(tmp_path):
     challenge = read_challenge(tmp_path)
     assert (challenge.edition, challenge.folder, list(challenge.test)) == ("challengedata", tmp_path, ["test"])
     train = challenge.train
-    assert list(train) == ["id", "title", "description", "image_id", "product_id", "label", "image_path"]
+    assert list(train) == ["id", "title", "description", "image_id", "product_id", "label", "image_path", "fingerprint"]
     assert train["title"].tolist() == ["Piscine ronde", "NaN", 'Livre "ancien", relié']
     assert train["description"].tolist() == ["Grande piscine été", None, "deux lignes"]
     assert train["label"].tolist() == [2583, 10, 2705] and challenge.classes == [10, 2583, 2705]

@@ -13,7 +13,7 @@ from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processor
 
 from kit.core.exceptions import KitError
 from kit.models.registry import TEXT
-from kit.models.tokenizer import load_tokenizer
+from kit.models.tokenizer import find_tokenizer, load_tokenizer, token_words
 
 CORPUS = ["Été à Orléans", "Lampe de chevet ROUGE", "le chat d'Élodie", "livre ancien neuf", "PISCINE ronde <i>"] * 20
 TEXTS = ["Été à Orléans", "cafe\u0301 ROUGE", "LAMPE ﬁne", "zzz 中 😀", "livre " * 30]
@@ -76,7 +76,7 @@ def directory(folder: Path, model_type: str, files: dict[str, str | bytes | dict
     for name, content in {"config.json": {"model_type": model_type, **config}, **files}.items():
         content = json.dumps(content) if isinstance(content, dict) else content
         (folder / name).write_bytes(content if isinstance(content, bytes) else content.encode())
-    load_tokenizer.cache_clear()
+    find_tokenizer.cache_clear()
     return str(folder)
 
 
@@ -428,3 +428,37 @@ def test_a_tokenizer_that_knows_too_little_is_refused(tmp_path):
     encode = load_tokenizer(directory(tmp_path, "bert", {"tokenizer.json": content}))
     with pytest.raises(KitError, match=r"cannot read every text"):
         encode(["中"], 20)
+
+
+TITLE = "  Livre jeu,\u00a0piscine rouge \U0001f381 \u0643\u062a\u0627\u0628  et lampe"
+
+
+@pytest.mark.parametrize("kind", ["bert", "camembert", "flaubert"])
+@pytest.mark.parametrize("pair", [False, True])
+def test_each_token_belongs_to_the_word_that_it_is_a_piece_of(kind, pair, tiny_texts):
+    texts = (TITLE, "grand chat bleu") if pair else (TITLE,)
+    for limit in (40, 12):
+        words, places = token_words(tiny_texts[kind], texts, limit)
+        (ids,) = load_tokenizer(tiny_texts[kind], pair=pair)([texts if pair else TITLE], limit)
+        assert len(places) == len(ids) and places[0] == places[-1] == -1  # special tokens have no word
+        assert words == " ".join(texts).split()
+        inner = [place for place in places if place >= 0]
+        assert inner == sorted(inner) and inner[0] == 0
+    for word in ("rouge", "lampe"):
+        words, places = token_words(tiny_texts[kind], texts, 60)
+        (alone,) = load_tokenizer(tiny_texts[kind])([word], 60)
+        assert places.count(words.index(word)) == len(alone) - 2
+
+
+def test_the_backbones_own_prefix_is_no_word_of_the_text():
+    words, places = token_words("e5_small", ("Étagère bibliothèque",), 20)
+    (ids,) = load_tokenizer("e5_small")(["Étagère bibliothèque"], 20)
+    assert words == ["Étagère", "bibliothèque"] and len(places) == len(ids)
+    assert set(places) == {-1, 0, 1} and places.count(-1) > 2  # special tokens, and those of "query:"
+
+
+@pytest.mark.parametrize("kind", ["bert", "flaubert"])
+def test_an_empty_text_has_no_words(kind, tiny_texts):
+    words, places = token_words(tiny_texts[kind], ("",), 20)
+    assert words == [] and set(places) == {-1}
+    assert len(places) == len(load_tokenizer(tiny_texts[kind])([""], 20)[0])

@@ -342,7 +342,7 @@ def test_the_ensemble_is_a_run_whose_submission_is_valid(tiny_data, root):
     run = stack(ensemble_config(names, "all 2", study="tiny"))
     assert run.name == "tiny-ensemble-all_2-best" and run.config.data == str(tiny_data)
     frame, codes, values = run.predictions("oof")
-    assert frame.columns.tolist() == ["id", "label", "fold", "group"] and codes == challenge.classes
+    assert frame.columns.tolist() == ["id", "label", "fold", "group", "fingerprint"] and codes == challenge.classes
     assert frame["fold"].tolist() == k_folds(y, 3).tolist()
     assert np.allclose(values.sum(1), 1, atol=1e-5)
     assert run.predictions("test")[0].columns.tolist() == ["id", "split", "fold", "fingerprint"]
@@ -480,15 +480,15 @@ def test_groupings_of_the_papers_members():
     six = {f"{text}-{image}": (text, image) for image in images for text in texts}
     found = groupings(six)
     assert len(found) == 9 and len(found["all 6"]) == 6 and list(found)[-1] == "all 6"
-    assert found["resnet152 + camembert + mbert"] == ["camembert-resnet152", "mbert-resnet152"]
-    assert len(found["resnext101_32x8d + camembert + flaubert + mbert"]) == 3
+    assert found["resnet152 × camembert + mbert"] == ["camembert-resnet152", "mbert-resnet152"]
+    assert len(found["resnext101_32x8d × camembert + flaubert + mbert"]) == 3
     four = {name: pair for name, pair in six.items() if pair[0] != "mbert"}
     assert [len(names) for names in groupings(four).values()] == [2, 2, 4]
 
 
 def test_groupings_of_other_members():
     paths = {"a": ("/x/bert", "hub/net"), "b": ("/y/bert", "hub/net"), "c": ("/x/bert", "other"), "d": ("/x/bert", "o")}
-    assert list(groupings(paths)) == ["net + x_bert + y_bert", "all 4"]
+    assert list(groupings(paths)) == ["net × x_bert + y_bert", "all 4"]
     assert list(groupings({"a": ("t", "i"), "b": ("u", "i")})) == ["all 2"]
     assert groupings({"a": ("t", "i"), "b": ("t", "i")}) == {"all 2": ["a", "b"]}
 

@@ -8,12 +8,12 @@ import pytest
 from fakes import VALUES, fake, fake_study, measured_attention
 
 from kit.analysis.errors import read_errors
+from kit.analysis.estimates import Estimate
 from kit.config import EnsembleConfig
 from kit.core.files import read_json, write_json
 from kit.runs import open_run
 from kit.studies import claims, tables
 from kit.studies.choice import chosen
-from kit.studies.estimates import Estimate
 from kit.studies.study_runs import ABLATIONS, MATCHED, ablation, baselines, member_runs, members, study_runs
 
 
@@ -24,10 +24,11 @@ def study(root, tiny_data):
 
 def test_verdicts_follow_the_intervals(study):
     found = claims.claims(tables.baselines(study), tables.ablations(study), chosen(study), read_errors(chosen(study)))
-    assert found.set_index("claim")["paper"]["no-co-attention does worse"] == "not asked"
+    assert found.set_index("claim")["paper"]["with even attention the model is worse"] == "not asked"
     verdicts = found.set_index("claim")["verdict"]
-    assert verdicts["no-bilstm does worse"] == verdicts["no-co-attention does worse"] == "holds"
-    assert verdicts["no-layer-weights does worse"] == "not told apart"
+    assert verdicts["without its BiLSTM the model is worse"] == "holds"
+    assert verdicts["with even attention the model is worse"] == "holds"
+    assert verdicts["with the top text layer alone the model is worse"] == "not told apart"
     assert verdicts["fine-tuned co-attention beats the best frozen fusion (here concat)"] == "holds"
     assert set(found["attention"]) == {"", "not measured"}  # by an earlier version of the kit
 
@@ -69,9 +70,9 @@ BEST = "fine-tuned co-attention beats the best frozen fusion (here concat)"
 @pytest.mark.parametrize(
     ("text", "image", "untested"),
     [
-        (0.004, 0.002, {BEST, *(f"{row} does worse" for row in claims.REMOVED)}),
-        (0.2, 0.002, {"text-attention-only does worse"}),  # it takes the image's away, which is even
-        (0.004, 0.3, {"image-attention-only does worse"}),
+        (0.004, 0.002, {BEST, *(claims.WORSE[row] for row in claims.REMOVED)}),
+        (0.2, 0.002, {claims.WORSE["text-attention-only"]}),  # it takes the image's away, which is even
+        (0.004, 0.3, {claims.WORSE["image-attention-only"]}),
         (0.2, 0.3, set()),
     ],
 )
@@ -86,9 +87,9 @@ def test_a_claim_about_attention_that_did_not_move_is_not_tested(study, text, im
     assert (found.loc[found["verdict"] == "not tested", claims.AT_ONCE] == "not tested").all()
     row = found.set_index("claim").loc[BEST]
     assert row["attention"] == f"text {text:.3f}, image {image:.3f}; 10.0 %" and row["ours"].value > 0
-    one_side = found.set_index("claim").loc["text-attention-only does worse", "attention"]
+    one_side = found.set_index("claim").loc[claims.WORSE["text-attention-only"], "attention"]
     assert one_side == f"image {image:.3f}; {100 * image:.1f} %"
-    assert verdicts["no-bilstm does worse"] == "holds"  # another part
+    assert verdicts[claims.WORSE["no-bilstm"]] == "holds"  # another part
     assert ("stayed even" in claims.explain_verdicts(found)) == bool(untested)
     tested = (~found["verdict"].isin(["not tested", "not testable"])).sum()
     assert f" {tested} claims are tested at once" in claims.explain_verdicts(found)

@@ -85,13 +85,16 @@ def gain(ours: Sequence[Run], others: Sequence[Run]) -> Estimate:
             if changed:
                 raise KitError(f"{two} read different items ({'; '.join(changed)}): train one again like the other.")
             raise KitError(f"The data changed between {two}: train the older one again.")
-    sides = [np.stack([_predicted(run, frame["id"], ours[0].name) for run in runs]) for runs in (ours, others)]
+    sides = [np.stack([predicted_codes(run, frame["id"], ours[0].name) for run in runs]) for runs in (ours, others)]
     means = [float(np.mean([macro_f1(true, row) for row in rows])) for rows in sides]
     return estimate(means[0] - means[1], bootstrap_macro_f1(true, sides[0], sides[1]), True)
 
 
-def _predicted(run: Run, ids: pd.Series, first: str) -> np.ndarray:
-    """Return the codes `[N]` that the run predicts for `ids`."""
+def predicted_codes(run: Run, ids: pd.Series, first: str) -> np.ndarray:
+    """Return the codes `[N]` that the run predicts for `ids`, the validation items of the run `first`.
+
+    Raise KitError if it was validated on other items.
+    """
     frame, codes, values = run.predictions("oof")
     predicted = pd.Series(np.array(codes)[values.argmax(1)], index=frame["id"])
     if set(ids) != set(predicted.index):

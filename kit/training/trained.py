@@ -1,0 +1,90 @@
+"""A finished training, ready to predict: its items or new ones, prepared as in training, and the model of each fold.
+
+N items · K classes
+"""
+
+import dataclasses
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+import pandas as pd
+from accelerate import Accelerator
+from torch import nn
+
+from kit.config import LIGHT, TrainConfig
+from kit.core.exceptions import KitError
+from kit.data.dataset import ProductDataset
+from kit.data.items import data_fingerprints, read_items
+from kit.metrics import softmax
+from kit.models.classifier import Classifier
+from kit.runs import TrainingRun
+from kit.training.predict import predict, prediction_batches
+from kit.training.run_trainer import make_accelerator, prepare_items
+from kit.training.saved_weights import load_weights
+
+
+@dataclass(frozen=True, eq=False)
+class Trained:
+    """A finished training of a network.
+
+    `codes` `[K]`: in the order of the model's outputs · `frames`, `products`: items and their datasets, by part.
+    """
+
+    run: TrainingRun
+    config: TrainConfig
+    codes: list[int]
+    frames: dict[str, pd.DataFrame]
+    products: dict[str, ProductDataset]
+    accelerator: Accelerator
+    build: Callable[[], Classifier]
+
+    def model(self, fold: int) -> Classifier:
+        """Return the model of a fold in evaluation mode. Raise KitError if its weights are missing or another's."""
+        path = self.run.folder / f"model-{fold}.safetensors"
+        if not path.is_file():
+            raise KitError(f"{path} is missing: train the run again, with -p again True.")
+        model = self.build().to(self.accelerator.device)
+        load_weights(model, path, model.frozen_prefixes)
+        return self.accelerator.prepare_model(model, evaluation_mode=True).eval()
+
+    def probabilities(self, model: nn.Module, items: ProductDataset) -> np.ndarray:
+        """Return a model's probabilities `[N, K]` of `items`, in their order."""
+        batches = prediction_batches(items, self.config, self.accelerator)
+        return softmax(predict(model, batches, len(items), self.accelerator))
+
+    def places(self, ids: list) -> np.ndarray:
+        """Return the places of out-of-fold items in the frame `train`. Raise KitError if the run predicted no such."""
+        train = self.frames["train"]
+        scored = np.flatnonzero(train["fold"] >= 0)
+        places = pd.Index(train["id"].iloc[scored]).get_indexer(ids)
+        if (places < 0).any():
+            missing = [one for one, place in zip(ids, places, strict=True) if place < 0]
+            raise KitError(
+                f"The run {self.run.name!r} has no out-of-fold item {missing[0]!r}: take ids of oof.parquet."
+            )
+        return scored[places]
+
+
+def open_trained(run: TrainingRun, frames: dict[str, pd.DataFrame] | None = None, data: str = "") -> Trained:
+    """Return a finished training with its own items, or with the items of `frames` (those of a part "test" need no
+    label); outputs of frozen backbones come from the cache, or are computed. `data`: the run's challenge folder, if it
+    has moved.
+
+    Raise KitError if the run is not finished, or no network, or if its items have changed since.
+    """
+    run.require()
+    config = dataclasses.replace(run.config, data=data or run.config.data)
+    if config.system in LIGHT:
+        raise KitError(f"The run {run.name!r} is a {config.system} baseline, which keeps no network: take another run.")
+    accelerator, codes = make_accelerator(config), run.predictions("oof")[1]
+    if frames is None:
+        _, frames = read_items(config)
+        seen, found = run.summary.get("outline", {}), data_fingerprints(frames)
+        if changed := [name for name in seen if found.get(name) != seen[name]]:
+            raise KitError(
+                f"The data changed since the run {run.name!r} was trained ({', '.join(changed)}): put back the old "
+                f"data, or train the run again."
+            )
+    products, build = prepare_items(config, codes, frames, accelerator)
+    return Trained(run, config, codes, frames, products, accelerator, build)

@@ -1,0 +1,252 @@
+"""Tables of one's own: what is read, what is refused in a sentence, and what happens when a table changes later."""
+
+import json
+import shutil
+
+import numpy as np
+import pandas as pd
+import pytest
+from PIL import Image
+
+from kit.cli import main
+from kit.config import train_config
+from kit.core.exceptions import KitError
+from kit.data.catalogue import describe, read_description, read_rows
+from kit.data.challenge import read_challenge
+from kit.data.duplicates import duplicate_groups
+from kit.data.items import read_items
+
+ITEMS = (
+    "sku,name,brand,about,photo,category\n"
+    'A-1,Tasse,Acme,"<b>Bleue</b> en grès, ronde",a.png,Mugs\n'
+    "B-2,NaN,,,b.png,Mugs\n"
+    'A-3,Lampe,Lux,"deux\nlignes",sub/c.png|a.png,"Lampes, lustres"\n'
+    'C-4,"Lampe ""12""",,x,d.png,"Lampes, lustres"\n'
+)
+NEW = "category,photo,about,brand,name,sku\n?,a.png,,Acme,Bol,Z-9\n,b.png,y,,Lampe,Z-1\n"
+COLUMNS = {"title": "name", "text": ["brand", "about"], "image": ["photo"], "label": "category", "id": "sku"}
+TEXT = COLUMNS | {"image": []}
+
+
+@pytest.fixture
+def folder(root):
+    place = root / "shop"
+    (place / "sub").mkdir(parents=True)
+    for number, name in enumerate(["a", "b", "sub/c", "d"]):
+        pixels = np.random.default_rng(number).integers(0, 255, (32, 32, 3), dtype=np.uint8)
+        Image.fromarray(pixels).save(place / f"{name}.png")
+    (place / "items.csv").write_text(ITEMS, encoding="utf-8")
+    (place / "new.csv").write_text(NEW, encoding="utf-8")
+    return place
+
+
+def put(folder, text, name="items.csv", encoding="utf-8"):
+    (folder / name).write_bytes(text.encode(encoding))
+    return folder / name
+
+
+def refusal(call, *arguments, **options) -> str:
+    with pytest.raises(KitError) as caught:
+        call(*arguments, **options)
+    sentence = str(caught.value)
+    assert "\n" not in sentence and sentence.endswith(".") and "unhashable" not in sentence, sentence
+    return sentence
+
+
+def refused(folder, table, words, **options):
+    sentence = refusal(describe, put(folder, table), **{**TEXT, "out": folder / "out", **options})
+    assert all(word in sentence for word in words), sentence
+    assert not (folder / "out").exists()
+
+
+def test_a_catalogue_is_read_in_place(folder, root):
+    out = describe(folder / "items.csv", **COLUMNS, test=folder / "new.csv", out=root / "mine")
+    assert [path.name for path in out.iterdir()] == ["catalogue.json"]
+    assert json.loads((out / "catalogue.json").read_text())["items"] == str(folder / "items.csv")
+    challenge = read_challenge(out)
+    train, test = challenge.train, challenge.test["test"]
+    assert challenge.names == {0: "Lampes, lustres", 1: "Mugs"} and challenge.classes == [0, 1]
+    assert train["label"].tolist() == [1, 1, 0, 0] and train["class"][2] == "Lampes, lustres"
+    assert train["id"].tolist() == [1, 2, 3, 4] and train["key"].tolist() == ["A-1", "B-2", "A-3", "C-4"]
+    assert train["title"].tolist() == ["Tasse", "NaN", "Lampe", 'Lampe "12"']
+    assert train["description"].tolist() == ["Acme Bleue en grès, ronde", None, "Lux deux lignes", "x"]
+    assert train["image_path"].tolist() == [str(folder / name) for name in ("a.png", "b.png", "sub/c.png", "d.png")]
+    assert train["image_paths"][2] == (str(folder / "sub/c.png"), str(folder / "a.png"))
+    assert test["key"].tolist() == ["Z-9", "Z-1"] and "label" not in test
+    raw = read_challenge(out, clean_titles=False, clean_descriptions=False, images="ignore")
+    assert raw.train["description"][0] == "Acme <b>Bleue</b> en grès, ronde" and raw.train["image_path"].isna().all()
+
+
+@pytest.mark.parametrize("sep", [";", "\t", "|"])
+def test_separators_and_encodings(folder, sep):
+    table = pd.read_csv(folder / "items.csv", keep_default_na=False)
+    put(folder, table.to_csv(index=False, sep=sep), encoding="utf-8-sig")
+    out = describe(folder / "items.csv", **TEXT, out=folder / "out")
+    assert read_challenge(out).train["description"].tolist() == [
+        "Acme Bleue en grès, ronde",
+        None,
+        "Lux deux lignes",
+        "x",
+    ]
+
+
+def test_parquet_and_frames(folder):
+    table = pd.DataFrame(
+        {
+            "code": [7, 3, 12, 9],
+            "name": ["a", None, "c", "d"],
+            "photo": [["a.png", "b.png"], ["b.png"], [], ["d.png"]],
+            "kind": [10.0, 10.0, 9.0, 9.0],
+        }
+    )
+    columns = {"title": "name", "image": ["photo"], "label": "kind", "id": "code", "images": folder}
+    table.to_parquet(folder / "t.parquet")
+    for items, out in ((folder / "t.parquet", "one"), (table.assign(other=[1, "x", {}, None]), "two")):
+        where = describe(items, **columns, test=table.drop(columns="kind"), out=folder / out)
+        challenge = read_challenge(where, images="leave")
+        assert challenge.train["id"].tolist() == [7, 3, 12, 9] and "".join(challenge.train["key"]) == "73129"
+        assert challenge.names == {0: "9", 1: "10"} and challenge.train["label"].tolist() == [1, 1, 0, 0]
+        assert challenge.train["title"].tolist() == ["a", "", "c", "d"]
+        assert challenge.train["image_paths"].str.len().tolist() == [2, 1, 0, 1]
+        assert len(challenge.test["test"]) == 4
+    assert (folder / "two" / "items.parquet").is_file() and not (folder / "one" / "items.parquet").exists()
+    put(folder, "no parquet", "t.parquet")
+    assert "t.parquet cannot be read as Parquet" in refusal(read_challenge, folder / "one")
+    table["name"] = [{}, {}, {}, {}]
+    assert "row 1: name holds a dict" in refusal(describe, table, **columns, out=folder / "three")
+    assert "pass out=" in refusal(describe, table, label="kind", title="name")
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        ({"title": "Nam"}, ["no column 'Nam' (did you mean 'name'?)", "'about', 'photo', 'category'"]),
+        ({"id": "zzz"}, ["no column 'zzz'; name one that it has: 'sku'"]),
+        ({"text": ["name"]}, ["'name' is named twice"]),
+        ({"text": ["category"]}, ["'category' is named twice", "must not read the label"]),
+        ({"id": "category"}, ["'category' is named twice"]),
+        ({"title": "", "text": []}, ["needs a text or an image"]),
+        ({"label": ""}, ["--label"]),
+        ({"images": "/nowhere"}, ["/nowhere is not a folder", "--images"]),
+    ],
+)
+def test_columns_at_fault(folder, options, words):
+    refused(folder, ITEMS, words, **options)
+
+
+@pytest.mark.parametrize(
+    ("table", "words"),
+    [
+        ("", ["items.csv is empty"]),
+        (ITEMS.split("\n")[0], ["items.csv has no rows"]),
+        (ITEMS.replace("brand", "name"), ["2 columns 'name'"]),
+        (ITEMS.replace("A-3", "A-1"), ["line 4: sku is 'A-1' as in line 2", "id of its own"]),
+        (ITEMS.replace("A-3", " "), ["line 4: sku is empty"]),
+        (ITEMS.replace("b.png,Mugs", "b.png,NaN"), ["line 3: category is 'NaN'", "as --test"]),
+        (ITEMS.replace(",Mugs", ", "), ["line 2: category is ' '", "and 1 more like it: line 3", "as --test"]),
+        (ITEMS.replace("b.png,Mugs", "b.png,None"), ["line 3: category is 'None'"]),
+        (ITEMS.replace("b.png,Mugs", "b.png,Mugs "), ["'Mugs' and 'Mugs '", "probably the same", "1 and 1 rows"]),
+        (ITEMS.replace('"Lampes, lustres"', "Mugs"), ["All 4 rows", "'Mugs'", "nothing to classify"]),
+        (ITEMS.replace("b.png,Mugs", "b.png,Bols"), ["3 different labels in 4 rows", "single item"]),
+        ("sku,name,category\n1,a,1.5\n2,b,2.5\n3,c,3\n4,d,4\n", ["4 different labels", "looks like a quantity"]),
+        (ITEMS.replace("B-2,NaN,,,", "B-2, ,, ,"), ["line 3: no text and no image (name, brand, about)"]),
+        (ITEMS.replace("B-2,", "B-2,x,"), ["line 3: 7 fields, not 6"]),
+        (ITEMS.replace("B-2,NaN,,,b.png,Mugs", "B-2,NaN"), ["line 3: 2 fields, not 6"]),
+        (ITEMS.replace("B-2,NaN", 'B-2,"NaN'), ["line 3: 2 fields, not 6", "quotation marks"]),
+        (ITEMS + 'E-5,Bol,"x,,,Mugs\n', ["line 7", "never closed"]),
+        ('sku,name,category\n1,"a,x\n2,b,y\n3,c",x\n4,d,y\n5,e,x\n6,f,y\n', ["line 2", "hold further rows", "line 4"]),
+        ("x\n1\n", ["no column"]),
+        ("sku;name,category\n1;a,x\n", ["a comma or a semicolon", "'sku;name,category'"]),
+    ],
+)
+def test_tables_at_fault(folder, table, words):
+    refused(folder, table, words, text=["brand", "about"] if "brand" in table else [])
+
+
+def test_bytes_that_are_not_utf8(folder):
+    put(folder, ITEMS, encoding="latin-1")
+    assert "line 2: a byte is not UTF-8" in refusal(describe, folder / "items.csv", **TEXT, out=folder / "out")
+
+
+def test_unlabelled_rows_beside_a_test_table(folder):
+    refused(folder, ITEMS.replace("b.png,Mugs", "b.png,"), ["move it to the test table"], test=folder / "new.csv")
+
+
+def test_prose_in_quotation_marks_is_no_row(folder):
+    text = "Grande, belle\nronde, bleue, 12,5 cm\nà poser, ou à pendre, au choix"
+    out = describe(put(folder, ITEMS.replace("deux\nlignes", text)), **TEXT, out=folder / "out")
+    assert read_challenge(out, False, False).train["description"][2] == f"Lux {text}"
+
+
+def test_images_that_are_missing(folder, root):
+    put(folder, ITEMS.replace("b.png", "").replace("d.png", "gone.png"))
+    out = describe(folder / "items.csv", **COLUMNS, out=root / "mine")
+    sentence = refusal(read_challenge, out)
+    assert f"2 of the 4 images of items.csv are missing under {folder} (--images): none in line 3, gone.png" in sentence
+    assert read_challenge(out, images="leave").train["image_path"].isna().tolist() == [False, True, False, True]
+    with pytest.warns(UserWarning, match="-p missing blank"):
+        read_challenge(out, images="warn")
+
+
+def test_rows_with_their_problems(folder, root):
+    out = describe(folder / "items.csv", **COLUMNS, out=root / "mine")
+    description = read_description(out)
+    new = "photo,sku,about,brand,name\na.png,1,,,Bol\n,1,,,\n,,,,Vase,x\nnone.png,4,,,Pot\n"
+    rows = read_rows(put(folder, new, "rows.csv"), description, collect=True)
+    assert rows["problems"].str.len().tolist() == [0, 2, 2, 0]
+    assert rows["problems"][1] == ["sku is '1' as in line 2", "no text and no image (name, brand, about, photo)"]
+    assert rows["problems"][2][0] == "6 fields, not 5"
+    assert rows["image_path"].tolist() == [str(folder / "a.png"), None, None, None] and rows["picture"][3] == "none.png"
+    assert "line 4: 6 fields, not 5" in refusal(read_rows, folder / "rows.csv", description)
+    shutil.copy(folder / "d.png", root / "none.png")
+    rows = read_rows(
+        pd.DataFrame({n: ["none.png"] for n in ("photo", "name", "brand", "about", "sku")}), description, root
+    )
+    assert rows["image_path"].tolist() == [str(root / "none.png")] and "problems" not in rows
+
+
+def test_one_side_only(folder, root):
+    texts = describe(folder / "items.csv", **TEXT, out=root / "texts")
+    images = describe(folder / "items.csv", image=["photo"], label="category", out=root / "images")
+    for data, system, instead in ((texts, "coattention", "text (or tfidf)"), (images, "tfidf", "image")):
+        sentence = refusal(read_items, train_config(data=str(data), system=system))
+        assert f"system={system!r} reads: pass -p system {instead}" in sentence
+    codes, frames = read_items(train_config(data=str(texts), system="text", split="grouped", folds=2))
+    assert codes == [0, 1] and "blank" not in frames["train"]
+    codes, frames = read_items(train_config(data=str(images), system="image", folds=2))
+    assert frames["train"]["title"].tolist() == [""] * 4 and (frames["train"]["blank"] == "").all()
+    assert len(np.unique(duplicate_groups(frames["train"]))) == 4  # no text is not a text in common
+
+
+def test_classes_are_called_by_their_names(folder, root):
+    put(folder, ITEMS + "E-5,Vase,,,a.png,Vases\nF-6,Bol,,,b.png,Mugs\n")
+    out = describe(folder / "items.csv", **TEXT, out=root / "mine")
+    sentence = refusal(read_items, train_config(data=str(out), system="text"))
+    assert "Class Vases has only one training item" in sentence or "6 training items are too few" in sentence
+    sentence = refusal(read_items, train_config(data=str(out), system="text", folds=2))
+    assert "Class Vases has only one training item" in sentence
+
+
+def test_what_is_gone_or_in_the_way(folder, root):
+    out = describe(folder / "items.csv", **TEXT, test=folder / "new.csv", out=root / "mine")
+    (folder / "new.csv").unlink()
+    assert f"There is no table {folder / 'new.csv'}; check the path" in refusal(read_challenge, out)
+    (out / "catalogue.json").write_text("{")
+    assert "catalogue.json cannot be read" in refusal(read_challenge, out)
+    put(out, "", "X_train.csv")
+    sentence = refusal(describe, folder / "items.csv", **TEXT, out=out)
+    assert "holds files of the challenge (X_train.csv)" in sentence
+
+
+def test_the_command(folder, root, monkeypatch, capsys):
+    monkeypatch.chdir(folder)
+    monkeypatch.setenv("KIT_PROJECT", str(root))
+    columns = ["--title", "name", "--text", "brand,about", "--image", "photo", "--id", "sku", "--test", "new.csv"]
+    assert main(["catalogue", "items.csv", "--label", "category", *columns]) == 0
+    told = capsys.readouterr().out
+    assert f"{root / 'data' / 'items'}: 4 items of 2 classes, 2 to predict." in told
+    assert "2 of the 4 images" not in told
+    assert "1 items have several images: only the first of each is used." in told
+    assert read_challenge("data/items").test["test"]["key"].tolist() == ["Z-9", "Z-1"]
+    assert main(["catalogue", "items.csv", "--label", "kind", *columns]) == 1
+    assert capsys.readouterr().err.count("\n") == 1
