@@ -1,11 +1,11 @@
-"""Whether `best` is never worse than the member that validation picks: many small tasks made of both shipped catalogues.
+"""Whether `best` is ever worse than the member that validation picks: small tasks made of both shipped catalogues.
 
 `python benchmarks/never_worse.py` computes features once, fits light members and their stack in every task (about 20
 minutes of CPU), prints a table and writes it to benchmarks/results/never_worse.txt.
 
 A task holds a third of a catalogue's items back, and never splits duplicates. On the rest, or a sample of it, members
-are validated in three grouped folds, `best` chooses and learns from these out-of-fold probabilities, and both are scored
-on the items held back. A side of noise has the texts, or the images, of other items at random, in both parts.
+are validated in three grouped folds. `best` chooses and learns from these out-of-fold probabilities, and both are
+scored on the items held back. A side of noise has the texts, or the images, of other items, in both parts.
 
 N items · K classes · M members
 """
@@ -21,6 +21,7 @@ import pandas as pd
 import torch
 from accelerate import PartialState
 
+from kit.analysis.estimates import estimate
 from kit.config import train_config
 from kit.core.console import Bar
 from kit.core.files import write_text
@@ -32,7 +33,6 @@ from kit.data.items import read_items
 from kit.data.text import product_texts
 from kit.metrics import bootstrap_macro_f1, macro_f1
 from kit.stacking.stackers import METHODS, Single, Tempered
-from kit.studies.estimates import estimate
 from kit.training.light import mean_features
 from kit.training.neighbours import Neighbours
 from kit.training.probe import fit_probe, make_probe
@@ -181,14 +181,15 @@ def main() -> None:
     lost = [one for one in table["on the good side alone"].dropna() if one.high < 0]
     error = gains.std(ddof=1) / np.sqrt(len(gains))
     text = (
-        f"{__doc__.split(chr(10) * 2)[2]}\n\nGains in points of macro-F1, paired, with 95 % intervals over items. `picked`: the "
-        f"member of the highest macro-F1 out of fold; `chosen`: what `best` took.\n\n"
         f"{table.round(1).fillna('').to_string(index=False)}\n\n"
+        "Gains in points of macro-F1 on items held back, paired, with 95 % intervals over items. `picked`: the member "
+        "of the highest macro-F1 out of fold; `chosen`: what `best` took.\n"
         f"{len(gains)} tasks: mean gain {gains.mean():+.2f} (standard error over tasks {error:.2f}; they share items), "
-        f"smallest {gains.min():+.1f}, {(gains > 0).sum()} above 0, {(gains < 0).sum()} below. "
+        f"smallest {gains.min():+.1f}, {(gains > 0).sum()} above 0, {(gains < 0).sum()} below.\n"
         f"Tasks whose interval lies below -1: {len(below)}. "
-        f"Tasks of noise whose interval lies below the good side alone: {len(lost)}.\n"
-        f"{time.process_time() - started:.0f} CPU seconds; {platform.machine()}, {os.cpu_count()} cores, Python {platform.python_version()}\n"
+        f"Tasks with noise whose interval lies below the good side alone: {len(lost)}.\n"
+        f"{time.process_time() - started:.0f} CPU seconds; {platform.machine()}, {os.cpu_count()} cores, "
+        f"Python {platform.python_version()}\n"
     )
     print(text)
     write_text(RESULTS / "never_worse.txt", text)
