@@ -10,13 +10,12 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-from kit.config import TrainConfig, bounded_name, check_name, possible_names, short_names, train_config
+from kit.config import LIGHT, TrainConfig, bounded_name, check_name, possible_names, short_names, train_config
 from kit.core.exceptions import KitError
 from kit.core.paths import resolve
 from kit.runs import Run, TrainingRun, list_runs, open_run
 
-BASELINES = ("concat", "bilinear", "dot", "text", "image", "tfidf", "logistic", "logistic_text", "logistic_image")
-BASELINES += ("neighbours",)
+BASELINES = ("concat", "bilinear", "dot", "text", "image", *LIGHT)
 # The paper compares a fine-tuned model with frozen fusions, which mixes two gains. These rows keep them apart.
 MATCHED = ("concat, fine-tuned", "co-attention, frozen")
 FROZEN_COATTENTION = "baseline-coattention-frozen"
