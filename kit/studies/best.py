@@ -22,7 +22,7 @@ from kit.data.items import challenge_of, read_items
 from kit.runs import Run, open_run, prepare_run
 from kit.stacking.ensemble import ensemble_config, stack
 from kit.studies.choice import choose, expectation
-from kit.studies.pace import duration, items_per_fold
+from kit.studies.pace import duration, in_words, items_per_fold
 from kit.studies.pipeline import read_fields
 from kit.studies.plan import is_done, missing_backbones, require_data, require_settings
 from kit.submission import read_predictions, write_submission
@@ -123,11 +123,11 @@ class Ladder:
                 seconds, measured = self.duration(rung.todo)
                 total += seconds
                 steps = sum(config.steps(items_per_fold(config, self.items[0])) for config in rung.todo)
-                state = f"{steps:,} steps, " * bool(steps) + _time(seconds) + " (estimated)" * (not measured)
+                state = f"{steps:,} steps, " * bool(steps) + in_words(seconds) + " (estimated)" * (not measured)
             print(f"  {place:>2}  {rung.name:<60} {state}")
         for reason in dict.fromkeys(self.cannot.values()):
             print(f"  left out: {reason}")
-        print(f"In all about {_time(total)}, without stacking and features that are in the cache.", flush=True)
+        print(f"In all about {in_words(total)}, without stacking and features that are in the cache.", flush=True)
 
     def climb(self, max_minutes: float | None) -> dict[str, str]:
         """Climb as far as the minutes allow, the first rung in any case; return why rungs failed, by name.
@@ -145,8 +145,8 @@ class Ladder:
                 left = 60 * (max_minutes - self.minutes)
                 seconds, measured = self.duration(rung.todo)
                 if seconds > left:
-                    needed = _time(seconds) + " (estimated)" * (not measured)
-                    print(f"{label}: left out, it needs {needed} and {_time(max(left, 0))} are left", flush=True)
+                    needed = in_words(seconds) + " (estimated)" * (not measured)
+                    print(f"{label}: left out, it needs {needed} and {in_words(max(left, 0))} are left", flush=True)
                     continue
             try:
                 with limited(left):
@@ -189,10 +189,6 @@ def limited(seconds: float | None) -> Iterator[None]:
     finally:
         signal.setitimer(signal.ITIMER_REAL, 0)
         signal.signal(signal.SIGALRM, usual)
-
-
-def _time(seconds: float) -> str:
-    return f"{seconds / 3600:.1f} h" if seconds > 5400 else f"{seconds / 60:.1f} min"
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:

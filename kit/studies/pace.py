@@ -6,6 +6,7 @@ import time
 import torch
 
 from kit.config import LIGHT, TrainConfig
+from kit.core.console import setting
 from kit.core.exceptions import KitError
 from kit.core.machine import available_gpus
 from kit.core.paths import runs_folder
@@ -63,6 +64,26 @@ def duration(configs: list[TrainConfig], learned: int, predicted: int) -> tuple[
         else:  # the BiLSTM is most of the head
             seconds += 3 * config.batch_size * amount * 8 * config.max_tokens * config.width**2 / _speed()
     return seconds, measured
+
+
+def expected_time(config: TrainConfig, items: int) -> str:
+    """Return a line on how long a run may take on a catalogue of `items` training items, and if that is long, what
+    takes minutes."""
+    learned = min(items, config.limit) if config.limit else items
+    seconds, measured = duration([config], learned, 0)
+    line = f"Expected time: about {in_words(seconds)} ({'at the pace of a run like it' if measured else 'estimated'})."
+    if seconds < 2 * 3600 or available_gpus():
+        return line
+    quick = setting(text="e5_small", image="efficientnet_lite0", recipe="demo")
+    return f"{line} There is no GPU here; what takes minutes: {quick}."
+
+
+def in_words(seconds: float) -> str:
+    """Return a duration in minutes, hours or days."""
+    for unit, length, least in (("days", 86400, 2), ("h", 3600, 1.5)):
+        if seconds > least * length:
+            return f"{seconds / length:.1f} {unit}"
+    return f"{seconds / 60:.1f} min"
 
 
 def items_per_fold(config: TrainConfig, items: int) -> int:
