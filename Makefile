@@ -31,9 +31,11 @@ $(READY): requirements.txt pyproject.toml
 	@echo 'c.IPKernelApp.log_level = "ERROR"' > $(VENV)/etc/ipython/ipython_kernel_config.py
 	@touch $@
 
-demo: $(READY)  ## every step of the paper on the shipped catalogue: no download of weights, no GPU
+demo: $(READY)  ## the paper, then the ladder's light members, on the shipped catalogue: no download of weights, no GPU
 	$(BIN)/python -m kit paper --study demo --data data/shop --texts e5_small,minilm \
 	  --images efficientnet_lite0,efficientnet_lite2 --recipe demo --seeds 2 --jobs 2 --answers data/shop_answers/Y_test.csv
+	$(BIN)/python -m kit best --study demo-best --data data/shop --texts e5_small,minilm \
+	  --images efficientnet_lite0,efficientnet_lite2 --recipe demo --seeds 0
 
 paper: $(READY)  ## the same on your data: make paper DATA=dir TEXTS=a,b IMAGES=c,d RECIPE=paper OPTIONS="-p folds 5"
 	$(BIN)/python -m kit paper --study "$(STUDY)" --data "$(DATA)" --texts "$(TEXTS)" --images "$(IMAGES)" \
