@@ -6,7 +6,7 @@ import dataclasses
 from kit.analysis.estimates import from_summary, gain
 from kit.config import TrainConfig, bounded_name, train_config
 from kit.core.exceptions import KitError
-from kit.runs import EnsembleRun, Run, TrainingRun, find_run, prepare_run
+from kit.runs import EnsembleRun, Run, find_run, prepare_run
 from kit.stacking.members import is_current, open_members
 from kit.studies.pipeline import read_run_fields
 from kit.training.launch import launch
@@ -23,8 +23,8 @@ def student_config(teacher: Run, values: dict) -> TrainConfig:
     It is that of the teacher's best co-attention member. If it has none, or another recipe is asked for, the recipe
     makes it, on the items and backbones of the teacher's first member.
     """
-    stacked = isinstance(teacher, EnsembleRun)
-    members = open_members(teacher.config.members) if stacked else [TrainingRun(teacher.folder)]
+    names = teacher.config.members if isinstance(teacher, EnsembleRun) else (teacher.name,)
+    members = open_members(names)
     best = max(members, key=lambda run: (run.config.system == "coattention", run.summary["macro_f1"])).config
     run = {"run": bounded_name(f"{teacher.name}-student"), "study": best.study, "teacher": teacher.name}
     if best.system == "coattention" and "recipe" not in values:
