@@ -30,7 +30,7 @@ def board(study: str = "") -> pd.DataFrame:
     """Return one row per run, finished or not, in the order in which they finished; of one study if it is named.
 
     Columns: run, macro-F1 (an Estimate), weighted F1, time, state (finished, at work, interrupted, failed, not begun,
-    or damaged), why (it is not finished, or its scores may be too good), and changes (from the run's recipe). Scores
+    or damaged), why (it is not finished, or its scores are too good), and changes (from the run's recipe). Scores
     are in per cent.
     """
     runs = [open_run(path.parent.name) for path in runs_folder().glob("*/config.json")]

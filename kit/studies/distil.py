@@ -3,7 +3,7 @@
 import argparse
 import dataclasses
 
-from kit.analysis.estimates import from_summary, gain
+from kit.analysis.estimates import from_summary
 from kit.config import TrainConfig, bounded_name, train_config
 from kit.core.exceptions import KitError
 from kit.runs import EnsembleRun, Run, find_run, prepare_run
@@ -42,7 +42,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
 
 
 def distil(options: argparse.Namespace) -> None:
-    """Train the student as `add_options` describes it, and print what it keeps of its teacher.
+    """Train the student as `add_options` describes it.
 
     Raise KitError if the two do not fit together, or the teacher is out of date or changed since the student learned.
     """
@@ -55,8 +55,3 @@ def distil(options: argparse.Namespace) -> None:
         raise KitError(f"{teacher.name!r} changed since {run.name!r} learned from it: pass -p again True.")
     launch([run])
     print(f"{run.name}: macro-F1 {from_summary(run, 'macro_f1')}. {run.summary['warning']}")
-    others = {"its teacher": teacher.name}
-    if isinstance(teacher, EnsembleRun):
-        others["the best member"] = teacher.summary["best_member"]
-    for name, other in others.items():
-        print(f"Against {name}, {other}: {gain([run], [find_run(other)])} points, paired on the same items.")
