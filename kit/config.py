@@ -239,7 +239,7 @@ class TrainConfig:
     label_smoothing: Annotated[float, Ge(0), Le(0.95)] = 0.0  # share of the target that is spread over all classes
     class_weights: Annotated[float, Ge(0), Le(1)] = 0.0  # power of the inverse class frequency in the loss; 1: balanced
     # Distillation (Hinton et al. 2015), with out-of-fold probabilities (cross-fitting: Dao et al. 2021). Half and half
-    # is usual (Touvron et al. 2021), not tuned here.
+    # is usual (Touvron et al. 2021), not tuned here; docs/best.md says what it was worth.
     teacher: str = ""  # finished run, such as a stack, whose out-of-fold probabilities are part of the target
     teacher_share: Annotated[float, Ge(0), Le(1)] = (
         0.5  # share of the target that is the teacher's; the rest: the label
