@@ -52,7 +52,7 @@ LIGHT = (
     "logistic_image",
     "neighbours",
 )  # fitted in one call rather than by gradient steps
-NAMES = ("run", "study", "data", "text", "image", "members")  # free-text parameters that no recipe sets
+NAMES = ("run", "study", "data", "text", "image", "members", "teacher")  # free-text parameters that no recipe sets
 FROZEN: dict[str, Any] = {
     "width": 384,
     "attention_width": 128,
@@ -238,6 +238,12 @@ class TrainConfig:
     weight_decay: Annotated[float, Ge(0), Le(10)] = 0.0  # weight decay of AdamW
     label_smoothing: Annotated[float, Ge(0), Le(0.95)] = 0.0  # share of the target that is spread over all classes
     class_weights: Annotated[float, Ge(0), Le(1)] = 0.0  # power of the inverse class frequency in the loss; 1: balanced
+    # Distillation (Hinton et al. 2015), with out-of-fold probabilities (cross-fitting: Dao et al. 2021). Half and half
+    # is usual (Touvron et al. 2021), not tuned here; docs/best.md says what it was worth.
+    teacher: str = ""  # finished run, such as a stack, whose out-of-fold probabilities are part of the target
+    teacher_share: Annotated[float, Ge(0), Le(1)] = (
+        0.5  # share of the target that is the teacher's; the rest: the label
+    )
     clip_norm: Annotated[float, Ge(0)] = 0.0  # upper bound on the gradient's norm; 0: none
     linear_start: bool = False  # start the head as a linear classifier on standardised mean features
     # A learned vector replaces it, and then also what an item lacks in the first place, in training and prediction.
@@ -299,9 +305,18 @@ class TrainConfig:
                 f"train_text_layers={self.train_text_layers} needs freeze_text, which fixes the layers below: pass -p "
                 f"freeze_text True, or leave train_text_layers out to train all layers."
             )
+        if self.teacher and self.system in LIGHT:
+            raise KitError(f"system={self.system!r} learns from labels alone: leave teacher out.")
+        if self.teacher and self.folds == 1:
+            raise KitError(
+                f"folds=1 leaves no training item with an out-of-fold prediction of teacher={self.teacher!r}: train "
+                f"its members and this run in folds, with -p folds 5."
+            )
         if not self.run:
             object.__setattr__(self, "run", self._name())
         check_name(self.run)
+        if self.teacher == self.run:
+            raise KitError(f"run={self.run!r} is the name of its teacher: choose another name with -p run.")
 
     @property
     def sides(self) -> tuple[str, ...]:

@@ -17,6 +17,8 @@ PROBABILITY = re.compile(r"p_(-?[0-9]+)")  # the column of a class
 # hashes of an item: of its texts and ids, and in a catalogue of all labels (`kit.data.challenge`), and of its image
 # file's contents ("" if not read)
 FINGERPRINTS = ("fingerprint", "class_fingerprint", "image_fingerprint")
+SAME_DATA = "train both on the same data, cleaned alike (see config.json in both folders)"
+SAME_SPLIT = "train both with the same limit, folds, split, val_share and split_seed (see config.json in both folders)"
 
 
 def probabilities(codes: list[int], values: np.ndarray) -> pd.DataFrame:
@@ -76,3 +78,20 @@ def predicted_items(items: pd.DataFrame, means: pd.DataFrame) -> pd.DataFrame:
     for name in (name for name in FINGERPRINTS if name in items):
         predicted[name] = first[name].fillna("").to_numpy()
     return predicted
+
+
+def require_same_set(misfit: str, theirs: pd.Index, ours: pd.Index, advice: str) -> None:
+    """Raise KitError, beginning with `misfit` and ending with `advice`, if two runs' ids or codes are not the same."""
+    sides = {"more": theirs.difference(ours), "missing": ours.difference(theirs)}
+    differences = [f"{len(values)} {side} ({shorten(values)})" for side, values in sides.items() if len(values)]
+    if differences:
+        raise KitError(f"{misfit}, {' and '.join(differences)}: {advice}.")
+
+
+def require_same_values(misfit: str, theirs: pd.DataFrame, ours: pd.DataFrame) -> None:
+    """Raise KitError, beginning with `misfit`, if items in the same order differ in label or fold."""
+    for column, advice in {"label": SAME_DATA, "fold": SAME_SPLIT}.items():
+        wrong = ours.index[theirs[column] != ours[column]]
+        if len(wrong):
+            values = f"{theirs[column][wrong[0]]} and {ours[column][wrong[0]]}"
+            raise KitError(f"{misfit}the {column} of id {shorten(wrong)} differs ({values} for the first): {advice}.")

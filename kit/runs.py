@@ -34,7 +34,7 @@ import numpy as np
 import pandas as pd
 
 from kit.config import SAME_RESULT, EnsembleConfig, TrainConfig, check_name
-from kit.core.exceptions import KitError
+from kit.core.exceptions import KitError, shorten
 from kit.core.files import TRAIN_AGAIN, locked, now, read_json, read_time, write_atomically, write_json
 from kit.core.paths import runs_folder
 from kit.metrics import bootstrap_macro_f1, scores
@@ -102,6 +102,17 @@ class Run:
         self.require()
         wanted = ["id", "label", "fold"] if part == "oof" else ["id", "split", "fold"]
         return read_probabilities(self.folder / f"{part}.parquet", wanted)
+
+    def read_oof(self) -> tuple[pd.DataFrame, pd.DataFrame]:
+        """Return the validation items (label, fold, maybe group and fingerprints) and their probabilities, with the
+        codes as columns, both indexed by `id`. Raise KitError as `predictions` does, or if an item is repeated.
+        """
+        items, codes, values = self.predictions("oof")
+        items = items.set_index("id")
+        again = items.index[items.index.duplicated()]
+        if len(again):
+            raise KitError(f"{self.folder / 'oof.parquet'} repeats id {shorten(again)}: {TRAIN_AGAIN}.")
+        return items, pd.DataFrame(values, items.index, codes, dtype=float)
 
     def mean_test(self) -> pd.DataFrame:
         """Return the mean over folds of each test item's probabilities, indexed by `split` and `id`, with the codes as

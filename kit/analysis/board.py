@@ -30,7 +30,8 @@ def board(study: str = "") -> pd.DataFrame:
     """Return one row per run, finished or not, in the order in which they finished; of one study if it is named.
 
     Columns: run, macro-F1 (an Estimate), weighted F1, time, state (finished, at work, interrupted, failed, not begun,
-    or damaged), why (it is not finished), and changes (from the run's recipe). Scores are in per cent.
+    or damaged), why (it is not finished, or its scores are too good), and changes (from the run's recipe). Scores
+    are in per cent.
     """
     runs = [open_run(path.parent.name) for path in runs_folder().glob("*/config.json")]
     runs.sort(key=lambda run: (not run.finished, *(finished_at(run) if run.finished else (run.name,))))
@@ -110,6 +111,7 @@ def tell_comparison(first: str, second: str, everything: bool = False) -> str:
     decided = "B is better" if gained.low > 0 else "A is better" if gained.high < 0 else "undecided"
     runs = {"A": open_run(first), "B": open_run(second)}
     lines = [f"{side}  {run.name}: macro-F1 {from_summary(run, 'macro_f1')}" for side, run in runs.items()]
+    lines += [f"{run.name}: {run.summary['warning']}" for run in runs.values() if "warning" in run.summary]
     lines.append(f"B − A: {gained} points, paired on the same items: {decided}.")
     lines.append(f"{counts.get('A', 0):,} items only A gets right, {counts.get('B', 0):,} only B.")
     shown = flips if everything else flips.groupby("gets it right").head(FLIPS)
@@ -141,7 +143,8 @@ def _row(run: Run) -> dict:
             frame, codes, values = run.predictions("oof")
             weighted = weighted_f1(frame["label"].to_numpy(), np.array(codes)[values.argmax(1)])
             scores = {"macro-F1": from_summary(run, "macro_f1"), "weighted F1": f"{100 * weighted:.1f}"}
-            return row | scores | {"time": duration(run.summary.get("seconds")), "state": "finished"}
+            summary = {"time": duration(run.summary.get("seconds")), "why": run.summary.get("warning", "")}
+            return row | scores | summary | {"state": "finished"}
         return row | _unfinished(run)
     except KitError as error:
         return row | {"state": "damaged", "why": str(error)}

@@ -65,8 +65,10 @@ class ProductDataset(Dataset):
 
     `lengths`: tokens of each item · `sides`: "text" and "image" → RaggedArray or Pixels, of which an item's place is in
     `places` · `labels`: positions among the model's outputs · `missing` `[N, 2]`: whether an item lacks text or image,
-    if the model wants to know.
+    if the model wants to know · `targets` `[N, K]`: what the model learns in place of the labels, if it has a teacher.
     """
+
+    targets: np.ndarray | None = None
 
     def __init__(self, lengths: np.ndarray, sides: dict, labels: np.ndarray | None = None, places=None, missing=None):
         self.lengths, self.sides, self.labels, self.missing = np.asarray(lengths), sides, labels, missing
@@ -76,14 +78,16 @@ class ProductDataset(Dataset):
         """Return the items at `rows`, in that order, without copying anything."""
         labels = None if self.labels is None else self.labels[rows]
         missing = None if self.missing is None else self.missing[rows]
-        return ProductDataset(self.lengths[rows], self.sides, labels, self.places[rows], missing)
+        part = ProductDataset(self.lengths[rows], self.sides, labels, self.places[rows], missing)
+        part.targets = None if self.targets is None else self.targets[rows]
+        return part
 
     def __len__(self) -> int:
         return len(self.lengths)
 
     def __getitems__(self, rows: list[int]) -> dict[str, Tensor]:
         """Return ids, mask `[B, T]` · layers `[B, T, L, d]` · pixels `[B, H, W, 3]` · regions `[B, R, d]` · row, label
-        `[B]` · missing `[B, 2]`: those that its sides hold, padded with zeros to the batch's longest item.
+        `[B]` · missing `[B, 2]` · target `[B, K]`: those that it has, padded with zeros to the batch's longest item.
         """
         lengths = torch.from_numpy(self.lengths[rows])
         batch = {"row": torch.tensor(rows), "mask": (torch.arange(int(lengths.max())) < lengths[:, None]).long()}
@@ -91,6 +95,8 @@ class ProductDataset(Dataset):
             batch["label"] = torch.from_numpy(self.labels[rows])
         if self.missing is not None:
             batch["missing"] = torch.from_numpy(self.missing[rows])
+        if self.targets is not None:
+            batch["target"] = torch.from_numpy(self.targets[rows])
         return batch | {side.key: side.batch(self.places[rows]) for side in self.sides.values()}
 
 

@@ -100,6 +100,11 @@ def data_fingerprints(frames: dict[str, pd.DataFrame]) -> dict[str, str]:
     return fingerprints
 
 
+def tables_fingerprint(fingerprints: dict[str, str]) -> str:
+    """Return one hash of ids, texts and labels, from `data_fingerprints`; runs that share it fit together."""
+    return fingerprint(*(fingerprints[name] for name in ("ids", "texts", "labels")))
+
+
 def changed_items(predicted: pd.DataFrame, train: pd.DataFrame) -> np.ndarray:
     """Return which `[N]` of the items that a run predicted out of fold are gone now or have another text, label or
     set of labels. Texts and the set are compared if the run recorded their fingerprints.

@@ -13,11 +13,8 @@ import numpy as np
 import pandas as pd
 
 from kit.core.exceptions import KitError, shorten
-from kit.core.files import TRAIN_AGAIN
+from kit.predictions import SAME_DATA, SAME_SPLIT, require_same_set, require_same_values
 from kit.runs import EnsembleRun, TrainingRun, open_run, open_training
-
-SAME_DATA = "train both on the same data, cleaned alike (see config.json in both folders)"
-SAME_SPLIT = "train both with the same limit, folds, split, val_share and split_seed (see config.json in both folders)"
 
 
 @dataclass(frozen=True, eq=False)
@@ -52,15 +49,15 @@ class Members:
 def read_members(names: Iterable[str]) -> Members:
     """Return the runs' predictions, aligned by id. Raise KitError, naming the run, if they do not fit together."""
     runs = open_members(names)
-    items, oof = zip(*(_read_oof(run) for run in runs), strict=True)
+    items, oof = zip(*(run.read_oof() for run in runs), strict=True)
     test_items, test = zip(*(run.read_test() for run in runs), strict=True)
     known = test_items[0]
     for i in range(1, len(runs)):
         misfit = f"The run {runs[i].name!r} does not fit {runs[0].name!r}: "
-        _require_same_set(misfit + "it has other classes", oof[i].columns, oof[0].columns, SAME_DATA)
-        _require_same_set(misfit + "it was validated on other items", items[i].index, items[0].index, SAME_SPLIT)
-        _require_same_values(misfit, items[i].loc[items[0].index], items[0])
-        _require_same_set(misfit + "it predicts other test items", test[i].index, test[0].index, SAME_DATA)
+        require_same_set(misfit + "it has other classes", oof[i].columns, oof[0].columns, SAME_DATA)
+        require_same_set(misfit + "it was validated on other items", items[i].index, items[0].index, SAME_SPLIT)
+        require_same_values(misfit, items[i].loc[items[0].index], items[0])
+        require_same_set(misfit + "it predicts other test items", test[i].index, test[0].index, SAME_DATA)
         known = _merge_fingerprints(misfit, test_items[i].loc[known.index], known)
         if runs[i].summary.get("data") != runs[0].summary.get("data"):
             folders = " and ".join(run.config.data for run in (runs[i], runs[0]))
@@ -100,21 +97,18 @@ def is_current(run: EnsembleRun) -> bool:
 
 
 def open_members(names: Iterable[str]) -> list[TrainingRun]:
-    """Return the runs, in order. Raise KitError if one is not a finished training, or if there is none."""
+    """Return the runs, in order. Raise KitError if one is not a finished training, or has a teacher, or if there is
+    none."""
     runs = [open_training(name) for name in dict.fromkeys(names)]
+    for run in runs:
+        if run.config.teacher:
+            raise KitError(
+                f"{run.name!r} was taught by {run.config.teacher!r}, which learned from labels of all folds: leave it "
+                f"out of the members."
+            )
     if not runs:
         raise KitError("members is empty: name two or more finished runs.")
     return runs
-
-
-def _read_oof(run: TrainingRun) -> tuple[pd.DataFrame, pd.DataFrame]:
-    """Return the out-of-fold items (label, fold, maybe group) and their probabilities (a column per code), by id."""
-    items, codes, values = run.predictions("oof")
-    items = items.set_index("id")
-    again = items.index[items.index.duplicated()]
-    if len(again):
-        raise KitError(f"{run.folder / 'oof.parquet'} repeats id {shorten(again)}: {TRAIN_AGAIN}.")
-    return items, pd.DataFrame(values, items.index, codes, dtype=float)
 
 
 def _merge_fingerprints(misfit: str, theirs: pd.DataFrame, ours: pd.DataFrame) -> pd.DataFrame:
@@ -130,21 +124,6 @@ def _merge_fingerprints(misfit: str, theirs: pd.DataFrame, ours: pd.DataFrame) -
             )
         ours = ours.assign(**{name: known.where(known != "", theirs[name])})
     return ours
-
-
-def _require_same_set(misfit: str, theirs: pd.Index, ours: pd.Index, advice: str) -> None:
-    sides = {"more": theirs.difference(ours), "missing": ours.difference(theirs)}
-    differences = [f"{len(values)} {side} ({shorten(values)})" for side, values in sides.items() if len(values)]
-    if differences:
-        raise KitError(f"{misfit}, {' and '.join(differences)}: {advice}.")
-
-
-def _require_same_values(misfit: str, theirs: pd.DataFrame, ours: pd.DataFrame) -> None:
-    for column, advice in {"label": SAME_DATA, "fold": SAME_SPLIT}.items():
-        wrong = ours.index[theirs[column] != ours[column]]
-        if len(wrong):
-            values = f"{theirs[column][wrong[0]]} and {ours[column][wrong[0]]}"
-            raise KitError(f"{misfit}the {column} of id {shorten(wrong)} differs ({values} for the first): {advice}.")
 
 
 def member_backbones(names: Iterable[str]) -> dict[str, tuple[str, str]]:

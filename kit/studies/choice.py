@@ -137,8 +137,8 @@ def _recorded(study: str) -> tuple[Run | None, str]:
 
 
 def _caution(run: Run) -> str:
-    in_sample = isinstance(run, EnsembleRun) and run.config.evaluation == "in-sample"
-    return f" It is evaluated {TOO_GOOD}" if in_sample else ""
+    warning = run.summary.get("warning", "")
+    return f" It is evaluated {TOO_GOOD}" if warning == TOO_GOOD else f" {warning}".rstrip()
 
 
 def _file(study: str) -> Path:

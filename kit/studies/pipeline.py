@@ -252,16 +252,21 @@ def _value(text: str, kind: type | None):
     return text
 
 
-def read_fields(given: list[list[str]], **others: type) -> dict:
-    """Return the fields of every run of a study, and `others`, from names and values as typed. Raise KitError if one is
-    unknown, is of another type, or is the study's own."""
+def read_run_fields(given: list[list[str]], **others: type) -> dict:
+    """Return fields of a run, and `others`, from names and values as typed. Raise KitError if one is unknown or of
+    another type."""
     types = parameter_types(TrainConfig, **others)
     if unknown := {name for name, _ in given} - set(types):
         raise KitError(f"-p {min(unknown)} is no field of a run; the fields are: {', '.join(types)}.")
-    values = {name: _value(value, types[name]) for name, value in given}
+    return {name: check_type(name, _value(value, types[name]), types[name]) for name, value in given}
+
+
+def read_fields(given: list[list[str]], **others: type) -> dict:
+    """Return the fields of every run of a study as `read_run_fields` does; also refuse those of its own options."""
+    values = read_run_fields(given, **others)
     if taken := set(values) & RESERVED_FIELDS:
         raise KitError(f"-p {min(taken)} cannot be set for a whole study, which varies it or has an option for it.")
-    return {name: check_type(name, value, types[name]) for name, value in values.items()}
+    return values
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:

@@ -96,6 +96,8 @@ def is_frozen(config: TrainConfig) -> bool:
 
 def baseline(config: TrainConfig) -> str | None:
     """Return the row of the table of baselines to which `config` belongs, one of BASELINES and MATCHED, or None."""
+    if config.teacher:  # no question of the paper's
+        return None
     if config.system == "coattention":  # the model itself may be frozen too: the name tells them apart
         return MATCHED[1] if config.run == _run_name(config.study, FROZEN_COATTENTION) else None
     if is_frozen(config):
@@ -105,7 +107,7 @@ def baseline(config: TrainConfig) -> str | None:
 
 def ablation(config: TrainConfig) -> str | None:
     """Return the row of table 2 to which `config` belongs, or None."""
-    if baseline(config):
+    if baseline(config) or config.teacher:
         return None
     switches = {"bilstm": True, "layer_weights": True, "coattention": True, "attention": "both"}
     changed = {name: getattr(config, name) for name, usual in switches.items() if getattr(config, name) != usual}

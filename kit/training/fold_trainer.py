@@ -166,16 +166,17 @@ class FoldTrainer:
         """Return the summed loss of this process's own items of a batch, and how many they are.
 
         The gradient is that of the mean loss over the step's items, however many processes and batches share them.
-        Class weights average to 1 over the training items, so the mean still divides by the number of items.
+        Class weights average to 1 over the training items, so the mean still divides by the number of items. With a
+        teacher, the target is a distribution over the classes (`kit.training.teacher`).
         """
         config, accelerator = self.session.config, self.session.accelerator
         in_step = min(config.batch_size, self.items - self.session.progress.step * config.batch_size)
-        labels = batch["label"][: self._share(len(batch["label"]))]  # the rest is padding that evens out the shares
-        logits = self.model(vary(batch, self.seeds, config))[: len(labels)]
+        own = self._share(len(batch["label"]))  # the rest is padding that evens out the shares
+        logits, targets = self.model(vary(batch, self.seeds, config))[:own], batch.get("target", batch["label"])[:own]
         smoothing = config.label_smoothing
-        loss = cross_entropy(logits, labels, self.class_weights, label_smoothing=smoothing, reduction="sum")
+        loss = cross_entropy(logits, targets, self.class_weights, label_smoothing=smoothing, reduction="sum")
         accelerator.backward(loss * (accelerator.num_processes * config.accumulate / in_step))
-        return loss.item(), len(labels)  # .item() waits; the step's kernels are queued, so a GPU stays busy
+        return loss.item(), own  # .item() waits; the step's kernels are queued, so a GPU stays busy
 
     def update(self) -> None:
         """Apply the step's gradient, unless one of its batches was not finite."""

@@ -39,6 +39,7 @@ from kit.training.saved_weights import remove_epochs
 from kit.training.session import Session
 from kit.training.start import fit_start
 from kit.training.summary import report_blank_images, summarise_items, summarise_training
+from kit.training.teacher import TAUGHT, soft_targets, teacher_fingerprint
 from kit.training.tracking import require_tracker, tracking
 
 
@@ -92,7 +93,8 @@ def _train(run: TrainingRun, config: TrainConfig, watch: Watch, accelerator: Acc
     if accelerator.is_main_process:
         report_blank_images(run, frames)
     weights = {f"{side} backbone": fingerprint(source.identity) for side, source in find_backbones(config).items()}
-    states = Checkpoints(run, accelerator, data_fingerprints(frames) | weights)
+    teacher = {"teacher": teacher_fingerprint(config.teacher)} if config.teacher else {}
+    states = Checkpoints(run, accelerator, data_fingerprints(frames) | teacher | weights)
     states.clock = started
     folds = frames["train"]["fold"].to_numpy()
     progress = states.read(Progress(torch.full((len(folds), len(codes)), torch.nan)))
@@ -145,6 +147,7 @@ def _train(run: TrainingRun, config: TrainConfig, watch: Watch, accelerator: Acc
         states.require(seen := data_fingerprints(frames))  # pictures are read all the while
         scored = folds >= 0
         summary = summarise_training(config, progress, accelerator) | summarise_items(frames, seen)
+        summary |= {"teacher_identity": teacher["teacher"], "warning": TAUGHT} if teacher else {}
         summary |= {"trained": {str(fold): int((folds != fold).sum()) for fold in range(config.folds)}}
         oof, test = softmax(progress.oof[torch.from_numpy(scored)].numpy()), torch.stack(progress.test).numpy()
         run.write(codes, (frames["train"][scored], oof), (frames["test"], test), summary)
@@ -200,7 +203,10 @@ def prepare(
     """Return the class codes, the frames `train` and `test`, their datasets, and a function that builds the model."""
     with accelerator.main_process_first():  # the others find in the cache what it computes
         codes, frames = read_items(config)
-        return codes, frames, *prepare_items(config, codes, frames, accelerator)
+        targets = soft_targets(config, codes, frames) if config.teacher else None
+        products, build = prepare_items(config, codes, frames, accelerator)
+        products["train"].targets = targets
+        return codes, frames, products, build
 
 
 def prepare_items(

@@ -12,8 +12,8 @@ import torch
 from accelerate import Accelerator
 
 from kit.config import TrainConfig
-from kit.core.cache import fingerprint
 from kit.core.files import write_atomically
+from kit.data.items import tables_fingerprint
 from kit.runs import Run
 from kit.training.attention import average_folds
 from kit.training.checkpoint import Progress
@@ -38,7 +38,7 @@ def summarise_items(frames: dict[str, pd.DataFrame], outlined: dict[str, str]) -
     """
     reasons = [text.partition(":")[0] for frame in frames.values() for text in frame.get("blank", ()) if text]
     return {
-        "data": fingerprint(*(outlined[name] for name in ("ids", "texts", "labels"))),
+        "data": tables_fingerprint(outlined),
         "outline": outlined,
         "blank": {reason: reasons.count(reason) for reason in ("missing", "corrupt")},
     }

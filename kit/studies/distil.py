@@ -1,0 +1,57 @@
+"""One model that learns from a stack, to predict at one model's cost (`kit.training.teacher`)."""
+
+import argparse
+import dataclasses
+
+from kit.analysis.estimates import from_summary
+from kit.config import TrainConfig, bounded_name, train_config
+from kit.core.exceptions import KitError
+from kit.runs import EnsembleRun, Run, find_run, prepare_run
+from kit.stacking.members import is_current, open_members
+from kit.studies.pipeline import read_run_fields
+from kit.training.launch import launch
+from kit.training.teacher import teacher_fingerprint
+
+# what decides on which items a run trains and is scored, which the student has in common with its teacher
+ITEMS = ("data", "limit", "folds", "split", "val_share", "split_seed", "clean_titles", "clean_descriptions", "missing")
+PAIR = ("recipe", "text", "image", "pretrained")
+
+
+def student_config(teacher: Run, values: dict) -> TrainConfig:
+    """Return the configuration of the run that learns from `teacher`; `values` are fields that differ.
+
+    It is that of the teacher's best co-attention member. If it has none, or another recipe is asked for, the recipe
+    makes it, on the items and backbones of the teacher's first member.
+    """
+    names = teacher.config.members if isinstance(teacher, EnsembleRun) else (teacher.name,)
+    members = open_members(names)
+    best = max(members, key=lambda run: (run.config.system == "coattention", run.summary["macro_f1"])).config
+    run = {"run": bounded_name(f"{teacher.name}-student"), "study": best.study, "teacher": teacher.name}
+    if best.system == "coattention" and "recipe" not in values:
+        return dataclasses.replace(best, **run | values)
+    first = {name: getattr(members[0].config, name) for name in (*ITEMS, *PAIR)}
+    return train_config(**first | run | values)
+
+
+def add_options(parser: argparse.ArgumentParser) -> None:
+    """Add the options of `distil` to a parser."""
+    parser.add_argument("teacher", metavar="STACK", help="name of a finished stack, or of another run to learn from")
+    parser.add_argument(
+        "-p", nargs=2, action="append", default=[], metavar=("NAME", "VALUE"), help="a field of the run, or again"
+    )
+
+
+def distil(options: argparse.Namespace) -> None:
+    """Train the student as `add_options` describes it.
+
+    Raise KitError if the two do not fit together, or the teacher is out of date or changed since the student learned.
+    """
+    values, teacher = read_run_fields(options.p, again=bool), find_run(options.teacher)
+    again = values.pop("again", False)
+    if isinstance(teacher, EnsembleRun) and not is_current(teacher):
+        raise KitError(f"Members of {teacher.name!r} were trained again or are gone: stack it again with 05_ensemble.")
+    run = prepare_run(student_config(teacher, values), again)
+    if run.finished and run.summary["teacher_identity"] != teacher_fingerprint(teacher.name):
+        raise KitError(f"{teacher.name!r} changed since {run.name!r} learned from it: pass -p again True.")
+    launch([run])
+    print(f"{run.name}: macro-F1 {from_summary(run, 'macro_f1')}. {run.summary['warning']}")
