@@ -4,6 +4,7 @@ N items · K classes · d width
 """
 
 import time
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -11,14 +12,15 @@ import torch
 from accelerate import PartialState
 
 from kit.config import TrainConfig
+from kit.core.arrays import read_arrays, write_arrays
 from kit.data.items import data_fingerprints, read_items
 from kit.data.text import product_texts
-from kit.models.backbones import find_backbones
+from kit.models.backbones import BackboneHandle, find_backbones
 from kit.runs import TrainingRun
 from kit.training.features import precompute
 from kit.training.inputs import make_datasets
 from kit.training.neighbours import Neighbours
-from kit.training.probe import fit_probe, make_probe
+from kit.training.probe import Probe
 from kit.training.summary import report_blank_images, summarise_items
 from kit.training.tfidf import Calibrated, tfidf_model
 
@@ -38,20 +40,17 @@ def fit(run: TrainingRun) -> None:
         run.clear()
         codes, frames = read_items(config)
         report_blank_images(run, frames)
-        if config.system == "tfidf":
-            inputs = {name: np.array(product_texts(frame), object) for name, frame in frames.items()}
-            model = Calibrated(tfidf_model())
-        else:
-            inputs, widths = _mean_features(config, codes, frames, state.device)
-            model = make_probe(widths) if config.system == "logistic" else Neighbours(widths, state.device)
+        backbones = find_backbones(config)
+        inputs = read_inputs(config, codes, frames, backbones, state.device)
         train = frames["train"]
         folds, labels = train["fold"].to_numpy(), train["label"].to_numpy()
         groups = train.get("group", train["id"]).to_numpy()
         oof, test = np.zeros((len(folds), len(codes))), np.zeros((config.folds, len(frames["test"]), len(codes)))
         for fold in range(config.folds):
             learn, scored = folds != fold, folds == fold
-            fit_model = fit_probe if config.system == "logistic" else type(model).fit
-            model = fit_model(model, inputs["train"][learn], labels[learn], groups[learn])
+            model = _new_model(config, backbones, state.device)
+            model.fit(inputs["train"][learn], labels[learn], groups[learn])
+            write_arrays(_path(run, fold), model.state())
             oof[scored] = model.predict_proba(inputs["train"][scored])
             if len(frames["test"]):
                 test[fold] = model.predict_proba(inputs["test"])
@@ -68,18 +67,44 @@ def fit(run: TrainingRun) -> None:
     state.wait_for_everyone()
 
 
-def _mean_features(
-    config: TrainConfig, codes: list[int], frames: dict, device: torch.device
-) -> tuple[dict[str, np.ndarray], tuple[int, int]]:
-    """Return each frame's features `[N, d_text + d_image]`, means over tokens and over regions, and both widths."""
-    backbones = find_backbones(config)
+def load(
+    run: TrainingRun, backbones: dict[str, BackboneHandle], device: torch.device
+) -> list[Calibrated | Probe | Neighbours]:
+    """Return the model of each fold of a finished light baseline, over the run's backbones.
+
+    Raise KitError if a file is missing or damaged.
+    """
+    folds = range(run.config.folds)
+    return [_new_model(run.config, backbones, device).restore(read_arrays(_path(run, fold))) for fold in folds]
+
+
+def _path(run: TrainingRun, fold: int) -> Path:
+    return run.folder / f"model-{fold}.safetensors"
+
+
+def _new_model(
+    config: TrainConfig, backbones: dict[str, BackboneHandle], device: torch.device
+) -> Calibrated | Probe | Neighbours:
+    if config.system == "tfidf":
+        return Calibrated(tfidf_model())
+    widths = backbones["text"].outline.width, backbones["image"].outline.width
+    return Probe(widths) if config.system == "logistic" else Neighbours(widths, device)
+
+
+def read_inputs(
+    config: TrainConfig, codes: list[int], frames: dict, backbones: dict[str, BackboneHandle], device: torch.device
+) -> dict[str, np.ndarray]:
+    """Return what the baseline reads of each frame's items: texts `[N]`, or features `[N, d_text + d_image]`, the means
+    over tokens and over regions."""
+    if config.system == "tfidf":
+        return {name: np.array(product_texts(frame), object) for name, frame in frames.items()}
     parts = make_datasets(config, codes, frames, backbones)
     precompute(config, backbones, parts, device, "no")
-    widths = backbones["text"].outline.width, backbones["image"].outline.width
-    features = {name: np.empty((0, sum(widths)), np.float32) for name in parts}
+    features = {}
     for name, part in parts.items():
+        features[name] = np.empty((0, sum(backbone.outline.width for backbone in backbones.values())), np.float32)
         if len(part):
             text = part.sides["text"].values.reshape(len(part), 2, -1)[:, 1]  # the mean token, behind the first
             image = part.sides["image"].values.reshape(len(part), -1)
             features[name] = np.hstack([text, image], dtype=np.float32)
-    return features, widths
+    return features
