@@ -50,7 +50,7 @@ def array_text(values: np.ndarray) -> Any:
 
 def write_arrays(path: Path, arrays: Arrays) -> None:
     """Write the arrays to a safetensors file. Raise KitError if that is not possible."""
-    contiguous = {name: np.ascontiguousarray(values) for name, values in arrays.items()}
+    contiguous = {name: np.asarray(values, order="C") for name, values in arrays.items()}
     write_atomically(path, functools.partial(safetensors.numpy.save_file, contiguous))
 
 
