@@ -48,7 +48,8 @@ class Description:
     @classmethod
     def of(cls, content: dict[str, Any]) -> "Description":
         """Return the description that JSON wrote, where tuples are lists. Raise TypeError if it is none."""
-        return cls(**{name: tuple(value) if isinstance(value, list) else value for name, value in content.items()})
+        values: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in content.items()}
+        return cls(**values)
 
     @property
     def sides(self) -> tuple[str, ...]:

@@ -1,6 +1,7 @@
 """Items to predict after a training, from any table: what is wrong with a row is noted beside it, and stops nothing."""
 
 import dataclasses
+import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TypeAlias
@@ -106,8 +107,9 @@ def _read_challenge_rows(table: Table, columns: dict[str, str], folder: Path) ->
     for pair in zip(*(rows.texts[name] for name in named[1:]), strict=True):
         numbers = [WHOLE_NUMBER.fullmatch(value) for value in pair]
         key = tuple(int(number[1]) for number in numbers if number)
-        paths.append(min(present.get(key, ["image_{}_product_{}.jpg".format(*pair)])) if len(key) == 2 else "")
-    rows.description = dataclasses.replace(rows.description, image=(image,))
+        name = min(present.get(key, ["image_{}_product_{}.jpg".format(*pair)])) if len(key) == 2 else ""
+        paths.append(os.path.relpath(name, folder) if os.path.isabs(name) else name)
+    rows.texts[image], rows.description = paths, dataclasses.replace(rows.description, image=(image,))
     return rows.frame(folder, collect=True).assign(key=rows.texts[named[0]], description=rows.texts[text])
 
 
