@@ -107,8 +107,8 @@ def _read_challenge_rows(table: Table, columns: dict[str, str], folder: Path) ->
     for pair in zip(*(rows.texts[name] for name in named[1:]), strict=True):
         numbers = [WHOLE_NUMBER.fullmatch(value) for value in pair]
         key = tuple(int(number[1]) for number in numbers if number)
-        name = min(present.get(key, ["image_{}_product_{}.jpg".format(*pair)])) if len(key) == 2 else ""
-        paths.append(os.path.relpath(name, folder) if os.path.isabs(name) else name)
+        name = "image_{}_product_{}.jpg".format(*pair) if len(key) == 2 else ""
+        paths.append(os.path.relpath(min(present[key]), folder) if key in present else name)
     rows.texts[image], rows.description = paths, dataclasses.replace(rows.description, image=(image,))
     return rows.frame(folder, collect=True).assign(key=rows.texts[named[0]], description=rows.texts[text])
 
