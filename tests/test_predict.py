@@ -2,6 +2,8 @@
 
 import json
 import os
+import re
+import shlex
 import shutil
 import subprocess
 import sys
@@ -33,7 +35,7 @@ SMALL = {
     "image_size": 64, "max_tokens": 24, "width": 16, "attention_width": 8, "classifier_width": 8, "batch_size": 8,
     "epochs": 1, "lr": 0.01, "workers": 0, "folds": 2, "freeze_text": True, "freeze_image": True,
 }  # fmt: skip
-SYSTEMS = {"network": "coattention", "tfidf": "tfidf", "probe": "logistic", "neighbours": "neighbours"}
+SYSTEMS = {"first": "coattention", "tfidf": "tfidf", "probe": "logistic", "neighbours": "neighbours"}
 TEST = "X_test_update.csv"
 
 
@@ -61,7 +63,7 @@ def root(tmp_path_factory, data, backbones) -> Iterator[Path]:
             make(name, data, backbones, system=system)
         make("tuned", data, backbones, freeze_text=False, freeze_image=False, folds=1)
         for method in METHODS:
-            stack(ensemble_config(["network", "tfidf"], "two", method=method, study=method))
+            stack(ensemble_config(["first", "tfidf"], "two", method=method, study=method))
         yield folder
 
 
@@ -87,7 +89,7 @@ def test_test_items_get_the_predictions_of_the_run(run, data, tmp_path):
 
 
 def test_what_is_loaded_stays_and_single_items_leave_nothing(data, root, monkeypatch):
-    predictor, table = kit.Predictor("runs/network"), pd.read_csv(data / TEST)
+    predictor, table = kit.Predictor("runs/first"), pd.read_csv(data / TEST)
     items = [
         {"title": row.designation, "description": row.description, "image": str(path), "id": 77}
         for row in table.itertuples()
@@ -101,8 +103,8 @@ def test_what_is_loaded_stays_and_single_items_leave_nothing(data, root, monkeyp
     assert before == {path: path.stat().st_mtime_ns for path in root.rglob("*")}
     assert one["probability"][0] == pytest.approx(whole["probability"][2], abs=1e-6) and one["id"][0] == "77"
     assert whole["problem"].tolist() == ["", *(["id is '77' as in row 1"] * 6)]
-    check_same(whole.assign(id=table.iloc[:, 0], problem=""), "network")
-    check_same(predictor.predict(table, images=data), "network")
+    check_same(whole.assign(id=table.iloc[:, 0], problem=""), "first")
+    check_same(predictor.predict(table, images=data), "first")
 
 
 def test_broken_rows_cost_nothing_but_themselves(data, tmp_path):
@@ -118,7 +120,7 @@ def test_broken_rows_cost_nothing_but_themselves(data, tmp_path):
     lines[4] = "39,one,two,three"
     (tmp_path / "items.csv").write_text("\n".join(lines))
     out = tmp_path / "out.parquet"
-    sentence = predict_table("network", tmp_path / "items.csv", folder, out)
+    sentence = predict_table("first", tmp_path / "items.csv", folder, out)
     assert sentence == f"{out}: 7 items, 4 with a problem, 2 of these without a label."
     found = pd.read_parquet(out)
     assert found["problem"].tolist() == [
@@ -130,14 +132,28 @@ def test_broken_rows_cost_nothing_but_themselves(data, tmp_path):
     ]
     assert found["label"].isna().tolist() == [False, False, True, True, False, False, False]
     assert found["probability"].isna().equals(found["label"].isna())
-    means = open_run("network").mean_test().to_numpy()
+    means = open_run("first").mean_test().to_numpy()
     assert found["probability"][4:].to_numpy() == pytest.approx(means[4:].max(1), abs=1e-6)
     white = tmp_path / "white.png"
     Image.new("RGB", (64, 64), "white").save(white)
     row = {"title": table["designation"][0], "description": table["description"][0]}
-    blank = Predictor("network").predict([row, row | {"image": white}])
+    blank = Predictor("first").predict([row, row | {"image": white}])
     assert blank["problem"].tolist() == ["no image", ""]
     assert [*blank["probability"], found["probability"][0]] == pytest.approx([blank["probability"][0]] * 3, abs=1e-6)
+
+
+def test_the_manual_works_as_written(data, tmp_path, monkeypatch):
+    page = (Path(__file__).parents[1] / "docs" / "predict.md").read_text(encoding="utf-8")
+    shutil.copy(data / TEST, tmp_path / "items.csv")
+    shutil.copytree(data / "images" / "image_test", tmp_path / "photos")
+    monkeypatch.chdir(tmp_path)
+    for block in re.findall(r"```bash\n(.*?)```", page, re.DOTALL):
+        for command in block.splitlines():
+            assert cli.main(shlex.split(command)[1:]) == 0
+    for block in re.findall(r"```python\n(.*?)```", page, re.DOTALL):
+        exec(block, {})
+    check_same(pd.read_csv("predicted.csv", keep_default_na=False), "first")
+    check_same(pd.read_parquet("predicted.parquet"), "first")
 
 
 def test_texts_alone_are_enough_for_a_model_of_texts(data):
@@ -211,7 +227,7 @@ def test_runs_that_cannot_predict_say_so(data, root, backbones, tmp_path):
     (tmp_path / "hidden").rename(weights)
     with pytest.raises(KitError, match=r"There is no run 'none'"):
         Predictor("none")
-    with pytest.raises(KitError, match=r"need those of the challenge .* or title, description and image"):
+    with pytest.raises(KitError, match=r"and need title, description or image, or those of the challenge"):
         Predictor("tfidf").predict([{"name": "livre"}])
     with pytest.raises(KitError, match="is the table of the items"):
         predict_table("tfidf", data / TEST, None, data / TEST)
@@ -241,6 +257,9 @@ def test_a_catalogue_of_ones_own(tmp_path, backbones, data):
     rows = items[12:].drop(columns="kind").to_dict("records")
     pd.testing.assert_frame_equal(Predictor(tmp_path / "made").predict(rows, tmp_path), found)
     items.drop(columns="photo").to_csv(tmp_path / "short.csv", index=False)
+    plain = [{"title": row.name, "description": row.about} for row in items[12:].itertuples(index=False)]
+    own = items[12:][["name", "about"]]
+    pd.testing.assert_frame_equal(Predictor("mine").predict(plain), Predictor("mine").predict(own))
     with pytest.raises(KitError, match="no column 'photo'"):
         Predictor("mine").predict(tmp_path / "short.csv")
     items.assign(kind=items["kind"] + "!")[:12].to_csv(tmp_path / "items.csv", index=False)

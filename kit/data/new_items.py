@@ -17,7 +17,7 @@ from kit.data.images import inspect_images
 from kit.data.table import PANDAS_INDEX, WHOLE_NUMBER, read_headers
 
 Items: TypeAlias = Table | Sequence[Mapping]  # a path, a frame, or dictionaries
-PLAIN = {"title": "title", "text": ("description",), "image": ("image",), "id": "id"}  # columns of no catalogue
+PLAIN = ("title", "description", "image", "id")  # columns of items that no catalogue describes
 
 
 def read_new_items(
@@ -77,24 +77,34 @@ def _find_edition(headers: list[list[str]]) -> dict[str, str] | None:
 
 
 def _find_columns(headers: list[list[str]], description: Description | None, path: Path | None) -> Description:
-    """Return a catalogue's description, without its id if the table has none, or one of the PLAIN columns that are
-    there. Raise KitError if there are none of these either."""
-    own = description and [*filter(None, (description.title, *description.text, *description.image))]
+    """Return what the columns mean: as a catalogue describes them, or else by their PLAIN names.
+
+    A table must have all columns of a catalogue, except the ids; of dictionaries and frames those that are there count.
+    Raise KitError if there are none.
+    """
+    own = description and {*filter(None, (description.title, *description.text, *description.image))}
+    if description and path:  # whose reader names the column that the table lacks
+        fitting = [header for header in headers if own and own <= {*header}]
+        has_id = not fitting or description.id in fitting[0]
+        return description if has_id else dataclasses.replace(description, id="")
     for header in headers:
-        if description and own and set(own) <= set(header):
-            return description if description.id in header else dataclasses.replace(description, id="")
-    for header in headers:
-        title, identity = (PLAIN[name] if PLAIN[name] in header else "" for name in ("title", "id"))
-        text, image = (tuple(name for name in PLAIN[side] if name in header) for side in ("text", "image"))
-        if title or text or image:
-            return Description("", "", str(title), text, image, str(identity))
-    if description and path:
-        return description  # whose reader names the column that the table lacks
+        present = own and own & {*header}
+        if description and present and (present == own or not present <= {*PLAIN}):
+            return _restrict(description, header)
+        if {*PLAIN[:3]} & {*header}:
+            return _restrict(Description("", "", PLAIN[0], PLAIN[1:2], PLAIN[2:3], PLAIN[3]), header)
+    columns = shorten(max(headers, key=len), 20) or "(none)"
+    instead = f"the catalogue's ({', '.join(sorted(own))})" if own else "those of the challenge's X files"
     raise KitError(
-        f"The items have the columns {shorten(max(headers, key=len), 20) or '(none)'}, and need "
-        f"{'those of the catalogue' if own else 'those of the challenge'} ({shorten(own or ['designation', '…'])}) or "
-        f"title, description and image: rename them."
+        f"The items have the columns {columns}, and need title, description or image, or {instead}: rename them."
     )
+
+
+def _restrict(description: Description, header: list[str]) -> Description:
+    """Return the description without the columns that `header` lacks."""
+    title, identity = (name if name in header else "" for name in (description.title, description.id))
+    text, image = (tuple(name for name in names if name in header) for names in (description.text, description.image))
+    return dataclasses.replace(description, title=title, text=text, image=image, id=identity)
 
 
 def _read_challenge_rows(table: Table, columns: dict[str, str], folder: Path) -> pd.DataFrame:
