@@ -17,7 +17,7 @@ stacking            ensembles of finished runs
 export              what a finished run needs to predict, in one folder
 predict             finished runs on new items
 analysis            what a finished run says
-studies             the reproduction: which runs answer the paper, its numbers, tables, report and pipeline
+studies             the reproduction: which runs answer the paper, its numbers, tables, report, pipeline; best
 working_copies      copies of the notebooks to work in, and Jupyter on them
 cli                 the command kit
 __main__            the same as python -m kit

@@ -35,7 +35,13 @@ SMALL = {
     "image_size": 64, "max_tokens": 24, "width": 16, "attention_width": 8, "classifier_width": 8, "batch_size": 8,
     "epochs": 1, "lr": 0.01, "workers": 0, "folds": 2, "freeze_text": True, "freeze_image": True,
 }  # fmt: skip
-SYSTEMS = {"first": "coattention", "tfidf": "tfidf", "probe": "logistic", "neighbours": "neighbours"}
+SYSTEMS = {
+    "first": "coattention",
+    "tfidf": "tfidf",
+    "probe": "logistic",
+    "text_probe": "logistic_text",
+    "neighbours": "neighbours",
+}
 TEST = "X_test_update.csv"
 
 

@@ -30,7 +30,7 @@ def fit(run: TrainingRun) -> None:
 
     tfidf: TF-IDF of character n-grams and a linear support vector machine, with calibrated probabilities. logistic and
     neighbours: the probe (`kit.training.probe`) and the nearest neighbours (`kit.training.neighbours`) of the text's
-    mean token and the image's mean region.
+    mean token and the image's mean region. logistic_text, logistic_image: the probe of one of them.
 
     Raise KitError if the items or the backbones cannot be read.
     """
@@ -87,15 +87,15 @@ def _new_model(
 ) -> Calibrated | Probe | Neighbours:
     if config.system == "tfidf":
         return Calibrated(tfidf_model())
-    widths = backbones["text"].outline.width, backbones["image"].outline.width
-    return Probe(widths) if config.system == "logistic" else Neighbours(widths, device)
+    text, image = (backbones[side].outline.width if side in backbones else 0 for side in ("text", "image"))
+    return Neighbours((text, image), device) if config.system == "neighbours" else Probe((text, image))
 
 
 def read_inputs(
     config: TrainConfig, codes: list[int], frames: dict, backbones: dict[str, BackboneHandle], device: torch.device
 ) -> dict[str, np.ndarray]:
     """Return what the baseline reads of each frame's items: texts `[N]`, or features `[N, d_text + d_image]`, the means
-    over tokens and over regions."""
+    over tokens and over regions; of a side that it does not read there are none."""
     if config.system == "tfidf":
         return {name: np.array(product_texts(frame), object) for name, frame in frames.items()}
     parts = make_datasets(config, codes, frames, backbones)
@@ -104,7 +104,10 @@ def read_inputs(
     for name, part in parts.items():
         features[name] = np.empty((0, sum(backbone.outline.width for backbone in backbones.values())), np.float32)
         if len(part):
-            text = part.sides["text"].values.reshape(len(part), 2, -1)[:, 1]  # the mean token, behind the first
-            image = part.sides["image"].values.reshape(len(part), -1)
-            features[name] = np.hstack([text, image], dtype=np.float32)
+            # of the text's two vectors the mean token, behind the first; of the image the mean region
+            sides = [
+                values.values.reshape(len(part), -1)[:, -backbones[side].outline.width :]
+                for side, values in part.sides.items()
+            ]
+            features[name] = np.hstack(sides, dtype=np.float32)
     return features
