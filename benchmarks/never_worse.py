@@ -32,8 +32,9 @@ from kit.data.images import check_images
 from kit.data.items import read_items
 from kit.data.text import product_texts
 from kit.metrics import bootstrap_macro_f1, macro_f1
+from kit.models.backbones import find_backbones
 from kit.stacking.stackers import METHODS, Single, Tempered
-from kit.training.light import mean_features
+from kit.training.light import read_inputs
 from kit.training.neighbours import Neighbours
 from kit.training.probe import fit_probe, make_probe
 from kit.training.tfidf import Calibrated, tfidf_model
@@ -89,6 +90,8 @@ class Catalogue:
             recipe="demo", text="e5_small", image="efficientnet_lite0", data=f"data/{name}", system="logistic"
         )
         codes, frames = read_items(config)
+        backbones = find_backbones(config)
+        self.widths = backbones["text"].outline.width, backbones["image"].outline.width
         labels = pd.read_csv(resolve(f"data/{name}_answers/Y_test.csv"), index_col=0).iloc[:, 0]
         test = frames["test"].assign(label=labels.loc[frames["test"]["id"]].to_numpy())
         self.frame = pd.concat([frames["train"], test], ignore_index=True)
@@ -101,7 +104,7 @@ class Catalogue:
             if kept == "description":
                 frame["title"], frame["description"] = frame["description"].fillna(""), None
             part = {"train": frame, "test": frame[:0].assign(split="")}
-            features, self.widths = mean_features(config, codes, part, torch.device("cpu"))
+            features = read_inputs(config, codes, part, backbones, torch.device("cpu"))
             self.texts[kept], self.features[kept] = np.array(product_texts(frame), object), features["train"]
 
 

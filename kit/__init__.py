@@ -14,9 +14,21 @@ models              equations, heads, backbones
 training            how a run is made
 train               the command that trains: accelerate launch -m kit.train
 stacking            ensembles of finished runs
+export              what a finished run needs to predict, in one folder
+predict             finished runs on new items
 analysis            what a finished run says
 studies             the reproduction: which runs answer the paper, its numbers, tables, report, pipeline; best; distil
 working_copies      copies of the notebooks to work in, and Jupyter on them
 cli                 the command kit
 __main__            the same as python -m kit
 """
+
+from typing import Any
+
+
+def __getattr__(name: str) -> Any:
+    if name == "Predictor":  # imported when asked for: it needs torch
+        from kit.predict import Predictor
+
+        return Predictor
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -67,6 +67,18 @@ def parser() -> argparse.ArgumentParser:
     two.add_argument("--all", action="store_true", help="list all items that flip")
     two.set_defaults(action=lambda options: print(tell_comparison(options.first, options.second, options.all)))
 
+    predict = commands.add_parser("predict", help="predict new items with a finished run")
+    predict.add_argument("run", help="name or folder of the run, or a folder of kit export")
+    predict.add_argument("items", type=Path, help="CSV, TSV or Parquet file with one item per row")
+    predict.add_argument("--images", type=Path, help="folder in which the image paths start (default: of the table)")
+    predict.add_argument("-o", "--out", type=Path, help="CSV or Parquet file to write (default: ITEMS-predicted.csv)")
+    predict.set_defaults(action=_predict)
+
+    export = commands.add_parser("export", help="gather what a finished run needs to predict elsewhere")
+    export.add_argument("run", help="name or folder of the run")
+    export.add_argument("folder", type=Path, help="folder to make")
+    export.set_defaults(action=_export)
+
     check = commands.add_parser("check", help="say whether a submission file is valid")
     check.add_argument("file", type=Path, help="the file to check")
     check.add_argument("--data", type=Path, help="the challenge folder (default: of the run in submissions/<run>/)")
@@ -91,6 +103,19 @@ def _catalogue(options: argparse.Namespace) -> None:  # in a shell, a relative p
         k: v.absolute() if isinstance(v, Path) else v for k, v in vars(options).items() if k != "action"
     }
     print(summarise(describe(values.pop("items"), **values)))
+
+
+def _predict(options: argparse.Namespace) -> None:
+    from kit.predict import predict_table  # loads torch, which the other commands can do without
+
+    paths = (value and value.absolute() for value in (options.items, options.images, options.out))
+    print(predict_table(options.run, *paths))
+
+
+def _export(options: argparse.Namespace) -> None:
+    from kit.export import export
+
+    print(export(options.run, options.folder.absolute()))
 
 
 def _check(options: argparse.Namespace) -> None:  # in a shell, a relative path starts at the working directory

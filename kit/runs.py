@@ -7,7 +7,8 @@ metrics.csv                one row per epoch and fold
 oof.parquet                each validation item, predicted by a model that did not learn from it: `id`, `label`, `fold`,
                            `group` (grouped split only), FINGERPRINTS, one `p_<code>` per class
 test.parquet               each test item once per fold: `id`, `split`, `fold`, FINGERPRINTS, one `p_<code>` per class
-model-<fold>.safetensors   the trained weights
+model-<fold>.safetensors   the trained weights, or the arrays of a light baseline
+stacker.safetensors        the arrays of an ensemble's stacker
 blank.csv                  items without a readable image
 train.log                  what the training printed, and the executed notebooks
 status.json, error.json    how far the training is, and why it ended too soon (`kit.training.status`)
@@ -40,6 +41,7 @@ from kit.core.paths import runs_folder
 from kit.metrics import bootstrap_macro_f1, scores
 from kit.predictions import FINGERPRINTS, mean_over_folds, predicted_items, probabilities, read_probabilities
 
+STACKER = "stacker.safetensors"
 PATIENCE = 10  # seconds to wait for a locked run folder: a killed process may leave workers behind for a while
 
 
@@ -164,6 +166,7 @@ class Run:
             "blank.csv",
             "*.parquet",
             "model*.safetensors",
+            STACKER,
             "epoch*.safetensors",
         ):
             for path in self.folder.glob(pattern):
@@ -239,7 +242,8 @@ def _config_class(content: dict) -> type[TrainConfig] | type[EnsembleConfig]:
     return EnsembleConfig if "members" in content else TrainConfig
 
 
-def _open(folder: Path) -> Run:
+def run_at(folder: Path) -> Run:
+    """Return the run of that folder, finished or not, or not begun."""
     try:
         content = read_json(folder / "config.json")
     except KitError:  # no such run yet; or whoever asks for its configuration says what is wrong
@@ -250,7 +254,7 @@ def _open(folder: Path) -> Run:
 def open_run(name: str) -> Run:
     """Return the run of that name, finished or not, or not begun. Raise KitError if it is not a folder name."""
     check_name(name)
-    return _open(runs_folder() / name)
+    return run_at(runs_folder() / name)
 
 
 def open_training(name: str) -> TrainingRun:
@@ -276,7 +280,7 @@ def find_run(name: str = "") -> Run:
 
 def list_runs() -> list[Run]:
     """Return the finished runs, oldest first, by the time in their summaries."""
-    return sorted((_open(path.parent) for path in runs_folder().glob("*/summary.json")), key=finished_at)
+    return sorted((run_at(path.parent) for path in runs_folder().glob("*/summary.json")), key=finished_at)
 
 
 def finished_at(run: Run) -> tuple[bool, datetime, str]:

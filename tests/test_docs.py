@@ -14,13 +14,12 @@ import numpy as np
 import pytest
 from accelerate.commands.launch import launch_command_parser
 from papermill.cli import papermill
-from sklearn.base import BaseEstimator
 
 from kit import cli
 from kit.config import EnsembleConfig, TrainConfig, train_config
 from kit.models import registry
 from kit.notebook_parameters import parameter_types
-from kit.stacking.stackers import Tempered
+from kit.stacking.stackers import Stacker, Tempered
 
 PROJECT = Path(__file__).resolve().parents[1]
 MANUAL = [PROJECT / "README.md", PROJECT / "CONTRIBUTING.md", *sorted((PROJECT / "docs").glob("*.md"))]
@@ -231,7 +230,7 @@ def test_the_examples_of_new_parts_work():
     )
     specs = eval("{" + entries + "}", dict(vars(registry)))
     assert {type(spec).__name__ for spec in specs.values()} == {"TextSpec", "ImageSpec"}
-    there = {"np": np, "BaseEstimator": BaseEstimator, "Tempered": Tempered, "METHODS": {}}
+    there = {"np": np, "Stacker": Stacker, "Tempered": Tempered, "METHODS": {}}
     exec(stacker, there)
     X = np.random.default_rng(0).dirichlet(np.ones(3), size=(8, 2))  # [N, M, K]
     (method,) = there["METHODS"].values()

@@ -3,10 +3,13 @@
 import contextlib
 import os
 import re
+import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 
 from kit.core.exceptions import KitError
 
+_private: list[Path] = []  # caches that replace the usual one, the innermost last
 MARK = re.compile(r'^name = "rakuten-notebook-kit"$', re.MULTILINE)  # in a project's pyproject.toml
 
 
@@ -46,7 +49,18 @@ def submissions_folder() -> Path:
 
 def cache_folder() -> Path:
     """Return the folder of what can be computed again. Raises KitError."""
-    return root() / "cache"
+    return _private[-1] if _private else root() / "cache"
+
+
+@contextlib.contextmanager
+def private_cache() -> Iterator[None]:
+    """Use a temporary folder as cache/ in the meantime: nothing of what is computed stays, and no project is needed."""
+    with tempfile.TemporaryDirectory(prefix="kit-", ignore_cleanup_errors=True) as folder:
+        _private.append(Path(folder))
+        try:
+            yield
+        finally:
+            _private.pop()
 
 
 def notebooks_folder() -> Path:

@@ -45,6 +45,12 @@ class Description:
     test: str = ""  # table of the items to predict
     images: str = ""  # folder in which the images' paths start; "": that of the table
 
+    @classmethod
+    def of(cls, content: dict[str, Any]) -> "Description":
+        """Return the description that JSON wrote, where tuples are lists. Raise TypeError if it is none."""
+        values: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in content.items()}
+        return cls(**values)
+
     @property
     def sides(self) -> tuple[str, ...]:
         """Return what the items have: text, image."""
@@ -98,7 +104,7 @@ def describe(
     frames = {name: table for name, table in tables.items() if isinstance(table, pd.DataFrame)}
     read_catalogue(description, frames)
     for name, frame in frames.items():
-        texts = _Rows(frame, description, [label] if name == "items" else []).texts
+        texts = Rows(frame, description, [label] if name == "items" else []).texts
         write_atomically(Path(paths[name]), pd.DataFrame(texts).to_parquet)
     write_json(folder / FILE, dataclasses.asdict(description))
     return folder
@@ -125,9 +131,7 @@ def read_description(folder: Path) -> Description | None:
     if not path.is_file():
         return None
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-        values: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in content.items()}
-        return Description(**values)
+        return Description.of(json.loads(path.read_text(encoding="utf-8")))
     except (OSError, ValueError, TypeError, AttributeError) as error:
         raise KitError(f"{path} cannot be read ({error}); {DESCRIBE}.") from error
 
@@ -139,7 +143,7 @@ def read_catalogue(description: Description, tables: dict | None = None) -> tupl
     frames `items` and `test`, if they have not been written yet. Raise KitError if a table is at fault.
     """
     given = {"items": description.items, "test": description.test} | (tables or {})
-    rows = _Rows(given["items"], description, [description.label])
+    rows = Rows(given["items"], description, [description.label])
     frames, texts = {"train": rows.frame()}, rows.texts[description.label]
     known = _check_labels(rows, texts, description)
     frames["train"]["label"] = [known[text] for text in texts]
@@ -162,20 +166,20 @@ def read_rows(
     `table`: a path or a pandas frame; a column of labels is not read. `images`: the folder in which the images' paths
     start, by default the description's. Raise KitError if the table cannot be read, or if a row is at fault: repeats or
     lacks its id, has another number of fields than the header, or has neither text nor image. With `collect`, faulty
-    rows stay, and the column `problems` lists the reasons per row.
+    rows stay, the column `problems` lists the reasons per row, and `whole` says whether its fields fit the header.
     """
-    return _Rows(table, description, []).frame(images, collect)
+    return Rows(table, description, []).frame(images, collect)
 
 
-class _Rows:
+class Rows:
     """The texts of a table's columns, and how to name its rows in a sentence."""
 
     def __init__(self, table: Table, description: Description, more: list[str]):
         self.description = description
         self.path = None if isinstance(table, pd.DataFrame) else Path(table)
         self.name = "the frame" if self.path is None else self.path.name
-        columns = [description.id, description.title, *description.text, *description.image, *more]
-        columns = list(dict.fromkeys(filter(None, columns)))
+        columns = [description.id, description.title, *description.text, *description.image]
+        columns = list(dict.fromkeys([*filter(None, columns), *more]))
         self.faults: dict[int, str] = {}  # rows whose fields do not fit the header
         if self.path is not None and not self.path.is_file():
             raise KitError(f"There is no table {self.path}; check the path, or if it has moved, {DESCRIBE}.")
@@ -233,6 +237,7 @@ class _Rows:
         columns["picture"] = [names[0] if names else f"none in {self.places[i]}" for i, names in enumerate(named)]
         if collect:
             columns["problems"] = [[reasons[i] for reasons, _ in kinds if i in reasons] for i in rows]
+            columns["whole"] = [i not in self.faults for i in rows]
         return frame.assign(**{name: pd.Series(values, dtype=object) for name, values in columns.items()})
 
     def _images(self, row: int) -> list[str]:
@@ -264,7 +269,7 @@ def _read_parquet(path: Path, columns: list[str]) -> pd.DataFrame:
         raise KitError(f"{path} cannot be read as Parquet ({error}); write it again.") from None
 
 
-def _as_texts(values: pd.Series, column: str, rows: _Rows) -> list[str]:
+def _as_texts(values: pd.Series, column: str, rows: Rows) -> list[str]:
     """Return the values of a column as text: "" for a missing one, 7 for 7.0. Raise KitError if one is no text."""
     texts = []
     for number, value in enumerate(values.astype(object)):
@@ -281,7 +286,7 @@ def _as_texts(values: pd.Series, column: str, rows: _Rows) -> list[str]:
     return texts
 
 
-def _check_labels(rows: _Rows, texts: list[str], description: Description) -> dict[str, int]:
+def _check_labels(rows: Rows, texts: list[str], description: Description) -> dict[str, int]:
     """Return the code of each label: its place among all, sorted. Raise KitError if these cannot be classes."""
     label = description.label
     unknown = {i: f"{label} is {text!r}" if text else f"{label} is empty" for i, text in enumerate(texts)}

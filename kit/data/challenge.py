@@ -156,7 +156,7 @@ def _find_file(folder: Path, files: list[str], pattern: str) -> Path | None:
     return folder / matches[0] if matches else None
 
 
-def _find_images(folder: Path) -> tuple[dict[tuple[int, int], list[str]], list[str]]:
+def find_images(folder: Path) -> tuple[dict[tuple[int, int], list[str]], list[str]]:
     """Return the paths by (image id, product id), and the links to folders outside the challenge folder.
 
     Links to folders are not followed: a target inside the challenge folder is found by its own name, and nothing can
@@ -276,7 +276,7 @@ def _read_edition(folder: Path, look: bool) -> _Source:
     _add_labels(frames["train"], paths["train"].name, matches[edition.labels], edition)
     names, where = read_names(folder), str(folder)
     if look:
-        found, links = _find_images(folder)
+        found, links = find_images(folder)
         where += f" (not followed: {shorten(links)}, a link that leaves the folder)" if links else ""
         for split, frame in frames.items():
             _add_images(frame, split, paths[split], found)

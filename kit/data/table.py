@@ -119,6 +119,13 @@ def read_delimited(
     return texts, [record.first for record in records], faults
 
 
+def read_headers(path: Path) -> list[list[str]]:
+    """Return the columns of a delimited file as each of SEPARATORS divides its header. Raise KitError as `read_text`
+    does."""
+    lines = list(io.StringIO(read_text(path), newline=""))
+    return [_header(lines, sep) for sep in SEPARATORS]
+
+
 def _header(lines: list[str], sep: str) -> list[str]:
     return next(
         ([cell.strip() for cell in row] for row in csv.reader(lines, delimiter=sep) if "".join(row).strip()), []

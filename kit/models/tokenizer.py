@@ -466,22 +466,26 @@ def token_words(
     return words[own:], [max(place - own, -1) for place in places]
 
 
-@functools.lru_cache(maxsize=2)
+@functools.lru_cache(maxsize=8)  # the members of a stack
 def find_tokenizer(name: str, pretrained: bool) -> _Fast | _Slow:
     """Return the tokenizer of a backbone. Raise KitError if it cannot be loaded."""
     spec = TEXT.get(name)
     file = TOKENIZER if spec and not pretrained else spec and spec.tokenizer
     if file:
         return read_tokenizer_file(file.locate())
-    if directory := (None if spec else local_directory(name)):
+    return read_tokenizer(tokenizer_folder(name))
+
+
+def tokenizer_folder(name: str) -> Path:
+    """Return a local directory with the tokenizer's files of a directory or hub repository.
+
+    Raise KitError if it is unreachable.
+    """
+    if directory := (None if name in TEXT else local_directory(name)):
         refuse_pointers(directory)
-        return read_tokenizer(directory)
-    return read_tokenizer(_hub_tokenizer(name, text_hub_name(name)))
-
-
-def _hub_tokenizer(name: str, repo: str) -> Path:
-    """Return a local directory with the tokenizer's files of a hub repository. Raise KitError if it is unreachable."""
+        return directory
+    patterns = [*FILES, "config.json"]
     try:
-        return Path(snapshot_download(repo, allow_patterns=[*FILES, "config.json"], ignore_patterns=["*/*"]))
+        return Path(snapshot_download(text_hub_name(name), allow_patterns=patterns, ignore_patterns=["*/*"]))
     except Exception as error:  # the hub's HTTP client and its errors depend on the version
         raise KitError(f"The tokenizer of {name!r} could not be downloaded: {first_line(error)}") from error

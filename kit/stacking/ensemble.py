@@ -19,11 +19,12 @@ from sklearn.model_selection import PredefinedSplit
 from threadpoolctl import threadpool_limits
 
 from kit.config import EnsembleConfig, bounded_name, short_names
+from kit.core.arrays import write_arrays
 from kit.core.console import Bar
 from kit.core.exceptions import KitError
 from kit.data.folds import split_up_to
 from kit.metrics import bootstrap_macro_f1, macro_f1
-from kit.runs import EnsembleRun, open_run, prepare_run
+from kit.runs import STACKER, EnsembleRun, open_run, prepare_run
 from kit.stacking.members import Members, _percent, is_current, open_members, read_members
 from kit.stacking.stackers import METHODS, Best, Blend, Single, Tempered
 
@@ -112,6 +113,7 @@ def stack(config: EnsembleConfig, again: bool = False) -> EnsembleRun:
     if isinstance(inner, (Single, Blend)):
         summary["weights"] = dict(zip(members.names, inner.weights_.tolist(), strict=True))
     summary["seconds"] = round(time.perf_counter() - started, 1)
+    write_arrays(run.folder / STACKER, stacker.state())
     run.write(members.codes, (members.items, scored), (members.test_items, test[None]), summary)
     return run
 

@@ -7,7 +7,7 @@ N items · M members · K classes
 
 import warnings
 from collections.abc import Callable
-from typing import ClassVar, Protocol
+from typing import Any, ClassVar
 
 import numpy as np
 import pandas as pd
@@ -20,16 +20,34 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.model_selection import PredefinedSplit
 from sklearn.neural_network import MLPClassifier
 
+from kit.core.arrays import LINEAR, Arrays, array_text, fitted, put_under, set_fitted, take_under, text_array
 from kit.data.folds import split_up_to
 from kit.metrics import scores, temperature
 
 
-class Stacker(Protocol):
-    """What learns from the members' probabilities, each at its own temperature."""
+class Stacker(BaseEstimator):
+    """What learns from the members' probabilities, each at its own temperature.
 
-    def fit(self, X: np.ndarray, y: np.ndarray, groups: np.ndarray | None = None) -> "Stacker": ...
+    `FITTED`: the attributes that `fit` sets and `predict_proba` reads, without the underscore at their ends.
+    """
 
-    def predict_proba(self, X: np.ndarray) -> np.ndarray: ...
+    FITTED: ClassVar[tuple[str, ...]] = ()
+
+    def fit(self, X: np.ndarray, y: np.ndarray, groups: np.ndarray | None = None) -> "Stacker":
+        """Fit to probabilities `[N, M, K]`, class positions `[N]` and groups `[N]`."""
+        raise NotImplementedError
+
+    def predict_proba(self, X: np.ndarray) -> np.ndarray:
+        """Return probabilities `[N, K]`."""
+        raise NotImplementedError
+
+    def state(self) -> Arrays:
+        """Return what `restore` needs to predict the same."""
+        return fitted(self, *self.FITTED)
+
+    def restore(self, arrays: Arrays) -> "Stacker":
+        """Return this stacker as it was when `state` was asked."""
+        return set_fitted(self, arrays, *self.FITTED)
 
 
 class Tempered(ClassifierMixin, BaseEstimator):
@@ -56,6 +74,15 @@ class Tempered(ClassifierMixin, BaseEstimator):
     def predict(self, X: np.ndarray) -> np.ndarray:
         return self.predict_proba(X).argmax(1)
 
+    def state(self) -> Arrays:
+        """Return what `restore` needs to predict the same."""
+        return fitted(self, "temperatures") | put_under("stacker", self.stacker_.state())
+
+    def restore(self, arrays: Arrays) -> "Tempered":
+        """Return this stacker as it was when `state` was asked."""
+        self.stacker_ = clone(self.stacker).restore(take_under("stacker", arrays))
+        return set_fitted(self, arrays, "temperatures")
+
     def _logs(self, X: np.ndarray) -> np.ndarray:
         return np.log(np.maximum(X, self.FLOOR))
 
@@ -63,8 +90,10 @@ class Tempered(ClassifierMixin, BaseEstimator):
         return softmax(self._logs(X) / self.temperatures_[:, None], axis=2)
 
 
-class Single(BaseEstimator):
+class Single(Stacker):
     """The member of the highest macro-F1, then of the lowest log-loss. `weights_` `[M]`: 1 for it, 0 for the others."""
+
+    FITTED = ("weights",)
 
     def fit(self, X: np.ndarray, y: np.ndarray, groups: np.ndarray | None = None) -> "Single":
         found = [scores(X[:, m], y) for m in range(X.shape[1])]
@@ -98,12 +127,13 @@ class Greedy(Single):
         return self
 
 
-class Blend(BaseEstimator):
+class Blend(Stacker):
     """A logarithmic opinion pool, p ∝ Π_m p_m^(sharpness · weights_m): log-loss is convex in the exponents.
 
     `weights_` `[M]`: non-negative, with sum 1.
     """
 
+    FITTED = ("sharpness", "weights")
     LEAST = 1e-4  # lowest probability counted, so that one member that excludes the true class does not decide alone
 
     def fit(self, X: np.ndarray, y: np.ndarray, groups: np.ndarray | None = None) -> "Blend":
@@ -127,7 +157,7 @@ class Blend(BaseEstimator):
         return softmax(np.einsum("nmk,m->nk", logs, self.sharpness_ * self.weights_), axis=1)
 
 
-class Stacked(BaseEstimator):
+class Stacked(Stacker):
     """A classifier `model` on the square roots of the members' probabilities and of their blend's, side by side.
 
     The blend learns one weight per member, so that the classifier need not learn per class that a member is weak, for
@@ -153,9 +183,49 @@ class Stacked(BaseEstimator):
     def predict_proba(self, X: np.ndarray) -> np.ndarray:
         return self.model_.predict_proba(self._inputs(X))
 
+    def state(self) -> Arrays:
+        """Return what `restore` needs to predict the same."""
+        return put_under("blend", self.blend_.state()) | put_under("model", _state(self.model_))
+
+    def restore(self, arrays: Arrays) -> "Stacked":
+        """Return this stacker as it was when `state` was asked."""
+        self.blend_ = Blend().restore(take_under("blend", arrays))
+        self.model_ = _restore(clone(self.model), take_under("model", arrays))
+        return self
+
     def _inputs(self, X: np.ndarray) -> np.ndarray:
         blended = self.blend_.predict_proba(X)[:, None]
         return np.sqrt(np.concatenate([X, blended], axis=1, dtype=np.float32)).reshape(len(X), -1)  # [N, (M + 1)·K]
+
+
+def _state(model: Any) -> Arrays:
+    """Return what `_restore` needs of a logistic regression, a network, or a vote of networks."""
+    if isinstance(model, VotingClassifier):
+        parts = [put_under(str(i), _state(network)) for i, network in enumerate(model.estimators_)]
+        return {name: values for part in parts for name, values in part.items()}
+    if isinstance(model, MLPClassifier):
+        layers = enumerate(zip(model.coefs_, model.intercepts_, strict=True))
+        parts = [put_under(str(i), {"weight": weight, "bias": bias}) for i, (weight, bias) in layers]
+        arrays = {name: values for part in parts for name, values in part.items()}
+        return arrays | fitted(model, "classes") | {"output": text_array(model.out_activation_)}
+    return fitted(model, *LINEAR)
+
+
+def _restore(model: Any, arrays: Arrays) -> Any:
+    """Return a model as it was when `_state` was asked."""
+    if isinstance(model, VotingClassifier):
+        networks = enumerate(model.estimators)
+        model.estimators_ = [_restore(network, take_under(str(i), arrays)) for i, (_, network) in networks]
+        model.classes_ = model.estimators_[0].classes_
+        return model
+    if isinstance(model, MLPClassifier):
+        depth = len(model.hidden_layer_sizes) + 1
+        model.coefs_ = [arrays[f"{i}.weight"] for i in range(depth)]
+        model.intercepts_ = [arrays[f"{i}.bias"] for i in range(depth)]
+        model.n_layers_, model.n_outputs_ = depth + 1, len(model.intercepts_[-1])
+        model.out_activation_ = array_text(arrays["output"])
+        return set_fitted(model, arrays, "classes")
+    return set_fitted(model, arrays, *LINEAR)
 
 
 LOGISTIC = Stacked(LogisticRegression(C=2.0, max_iter=300))
@@ -172,7 +242,7 @@ def network(seed: int) -> Stacked:
     return Stacked(VotingClassifier(networks, voting="soft"))
 
 
-class Best(BaseEstimator):
+class Best(Stacker):
     """The one of CANDIDATES that inner folds prefer, fitted to all items.
 
     Of those whose macro-F1 is not below the best single member's, it has the lowest log-loss, which tells stackers
@@ -185,7 +255,7 @@ class Best(BaseEstimator):
     """
 
     FOLDS = 5
-    CANDIDATES: ClassVar[dict[str, BaseEstimator]] = {
+    CANDIDATES: ClassVar[dict[str, Stacker]] = {
         "single": Single(),
         "blend": Blend(),
         "greedy": Greedy(),
@@ -211,6 +281,16 @@ class Best(BaseEstimator):
 
     def predict_proba(self, X: np.ndarray) -> np.ndarray:
         return self.stacker_.predict_proba(X)
+
+    def state(self) -> Arrays:
+        """Return what `restore` needs to predict the same."""
+        return {"chosen": text_array(self.chosen_)} | put_under("stacker", self.stacker_.state())
+
+    def restore(self, arrays: Arrays) -> "Best":
+        """Return this stacker as it was when `state` was asked."""
+        self.chosen_ = array_text(arrays["chosen"])
+        self.stacker_ = clone(self.CANDIDATES[self.chosen_]).restore(take_under("stacker", arrays))
+        return self
 
 
 METHODS: dict[str, Callable[[int], Tempered]] = {

@@ -4,22 +4,23 @@ N items · K classes · d width
 """
 
 import time
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 from accelerate import PartialState
-from sklearn.pipeline import Pipeline
 
 from kit.config import TrainConfig
+from kit.core.arrays import read_arrays, write_arrays
 from kit.data.items import data_fingerprints, read_items
 from kit.data.text import product_texts
-from kit.models.backbones import find_backbones
+from kit.models.backbones import BackboneHandle, find_backbones
 from kit.runs import TrainingRun
 from kit.training.features import precompute
 from kit.training.inputs import make_datasets
 from kit.training.neighbours import Neighbours
-from kit.training.probe import fit_probe, make_probe
+from kit.training.probe import Probe
 from kit.training.summary import report_blank_images, summarise_items
 from kit.training.tfidf import Calibrated, tfidf_model
 
@@ -39,20 +40,17 @@ def fit(run: TrainingRun) -> None:
         run.clear()
         codes, frames = read_items(config)
         report_blank_images(run, frames)
-        if config.system == "tfidf":
-            inputs = {name: np.array(product_texts(frame), object) for name, frame in frames.items()}
-            model = Calibrated(tfidf_model())
-        else:
-            inputs, widths = mean_features(config, codes, frames, state.device)
-            model = Neighbours(widths, state.device) if config.system == "neighbours" else make_probe(widths)
+        backbones = find_backbones(config)
+        inputs = read_inputs(config, codes, frames, backbones, state.device)
         train = frames["train"]
         folds, labels = train["fold"].to_numpy(), train["label"].to_numpy()
         groups = train.get("group", train["id"]).to_numpy()
         oof, test = np.zeros((len(folds), len(codes))), np.zeros((config.folds, len(frames["test"]), len(codes)))
         for fold in range(config.folds):
             learn, scored = folds != fold, folds == fold
-            fit_model: Any = fit_probe if isinstance(model, Pipeline) else type(model).fit
-            model = fit_model(model, inputs["train"][learn], labels[learn], groups[learn])
+            model = _new_model(config, backbones, state.device)
+            model.fit(inputs["train"][learn], labels[learn], groups[learn])
+            write_arrays(_path(run, fold), model.state())
             oof[scored] = model.predict_proba(inputs["train"][scored])
             if len(frames["test"]):
                 test[fold] = model.predict_proba(inputs["test"])
@@ -69,17 +67,42 @@ def fit(run: TrainingRun) -> None:
     state.wait_for_everyone()
 
 
-def mean_features(
-    config: TrainConfig, codes: list[int], frames: dict, device: torch.device
-) -> tuple[dict[str, np.ndarray], tuple[int, int]]:
-    """Return each frame's features `[N, d_text + d_image]`, means over tokens and over regions, and both widths, 0 for
-    a side that the system does not read."""
-    backbones = find_backbones(config)
+def load(
+    run: TrainingRun, backbones: dict[str, BackboneHandle], device: torch.device
+) -> list[Calibrated | Probe | Neighbours]:
+    """Return the model of each fold of a finished light baseline, over the run's backbones.
+
+    Raise KitError if a file is missing or damaged.
+    """
+    folds = range(run.config.folds)
+    return [_new_model(run.config, backbones, device).restore(read_arrays(_path(run, fold))) for fold in folds]
+
+
+def _path(run: TrainingRun, fold: int) -> Path:
+    return run.folder / f"model-{fold}.safetensors"
+
+
+def _new_model(
+    config: TrainConfig, backbones: dict[str, BackboneHandle], device: torch.device
+) -> Calibrated | Probe | Neighbours:
+    if config.system == "tfidf":
+        return Calibrated(tfidf_model())
+    text, image = (backbones[side].outline.width if side in backbones else 0 for side in ("text", "image"))
+    return Neighbours((text, image), device) if config.system == "neighbours" else Probe((text, image))
+
+
+def read_inputs(
+    config: TrainConfig, codes: list[int], frames: dict, backbones: dict[str, BackboneHandle], device: torch.device
+) -> dict[str, np.ndarray]:
+    """Return what the baseline reads of each frame's items: texts `[N]`, or features `[N, d_text + d_image]`, the means
+    over tokens and over regions; of a side that it does not read there are none."""
+    if config.system == "tfidf":
+        return {name: np.array(product_texts(frame), object) for name, frame in frames.items()}
     parts = make_datasets(config, codes, frames, backbones)
     precompute(config, backbones, parts, device, "no")
-    text, image = (backbones[side].outline.width if side in backbones else 0 for side in ("text", "image"))
-    features = {name: np.empty((0, text + image), np.float32) for name in parts}
+    features = {}
     for name, part in parts.items():
+        features[name] = np.empty((0, sum(backbone.outline.width for backbone in backbones.values())), np.float32)
         if len(part):
             # of the text's two vectors the mean token, behind the first; of the image the mean region
             sides = [
@@ -87,4 +110,4 @@ def mean_features(
                 for side, values in part.sides.items()
             ]
             features[name] = np.hstack(sides, dtype=np.float32)
-    return features, (text, image)
+    return features

@@ -10,7 +10,8 @@ import numpy as np
 import torch
 from sklearn.base import BaseEstimator, ClassifierMixin
 
-from kit.training.probe import scale_sides
+from kit.core.arrays import Arrays, fitted, put_under, set_fitted
+from kit.training.probe import scale_sides, scales, set_scales
 
 CHUNK = 512  # items whose similarities to all others are in memory at once
 # The first of each stands if no two items can tell.
@@ -63,6 +64,22 @@ class Neighbours(ClassifierMixin, BaseEstimator):
 
     def predict(self, features: np.ndarray) -> np.ndarray:
         return self.classes_[self.predict_proba(features).argmax(1)]
+
+    def state(self) -> Arrays:
+        """Return what `restore` needs to predict the same."""
+        items = {side: values.cpu().numpy() for side, values in zip(("text", "image"), self.items_, strict=True)}
+        arrays = fitted(self, "classes", "positions", "frequencies", "chosen")
+        return arrays | scales(self.scaler_) | put_under("items", items)
+
+    def restore(self, arrays: Arrays) -> "Neighbours":
+        """Return this model as it was when `state` was asked."""
+        set_fitted(self, arrays, "classes", "positions", "frequencies")
+        weight, k, *others = arrays["chosen"].tolist()
+        self.chosen_ = (weight, int(k), *others)
+        self.scaler_ = set_scales(scale_sides(self.widths), arrays)
+        text, image = (torch.from_numpy(arrays[f"items.{side}"]).to(self.device) for side in ("text", "image"))
+        self.items_ = text, image
+        return self
 
     def _sides(self, features: np.ndarray) -> tuple[torch.Tensor, torch.Tensor]:
         """Return the vectors of text and image, of length 1 each."""

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 
 import numpy as np
 import pandas as pd
+from sklearn.base import BaseEstimator, ClassifierMixin
 from sklearn.compose import ColumnTransformer
 from sklearn.linear_model import LogisticRegression
 from sklearn.model_selection import GridSearchCV, PredefinedSplit
@@ -14,6 +15,7 @@ from sklearn.pipeline import Pipeline, make_pipeline
 from sklearn.preprocessing import Normalizer, StandardScaler
 from threadpoolctl import threadpool_limits
 
+from kit.core.arrays import LINEAR, Arrays, fitted, put_under, set_fitted, take_under
 from kit.data.folds import split_evenly
 
 INNER = 3  # folds that choose the weights and C
@@ -36,6 +38,54 @@ def scale_sides(widths: Sequence[int], standardise: bool = True) -> ColumnTransf
     return ColumnTransformer(
         [(name, scaler, slice(*edges[i : i + 2])) for i, name in enumerate(("text", "image")) if widths[i]]
     )
+
+
+def scales(sides: ColumnTransformer) -> Arrays:
+    """Return the means and deviations of a fitted transformer that standardises each side."""
+    return {
+        f"{name}.{key}": values
+        for name, scaler, _ in sides.transformers_
+        for key, values in fitted(scaler[0], "mean", "scale").items()
+    }
+
+
+def set_scales(sides: ColumnTransformer, arrays: Arrays) -> ColumnTransformer:
+    """Fit a transformer to what `scales` returned, and return it."""
+    widths = {name: len(arrays[f"{name}.mean"]) for name, _, _ in sides.transformers}
+    sides.fit(np.zeros((1, sum(widths.values())), np.float32))  # of the right shape; the numbers follow
+    for name, scaler, _ in sides.transformers_:
+        set_fitted(scaler[0], take_under(name, arrays), "mean", "scale")
+    return sides
+
+
+class Probe(ClassifierMixin, BaseEstimator):
+    """The probe with what `fit_probe` chooses."""
+
+    def __init__(self, widths: Sequence[int]):
+        self.widths = widths
+
+    def fit(self, features: np.ndarray, y: np.ndarray, groups: np.ndarray) -> "Probe":
+        """Fit to features `[N, Σd]`, codes and groups `[N]`."""
+        self.model_ = fit_probe(make_probe(self.widths), features, y, groups)
+        self.classes_ = self.model_.classes_
+        return self
+
+    def predict_proba(self, features: np.ndarray) -> np.ndarray:
+        return self.model_.predict_proba(features)
+
+    def state(self) -> Arrays:
+        """Return what `restore` needs to predict the same."""
+        sides, regression = self.model_
+        lengths = {name: np.array(length) for name, length in sides.transformer_weights.items()}
+        return fitted(regression, *LINEAR) | scales(sides) | put_under("length", lengths)
+
+    def restore(self, arrays: Arrays) -> "Probe":
+        """Return this model as it was when `state` was asked."""
+        self.model_ = make_probe(self.widths)
+        lengths = {name: float(length) for name, length in take_under("length", arrays).items()}
+        set_scales(self.model_[0].set_params(transformer_weights=lengths), arrays)
+        set_fitted(self.model_[1], arrays, *LINEAR)
+        return set_fitted(self, arrays, "classes")
 
 
 @threadpool_limits.wrap(limits=1, user_api="blas")  # its matrices are small: two threads on busy cores took 19 times

@@ -25,7 +25,7 @@ from kit.data.folds import split_up_to
 from kit.data.items import data_fingerprints, read_items
 from kit.data.sampler import MORE_SHARED
 from kit.metrics import softmax
-from kit.models.backbones import find_backbones
+from kit.models.backbones import BackboneHandle, find_backbones
 from kit.models.classifier import Classifier, build_model
 from kit.models.registry import IMAGE, TEXT
 from kit.runs import TrainingRun
@@ -181,7 +181,7 @@ def make_accelerator(config: TrainConfig) -> Accelerator:
             gradient_accumulation_steps=config.accumulate,
             dataloader_config=DataLoaderConfiguration(split_batches=True, non_blocking=True),
             log_with=config.track or None,
-            project_config=ProjectConfiguration(logging_dir=str(runs_folder())),
+            project_config=ProjectConfiguration(logging_dir=str(runs_folder())) if config.track else None,
             kwargs_handlers=[DistributedDataParallelKwargs(find_unused_parameters=_any_backbone(config))],
         )
     except ValueError as error:  # of what this device can't do, or of two runs of one command that differ in it
@@ -210,10 +210,17 @@ def prepare(
 
 
 def prepare_items(
-    config: TrainConfig, codes: list[int], frames: dict[str, pd.DataFrame], accelerator: Accelerator
+    config: TrainConfig,
+    codes: list[int],
+    frames: dict[str, pd.DataFrame],
+    accelerator: Accelerator,
+    backbones: dict[str, BackboneHandle] | None = None,
 ) -> tuple[dict[str, ProductDataset], Callable[[], Classifier]]:
-    """Return the datasets of items of any origin, by part, and a function that builds the model for them."""
-    backbones = find_backbones(config)
+    """Return the datasets of items of any origin, by part, and a function that builds the model for them.
+
+    `backbones`: those of `config`, if they have been found before.
+    """
+    backbones = backbones or find_backbones(config)
     if config.train_text_layers:  # refused now rather than after the features are computed
         backbones["text"].top_layers(config.train_text_layers)
     products = make_datasets(config, codes, frames, backbones)

@@ -14,6 +14,7 @@ from sklearn.model_selection import GroupKFold
 from sklearn.pipeline import Pipeline, make_pipeline
 from sklearn.svm import LinearSVC
 
+from kit.core.arrays import LINEAR, Arrays, array_text, fitted, set_fitted, text_array
 from kit.metrics import softmax
 
 
@@ -72,6 +73,21 @@ class Calibrated(ClassifierMixin, BaseEstimator):
 
     def predict(self, texts: np.ndarray) -> np.ndarray:
         return self.classes_[self.predict_proba(texts).argmax(1)]
+
+    def state(self) -> Arrays:
+        """Return what `restore` needs to predict the same."""
+        arrays = fitted(self, "sharpness") | fitted(self.svm_, *LINEAR) | fitted(self.vectorizer_, "idf")
+        grams = sorted(self.vectorizer_.vocabulary_, key=self.vectorizer_.vocabulary_.get)
+        # half the size, and far closer than the float32 in which probabilities are kept
+        return arrays | {"coef": arrays["coef"].astype(np.float32), "grams": text_array(grams)}
+
+    def restore(self, arrays: Arrays) -> "Calibrated":
+        """Return this model as it was when `state` was asked."""
+        self.vectorizer_, self.svm_ = clone(self.model)
+        self.vectorizer_.set_params(vocabulary=array_text(arrays["grams"]))
+        self.vectorizer_.idf_ = arrays["idf"]
+        set_fitted(self.svm_, arrays | {"coef": arrays["coef"].astype(float)}, *LINEAR)
+        return set_fitted(self, arrays, "sharpness", "classes")
 
 
 def _margins(svm: LinearSVC, vectors) -> np.ndarray:

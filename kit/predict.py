@@ -1,0 +1,171 @@
+"""Predictions of finished runs for new items: a network, a light baseline, or an ensemble of them.
+
+N items · F folds · K classes
+"""
+
+import dataclasses
+from collections.abc import Iterable
+from contextlib import AbstractContextManager, nullcontext
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+from accelerate import PartialState
+
+from kit.config import LIGHT, TrainConfig
+from kit.core.arrays import read_arrays
+from kit.core.console import Bar
+from kit.core.exceptions import KitError
+from kit.core.files import write_atomically
+from kit.core.paths import private_cache
+from kit.data.challenge import clean_items
+from kit.data.new_items import Items, read_new_items
+from kit.export import open_source
+from kit.models.backbones import BackboneHandle, check_backbones, find_backbones
+from kit.models.classifier import Classifier
+from kit.runs import STACKER, EnsembleRun, TrainingRun
+from kit.stacking.stackers import METHODS, Tempered
+from kit.training import light
+from kit.training.run_trainer import make_accelerator, prepare_items
+from kit.training.trained import Trained
+
+TOP = 3  # classes that are named per item
+ITEMS_PER_WORKER = 128  # a process that reads images takes as long to start
+
+
+class Predictor:
+    """A finished run, loaded once, to predict any items: `Predictor("best").predict([{"title": "Lampe"}])`.
+
+    `run`: the name or the folder of a run, or a folder that `kit export` wrote. Raise KitError if it cannot predict.
+    """
+
+    def __init__(self, run: str | Path):
+        self.source = open_source(run)
+        with self._cache(self.source.exported):
+            handles: dict[BackboneHandle, BackboneHandle] = {}
+            self.members = [
+                _Member(run, self.source.config(run), self.source.codes, handles) for run in self.source.members
+            ]
+        self.stacker: Tempered | None = None
+        if isinstance(ensemble := self.source.run, EnsembleRun):
+            config = ensemble.config
+            self.stacker = METHODS[config.method](config.seed).restore(read_arrays(ensemble.folder / STACKER))
+        reads = {side for member in self.members for side in member.config.sides or ("text",)}
+        self.sides = tuple(side for side in ("text", "image") if side in reads)
+
+    def predict(self, items: Items, images: str | Path | None = None) -> pd.DataFrame:
+        """Return one row per item, in order: its own id; `label`, `name` and `probability` of the most likely class,
+        and `label_2`, … of the next ones; `problem`: what is wrong with the item.
+
+        `items`: the path of a table, a frame, or dictionaries, whose columns `kit.data.new_items` lists; `images`: the
+        folder in which their images' paths start. A label of a catalogue is its name; other names are those of
+        classes.csv, if there is one. An image that is missing or unreadable counts as blank, as in training. A row
+        with nothing that the run reads has no label.
+
+        Raise KitError if the table cannot be read, or if it lacks the columns.
+        """
+        with self._cache(self.source.exported or not isinstance(items, (str, Path))):
+            folder = None if images is None else Path(images)
+            frame, key = read_new_items(items, self.source.description, folder, self.sides)
+            able = frame["able"].to_numpy(bool)
+            values = np.full((len(frame), len(self.source.codes)), np.nan)
+            if able.any():
+                values[able] = self.probabilities(frame[able].reset_index(drop=True))
+        return self._table(frame, key, values)
+
+    def probabilities(self, frame: pd.DataFrame) -> np.ndarray:
+        """Return the probabilities `[N, K]` of rows of `read_new_items`."""
+        members = Bar(self.members, desc="members", leave=False, disable=len(self.members) == 1)
+        values = np.stack([member.probabilities(frame) for member in members], axis=1)  # [N, M, K]
+        return values[:, 0] if self.stacker is None else self.stacker.predict_proba(values)
+
+    def _cache(self, private: bool) -> AbstractContextManager:
+        """Return what keeps single items, and the use of an exported folder, from leaving files in the project."""
+        return private_cache() if private else nullcontext()
+
+    def _table(self, frame: pd.DataFrame, key: str, values: np.ndarray) -> pd.DataFrame:
+        source, able = self.source, ~np.isnan(values[:, 0])
+        columns: dict[str, Iterable] = {}
+        order = np.argsort(-values, axis=1, kind="stable")[:, :TOP]
+        for rank, places in enumerate(order.T):
+            end = f"_{rank + 1}" if rank else ""
+            codes = [source.codes[place] for place in places]
+            names = pd.Series([source.names.get(code, str(code)) for code in codes], dtype=object).where(able, None)
+            if source.description:
+                columns[f"label{end}"] = names
+            else:
+                columns[f"label{end}"] = pd.Series(codes, dtype="Int64").where(able)
+                if source.names:
+                    columns[f"name{end}"] = names
+            columns[f"probability{end}"] = values[np.arange(len(values)), places]
+        columns["problem"] = ["; ".join(problems) for problems in frame["problems"]]
+        return pd.DataFrame({"id" if key in columns else key: frame["key"], **columns})
+
+
+class _Member:
+    """One training, with the models of its folds; what is loaded stays in memory.
+
+    `handles`: backbones that other members read as well.
+    """
+
+    def __init__(
+        self,
+        run: TrainingRun,
+        config: TrainConfig,
+        codes: list[int],
+        handles: dict[BackboneHandle, BackboneHandle],
+    ):
+        self.run, self.config, self.codes = run, config, codes
+        check_backbones(config)
+        self.backbones = {side: handles.setdefault(one, one) for side, one in find_backbones(config).items()}
+        self.light = light.load(run, self.backbones, PartialState().device) if config.system in LIGHT else None
+        self.networks: dict[tuple, Classifier] = {}
+
+    def probabilities(self, frame: pd.DataFrame) -> np.ndarray:
+        """Return the mean over folds of the probabilities `[N, K]`, rounded as in a file of predictions."""
+        items = clean_items(frame, self.config.clean_titles, self.config.clean_descriptions)
+        folds = self._light(items) if self.light else self._networks(items)  # F × [N, K]
+        return np.mean([values.astype(np.float32) for values in folds], axis=0, dtype=float)
+
+    def _light(self, items: pd.DataFrame) -> list[np.ndarray]:
+        assert self.light is not None
+        device = PartialState().device
+        inputs = light.read_inputs(self.config, self.codes, {"test": items}, self.backbones, device)["test"]
+        return [model.predict_proba(inputs) for model in self.light]
+
+    def _networks(self, items: pd.DataFrame) -> list[np.ndarray]:
+        workers = min(self.config.workers, len(items) // ITEMS_PER_WORKER)
+        config, frames = dataclasses.replace(self.config, workers=workers), {"test": items}
+        accelerator = make_accelerator(config)
+        products, build = prepare_items(config, self.codes, frames, accelerator, self.backbones)
+        trained = Trained(self.run, config, self.codes, frames, products, accelerator, build)
+        running = tuple(side.key for side in products["test"].sides.values())  # what a model computes, or is given
+        folds = []
+        for fold in range(config.folds):
+            if (fold, running) not in self.networks:
+                self.networks[fold, running] = trained.model(fold)
+            folds.append(trained.probabilities(self.networks[fold, running], products["test"]))
+        return folds
+
+
+def predict_table(run: str | Path, items: Path, images: Path | None, out: Path | None) -> str:
+    """Predict a table and write the rows of `Predictor.predict` to `out`, as Parquet if its name says so, otherwise as
+    CSV; return a sentence about them. Without `out`, the file is <items>-predicted.csv in the working directory.
+
+    Raise KitError as `Predictor` does, or if the file cannot be written.
+    """
+    out = out or Path.cwd() / f"{items.stem}-predicted.csv"
+    if out.resolve() == items.resolve():
+        raise KitError(f"{out} is the table of the items: choose another file with -o.")
+    table = Predictor(run).predict(items, images)
+
+    def write(path: Path) -> None:
+        if out.suffix.lower() in (".parquet", ".pq"):
+            table.to_parquet(path, index=False)
+        else:
+            table.to_csv(path, index=False, float_format="%.8f")
+
+    write_atomically(out, write)
+    without, noted = table["label"].isna().sum(), (table["problem"] != "").sum()
+    problems = f", {noted:,} with a problem, {without:,} of these without a label" if noted else ""
+    return f"{out}: {len(table):,} items{problems}."
