@@ -94,8 +94,9 @@ def _folder(notebook: str, values: dict, known: dict) -> str:
     if notebook == "03_train":
         fields = parameter_types(TrainConfig)
         return one_run({name: value for name, value in values.items() if name in fields}).run
-    default = str(known["study"]["default"]).strip("\"'") if "study" in known else notebook
-    return values.get("study") or default
+    owner = next((name for name in ("study", "run") if name in known), "")
+    default = str(known[owner]["default"]).strip("\"'") if owner else notebook
+    return values.get(owner) or default
 
 
 def _papermill(source: Path, out: Path, values: dict, stream: io.TextIOBase | TextIO) -> None:
