@@ -16,6 +16,7 @@ train               the command that trains: accelerate launch -m kit.train
 stacking            ensembles of finished runs
 analysis            what a finished run says
 studies             the reproduction: which runs answer the paper, its numbers, tables, report and pipeline
+kaggle              the folder to upload to Kaggle
 working_copies      copies of the notebooks to work in, and Jupyter on them
 cli                 the command kit
 __main__            the same as python -m kit
