@@ -94,8 +94,14 @@ def test_the_notebook_goes_on_with_the_run_of_an_earlier_session(built, tiny_dat
     shutil.copytree(tiny_data, inputs / "rakuten")
     working.mkdir()
     weights = inputs / "kit" / "weights"
-    names = {side: next(str(path) for path in weights.iterdir() if path.name.startswith(side)) for side in ("text", "image")}
-    fields = names | test_notebooks.TINY | {"recipe": "paper", "system": "concat", "data": str(inputs / "rakuten"), "run": "kaggle"}
+    names = {
+        side: next(str(path) for path in weights.iterdir() if path.name.startswith(side)) for side in ("text", "image")
+    }
+    fields = (
+        names
+        | test_notebooks.TINY
+        | {"recipe": "paper", "system": "concat", "data": str(inputs / "rakuten"), "run": "kaggle"}
+    )
     monkeypatch.setenv("KIT_ROOT", str(inputs / "last-session"))
     assert main([str(prepare_run(train_config(**fields, max_minutes=1e-9)).folder / "config.json")]) == 130
     assert "The training was stopped" in capsys.readouterr().err
@@ -109,7 +115,14 @@ def test_the_notebook_goes_on_with_the_run_of_an_earlier_session(built, tiny_dat
     options = " ".join(f"-p {name} {value}" for name, value in test_notebooks.TINY.items())
     values = {"inputs": str(inputs), "working": str(working), "system": "concat", "options": options}
     given = [part for name, value in values.items() for part in ("-r", name, value)]
-    command = [str(python), "-m", "papermill", str(inputs / "kit" / "kaggle.ipynb"), str(working / "done.ipynb"), *given]
+    command = [
+        str(python),
+        "-m",
+        "papermill",
+        str(inputs / "kit" / "kaggle.ipynb"),
+        str(working / "done.ipynb"),
+        *given,
+    ]
     done = subprocess.run(command, cwd=working, env=environment, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     said = "".join(output.get("text", "") for output in test_notebooks.outputs(working / "done.ipynb"))
