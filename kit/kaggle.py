@@ -19,7 +19,7 @@ from kit.models.pretrained import local_directory, refuse_pointers, text_hub_nam
 from kit.models.registry import IMAGE, TEXT, PipFile
 
 PYTHON = "3.12"  # of Kaggle's image, for which wheels with machine code are fetched
-# What Kaggle's image has, in versions that do: not brought along. (Its scikit-learn is too old for GroupKFold(shuffle).)
+# What Kaggle's image has in versions that do, and is not brought along. (Its scikit-learn is too old.)
 THERE = {
     *("torch", "torchvision", "numpy", "scipy", "pandas", "pyarrow", "matplotlib", "pillow", "pywavelets", "protobuf"),
     *("jupyterlab", "notebook", "jupyter-console", "nbconvert", "ipywidgets", "ipykernel", "papermill", "psutil"),
@@ -55,7 +55,7 @@ def build(out: Path, text: str, image: str) -> str:
         raise KitError(f"{out} cannot be written ({error}): make room, or name another folder with --out.") from error
     lacking = _download_wheels(out / "wheels")
     size = sum(path.stat().st_size for path in out.rglob("*") if path.is_file())
-    return f"{out} ({size / 1e6:,.0f} MB) is ready to be uploaded as a Kaggle dataset: docs/kaggle.md has the steps.{lacking}"
+    return f"{out} ({size / 1e6:,.0f} MB) is ready to be uploaded to Kaggle: docs/kaggle.md has the steps.{lacking}"
 
 
 def _weights(side: str, name: str) -> tuple[str, list[PipFile] | Path]:

@@ -1,10 +1,9 @@
-"""The folder for Kaggle is whole, and its notebook goes on with a run there: no network, no project, read-only inputs."""
+"""The folder for Kaggle is whole, and its notebook goes on with a run: no network, no project, inputs unchanged."""
 
 import os
 import re
 import shutil
 import subprocess
-import sys
 import sysconfig
 import venv
 import zipfile
@@ -88,6 +87,7 @@ def states(folder: Path) -> dict:
     return {path: path.stat().st_mtime_ns for path in folder.rglob("*")}
 
 
+@pytest.mark.slow  # six processes that import torch, one after the other
 def test_the_notebook_goes_on_with_the_run_of_an_earlier_session(built, tiny_data, tmp_path, monkeypatch, capsys):
     inputs, working = tmp_path / "input", tmp_path / "working"
     shutil.copytree(built[0], inputs / "kit")

@@ -255,12 +255,22 @@ def _value(text: str, kind: type | None):
 
 def add_options(parser: argparse.ArgumentParser) -> None:
     """Add the options of `run_study` to a parser."""
-    parser.add_argument("--study", default="paper", help="the study's name: its folder is runs/<study>")
-    parser.add_argument("--data", default=TrainConfig.data, help="challenge folder of either edition, or a catalogue")
-    parser.add_argument("--texts", default="camembert,flaubert,mbert", help="text backbones, separated by commas")
-    parser.add_argument("--images", default="resnet152,resnext101_32x8d", help="image backbones, separated by commas")
-    parser.add_argument("--recipe", default=TrainConfig.recipe, help="paper or demo")
-    parser.add_argument("--seeds", type=int, default=1, help="number of seeds per ablation")
+    parser.add_argument(
+        "--study", default="paper", help="the study's name: its folder is runs/<study> (default: %(default)s)"
+    )
+    parser.add_argument(
+        "--data",
+        default=TrainConfig.data,
+        help="challenge folder of either edition, or a catalogue (default: %(default)s)",
+    )
+    parser.add_argument(
+        "--texts", default="camembert,flaubert,mbert", help="text backbones, comma-separated (default: %(default)s)"
+    )
+    parser.add_argument(
+        "--images", default="resnet152,resnext101_32x8d", help="image backbones, comma-separated (default: %(default)s)"
+    )
+    parser.add_argument("--recipe", default=TrainConfig.recipe, help="paper or demo (default: %(default)s)")
+    parser.add_argument("--seeds", type=int, default=1, help="number of seeds per ablation (default: %(default)s)")
     parser.add_argument(
         "--matched",
         action=argparse.BooleanOptionalAction,
@@ -268,15 +278,22 @@ def add_options(parser: argparse.ArgumentParser) -> None:
         help="unless the recipe freezes both backbones: also train concat fine-tuned and co-attention frozen, which "
         "separates what co-attention gains from what fine-tuning gains and takes as long as up to two members",
     )
-    parser.add_argument("--jobs", type=int, default=1, help="number of trainings at once; each needs its own memory")
-    parser.add_argument("--answers", default="", help="the test items' codes: scored in the report, never chosen on")
+    parser.add_argument(
+        "--jobs",
+        type=int,
+        default=1,
+        help="number of trainings at once; each needs its own memory (default: %(default)s)",
+    )
+    parser.add_argument(
+        "--answers", default="", help="table of the test items' codes, used only for scoring in the report"
+    )
     parser.add_argument(
         "-p",
         nargs=2,
         action="append",
         default=[],
         metavar=("FIELD", "VALUE"),
-        help="a field of every run, or processes, or again",
+        help="set a field of every run, or processes, or again",
     )
 
 
