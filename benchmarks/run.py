@@ -14,13 +14,13 @@ from measure import HERE, RESULTS, table
 from kit.core.files import write_text
 
 NAMES = ("end_to_end", "predict", "warm", "paper_pipeline", "hf_trainer", "autogluon", "scale")
-FULL = {"autogluon_full": ["autogluon", "--full"], "coattention": ["coattention"]}
+FULL = {"autogluon_full": ["autogluon", "--full"], "accuracy": ["accuracy"]}
 
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("names", nargs="*", metavar="NAME", help=f"of {', '.join((*NAMES, 'gpu'))}")
-    parser.add_argument("--full", action="store_true", help="the long ones alone: AutoGluon on all items, three seeds")
+    parser.add_argument("--full", action="store_true", help="the long ones alone: AutoGluon on all items, accuracy")
     options = parser.parse_args()
     failed = []
     for name in options.names or (FULL if options.full else NAMES):

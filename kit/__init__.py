@@ -15,7 +15,7 @@ training            how a run is made
 train               the command that trains: accelerate launch -m kit.train
 stacking            ensembles of finished runs
 analysis            what a finished run says
-studies             the reproduction: which runs answer the paper, its numbers, tables, report and pipeline
+studies             the reproduction: which runs answer the paper, its numbers, tables, report, pipeline; best
 kaggle              the folder to upload to Kaggle
 working_copies      copies of the notebooks to work in, and Jupyter on them
 cli                 the command kit

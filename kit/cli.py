@@ -11,6 +11,7 @@ from kit.core.exceptions import KitError
 from kit.data.catalogue import describe
 from kit.data.challenge import summarise
 from kit.kaggle import build
+from kit.studies import best
 from kit.studies.pipeline import add_options, run_notebook, run_study
 from kit.studies.report import write_report
 from kit.submission import check_file
@@ -42,6 +43,10 @@ def parser() -> argparse.ArgumentParser:
     paper = commands.add_parser("paper", help="run a whole study: every notebook in turn, then the report")
     add_options(paper)
     paper.set_defaults(action=run_study)
+
+    ladder = commands.add_parser("best", help="the best submission that the time allows, one member after the other")
+    best.add_options(ladder)
+    ladder.set_defaults(action=best.run_ladder)
 
     report = commands.add_parser("report", help="write a study's report again, with its notebooks as a static site")
     report.add_argument("study", help="name of the study")

@@ -24,6 +24,8 @@ SYSTEMS = {  # system → the backbones that it reads
     "image": ("image",),
     "tfidf": (),
     "logistic": ("text", "image"),
+    "logistic_text": ("text",),
+    "logistic_image": ("image",),
     "neighbours": ("text", "image"),
 }
 # Fields that affect speed, memory or error tolerance, but not the trained model.
@@ -43,34 +45,82 @@ SAME_RESULT = (
     "track",
 )
 HELD_OUT_PARTS = 5  # one of them chooses the number of epochs if `keep` is held_out
-LIGHT = ("tfidf", "logistic", "neighbours")  # fitted in one call rather than by gradient steps
+LIGHT = (
+    "tfidf",
+    "logistic",
+    "logistic_text",
+    "logistic_image",
+    "neighbours",
+)  # fitted in one call rather than by gradient steps
 NAMES = ("run", "study", "data", "text", "image", "members")  # free-text parameters that no recipe sets
+FROZEN: dict[str, Any] = {
+    "width": 384,
+    "attention_width": 128,
+    "linear_start": True,
+    "image_size": 224,
+    "max_tokens": 64,
+    "batch_size": 32,
+    "epochs": 6,
+    "lr": 1e-3,
+    "backbone_lr_scale": 0.05,
+    "lr_decay": 0.8,
+    "clip_norm": 1.0,
+    "train_embeddings": False,
+    "freeze_text": True,
+    "freeze_image": True,
+    "folds": 3,
+    "split": "grouped",
+    "keep": "held_out",
+}
+# What fine-tuning on a GPU usually takes, not tuned on the challenge's data.
+FINE_TUNED: dict[str, Any] = {
+    "width": 1024,
+    "max_tokens": 128,
+    "lr": 1e-3,
+    "backbone_lr_scale": 0.02,
+    "schedule": "cosine",
+    "warmup": 0.1,
+    "clip_norm": 1.0,
+    "augment": True,
+    "pair": True,
+    "compile": True,
+    "split": "grouped",
+    "keep": "last",
+    "curve": False,
+}
 RECIPES: dict[str, dict[str, Any]] = {
     "paper": {},
-    "demo": {
-        "width": 384,
-        "attention_width": 128,
-        "linear_start": True,
-        "image_size": 224,
-        "max_tokens": 64,
-        "batch_size": 32,
-        "epochs": 6,
-        "lr": 1e-3,
-        "backbone_lr_scale": 0.05,
-        "lr_decay": 0.8,
-        "clip_norm": 1.0,
-        "train_embeddings": False,
-        "freeze_text": True,
-        "freeze_image": True,
-        "folds": 3,
-        "split": "grouped",
-        "keep": "held_out",
-    },
+    "demo": FROZEN,
+    "laptop": FROZEN,
+    # one H200 and a night
+    "night": FINE_TUNED | {"image_size": 384, "batch_size": 64, "epochs": 5, "folds": 5},
+    # two T4 and nine hours: no bf16, 16 GB each, and time for one model per member
+    "kaggle": FINE_TUNED | {"image_size": 224, "batch_size": 32, "epochs": 4, "precision": "fp16", "val_share": 0.1},
+}
+# The pairs of backbones, text and image, that `kit best` trains with a recipe if none are named.
+PAIRS: dict[str, list[tuple[str, str]]] = {
+    "paper": [("camembert", "resnet152"), ("flaubert", "resnext101_32x8d"), ("mbert", "resnet152")],
+    "demo": [("e5_small", "efficientnet_lite0"), ("minilm", "efficientnet_lite2")],
+    "laptop": [
+        ("e5_small", "efficientnet_lite0"),
+        ("minilm", "efficientnet_lite2"),
+        ("camembertav2", "vit_base_patch16_siglip_224.v2_webli"),
+    ],
+    "night": [
+        ("camembertav2", "convnext_large.fb_in22k_ft_in1k_384"),
+        ("camembert_large", "vit_so400m_patch16_siglip_384.v2_webli"),
+        ("xlmr_large", "vit_large_patch16_dinov3.lvd1689m"),
+    ],
+    "kaggle": [
+        ("camembertav2", "vit_base_patch16_siglip_224.v2_webli"),
+        ("camembert_large", "convnext_base.fb_in22k_ft_in1k"),
+    ],
 }
 # Further changes for the baselines: a small head on fixed features needs its own learning rate.
 BASELINE_RECIPES: dict[str, dict[str, Any]] = {
     "paper": {},
     "demo": {"epochs": 10, "lr": 1e-3, "lr_decay": 0.9, "keep": "last"},
+    "laptop": {"epochs": 10, "lr": 1e-3, "lr_decay": 0.9, "keep": "last"},
 }
 
 

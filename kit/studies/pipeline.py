@@ -23,7 +23,7 @@ import papermill
 import psutil
 from papermill.exceptions import PapermillExecutionError
 
-from kit.config import NAMES, EnsembleConfig, TrainConfig, check_type
+from kit.config import NAMES, RECIPES, EnsembleConfig, TrainConfig, check_type
 from kit.core.console import SHELL
 from kit.core.exceptions import KitError
 from kit.core.files import write_json
@@ -253,6 +253,18 @@ def _value(text: str, kind: type | None):
     return text
 
 
+def read_fields(given: list[list[str]], **others: type) -> dict:
+    """Return the fields of every run of a study, and `others`, from names and values as typed. Raise KitError if one is
+    unknown, is of another type, or is the study's own."""
+    types = parameter_types(TrainConfig, **others)
+    if unknown := {name for name, _ in given} - set(types):
+        raise KitError(f"-p {min(unknown)} is no field of a run; the fields are: {', '.join(types)}.")
+    values = {name: _value(value, types[name]) for name, value in given}
+    if taken := set(values) & RESERVED_FIELDS:
+        raise KitError(f"-p {min(taken)} cannot be set for a whole study, which varies it or has an option for it.")
+    return {name: check_type(name, value, types[name]) for name, value in values.items()}
+
+
 def add_options(parser: argparse.ArgumentParser) -> None:
     """Add the options of `run_study` to a parser."""
     parser.add_argument(
@@ -269,7 +281,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--images", default="resnet152,resnext101_32x8d", help="image backbones, comma-separated (default: %(default)s)"
     )
-    parser.add_argument("--recipe", default=TrainConfig.recipe, help="paper or demo (default: %(default)s)")
+    parser.add_argument("--recipe", default=TrainConfig.recipe, help=f"{', '.join(RECIPES)} (default: %(default)s)")
     parser.add_argument("--seeds", type=int, default=1, help="number of seeds per ablation (default: %(default)s)")
     parser.add_argument(
         "--matched",
@@ -310,13 +322,7 @@ def run_study(options: argparse.Namespace) -> int:
             raise KitError(f"jobs={options.jobs} is too small: it must be at least 1.")
         if not texts or not images:
             raise KitError("texts and images must each name at least one backbone.")
-        types = parameter_types(TrainConfig, processes=int, again=bool)
-        if unknown := {name for name, _ in options.p} - set(types):
-            raise KitError(f"-p {min(unknown)} is no field of a run; the fields are: {', '.join(types)}.")
-        values = {name: _value(value, types[name]) for name, value in options.p}
-        if taken := set(values) & RESERVED_FIELDS:
-            raise KitError(f"-p {min(taken)} cannot be set for a whole study, which varies it or has an option for it.")
-        values = {name: check_type(name, value, types[name]) for name, value in values.items()}
+        values = read_fields(options.p, processes=int, again=bool)
         how = {"processes": values.pop("processes", 0), "again": values.pop("again", False)}
         how["matched"] = options.matched
         values |= {"data": options.data, "recipe": options.recipe, "text": texts[0], "image": images[0]}

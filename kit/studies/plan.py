@@ -4,6 +4,8 @@ import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+import pandas as pd
+
 from kit.config import TrainConfig
 from kit.core.exceptions import KitError
 from kit.data.items import data_fingerprints, read_items
@@ -39,52 +41,19 @@ class Plan:
         self.jobs = jobs
         self.timed = {config.run: _timed(config) for config in self.configs}  # when each training began
         self.looking = threading.Lock()
-        sides, missing = {(side, getattr(c, side)): c for c in self.configs for side in c.sides}, {}
-        for (side, name), config in sides.items():
-            try:
-                check_backbones(config, side)
-            except KitError as error:
-                missing[side, name] = str(error)
-        self.cannot = {  # runs whose backbones cannot be loaded, with the reason
-            config.run: missing[side, getattr(config, side)]
-            for config in self.configs
-            for side in config.sides
-            if (side, getattr(config, side)) in missing
-        }
+        self.cannot = missing_backbones(self.configs)
         if all(config.run in self.cannot for config in self.members):
             raise KitError(next(iter(self.cannot.values())))
         if not again:
-            self._require_settings()
+            require_settings(self.configs)
         frames = read_items(self.members[0])[1]
         self.items = int((frames["train"]["fold"] != 0).sum())  # number of items that a model trains on
-        finished = [config for config in self.configs if is_done(config)]
-        if finished and not again:
-            self._require_data(data_fingerprints(frames), finished)
+        if not again:
+            require_data(frames, self.configs)
 
     @property
     def configs(self) -> list[TrainConfig]:
         return [config for group in self.groups.values() for config in group]
-
-    def _require_settings(self) -> None:
-        """Raise KitError if an existing run was made with other settings than the planned ones."""
-        for config in self.configs:
-            run = open_run(config.run)
-            if (run.finished or run.begun) and (changed := run.changes(config)):
-                raise KitError(
-                    f"The run {run.name!r} exists with other settings than this study's ({', '.join(changed)}): give "
-                    f"the study another name, remove {run.folder}, or pass -p again True to train everything again."
-                )
-
-    @staticmethod
-    def _require_data(seen: dict[str, str], finished: list[TrainConfig]) -> None:
-        """Raise KitError if a finished run was trained on other data."""
-        for config in finished:
-            found = open_run(config.run).summary.get("outline", {})
-            if changed := [name for name in found if name in seen and found[name] != seen[name]]:
-                raise KitError(
-                    f"The data changed since the run {config.run!r} was trained ({', '.join(changed)}): put back the "
-                    f"old data, give the study another name, or pass -p again True to train everything again."
-                )
 
     def left(self) -> list[TrainConfig]:
         return [config for config in self.configs if config.run not in self.cannot and not is_done(config)]
@@ -149,6 +118,46 @@ def _timed(config: TrainConfig) -> str:
     """Return when the training began whose pace is in the run's folder, or "" if there is none."""
     status = read_status(open_run(config.run))
     return status.get("started", "") if "seconds_per_step" in status else ""
+
+
+def missing_backbones(configs: list[TrainConfig]) -> dict[str, str]:
+    """Return by run name why a run's backbones cannot be loaded here, for those that cannot."""
+    sides, missing = {(side, getattr(config, side)): config for config in configs for side in config.sides}, {}
+    for (side, name), config in sides.items():
+        try:
+            check_backbones(config, side)
+        except KitError as error:
+            missing[side, name] = str(error)
+    return {
+        config.run: missing[side, getattr(config, side)]
+        for config in configs
+        for side in config.sides
+        if (side, getattr(config, side)) in missing
+    }
+
+
+def require_settings(configs: list[TrainConfig]) -> None:
+    """Raise KitError if an existing run was made with other settings than the planned ones."""
+    for config in configs:
+        run = open_run(config.run)
+        if (run.finished or run.begun) and (changed := run.changes(config)):
+            raise KitError(
+                f"The run {run.name!r} exists with other settings than this study's ({', '.join(changed)}): give "
+                f"the study another name, remove {run.folder}, or pass -p again True to train everything again."
+            )
+
+
+def require_data(frames: dict[str, pd.DataFrame], configs: list[TrainConfig]) -> None:
+    """Raise KitError if a finished run was trained on other data than `frames`."""
+    finished = [config for config in configs if is_done(config)]
+    seen = data_fingerprints(frames) if finished else {}
+    for config in finished:
+        found = open_run(config.run).summary.get("outline", {})
+        if changed := [name for name in found if name in seen and found[name] != seen[name]]:
+            raise KitError(
+                f"The data changed since the run {config.run!r} was trained ({', '.join(changed)}): put back the "
+                f"old data, give the study another name, or pass -p again True to train everything again."
+            )
 
 
 def is_done(config: TrainConfig) -> bool:

@@ -272,7 +272,7 @@ def _epoch_choice(chosen: list[TrainingRun]) -> list[str]:
         )
     return [
         "With `keep` best, as in the paper, or soup, epochs are selected on the same items that are scored, so these "
-        f"scores are too good: {size}. `tfidf`, `logistic` and `neighbours` select no epoch, and test items play no "
+        f"scores are too good: {size}. `tfidf`, `logistic…` and `neighbours` select no epoch, and test items play no "
         "part."
     ]
 

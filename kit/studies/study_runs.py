@@ -10,12 +10,12 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-from kit.config import TrainConfig, bounded_name, check_name, possible_names, short_names, train_config
+from kit.config import LIGHT, TrainConfig, bounded_name, check_name, possible_names, short_names, train_config
 from kit.core.exceptions import KitError
 from kit.core.paths import resolve
 from kit.runs import Run, TrainingRun, list_runs, open_run
 
-BASELINES = ("concat", "bilinear", "dot", "text", "image", "tfidf", "logistic", "neighbours")
+BASELINES = ("concat", "bilinear", "dot", "text", "image", *LIGHT)
 # The paper compares a fine-tuned model with frozen fusions, which mixes two gains. These rows keep them apart.
 MATCHED = ("concat, fine-tuned", "co-attention, frozen")
 FROZEN_COATTENTION = "baseline-coattention-frozen"
@@ -49,7 +49,7 @@ def one_run(values: dict) -> TrainConfig:
 
 def baselines(values: dict, matched: bool = True) -> list[TrainConfig]:
     """Return the configurations of the paper's three fusions of frozen features (section 3.1), of each side alone, and
-    of three light references; with `matched`, also those of MATCHED, unless the co-attention model is frozen too.
+    of five light references; with `matched`, also those of MATCHED, unless the co-attention model is frozen too.
     """
     frozen = {"freeze_text": True, "freeze_image": True, "train_text_layers": 0, "augment": False}
     configs = [_named(values, f"baseline-{system}", system=system, **frozen) for system in BASELINES]

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import torch
 from accelerate import PartialState
+from sklearn.pipeline import Pipeline
 
 from kit.config import TrainConfig
 from kit.data.items import data_fingerprints, read_items
@@ -28,7 +29,7 @@ def fit(run: TrainingRun) -> None:
 
     tfidf: TF-IDF of character n-grams and a linear support vector machine, with calibrated probabilities. logistic and
     neighbours: the probe (`kit.training.probe`) and the nearest neighbours (`kit.training.neighbours`) of the text's
-    mean token and the image's mean region.
+    mean token and the image's mean region. logistic_text, logistic_image: the probe of one of them.
 
     Raise KitError if the items or the backbones cannot be read.
     """
@@ -42,15 +43,15 @@ def fit(run: TrainingRun) -> None:
             inputs = {name: np.array(product_texts(frame), object) for name, frame in frames.items()}
             model = Calibrated(tfidf_model())
         else:
-            inputs, widths = _mean_features(config, codes, frames, state.device)
-            model = make_probe(widths) if config.system == "logistic" else Neighbours(widths, state.device)
+            inputs, widths = mean_features(config, codes, frames, state.device)
+            model = Neighbours(widths, state.device) if config.system == "neighbours" else make_probe(widths)
         train = frames["train"]
         folds, labels = train["fold"].to_numpy(), train["label"].to_numpy()
         groups = train.get("group", train["id"]).to_numpy()
         oof, test = np.zeros((len(folds), len(codes))), np.zeros((config.folds, len(frames["test"]), len(codes)))
         for fold in range(config.folds):
             learn, scored = folds != fold, folds == fold
-            fit_model = fit_probe if config.system == "logistic" else type(model).fit
+            fit_model: Any = fit_probe if isinstance(model, Pipeline) else type(model).fit
             model = fit_model(model, inputs["train"][learn], labels[learn], groups[learn])
             oof[scored] = model.predict_proba(inputs["train"][scored])
             if len(frames["test"]):
@@ -68,18 +69,22 @@ def fit(run: TrainingRun) -> None:
     state.wait_for_everyone()
 
 
-def _mean_features(
+def mean_features(
     config: TrainConfig, codes: list[int], frames: dict, device: torch.device
 ) -> tuple[dict[str, np.ndarray], tuple[int, int]]:
-    """Return each frame's features `[N, d_text + d_image]`, means over tokens and over regions, and both widths."""
+    """Return each frame's features `[N, d_text + d_image]`, means over tokens and over regions, and both widths, 0 for
+    a side that the system does not read."""
     backbones = find_backbones(config)
     parts = make_datasets(config, codes, frames, backbones)
     precompute(config, backbones, parts, device, "no")
-    widths = backbones["text"].outline.width, backbones["image"].outline.width
-    features = {name: np.empty((0, sum(widths)), np.float32) for name in parts}
+    text, image = (backbones[side].outline.width if side in backbones else 0 for side in ("text", "image"))
+    features = {name: np.empty((0, text + image), np.float32) for name in parts}
     for name, part in parts.items():
         if len(part):
-            text = part.sides["text"].values.reshape(len(part), 2, -1)[:, 1]  # the mean token, behind the first
-            image = part.sides["image"].values.reshape(len(part), -1)
-            features[name] = np.hstack([text, image], dtype=np.float32)
-    return features, widths
+            # of the text's two vectors the mean token, behind the first; of the image the mean region
+            sides = [
+                values.values.reshape(len(part), -1)[:, -backbones[side].outline.width :]
+                for side, values in part.sides.items()
+            ]
+            features[name] = np.hstack(sides, dtype=np.float32)
+    return features, (text, image)

@@ -12,6 +12,7 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.model_selection import GridSearchCV, PredefinedSplit
 from sklearn.pipeline import Pipeline, make_pipeline
 from sklearn.preprocessing import Normalizer, StandardScaler
+from threadpoolctl import threadpool_limits
 
 from kit.data.folds import split_evenly
 
@@ -37,6 +38,7 @@ def scale_sides(widths: Sequence[int], standardise: bool = True) -> ColumnTransf
     )
 
 
+@threadpool_limits.wrap(limits=1, user_api="blas")  # its matrices are small: two threads on busy cores took 19 times
 def fit_probe(model: Pipeline, features: np.ndarray, labels: np.ndarray, groups: np.ndarray) -> Pipeline:
     """Return `model` fitted to features `[N, Σd]`, with the lengths and the C that lose least in inner folds.
 

@@ -1,0 +1,171 @@
+"""How accurate each model and each stack is on both shipped catalogues: three grouped folds, three seeds.
+
+`python benchmarks/accuracy.py` trains what is not trained yet (about 40 minutes of CPU), prints the tables and writes
+them to benchmarks/results/accuracy.txt. The answers of the test part are read here to report, never to choose.
+
+N items · S seeds
+"""
+
+import os
+import platform
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+
+from kit.analysis.estimates import READING, Answers, Estimate, estimate
+from kit.config import train_config
+from kit.core.files import write_text
+from kit.data.challenge import read_challenge
+from kit.metrics import bootstrap_macro_f1, calibration_error, macro_f1, scores
+from kit.runs import Run, prepare_run
+from kit.stacking.ensemble import ensemble_config, stack
+from kit.studies.report import read_answers
+from kit.training.launch import launch
+
+RESULTS = Path(__file__).resolve().parent / "results"
+DEMO = {"recipe": "demo", "text": "e5_small", "image": "efficientnet_lite0", "study": "accuracy", "curve": False}
+CATALOGUES, SEEDS = ("shop", "emoji"), (0, 1, 2)
+SYSTEMS = {
+    "tfidf": {"system": "tfidf"},
+    "text alone": {"system": "text"},
+    "image alone": {"system": "image"},
+    "text probe": {"system": "logistic_text"},
+    "image probe": {"system": "logistic_image"},
+    "probe": {"system": "logistic"},
+    "neighbours": {"system": "neighbours"},
+    "dot": {"system": "dot"},
+    "bilinear": {"system": "bilinear"},
+    "concat": {"system": "concat"},
+    "even attention": {"coattention": False},
+    "co-attention": {},
+}
+NO_SEED = ("tfidf", "text probe", "image probe", "probe", "neighbours")
+STACKED = (*NO_SEED, "text alone", "image alone", "concat", "co-attention")
+METHODS = ("network", "logistic", "blend", "greedy", "best")
+EXPLAIN = (
+    "Out of fold: mean of the seeds; stacks are nested, and each seed stacks that seed's members "
+    f"({', '.join(STACKED)}). Gain: on the probe, and for stacks on the member that is best out of fold in the mean of "
+    "the seeds. Log-loss in nats and expected calibration error (ECE) in per cent, out of fold. Attention: mean total "
+    "variation from even attention on words and on regions, 0 to 1, and the share of predictions that even attention "
+    "in its place would change. Epochs: how many held-out items chose, per seed and fold; 0 is the probe of the head's "
+    "own vectors. Seconds: of one run, on a machine that had other work."
+)
+
+
+def runs_of(catalogue: str, system: str) -> list[Run]:
+    """Return the system's runs on a catalogue, one per seed."""
+    name = f"accuracy-{catalogue}-{system.replace(' ', '-').replace(',', '')}"
+    values = DEMO | SYSTEMS[system] | {"data": f"data/{catalogue}"}
+    seeds = SEEDS[:1] if system in NO_SEED else SEEDS
+    return [prepare_run(train_config(**values, seed=seed, run=f"{name}-s{seed}")) for seed in seeds]
+
+
+def stacks_of(catalogue: str, runs: dict[str, list[Run]], method: str) -> list[Run]:
+    """Return a stack of each seed's members."""
+    return [
+        stack(
+            ensemble_config([runs[s][seed % len(runs[s])].name for s in STACKED], f"{catalogue}{seed}", method=method)
+        )
+        for seed in SEEDS
+    ]
+
+
+def moved(runs: list[Run]) -> str:
+    """Return how far attention is from even on words and regions, and what share of predictions that changes."""
+    found = [run.summary["attention"] for run in runs if "attention" in run.summary]
+    if not found:
+        return ""
+    text, image = (np.mean([one[side]["variation"] for one in found]) for side in ("text", "image"))
+    return f"{text:.3f}, {image:.3f}; {100 * np.mean([one['both']['changed'] for one in found]):.1f} %"
+
+
+def out_of_fold(runs: list[Run]) -> tuple[np.ndarray, np.ndarray]:
+    """Return the true codes `[N]` in the order of ids, and what each run predicts `[S, N]`."""
+    frames = [run.predictions("oof") for run in runs]
+    orders = [frame["id"].to_numpy().argsort() for frame, _, _ in frames]
+    predicted = [
+        np.array(codes)[values.argmax(1)[rows]] for (_, codes, values), rows in zip(frames, orders, strict=True)
+    ]
+    return frames[0][0]["label"].to_numpy()[orders[0]], np.stack(predicted)
+
+
+def test_part(runs: list[Run], answers: Answers) -> tuple[np.ndarray, np.ndarray]:
+    """Return the answers `[N]` of the test part in the order of ids, and what each run predicts `[S, N]`."""
+    codes = answers.codes.sort_index()
+    means = [run.mean_test().droplevel("split").loc[codes.index] for run in runs]
+    return codes.to_numpy(), np.stack([mean.idxmax(axis=1).to_numpy() for mean in means])
+
+
+def gain(ours: tuple[np.ndarray, np.ndarray], theirs: tuple[np.ndarray, np.ndarray]) -> Estimate:
+    true, mine, other = ours[0], ours[1], theirs[1]
+    means = [np.mean([macro_f1(true, row) for row in rows]) for rows in (mine, other)]
+    return estimate(means[0] - means[1], bootstrap_macro_f1(true, mine, other), True)
+
+
+def pooled(gains: list[Estimate]) -> Estimate:
+    """Return the mean of gains on separate items, with an interval from their standard errors (normal)."""
+    value, error = np.mean([one.value for one in gains]), 0.0
+    for one in gains:
+        error += ((one.high - one.low) / (2 * 1.96 * len(gains))) ** 2
+    half = 1.96 * error**0.5
+    return Estimate(float(value), float(value - half), float(value + half), True)
+
+
+def calibration(runs: list[Run]) -> tuple[float, float]:
+    """Return log-loss and expected calibration error out of fold, means of the runs."""
+    found = []
+    for run in runs:
+        frame, codes, values = run.predictions("oof")
+        labels = pd.Categorical(frame["label"], categories=codes).codes.astype(int)
+        found.append((scores(values, labels)["loss"], calibration_error(values, labels)))
+    return tuple(np.mean(found, axis=0))
+
+
+def main() -> None:
+    tables, moves = [], {"out of fold": [], "test": []}
+    for catalogue in CATALOGUES:
+        runs = {system: runs_of(catalogue, system) for system in SYSTEMS}
+        launch([run for several in runs.values() for run in several])
+        challenge = read_challenge(f"data/{catalogue}", images="ignore")
+        answers = read_answers(f"data/{catalogue}_answers/Y_test.csv", challenge)
+        means = {system: np.mean([run.summary["macro_f1"] for run in runs[system]]) for system in STACKED}
+        best = max(STACKED, key=lambda system: means[system])
+        rows = runs | {f"stack: {method}": stacks_of(catalogue, runs, method) for method in METHODS}
+        table = []
+        for name, several in rows.items():
+            values = [100 * run.summary["macro_f1"] for run in several]
+            reference = best if name.startswith("stack") else "probe"
+            known, tested = out_of_fold(several), test_part(several, answers)
+            loss, error = calibration(several)
+            gains = [gain(known, out_of_fold(runs[reference])), gain(tested, test_part(runs[reference], answers))]
+            if name == "stack: best":
+                for part, one in zip(moves, gains, strict=True):
+                    moves[part].append(one)
+            table.append(
+                {
+                    "system": name,
+                    "out of fold": f"{np.mean(values):.1f}",
+                    "seeds": " ".join(f"{value:.1f}" for value in values),
+                    "gain": "" if name == reference else gains[0],
+                    "test": f"{100 * np.mean([macro_f1(tested[0], row) for row in tested[1]]):.1f}",
+                    "gain, test": "" if name == reference else gains[1],
+                    "log-loss": f"{loss:.3f}",
+                    "ECE": f"{100 * error:.1f}",
+                    "attention": moved(several),
+                    "epochs": " ".join(str(epoch) for run in several for epoch in run.summary.get("kept_epochs", [])),
+                    "seconds": round(np.mean([run.summary["seconds"] for run in several])),
+                }
+            )
+        title = f"data/{catalogue}: {len(challenge.train)} training items, {len(challenge.classes)} classes"
+        tables.append(f"{title}; best member: {best}\n\n{pd.DataFrame(table).to_string(index=False)}\n")
+    both = "; ".join(f"{part} {pooled(gains)}" for part, gains in moves.items())
+    text = f"{READING}\n{EXPLAIN}\n\n{chr(10).join(tables)}\n"
+    text += f"Both catalogues, mean gain of the stack by `best` on the best member: {both}\n"
+    text += f"{platform.machine()}, {os.cpu_count()} cores, Python {platform.python_version()}\n"
+    print(text)
+    write_text(RESULTS / "accuracy.txt", text)
+
+
+if __name__ == "__main__":
+    main()

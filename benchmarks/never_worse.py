@@ -1,0 +1,199 @@
+"""Whether `best` is ever worse than the member that validation picks: small tasks made of both shipped catalogues.
+
+`python benchmarks/never_worse.py` computes features once, fits light members and their stack in every task (about 20
+minutes of CPU), prints a table and writes it to benchmarks/results/never_worse.txt.
+
+A task holds a third of a catalogue's items back, and never splits duplicates. On the rest, or a sample of it, members
+are validated in three grouped folds. `best` chooses and learns from these out-of-fold probabilities, and both are
+scored on the items held back. A side of noise has the texts, or the images, of other items, in both parts.
+
+N items · K classes · M members
+"""
+
+import os
+import platform
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import torch
+from accelerate import PartialState
+
+from kit.analysis.estimates import estimate
+from kit.config import train_config
+from kit.core.console import Bar
+from kit.core.files import write_text
+from kit.core.paths import resolve
+from kit.data.duplicates import duplicate_groups
+from kit.data.folds import split_evenly, stratified_sample
+from kit.data.images import check_images
+from kit.data.items import read_items
+from kit.data.text import product_texts
+from kit.metrics import bootstrap_macro_f1, macro_f1
+from kit.stacking.stackers import METHODS, Single, Tempered
+from kit.training.light import mean_features
+from kit.training.neighbours import Neighbours
+from kit.training.probe import fit_probe, make_probe
+from kit.training.tfidf import Calibrated, tfidf_model
+
+RESULTS = Path(__file__).resolve().parent / "results"
+MEMBERS = ("tfidf", "text probe", "image probe", "probe", "neighbours")
+SIDE = {"image": ("tfidf", "text probe"), "text": ("image probe",)}  # members without the side of noise
+FOLDS = 3
+REPEATS = (0, 1)
+
+
+@dataclass(frozen=True)
+class Task:
+    """What of a catalogue a task keeps, and which side of it is noise."""
+
+    items: int = 0  # that members and stack learn from; 0: all
+    classes: int = 0  # the first, in a random order; 0: all
+    texts: str = "both"  # title, description
+    noise: str = ""  # text, image
+
+    def __str__(self) -> str:
+        parts = [f"{self.items} items" * bool(self.items), f"{self.classes} classes" * bool(self.classes)]
+        parts += [f"{self.texts}s only" * (self.texts != "both"), f"{self.noise} is noise" * bool(self.noise)]
+        return ", ".join(filter(None, parts)) or "all items"
+
+
+TASKS = [
+    Task(),
+    Task(items=400),
+    Task(items=200),
+    Task(classes=4),
+    Task(classes=8),
+    Task(texts="title"),
+    Task(texts="description"),
+    Task(noise="image"),
+    Task(noise="text"),
+    Task(items=200, noise="image"),
+    Task(items=200, noise="text"),
+    Task(texts="title", noise="image"),
+    Task(texts="description", items=200),
+]
+
+
+class Catalogue:
+    """All labelled items of a shipped catalogue, with the features of their sides.
+
+    `frame`: the items · `texts`, `features`: by which of their texts they keep, `[N]` and `[N, Σd]` · `widths`: d of
+    both sides.
+    """
+
+    def __init__(self, name: str):
+        self.name = name
+        config = train_config(
+            recipe="demo", text="e5_small", image="efficientnet_lite0", data=f"data/{name}", system="logistic"
+        )
+        codes, frames = read_items(config)
+        labels = pd.read_csv(resolve(f"data/{name}_answers/Y_test.csv"), index_col=0).iloc[:, 0]
+        test = frames["test"].assign(label=labels.loc[frames["test"]["id"]].to_numpy())
+        self.frame = pd.concat([frames["train"], test], ignore_index=True)
+        self.groups = duplicate_groups(self.frame, check_images([self.frame], config.corrupt)[0])
+        self.texts, self.features = {}, {}
+        for kept in ("both", "title", "description"):
+            frame = self.frame.copy()
+            if kept == "title":
+                frame["description"] = None
+            if kept == "description":
+                frame["title"], frame["description"] = frame["description"].fillna(""), None
+            part = {"train": frame, "test": frame[:0].assign(split="")}
+            features, self.widths = mean_features(config, codes, part, torch.device("cpu"))
+            self.texts[kept], self.features[kept] = np.array(product_texts(frame), object), features["train"]
+
+
+def fit_members(features: np.ndarray, texts: np.ndarray, labels: np.ndarray, groups: np.ndarray, widths) -> list:
+    """Return functions from texts `[N]` and features `[N, Σd]` to probabilities `[N, K]`, one per member."""
+    cut = widths[0]
+    columns = {"text probe": slice(0, cut), "image probe": slice(cut, None), "probe": slice(None)}
+    sizes = {"text probe": (cut, 0), "image probe": (0, widths[1]), "probe": widths}
+    tfidf = Calibrated(tfidf_model()).fit(texts, labels, groups)
+    fitted = [lambda texts, features: tfidf.predict_proba(texts)]
+    for name, side in columns.items():
+        probe = fit_probe(make_probe(sizes[name]), features[:, side], labels, groups)
+        fitted.append(lambda texts, features, probe=probe, side=side: probe.predict_proba(features[:, side]))
+    neighbours = Neighbours(widths).fit(features, labels, groups)
+    return [*fitted, lambda texts, features: neighbours.predict_proba(features)]
+
+
+def run_task(catalogue: Catalogue, task: Task, seed: int) -> dict:
+    """Return a task's row: what `best` gains on the picked member on items held back, and on the good side alone."""
+    random = np.random.default_rng(seed)
+    labels, rows = catalogue.frame["label"], np.arange(len(catalogue.frame))
+    if task.classes:
+        kept = random.permutation(labels.unique())[: task.classes]
+        rows = np.flatnonzero(labels.isin(kept))
+    y, groups = labels.to_numpy()[rows], catalogue.groups[rows]
+    held_back = split_evenly(pd.Series(y), 3, seed, groups) == 0
+    learn = np.flatnonzero(~held_back)
+    learn = learn[stratified_sample(pd.Series(y[learn]), task.items, seed)]
+    scored = np.flatnonzero(held_back & np.isin(y, y[learn]))
+    texts, features = catalogue.texts[task.texts][rows], catalogue.features[task.texts][rows].copy()
+    for part in (learn, scored):
+        other, cut = part[random.permutation(len(part))], catalogue.widths[0]
+        if task.noise == "text":
+            texts = texts.copy()
+            texts[part], features[part, :cut] = texts[other], features[other, :cut]
+        if task.noise == "image":
+            features[part, cut:] = features[other, cut:]
+    codes = np.unique(y[learn])
+    folds = split_evenly(pd.Series(y[learn]), FOLDS, seed, groups[learn])
+    X, tests = np.zeros((len(learn), len(MEMBERS), len(codes))), np.zeros((len(scored), len(MEMBERS), len(codes)))
+    for fold in range(FOLDS):
+        rest, out = learn[folds != fold], learn[folds == fold]
+        known = np.searchsorted(codes, np.unique(y[rest]))
+        members = fit_members(features[rest], texts[rest], y[rest], groups[rest], catalogue.widths)
+        for m, member in enumerate(members):
+            X[np.ix_(folds == fold, [m], known)] = member(texts[out], features[out])[:, None]
+            tests[np.ix_(range(len(scored)), [m], known)] += member(texts[scored], features[scored])[:, None] / FOLDS
+    true, positions = np.searchsorted(codes, y[scored]), np.searchsorted(codes, y[learn])
+    best = METHODS["best"](0).fit(X, positions, groups[learn])
+    single = Tempered(Single()).fit(X, positions)
+    ours, picked = best.predict(tests), single.predict(tests)
+    row = {"catalogue": catalogue.name, "task": str(task), "learn": len(learn), "scored": len(scored)}
+    row |= {"picked": MEMBERS[single.stacker_.weights_.argmax()], "chosen": best.stacker_.chosen_}
+    row |= {"macro-F1": 100 * macro_f1(true, ours), "gain": _gain(true, ours, picked)}
+    if task.noise:
+        good = [MEMBERS.index(name) for name in SIDE[task.noise]]
+        method = METHODS["best"](0) if len(good) > 1 else Tempered(Single())
+        row["on the good side alone"] = _gain(
+            true, ours, method.fit(X[:, good], positions, groups[learn]).predict(tests[:, good])
+        )
+    return row
+
+
+def _gain(true: np.ndarray, ours: np.ndarray, theirs: np.ndarray):
+    return estimate(macro_f1(true, ours) - macro_f1(true, theirs), bootstrap_macro_f1(true, ours, theirs), True)
+
+
+def main() -> None:
+    PartialState()
+    started = time.process_time()
+    catalogues = [Catalogue(name) for name in ("shop", "emoji")]
+    todo = [(catalogue, task, seed) for catalogue in catalogues for task in TASKS for seed in REPEATS]
+    table = pd.DataFrame([run_task(*one) for one in Bar(todo, desc="tasks")])
+    gains = np.array([one.value for one in table["gain"]])
+    below = [one for one in table["gain"] if one.high < -1]
+    lost = [one for one in table["on the good side alone"].dropna() if one.high < 0]
+    error = gains.std(ddof=1) / np.sqrt(len(gains))
+    text = (
+        f"{table.round(1).fillna('').to_string(index=False)}\n\n"
+        "Gains in points of macro-F1 on items held back, paired, with 95 % intervals over items. `picked`: the member "
+        "of the highest macro-F1 out of fold; `chosen`: what `best` took.\n"
+        f"{len(gains)} tasks: mean gain {gains.mean():+.2f} (standard error over tasks {error:.2f}; they share items), "
+        f"smallest {gains.min():+.1f}, {(gains > 0).sum()} above 0, {(gains < 0).sum()} below.\n"
+        f"Tasks whose interval lies below -1: {len(below)}. "
+        f"Tasks with noise whose interval lies below the good side alone: {len(lost)}.\n"
+        f"{time.process_time() - started:.0f} CPU seconds; {platform.machine()}, {os.cpu_count()} cores, "
+        f"Python {platform.python_version()}\n"
+    )
+    print(text)
+    write_text(RESULTS / "never_worse.txt", text)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,229 @@
+"""The best submission that the time allows: a ladder of members, of which each rung leaves a valid submission.
+
+The first rung is the text alone (TF-IDF); then come light members on frozen features, and trainings, in the order of
+the gain that is expected per minute. After each rung all finished members are stacked by the method `best`, which
+includes its best member alone. All that a rung leaves is run folders and the submission, so the same command resumes.
+"""
+
+import argparse
+import signal
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+
+from kit.analysis.estimates import from_summary
+from kit.config import PAIRS, RECIPES, SYSTEMS, TrainConfig, bounded_name, check_name, short_names, train_config
+from kit.core.exceptions import KitError
+from kit.core.paths import submissions_folder
+from kit.data.challenge import read_challenge
+from kit.data.items import challenge_of, read_items
+from kit.runs import Run, open_run, prepare_run
+from kit.stacking.ensemble import ensemble_config, stack
+from kit.studies.choice import choose, expectation
+from kit.studies.pace import duration, in_words, items_per_fold
+from kit.studies.pipeline import read_fields
+from kit.studies.plan import is_done, missing_backbones, require_data, require_settings
+from kit.submission import read_predictions, write_submission
+from kit.training.launch import launch
+
+LIGHT = ("logistic_text", "neighbours", "logistic_image", "logistic")
+# Macro-F1 points that a rung is expected to add. Light members: the mean of data/shop and data/emoji (docs/best.md).
+# Fine-tuning: on emoji, against frozen backbones; frozen co-attention: hardly any, on shop. They decide only the order.
+GAINS = {"light": 5.0, "more light": 0.5, "fine-tuned": 3.5, "frozen": 0.1}
+AGAIN = 0.5  # share of a training's gain that the next seed, or the next pair, still has
+
+
+class TimeUp(KeyboardInterrupt):
+    """The ladder's minutes are over."""
+
+
+@dataclass(frozen=True)
+class Rung:
+    """The runs that one step of the ladder adds, and the gain that is expected of them."""
+
+    name: str
+    configs: list[TrainConfig]
+    gain: float
+
+    @property
+    def todo(self) -> list[TrainConfig]:
+        return [config for config in self.configs if not is_done(config)]
+
+
+def rungs(study: str, values: dict, pairs: list[tuple[str, str]], seeds: int) -> list[Rung]:
+    """Return the rungs, the text alone first.
+
+    `values`: parameters of `kit.config.train_config` · `pairs`: backbones (text, image) · `seeds`: trainings per pair.
+    """
+    check_name(study)
+    if seeds < 0:
+        raise KitError(f"seeds={seeds} is too small: it must be at least 0.")
+    short = [short_names(dict.fromkeys(pair[side] for pair in pairs)) for side in (0, 1)]
+
+    def config(system: str, pair: tuple[str, str], **changes) -> TrainConfig:
+        """Return a run's configuration; its name has the backbones that it reads."""
+        names = {"text": short[0][pair[0]], "image": short[1][pair[1]]}
+        label = "-".join([system, *(names[side] for side in SYSTEMS[system]), *map(str, changes.values())])
+        run = {"study": study, "run": bounded_name(f"{study}-{label}"), "system": system}
+        return train_config(**values | run | {"text": pair[0], "image": pair[1]} | changes)
+
+    ladder, seen = [Rung("tfidf", [config("tfidf", pairs[0])], 0.0)], set[str]()
+    for place, pair in enumerate(pairs):
+        names = f"{short[0][pair[0]]} × {short[1][pair[1]]}"
+        light = [config(system, pair) for system in LIGHT]
+        light = [one for one in light if one.run not in seen]  # another pair may have the same text or image
+        seen |= {one.run for one in light}
+        ladder.append(Rung(f"light {names}", light, GAINS["more light" if place else "light"]))
+        for number in range(seeds):
+            training = config("coattention", pair, seed=values.get("seed", 0) + number)
+            kind = "frozen" if training.frozen == training.sides else "fine-tuned"
+            gain = GAINS[kind] * AGAIN ** (place + 2 * number)
+            ladder.append(Rung(f"co-attention {names}, seed {training.seed}", [training], gain))
+    return ladder
+
+
+class Ladder:
+    """The rungs on one challenge folder, in the order of the gain per minute.
+
+    Raise KitError if there is nothing to submit, or if existing runs were made with other settings or data.
+    """
+
+    def __init__(self, study: str, values: dict, pairs: list[tuple[str, str]], seeds: int, again: bool):
+        self.study, self.started = study, time.monotonic()
+        first, *others = rungs(study, values, pairs, seeds)
+        if not read_challenge(values["data"], False, False, images="ignore").test:
+            raise KitError(f"{values['data']} has no test file, so there is nothing to submit; add it to the folder.")
+        self.configs = [config for rung in (first, *others) for config in rung.configs]
+        for config in self.configs if again else []:
+            prepare_run(config, again)
+        require_settings(self.configs)
+        frames = read_items(first.configs[0])[1]
+        require_data(frames, self.configs)
+        self.items = len(frames["train"]), len(frames["test"])
+        self.cannot = missing_backbones(self.configs)
+        able = [replace(rung, configs=[c for c in rung.configs if c.run not in self.cannot]) for rung in others]
+        able = [rung for rung in able if rung.configs]
+        self.rungs = [first, *sorted(able, key=lambda rung: -rung.gain / max(self.duration(rung.configs)[0], 1))]
+
+    def duration(self, configs: list[TrainConfig]) -> tuple[float, bool]:
+        return duration(configs, *self.items)
+
+    @property
+    def minutes(self) -> float:
+        return (time.monotonic() - self.started) / 60
+
+    def tell(self) -> None:
+        """Print the plan."""
+        total = 0.0
+        for place, rung in enumerate(self.rungs, 1):
+            state = "finished"
+            if rung.todo:
+                seconds, measured = self.duration(rung.todo)
+                total += seconds
+                steps = sum(config.steps(items_per_fold(config, self.items[0])) for config in rung.todo)
+                state = f"{steps:,} steps, " * bool(steps) + in_words(seconds) + " (estimated)" * (not measured)
+            print(f"  {place:>2}  {rung.name:<60} {state}")
+        for reason in dict.fromkeys(self.cannot.values()):
+            print(f"  left out: {reason}")
+        print(f"In all about {in_words(total)}, without stacking and features that are in the cache.", flush=True)
+
+    def climb(self, max_minutes: float | None) -> dict[str, str]:
+        """Climb as far as the minutes allow, the first rung in any case; return why rungs failed, by name.
+
+        Raise KitError if not even the first rung can be made.
+        """
+        failed: dict[str, str] = {}
+        if done := [rung for rung in self.rungs if not rung.todo]:
+            self.submit(f"{len(done)} of {len(self.rungs)} rungs, finished already")
+        for place, rung in enumerate(self.rungs, 1):
+            if not rung.todo:
+                continue
+            label, left = f"{place:>2}  {rung.name}", None
+            if max_minutes is not None and place > 1:
+                left = 60 * (max_minutes - self.minutes)
+                seconds, measured = self.duration(rung.todo)
+                if seconds > left:
+                    needed = in_words(seconds) + " (estimated)" * (not measured)
+                    print(f"{label}: left out, it needs {needed} and {in_words(max(left, 0))} are left", flush=True)
+                    continue
+            try:
+                with limited(left):
+                    launch([prepare_run(config) for config in rung.todo])
+            except TimeUp:
+                print(f"{label}: stopped after {max_minutes:g} minutes, the same command goes on", flush=True)
+            except KitError as error:
+                if place == 1:
+                    raise
+                failed[rung.name] = str(error)
+                print(f"{label}: failed: {error}", flush=True)
+            self.submit(label)
+        return failed
+
+    def submit(self, label: str) -> Run:
+        """Stack all finished members, write the submission and print a line about it."""
+        names = [config.run for config in self.configs if is_done(config)]  # the rungs' order may change
+        run = open_run(names[0])
+        if len(names) > 1:
+            run = stack(replace(ensemble_config(names, "members", self.study), run=self.study))
+            choose(run)
+        folder = submissions_folder() / self.study
+        write_submission(read_predictions(run.folder), challenge_of(run, images="leave"), folder)
+        score = from_summary(run, "macro_f1")
+        print(f"{label}: macro-F1 {score}, {len(names)} members, {self.minutes:.1f} min → {folder}", flush=True)
+        return run
+
+
+@contextmanager
+def limited(seconds: float | None) -> Iterator[None]:
+    """Raise TimeUp inside after so many seconds (None: never); a training that is launched there saves its state."""
+
+    def end(*_) -> None:
+        raise TimeUp
+
+    usual = signal.signal(signal.SIGALRM, end)
+    try:
+        signal.setitimer(signal.ITIMER_REAL, 0 if seconds is None else max(seconds, 0.001))
+        yield
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, usual)
+
+
+def add_options(parser: argparse.ArgumentParser) -> None:
+    """Add the options of `run_ladder` to a parser."""
+    parser.add_argument("--study", default="best", help="the study's name: its stack is the run of that name")
+    parser.add_argument("--data", default=TrainConfig.data, help="challenge folder, either edition")
+    parser.add_argument("--recipe", default="laptop", help=", ".join(RECIPES))
+    parser.add_argument("--texts", default="", help="text backbones, separated by commas (default: the recipe's)")
+    parser.add_argument("--images", default="", help="image backbones, each beside the text backbone in its place")
+    parser.add_argument("--seeds", type=int, default=2, help="trainings per pair of backbones")
+    parser.add_argument("--max-minutes", type=float, help="end after so many minutes; the first rung is always made")
+    parser.add_argument(
+        "-p", nargs=2, action="append", default=[], metavar=("FIELD", "VALUE"), help="a field of every run, or again"
+    )
+
+
+def run_ladder(options: argparse.Namespace) -> int:
+    """Climb the ladder as `add_options` describes it; return the exit status."""
+    values = read_fields(options.p, again=bool) | {"data": options.data, "recipe": options.recipe}
+    again = values.pop("again", False)
+    train_config(**values)  # refuses an unknown recipe
+    texts, images = ([name for name in names.split(",") if name] for names in (options.texts, options.images))
+    usual = PAIRS[options.recipe]
+    texts, images = texts or [text for text, _ in usual], images or [image for _, image in usual]
+    count = max(len(texts), len(images))
+    pairs = [*dict.fromkeys((texts[i % len(texts)], images[i % len(images)]) for i in range(count))]
+    ladder = Ladder(options.study, values, pairs, options.seeds, again)
+    ladder.tell()
+    try:
+        failed = ladder.climb(options.max_minutes)
+    except KeyboardInterrupt:
+        print("\nInterrupted: the same command resumes.", file=sys.stderr)
+        return 130
+    if open_run(options.study).finished:
+        print(expectation(open_run(options.study)))
+    for name, sentence in failed.items():
+        print(f"FAILED {name}: {sentence}", file=sys.stderr)
+    return int(bool(failed))

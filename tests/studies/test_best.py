@@ -1,0 +1,176 @@
+"""The ladder: a valid submission after every rung, whatever stops it, and nothing is done twice."""
+
+import os
+import signal
+
+import pytest
+import timm
+from transformers import CONFIG_MAPPING
+
+from kit import cli
+from kit.config import LIGHT, PAIRS, RECIPES, train_config
+from kit.core.paths import submissions_folder
+from kit.data.challenge import read_challenge
+from kit.models.image_backbones import image_operations
+from kit.models.registry import IMAGE, TEXT
+from kit.models.text_backbones import text_operations
+from kit.runs import open_run
+from kit.studies import best
+from kit.studies.pace import duration
+from kit.submission import check_submission
+from kit.training import light
+from kit.training.run_trainer import train
+
+TINY = {
+    "image_size": 64, "max_tokens": 16, "batch_size": 8, "width": 16, "attention_width": 8, "classifier_width": 8,
+    "epochs": 1, "workers": 0, "folds": 2, "features_gb": 1,
+    "linear_start": False, "keep": "last",
+}  # fmt: skip
+
+
+@pytest.fixture
+def climb(root, tiny_data, tiny_texts, tiny_image, monkeypatch):
+    """Return a function that runs `kit best` on the tiny catalogue and returns its exit status; it trains here, and
+    calls `at(rung)` before each rung. Its `trained` lists the runs made."""
+    challenge, trained = read_challenge(tiny_data), []
+
+    def command(*options: str, at=lambda rung: None, texts: str = tiny_texts["bert"]) -> int:
+        rungs = []
+
+        def launch(runs):
+            if rungs:
+                command.check()
+            rungs.append(len(rungs))
+            at(rungs[-1])
+            for run in runs:
+                light.fit(run) if run.config.system in LIGHT else train(run)
+                trained.append(run.name)
+
+        monkeypatch.setattr(best, "launch", launch)
+        monkeypatch.setattr(best, "LIGHT", ("logistic_image", "neighbours"))  # the quick ones
+        given = [part for name, value in TINY.items() for part in ("-p", name, str(value))]
+        named = ["--data", str(tiny_data), "--texts", texts, "--images", tiny_image, "--recipe", "demo", "--seeds", "1"]
+        return cli.main(["best", *named, *given, *options])
+
+    command.trained = trained
+    command.check = lambda: check_submission(submissions_folder() / "best" / "y_test_pred.csv", challenge)
+    return command
+
+
+def interrupt(rung: int) -> None:
+    if rung == 2:
+        raise KeyboardInterrupt
+
+
+def test_every_rung_leaves_a_submission_and_an_interrupted_ladder_goes_on(climb, capsys):
+    assert climb(at=interrupt) == 130
+    assert "7 rows" in climb.check()
+    assert climb.trained[0] == "best-tfidf" and len(climb.trained) == 3
+    made = {name: open_run(name).summary["finished"] for name in climb.trained}
+    assert "co-attention" in capsys.readouterr().out
+    assert climb() == 0
+    climb.check()
+    assert len(climb.trained) == 4  # the training alone was left
+    assert made == {name: open_run(name).summary["finished"] for name in made}
+    stacked = open_run("best").summary
+    assert sorted(stacked["members"]) == sorted(climb.trained)
+    out = capsys.readouterr().out
+    assert "2 of 3 rungs, finished already: macro-F1" in out and "3 members" in out and "4 members" in out
+    assert "is expected to move macro-F1 by" in out
+    assert climb() == 0 and len(climb.trained) == 4
+    assert open_run("best").summary == stacked
+    assert cli.main(["check", str(submissions_folder() / "best" / "y_test_pred.csv")]) == 0
+
+
+def test_a_lost_submission_is_written_again(climb):
+    climb("--max-minutes", "0")
+    os.remove(submissions_folder() / "best" / "y_test_pred.csv")
+    climb("--max-minutes", "0")
+    climb.check()
+    assert climb.trained == ["best-tfidf"]
+    climb("--max-minutes", "0", "-p", "again", "True")
+    assert climb.trained == ["best-tfidf"] * 2
+
+
+def test_without_time_the_text_alone_is_submitted(climb, capsys):
+    assert climb("--max-minutes", "0") == 0
+    climb.check()
+    assert climb.trained == ["best-tfidf"]
+    assert "left out, it needs 0." in capsys.readouterr().out
+
+
+def test_a_rung_that_runs_out_of_time_ends_the_ladder(climb, capsys):
+    def end(rung: int) -> None:
+        if rung:
+            raise best.TimeUp
+
+    assert climb("--max-minutes", "1000", at=end) == 0
+    assert "stopped after 1000 minutes" in capsys.readouterr().out
+    climb.check()
+
+
+def test_a_limit_interrupts():
+    with pytest.raises(best.TimeUp), best.limited(0):
+        signal.pause()
+    with best.limited(None):
+        assert signal.getitimer(signal.ITIMER_REAL)[0] == 0
+
+
+def test_a_rung_that_fails_is_named_and_the_others_are_made(climb, capsys, tiny_texts):
+    def fail(rung: int) -> None:
+        if rung == 1:
+            raise best.KitError("no space left.")
+
+    assert climb(at=fail) == 1
+    assert "no space left" in capsys.readouterr().err
+    assert sorted(open_run("best").summary["members"]) == sorted(climb.trained)
+    assert len(climb.trained) == 2
+
+
+def test_backbones_that_are_not_here_are_left_out(climb, capsys, tiny_texts):
+    assert climb("--max-minutes", "0", texts=f"{tiny_texts['bert']},camembert") == 0
+    plan, _, _ = capsys.readouterr().out.partition("In all")
+    assert "left out: The text backbone 'camembert'" in plan
+    assert (
+        plan.count("co-attention") == 1 and plan.count("  light ") == 1
+    )  # of the second pair only the image is here, as in the first
+
+
+def test_wrong_options_are_refused_before_anything_is_trained(climb, capsys, tiny_data, tmp_path):
+    for options, sentence in (
+        (["--recipe", "mine"], f"recipe='mine' is not one of {', '.join(RECIPES)}"),
+        (["--seeds", "-1"], "seeds=-1 is too small"),
+        (["-p", "system", "text"], "-p system cannot be set for a whole study"),
+        (["--study", "a/b"], "must be a folder name"),
+    ):
+        assert climb(*options) == 1
+        assert sentence in capsys.readouterr().err
+    assert not climb.trained
+
+
+def test_the_order_is_the_gain_per_minute(climb, monkeypatch, capsys):
+    monkeypatch.setattr(best, "duration", lambda configs, *_: (1.0 if configs[0].system not in LIGHT else 100.0, False))
+    climb("--max-minutes", "0")
+    plan = capsys.readouterr().out.splitlines()
+    assert ["tfidf" in plan[0], "co-attention" in plan[1], "light" in plan[2]] == [True] * 3
+
+
+def test_an_estimate_gives_way_to_a_measured_pace(climb, tiny_config):
+    climb("--max-minutes", "0")
+    config = open_run("best-tfidf").config
+    assert duration([config], 36, 7) == (pytest.approx(open_run("best-tfidf").summary["seconds"]), True)
+    once, measured = duration([train_config(**tiny_config, system="logistic")], 36, 7)
+    twice, _ = duration([train_config(**tiny_config, system=system) for system in ("logistic", "neighbours")], 36, 7)
+    assert not measured and once < twice < 2 * once  # the backbones run once
+    assert duration([train_config(**tiny_config)], 36000, 7)[0] > once
+
+
+@pytest.mark.parametrize("recipe", RECIPES)
+def test_the_recipes_backbones_exist(recipe):
+    known, config = timm.list_models(pretrained=True), train_config(recipe=recipe)
+    for text, image in PAIRS[recipe]:
+        assert TEXT[text].model_type in CONFIG_MAPPING
+        name = IMAGE[image].timm if image in IMAGE else image
+        assert name in known or (image in IMAGE and IMAGE[image].file)
+        assert text_operations(text, min(config.max_tokens, 128)) > 1e9
+        assert image_operations(image, config.image_size) > 1e8
