@@ -68,7 +68,7 @@ lint: $(READY)  ## ruff, types, and notebooks committed without outputs
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
-	$(BIN)/nbstripout --verify --keep-id notebooks/*.ipynb
+	$(BIN)/nbstripout --verify --keep-id notebooks/*.ipynb docs/*.ipynb
 
 audit:  ## known vulnerabilities of all that is installed, asked of the network
 	test -x cache/audit/bin/pip-audit || { $(PYTHON) -m venv cache/audit && cache/audit/bin/pip install --quiet pip-audit; }
@@ -77,7 +77,7 @@ audit:  ## known vulnerabilities of all that is installed, asked of the network
 format: $(READY)  ## rewrite code and strip notebooks as lint wants them
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
-	$(BIN)/nbstripout --keep-id notebooks/*.ipynb
+	$(BIN)/nbstripout --keep-id notebooks/*.ipynb docs/*.ipynb
 
 notebooks: $(READY)  ## open copies of the notebooks in Jupyter, in work/: make notebooks OPTIONS="--no-browser"
 	$(BIN)/python -m kit notebooks $(OPTIONS)

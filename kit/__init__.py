@@ -18,6 +18,7 @@ export              what a finished run needs to predict, in one folder
 predict             finished runs on new items
 analysis            what a finished run says
 studies             the reproduction: which runs answer the paper, its numbers, tables, report, pipeline; best; distil
+kaggle              the folder to upload to Kaggle
 working_copies      copies of the notebooks to work in, and Jupyter on them
 cli                 the command kit
 __main__            the same as python -m kit

@@ -10,6 +10,7 @@ from kit.core.console import accept_any_character
 from kit.core.exceptions import KitError
 from kit.data.catalogue import describe
 from kit.data.challenge import summarise
+from kit.kaggle import build
 from kit.studies import best, distil
 from kit.studies.pipeline import add_options, run_notebook, run_study
 from kit.studies.report import write_report
@@ -84,6 +85,12 @@ def parser() -> argparse.ArgumentParser:
     check.add_argument("--data", type=Path, help="the challenge folder (default: of the run in submissions/<run>/)")
     check.set_defaults(action=_check)
 
+    kaggle = commands.add_parser("kaggle", help="make a folder to upload to Kaggle, with all that is needed there")
+    kaggle.add_argument("--out", type=Path, default=Path("kaggle"), help="the folder to make (default: kaggle)")
+    kaggle.add_argument("--text", default="e5_small", help="text backbone: a name, or a directory of weights")
+    kaggle.add_argument("--image", default="efficientnet_lite0", help="image backbone, likewise")
+    kaggle.set_defaults(action=_kaggle)
+
     notebooks = commands.add_parser("notebooks", help="open working copies of the notebooks in JupyterLab")
     notebooks.add_argument("options", nargs=argparse.REMAINDER, help="options of jupyter lab")
     notebooks.set_defaults(action=lambda options: open_notebooks(options.options))
@@ -120,6 +127,11 @@ def _export(options: argparse.Namespace) -> None:
 
 def _check(options: argparse.Namespace) -> None:  # in a shell, a relative path starts at the working directory
     print(check_file(options.file.absolute(), options.data and options.data.absolute()))
+
+
+def _kaggle(options: argparse.Namespace) -> None:  # in a shell, a relative path starts at the working directory
+    sides = (str(Path(name).absolute()) if Path(name).is_dir() else name for name in (options.text, options.image))
+    print(build(options.out.absolute(), *sides))
 
 
 def main(arguments: list[str] | None = None) -> int:

@@ -17,6 +17,7 @@ from papermill.cli import papermill
 
 from kit import cli
 from kit.config import EnsembleConfig, TrainConfig, train_config
+from kit.core.exceptions import KitError
 from kit.models import registry
 from kit.notebook_parameters import parameter_types
 from kit.stacking.stackers import Stacker, Tempered
@@ -25,7 +26,15 @@ PROJECT = Path(__file__).resolve().parents[1]
 MANUAL = [PROJECT / "README.md", PROJECT / "CONTRIBUTING.md", *sorted((PROJECT / "docs").glob("*.md"))]
 PAGES = [*MANUAL, *(PROJECT / folder / "README.md" for folder in ("data", "benchmarks", "submissions"))]
 FIELDS = parameter_types(TrainConfig)
-OTHERS = {"git", "cd", "cp", "mkdir", "pip", "pre-commit"}  # programs whose arguments are not ours to check
+OTHERS = {
+    "git",
+    "cd",
+    "cp",
+    "mkdir",
+    "pip",
+    "pre-commit",
+    "tensorboard",
+}  # programs whose arguments are not ours to check
 IN_PROJECT = re.compile(r"(?:kit|tests|docs|notebooks|benchmarks)/[\w./-]*")
 
 
@@ -77,11 +86,13 @@ def check_values(values: dict[str, str], known: set[str]) -> None:
 
 def check_kit(words: list[str]) -> None:
     try:
-        cli.parser().parse_args(words[1:])
+        options = cli.parser().parse_args(words[1:])
     except SystemExit:
         pytest.fail(f"kit refuses {words[1:]}")
     if words[1] == "run":
         check_values(given(words), parameters(words[2]))
+    elif "p" in options:  # a study: any field of its runs
+        check_values(given(words), {*FIELDS, "processes", "again"})
 
 
 def check_make(words: list[str]) -> None:
@@ -151,6 +162,31 @@ def test_commands_start_something(page, command):
     CHECKS.get(words[0], lambda words: None)(words)
 
 
+WRONG = [
+    "kit run 03_train -p epoch 3",
+    "kit run 03_train -p recipe best_of_all",
+    "kit run 01_eda -p epochs 3",
+    "kit run 08_nothing",
+    "kit paper --sead 3",
+    "kit paper -p epoch 3",
+    "kit kaggle --texts camembert",
+    "kit train",
+    "make papers",
+    "make paper SEED=3",
+    "make paper OPTIONS='-p epoch 3'",
+    "papermill notebooks/03_train.ipynb -p run second",
+    "python -m kit.story",
+    "hf download almanach/nothing",
+]
+
+
+@pytest.mark.parametrize("command", WRONG)
+def test_a_wrong_command_is_caught(command):
+    words = shlex.split(command)
+    with pytest.raises((AssertionError, KitError, pytest.fail.Exception, KeyError)):
+        CHECKS[words[0]](words)
+
+
 @pytest.mark.parametrize("page", PAGES, ids=name_of)
 def test_commands_and_parameters_in_the_text_exist(page):
     (found,) = (action for action in cli.parser()._actions if isinstance(action, argparse._SubParsersAction))
@@ -160,6 +196,8 @@ def test_commands_and_parameters_in_the_text_exist(page):
         words = code.split()
         if words[0] == "kit" and len(words) > 1:
             assert words[1] in found.choices or words[1].startswith("-"), code
+            if any(word.startswith("-") for word in words[2:]):  # a whole command
+                check_kit(words)
         if words[0] == "make" and len(words) > 1:
             check_make(words)
         for name in re.findall(r"-[pr] (\w+)", code):

@@ -1,11 +1,17 @@
 """Tables as a notebook shows them."""
 
 import pandas as pd
+from pandas.api.types import is_numeric_dtype
 from pandas.io.formats.style import Styler
 
 
-def table(frame: pd.DataFrame) -> Styler:
-    """Return a table to show: text to the left, no row numbers, names taken literally."""
-    left = [{"selector": "th, td", "props": "text-align: left; vertical-align: top"}]
-    style = frame.style.format(escape="html").hide(axis="index").set_table_styles(left)
-    return style.set_table_attributes('class="tex2jax_ignore"')  # Jupyter leaves $ alone
+def table(frame: pd.DataFrame | pd.Series, precision: int = 1) -> Styler:
+    """Return a table to show: text to the left, numbers to the right with `precision` decimals, no row numbers, names
+    taken literally. An index that has a name becomes the first column."""
+    frame = pd.DataFrame(frame)
+    frame = frame if frame.index.name is None else frame.reset_index()
+    numbers = [f".col{place}" for place, kind in enumerate(frame.dtypes) if is_numeric_dtype(kind)]
+    styles = [{"selector": "th, td", "props": "text-align: left; vertical-align: top"}]
+    styles += [{"selector": f"th{column}, td{column}", "props": "text-align: right"} for column in numbers]
+    style = frame.style.format(escape="html", precision=precision, na_rep="–").hide(axis="index")
+    return style.set_table_styles(styles).set_table_attributes('class="tex2jax_ignore"')  # Jupyter leaves $ alone

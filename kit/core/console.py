@@ -58,12 +58,24 @@ class Terminal:
             print(f"\r\x1b[2K{text[: columns - 1]}", end="", file=sys.stderr, flush=True)
 
 
+class Nowhere(io.TextIOBase):
+    """A stream that keeps nothing: a log needs no bars."""
+
+    encoding = "utf-8"  # tqdm checks it before it draws with block characters
+
+    def write(self, text: str) -> int:
+        return len(text)
+
+
 class Bar(tqdm):
-    """A progress bar: on a Line in a notebook, if the work takes longer than a second; elsewhere on standard error."""
+    """A progress bar: on a Line in a notebook, if the work takes longer than a second; elsewhere on standard error if
+    that is a terminal."""
 
     def __init__(self, *arguments, **options):
         if in_notebook():
             options = {"delay": 1} | options | {"file": Line(), "position": 0}
+        elif not sys.stderr.isatty():
+            options = options | {"file": Nowhere()}
         super().__init__(*arguments, **options)
 
     def display(self, msg: str | None = None, pos: int | None = None) -> bool | None:

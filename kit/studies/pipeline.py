@@ -94,8 +94,9 @@ def _folder(notebook: str, values: dict, known: dict) -> str:
     if notebook == "03_train":
         fields = parameter_types(TrainConfig)
         return one_run({name: value for name, value in values.items() if name in fields}).run
-    default = str(known["study"]["default"]).strip("\"'") if "study" in known else notebook
-    return values.get("study") or default
+    owner = next((name for name in ("study", "run") if name in known), "")
+    default = str(known[owner]["default"]).strip("\"'") if owner else notebook
+    return values.get(owner) or default
 
 
 def _papermill(source: Path, out: Path, values: dict, stream: io.TextIOBase | TextIO) -> None:
@@ -271,12 +272,22 @@ def read_fields(given: list[list[str]], **others: type) -> dict:
 
 def add_options(parser: argparse.ArgumentParser) -> None:
     """Add the options of `run_study` to a parser."""
-    parser.add_argument("--study", default="paper", help="the study's name: its folder is runs/<study>")
-    parser.add_argument("--data", default=TrainConfig.data, help="challenge folder of either edition, or a catalogue")
-    parser.add_argument("--texts", default="camembert,flaubert,mbert", help="text backbones, separated by commas")
-    parser.add_argument("--images", default="resnet152,resnext101_32x8d", help="image backbones, separated by commas")
-    parser.add_argument("--recipe", default=TrainConfig.recipe, help=", ".join(RECIPES))
-    parser.add_argument("--seeds", type=int, default=1, help="number of seeds per ablation")
+    parser.add_argument(
+        "--study", default="paper", help="the study's name: its folder is runs/<study> (default: %(default)s)"
+    )
+    parser.add_argument(
+        "--data",
+        default=TrainConfig.data,
+        help="challenge folder of either edition, or a catalogue (default: %(default)s)",
+    )
+    parser.add_argument(
+        "--texts", default="camembert,flaubert,mbert", help="text backbones, comma-separated (default: %(default)s)"
+    )
+    parser.add_argument(
+        "--images", default="resnet152,resnext101_32x8d", help="image backbones, comma-separated (default: %(default)s)"
+    )
+    parser.add_argument("--recipe", default=TrainConfig.recipe, help=f"{', '.join(RECIPES)} (default: %(default)s)")
+    parser.add_argument("--seeds", type=int, default=1, help="number of seeds per ablation (default: %(default)s)")
     parser.add_argument(
         "--matched",
         action=argparse.BooleanOptionalAction,
@@ -284,15 +295,22 @@ def add_options(parser: argparse.ArgumentParser) -> None:
         help="unless the recipe freezes both backbones: also train concat fine-tuned and co-attention frozen, which "
         "separates what co-attention gains from what fine-tuning gains and takes as long as up to two members",
     )
-    parser.add_argument("--jobs", type=int, default=1, help="number of trainings at once; each needs its own memory")
-    parser.add_argument("--answers", default="", help="the test items' codes: scored in the report, never chosen on")
+    parser.add_argument(
+        "--jobs",
+        type=int,
+        default=1,
+        help="number of trainings at once; each needs its own memory (default: %(default)s)",
+    )
+    parser.add_argument(
+        "--answers", default="", help="table of the test items' codes, used only for scoring in the report"
+    )
     parser.add_argument(
         "-p",
         nargs=2,
         action="append",
         default=[],
         metavar=("FIELD", "VALUE"),
-        help="a field of every run, or processes, or again",
+        help="set a field of every run, or processes, or again",
     )
 
 

@@ -52,6 +52,15 @@ def threads():
 
 
 @pytest.mark.parametrize("work", [loop, interrupted, nested, threads])
+def test_a_log_has_no_bars_but_who_watches_is_told(capsys, monkeypatch, work):
+    told = []
+    monkeypatch.setattr(console, "sink", lambda name, bar: told.append(bar))
+    work()
+    assert any("%|" in bar for bar in told)
+    assert capsys.readouterr() == ("", "")
+
+
+@pytest.mark.parametrize("work", [loop, interrupted, nested, threads])
 def test_a_bar_in_a_notebook_is_gone_when_it_is_done(shown, capsys, work):
     work()
     assert any("%|" in text for text in shown)

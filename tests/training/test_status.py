@@ -30,7 +30,7 @@ def run(root, tiny_config, monkeypatch):
 def test_a_training_started_by_hand_tells_all_in_its_folder(run, capsys):
     assert main([str(run.folder / "config.json")]) == 0
     printed = capsys.readouterr()
-    assert "epoch  2/2" in printed.out and "epoch 2/2:   0%|" in printed.err
+    assert "epoch  2/2" in printed.out and not printed.err  # which is no terminal, so it gets no bars
     assert (run.folder / "train.log").read_text(encoding="utf-8").splitlines() == printed.out.splitlines()
     told = read_status(run)
     steps = run.config.steps(29)
