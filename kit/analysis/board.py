@@ -72,7 +72,7 @@ def show(name: str) -> str:
         costs += [f"{summary['step_seconds']:.2g} s per step"] if summary.get("step_seconds") else []
         parts += [f"It took {', '.join(filter(None, costs))}."]
         parts += [describe_attention(run)] if "attention" in summary else []
-        parts += ["The five worst classes:\n" + _worst_classes(run)]
+        parts += ["The worst classes:\n" + _worst_classes(run)]
     width = shutil.get_terminal_size((100, 24)).columns
     text = [part if "\n" in part else textwrap.fill(part, width) for part in parts if part]
     files = [f"{path.name} ({_size(path)})" for path in sorted(run.folder.iterdir()) if path.name[0] != "."]
@@ -157,8 +157,9 @@ def _changes(run: Run) -> str:
         return f"{config.method} of {len(config.members)} runs" + (
             f", {config.evaluation}" if config.evaluation != "nested" else ""
         )
-    left_out = {"study", "recipe", *SAME_RESULT}
-    changed = [f"{name} {new}" for name, (_, new) in recipe_changes(config).items() if name not in left_out]
+    left_out = {"study", "recipe", *SAME_RESULT} | {"text", "image"} - {*config.sides}
+    changed = [f"system {config.system}"] * (config.system != "coattention")
+    changed += [f"{name} {new}" for name, (_, new) in recipe_changes(config).items() if name not in left_out]
     return f"{config.recipe}: {', '.join(changed) or 'as the recipe'}"
 
 

@@ -39,6 +39,7 @@ def runs(root, tiny_data):
     for config in members(values, ["camembert", "flaubert"], ["resnet152"]):
         fake(config, 0.9 if config.text == "camembert" else 0.5, seed=3)
     fake(EnsembleConfig("both", ("s-camembert-resnet152", "s-flaubert-resnet152"), str(tiny_data), study="s"), 0.95)
+    fake(train_config(run="words", study="s", system="logistic_text", data=str(tiny_data), recipe="demo"), 0.5)
     place = {"fold": 2, "epoch": 3, "done": 30, "total": 60}
     begun("waits")
     begun("killed", place)
@@ -61,11 +62,13 @@ def test_every_run_has_its_state_and_what_differs_from_its_recipe(runs, tiny_dat
     table = board().set_index("run")
     assert table["state"].to_dict() == {
         "s-camembert-resnet152": "finished", "s-flaubert-resnet152": "finished", "both": "finished",
+        "words": "finished",
         "broken": "failed", "killed": "interrupted", "other": "damaged", "stopped": "interrupted", "waits": "not begun",
     }  # fmt: skip
     assert table["why"]["broken"] == "The loss became NaN." and "another version" in table["why"]["other"]
     assert table["changes"]["s-flaubert-resnet152"] == f"demo: data {tiny_data}, text flaubert, lr 0.02"
     assert table["changes"]["both"] == "best of 2 runs"
+    assert table["changes"]["words"] == f"demo: system logistic_text, data {tiny_data}"
     run = open_run("s-camembert-resnet152")
     assert table["macro-F1"][run.name].value == 100 * run.summary["macro_f1"]
     assert set(board("s")["run"]) == set(table.index) - {"other"}
@@ -111,7 +114,7 @@ def test_two_runs_are_compared_item_by_item(runs, capsys):
 def test_one_run_is_shown(runs, capsys):
     assert cli.main(["runs", "show", "s-flaubert-resnet152"]) == 0
     text = capsys.readouterr().out
-    assert "text flaubert, lr 0.02" in text and "weighted F1" in text and "five worst classes" in text
+    assert "text flaubert, lr 0.02" in text and "weighted F1" in text and "The worst classes:" in text
     assert "oof.parquet (" in text
     assert cli.main(["runs", "show", "broken"]) == 0
     assert "broken: failed. The loss became NaN." in capsys.readouterr().out
