@@ -1,6 +1,7 @@
 """The command `kit`: one sub-command for each thing that is started from a shell. No logic of its own."""
 
 import argparse
+import shlex
 import sys
 from pathlib import Path
 from typing import Any
@@ -109,7 +110,8 @@ def _catalogue(options: argparse.Namespace) -> None:  # in a shell, a relative p
     values: dict[str, Any] = {
         k: v.absolute() if isinstance(v, Path) else v for k, v in vars(options).items() if k != "action"
     }
-    print(summarise(describe(values.pop("items"), **values)))
+    folder = describe(values.pop("items"), **values)
+    print(f"{summarise(folder)}\nNext: kit run 01_eda -p data {shlex.quote(str(folder))}")
 
 
 def _predict(options: argparse.Namespace) -> None:
