@@ -92,9 +92,10 @@ def compare(first: str, second: str) -> tuple[Estimate, pd.DataFrame]:
     sides = [predicted_codes(run, ids, first) for run in (one, other)]
     flips = np.flatnonzero((sides[0] == true) != (sides[1] == true))
     challenge = challenge_of(one, images="ignore")
-    titles = challenge.train.set_index("id")["title"].reindex(ids)
+    items = challenge.train.set_index("id").reindex(ids)
+    named = {"id": np.array(items.get("key", ids)), "title": items["title"].to_numpy()}  # key: a catalogue's own ids
     columns = dict(zip(("true", "A", "B"), (true, *sides), strict=True))
-    table = pd.DataFrame({"id": ids, "title": titles.to_numpy(), **columns, "gets it right": ""}).iloc[flips]
+    table = pd.DataFrame({**named, **columns, "gets it right": ""}).iloc[flips]
     table["gets it right"] = np.where(table["B"] == table["true"], "B", "A")
     for side in columns:
         table[side] = [f"{code} {challenge.names.get(code, '')}".strip() for code in table[side]]

@@ -6,6 +6,7 @@ import subprocess
 import sys
 
 import numpy as np
+import pandas as pd
 import pytest
 from fakes import VALUES, fake
 from sklearn.metrics import f1_score
@@ -15,6 +16,7 @@ from kit.analysis.board import board, compare, duration, tell_board
 from kit.config import EnsembleConfig, train_config
 from kit.core.exceptions import KitError
 from kit.core.files import write_json
+from kit.data.catalogue import describe
 from kit.metrics import macro_f1, weighted_f1
 from kit.runs import open_run
 from kit.studies.study_runs import members
@@ -109,6 +111,15 @@ def test_two_runs_are_compared_item_by_item(runs, capsys):
     fake(config, 0.5, items=30)
     with pytest.raises(KitError, match="validate different items"):
         compare(one, "elsewhere")
+
+
+def test_a_comparison_names_a_catalogues_items_by_their_own_ids(root, tmp_path):
+    frame = pd.DataFrame({"sku": [f"S-{i}" for i in range(36)], "name": "chaise", "kind": ["a", "b", "c"] * 12})
+    data = str(describe(frame, title="name", label="kind", id="sku", out=tmp_path / "own"))
+    for name, right in {"good": 1.0, "bad": 0.0}.items():
+        fake(train_config(run=name, data=data, system="text"), right)
+    _, flips = compare("good", "bad")
+    assert flips["id"].tolist()[1:] == frame["sku"].tolist()[:-1]  # a fake's ids start at 0, a catalogue's rows at 1
 
 
 def test_one_run_is_shown(runs, capsys):
