@@ -1,6 +1,7 @@
 """The command `kit`: one sub-command for each thing that is started from a shell. No logic of its own."""
 
 import argparse
+import shlex
 import sys
 from pathlib import Path
 from typing import Any
@@ -72,7 +73,9 @@ def parser() -> argparse.ArgumentParser:
     predict.add_argument("run", help="name or folder of the run, or a folder of kit export")
     predict.add_argument("items", type=Path, help="CSV, TSV or Parquet file with one item per row")
     predict.add_argument("--images", type=Path, help="folder in which the image paths start (default: of the table)")
-    predict.add_argument("-o", "--out", type=Path, help="CSV or Parquet file to write (default: ITEMS-predicted.csv)")
+    predict.add_argument(
+        "-o", "--out", type=Path, help="CSV or Parquet file to write (default: ITEMS-predicted.csv here)"
+    )
     predict.set_defaults(action=_predict)
 
     export = commands.add_parser("export", help="gather what a finished run needs to predict elsewhere")
@@ -109,7 +112,8 @@ def _catalogue(options: argparse.Namespace) -> None:  # in a shell, a relative p
     values: dict[str, Any] = {
         k: v.absolute() if isinstance(v, Path) else v for k, v in vars(options).items() if k != "action"
     }
-    print(summarise(describe(values.pop("items"), **values)))
+    folder = describe(values.pop("items"), **values)
+    print(f"{summarise(folder)}\nNext: kit run 01_eda -p data {shlex.quote(str(folder))}")
 
 
 def _predict(options: argparse.Namespace) -> None:

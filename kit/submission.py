@@ -270,6 +270,8 @@ def check_file(file: Path, data: Path | None) -> str:
 
     Without `data`, a file in submissions/<run>/ is checked against the folder that the run was trained on.
     """
+    if not file.is_file():
+        raise KitError(f"There is no file {file}; give the file of a submission.")
     folder, run = file.resolve().parent, None
     with suppress(KitError):  # there is no project here
         run = open_run(folder.name) if folder.parent == submissions_folder() else None

@@ -235,6 +235,8 @@ def test_runs_that_cannot_predict_say_so(data, root, backbones, tmp_path):
         Predictor("none")
     with pytest.raises(KitError, match=r"and need title, description or image, or those of the challenge"):
         Predictor("tfidf").predict([{"name": "livre"}])
+    with pytest.raises(KitError, match="There are no items to predict"):
+        Predictor("tfidf").predict([])
     with pytest.raises(KitError, match="is the table of the items"):
         predict_table("tfidf", data / TEST, None, data / TEST)
 

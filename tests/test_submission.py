@@ -487,3 +487,5 @@ def test_command(csv, tmp_path, monkeypatch, capsys):
     for wrong in (["bad.csv", "--data", "data"], ["gone.csv", "--data", "data"], ["good.csv", "--data", "nowhere"]):
         assert check(*wrong) == 1
         assert capsys.readouterr().err.count("\n") == 1  # one sentence
+    assert check("gone.csv") == 1
+    assert f"There is no file {tmp_path / 'gone.csv'}" in capsys.readouterr().err

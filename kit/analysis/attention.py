@@ -82,10 +82,11 @@ def describe_blanking(blanked: pd.DataFrame) -> str:
             if high < 0
             else f"the map of {places} means little here"
         )
+        attended, random = (100 * items[name].mean() for name in ("attended", "random"))
         sentences.append(
-            f"Blanking the most attended fifth of the {places} lowers the true class's probability by "
-            f"{100 * items['attended'].mean():.1f} points, a random fifth by {100 * items['random'].mean():.1f}: a "
-            f"difference of {difference.mean():+.1f} [{low:+.1f}, {high:+.1f}] over {len(items):,} items, so {verdict}."
+            f"Blanking the most attended fifth of the {places} lowers the true class's probability by {attended:z.1f} "
+            f"points, a random fifth by {random:z.1f}: a difference of {difference.mean():+z.1f} "
+            f"[{low:+z.1f}, {high:+z.1f}] over {len(items):,} items, so {verdict}."
         )
     return " ".join(sentences)
 

@@ -72,7 +72,7 @@ def show(name: str) -> str:
         costs += [f"{summary['step_seconds']:.2g} s per step"] if summary.get("step_seconds") else []
         parts += [f"It took {', '.join(filter(None, costs))}."]
         parts += [describe_attention(run)] if "attention" in summary else []
-        parts += ["The five worst classes:\n" + _worst_classes(run)]
+        parts += ["The worst classes:\n" + _worst_classes(run)]
     width = shutil.get_terminal_size((100, 24)).columns
     text = [part if "\n" in part else textwrap.fill(part, width) for part in parts if part]
     files = [f"{path.name} ({_size(path)})" for path in sorted(run.folder.iterdir()) if path.name[0] != "."]
@@ -92,9 +92,10 @@ def compare(first: str, second: str) -> tuple[Estimate, pd.DataFrame]:
     sides = [predicted_codes(run, ids, first) for run in (one, other)]
     flips = np.flatnonzero((sides[0] == true) != (sides[1] == true))
     challenge = challenge_of(one, images="ignore")
-    titles = challenge.train.set_index("id")["title"].reindex(ids)
+    items = challenge.train.set_index("id").reindex(ids)
+    named = {"id": np.array(items.get("key", ids)), "title": items["title"].to_numpy()}  # key: a catalogue's own ids
     columns = dict(zip(("true", "A", "B"), (true, *sides), strict=True))
-    table = pd.DataFrame({"id": ids, "title": titles.to_numpy(), **columns, "gets it right": ""}).iloc[flips]
+    table = pd.DataFrame({**named, **columns, "gets it right": ""}).iloc[flips]
     table["gets it right"] = np.where(table["B"] == table["true"], "B", "A")
     for side in columns:
         table[side] = [f"{code} {challenge.names.get(code, '')}".strip() for code in table[side]]
@@ -157,8 +158,9 @@ def _changes(run: Run) -> str:
         return f"{config.method} of {len(config.members)} runs" + (
             f", {config.evaluation}" if config.evaluation != "nested" else ""
         )
-    left_out = {"study", "recipe", *SAME_RESULT}
-    changed = [f"{name} {new}" for name, (_, new) in recipe_changes(config).items() if name not in left_out]
+    left_out = {"study", "recipe", *SAME_RESULT} | {"text", "image"} - {*config.sides}
+    changed = [f"system {config.system}"] * (config.system != "coattention")
+    changed += [f"{name} {new}" for name, (_, new) in recipe_changes(config).items() if name not in left_out]
     return f"{config.recipe}: {', '.join(changed) or 'as the recipe'}"
 
 

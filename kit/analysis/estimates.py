@@ -33,7 +33,7 @@ class Estimate:
 
     def __str__(self) -> str:
         sign = "+" if self.signed else ""
-        return f"{self.value:{sign}.1f} [{self.low:{sign}.1f}, {self.high:{sign}.1f}]"
+        return f"{self.value:{sign}z.1f} [{self.low:{sign}z.1f}, {self.high:{sign}z.1f}]"
 
 
 def estimate(share: float, bounds: tuple[float, float], signed: bool = False) -> Estimate:

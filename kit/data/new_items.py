@@ -36,6 +36,8 @@ def read_new_items(
     """
     table = items if isinstance(items, (str, Path, pd.DataFrame)) else pd.DataFrame([dict(item) for item in items])
     path = None if isinstance(table, pd.DataFrame) else Path(table)
+    if isinstance(table, pd.DataFrame) and not len(table):
+        raise KitError("There are no items to predict; give at least one.")
     headers = _headers(table)
     if images and not images.is_dir():
         raise KitError(f"{images} is not a folder: give --images the folder of the images.")

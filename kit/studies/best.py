@@ -171,7 +171,8 @@ class Ladder:
         folder = submissions_folder() / self.study
         write_submission(read_predictions(run.folder), challenge_of(run, images="leave"), folder)
         score = from_summary(run, "macro_f1")
-        print(f"{label}: macro-F1 {score}, {len(names)} members, {self.minutes:.1f} min → {folder}", flush=True)
+        count = f"{len(names)} member{'s' * (len(names) > 1)}"
+        print(f"{label}: macro-F1 {score}, {count}, {self.minutes:.1f} min → {folder}", flush=True)
         return run
 
 

@@ -42,7 +42,7 @@ def report_step(session: Session, before: int, steps: int, first: int) -> None:
     done = before + progress.epoch * steps + progress.step
     place = {"fold": progress.fold + 1, "epoch": progress.epoch + 1, "step": progress.step}
     report(**place, done=done, total=total, **({"seconds_per_step": seconds} if progress.step >= measured else {}))
-    if progress.step == measured and not progress.history and session.accelerator.is_main_process:
+    if progress.step == measured and not (progress.epoch or progress.history) and session.accelerator.is_main_process:
         print(describe_pace(seconds, measured, total), flush=True)
 
 

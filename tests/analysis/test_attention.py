@@ -61,6 +61,7 @@ def test_a_map_is_said_to_mean_little_unless_blanking_it_costs_more():
     assert said.count("the most attended regions matter more than others") == 1
     assert said.endswith("the map of tokens means little here.")
     assert "misleads" in describe_blanking(image.assign(attended=noise - 0.1))
+    assert "a random fifth by 0.0:" in describe_blanking(image.assign(random=-1e-6))
 
 
 def test_an_ensembles_best_member_with_attention_and_weights_speaks_for_it(root):

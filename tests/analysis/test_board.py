@@ -6,6 +6,7 @@ import subprocess
 import sys
 
 import numpy as np
+import pandas as pd
 import pytest
 from fakes import VALUES, fake
 from sklearn.metrics import f1_score
@@ -15,6 +16,7 @@ from kit.analysis.board import board, compare, duration, tell_board
 from kit.config import EnsembleConfig, train_config
 from kit.core.exceptions import KitError
 from kit.core.files import write_json
+from kit.data.catalogue import describe
 from kit.metrics import macro_f1, weighted_f1
 from kit.runs import open_run
 from kit.studies.study_runs import members
@@ -39,6 +41,7 @@ def runs(root, tiny_data):
     for config in members(values, ["camembert", "flaubert"], ["resnet152"]):
         fake(config, 0.9 if config.text == "camembert" else 0.5, seed=3)
     fake(EnsembleConfig("both", ("s-camembert-resnet152", "s-flaubert-resnet152"), str(tiny_data), study="s"), 0.95)
+    fake(train_config(run="words", study="s", system="logistic_text", data=str(tiny_data), recipe="demo"), 0.5)
     place = {"fold": 2, "epoch": 3, "done": 30, "total": 60}
     begun("waits")
     begun("killed", place)
@@ -61,11 +64,13 @@ def test_every_run_has_its_state_and_what_differs_from_its_recipe(runs, tiny_dat
     table = board().set_index("run")
     assert table["state"].to_dict() == {
         "s-camembert-resnet152": "finished", "s-flaubert-resnet152": "finished", "both": "finished",
+        "words": "finished",
         "broken": "failed", "killed": "interrupted", "other": "damaged", "stopped": "interrupted", "waits": "not begun",
     }  # fmt: skip
     assert table["why"]["broken"] == "The loss became NaN." and "another version" in table["why"]["other"]
     assert table["changes"]["s-flaubert-resnet152"] == f"demo: data {tiny_data}, text flaubert, lr 0.02"
     assert table["changes"]["both"] == "best of 2 runs"
+    assert table["changes"]["words"] == f"demo: system logistic_text, data {tiny_data}"
     run = open_run("s-camembert-resnet152")
     assert table["macro-F1"][run.name].value == 100 * run.summary["macro_f1"]
     assert set(board("s")["run"]) == set(table.index) - {"other"}
@@ -108,10 +113,19 @@ def test_two_runs_are_compared_item_by_item(runs, capsys):
         compare(one, "elsewhere")
 
 
+def test_a_comparison_names_a_catalogues_items_by_their_own_ids(root, tmp_path):
+    frame = pd.DataFrame({"sku": [f"S-{i}" for i in range(36)], "name": "chaise", "kind": ["a", "b", "c"] * 12})
+    data = str(describe(frame, title="name", label="kind", id="sku", out=tmp_path / "own"))
+    for name, right in {"good": 1.0, "bad": 0.0}.items():
+        fake(train_config(run=name, data=data, system="text"), right)
+    _, flips = compare("good", "bad")
+    assert flips["id"].tolist()[1:] == frame["sku"].tolist()[:-1]  # a fake's ids start at 0, a catalogue's rows at 1
+
+
 def test_one_run_is_shown(runs, capsys):
     assert cli.main(["runs", "show", "s-flaubert-resnet152"]) == 0
     text = capsys.readouterr().out
-    assert "text flaubert, lr 0.02" in text and "weighted F1" in text and "five worst classes" in text
+    assert "text flaubert, lr 0.02" in text and "weighted F1" in text and "The worst classes:" in text
     assert "oof.parquet (" in text
     assert cli.main(["runs", "show", "broken"]) == 0
     assert "broken: failed. The loss became NaN." in capsys.readouterr().out

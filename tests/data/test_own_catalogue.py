@@ -247,6 +247,7 @@ def test_the_command(folder, root, monkeypatch, capsys):
     assert f"{root / 'data' / 'items'}: 4 items of 2 classes, 2 to predict." in told
     assert "2 of the 4 images" not in told
     assert "1 items have several images: only the first of each is used." in told
+    assert f"Next: kit run 01_eda -p data {root / 'data' / 'items'}" in told
     assert read_challenge("data/items").test["test"]["key"].tolist() == ["Z-9", "Z-1"]
     assert main(["catalogue", "items.csv", "--label", "kind", *columns]) == 1
     assert capsys.readouterr().err.count("\n") == 1
