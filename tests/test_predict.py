@@ -233,8 +233,11 @@ def test_runs_that_cannot_predict_say_so(data, root, backbones, tmp_path):
     (tmp_path / "hidden").rename(weights)
     with pytest.raises(KitError, match=r"There is no run 'none'"):
         Predictor("none")
-    with pytest.raises(KitError, match=r"and need title, description or image, or those of the challenge"):
+    with pytest.raises(KitError, match=r"and need title or description or image, or those of the challenge"):
         Predictor("tfidf").predict([{"name": "livre"}])
+    pd.DataFrame({"name": ["livre"], "description": ["rouge"]}).to_csv(tmp_path / "named.csv", index=False)
+    with pytest.raises(KitError, match=r"columns name, description, and need title, or those of the challenge"):
+        Predictor("tfidf").predict(tmp_path / "named.csv")
     with pytest.raises(KitError, match="There are no items to predict"):
         Predictor("tfidf").predict([])
     with pytest.raises(KitError, match="is the table of the items"):

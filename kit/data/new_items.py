@@ -30,7 +30,8 @@ def read_new_items(
     be read has the path None.
 
     The columns of `items` are those of `description`, if a catalogue was learned from, otherwise those of the
-    challenge's X files, of either edition; or else `title`, `description`, `image` and `id`, of which one is enough.
+    challenge's X files, of either edition; or else `title`, `description`, `image` and `id`, of which a file must have
+    the title (or the image, if no text is read), and dictionaries any.
     `images`: the folder in which the images' paths start, or in which the challenge's images are; by default the
     table's. Raise KitError if there is no such table, or if it lacks those columns.
     """
@@ -45,7 +46,7 @@ def read_new_items(
         folder = images or (Path.cwd() if path is None else path.parent)
         frame, name = _read_challenge_rows(table, found, folder), found["id"]
     else:
-        columns = _find_columns(headers, description, path)
+        columns = _find_columns(headers, description, path, sides)
         start = images or columns.image_folder(str(path or columns.items))
         frame, name = read_rows(table, columns, start, collect=True), columns.key
     _look_at_images(frame, sides)
@@ -78,12 +79,15 @@ def _find_edition(headers: list[list[str]]) -> dict[str, str] | None:
     return None
 
 
-def _find_columns(headers: list[list[str]], description: Description | None, path: Path | None) -> Description:
+def _find_columns(
+    headers: list[list[str]], description: Description | None, path: Path | None, sides: Sequence[str]
+) -> Description:
     """Return what the columns mean: as a catalogue describes them, or else by their PLAIN names.
 
-    A table must have all columns of a catalogue, except the ids; of dictionaries and frames those that are there count.
-    Raise KitError if there are none.
+    A table must have all columns of a catalogue, except the ids, or else `title`, or `image` for a model of images
+    alone; of dictionaries and frames those that are there count. Raise KitError if there are none.
     """
+    enough = {*PLAIN[:3]} if path is None else {"title" if "text" in sides else "image"}
     own = description and {*filter(None, (description.title, *description.text, *description.image))}
     if description and path:  # whose reader names the column that the table lacks
         fitting = [header for header in headers if own and own <= {*header}]
@@ -93,12 +97,13 @@ def _find_columns(headers: list[list[str]], description: Description | None, pat
         present = own and own & {*header}
         if description and present and (present == own or not present <= {*PLAIN}):
             return _restrict(description, header)
-        if {*PLAIN[:3]} & {*header}:
+        if enough & {*header}:
             return _restrict(Description("", "", PLAIN[0], PLAIN[1:2], PLAIN[2:3], PLAIN[3]), header)
     columns = shorten(max(headers, key=len), 20) or "(none)"
     instead = f"the catalogue's ({', '.join(sorted(own))})" if own else "those of the challenge's X files"
     raise KitError(
-        f"The items have the columns {columns}, and need title, description or image, or {instead}: rename them."
+        f"The items have the columns {columns}, and need {' or '.join(sorted(enough, key=PLAIN.index))}, or {instead}: "
+        "rename them."
     )
 
 

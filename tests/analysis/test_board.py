@@ -124,7 +124,7 @@ def test_a_comparison_names_a_catalogues_items_by_their_own_ids(root, tmp_path):
 
 def test_one_run_is_shown(runs, capsys):
     assert cli.main(["runs", "show", "s-flaubert-resnet152"]) == 0
-    text = capsys.readouterr().out
+    text = " ".join(capsys.readouterr().out.split())  # lines break at the terminal's width
     assert "text flaubert, lr 0.02" in text and "weighted F1" in text and "The worst classes:" in text
     assert "oof.parquet (" in text
     assert cli.main(["runs", "show", "broken"]) == 0
