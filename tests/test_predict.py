@@ -168,6 +168,17 @@ def test_texts_alone_are_enough_for_a_model_of_texts(data):
     assert found["label"].isna().tolist() == [False, True] and found.columns[0] == "row"
 
 
+@pytest.mark.parametrize("items", [{"title": "livre"}, ["livre rouge"], [("livre", "rouge")], None])
+def test_what_is_no_list_of_dictionaries_is_refused(items):
+    with pytest.raises(KitError, match="pass one per item"):
+        Predictor("tfidf").predict(items)
+
+
+def test_dictionaries_keep_long_ids_and_half_an_emoji_stops_nothing():
+    found = Predictor("tfidf").predict([{"id": 2**53 + 1, "title": "livre \ud83d"}, {"title": "rouge"}])
+    assert found["id"].tolist() == [str(2**53 + 1), ""] and found["label"].notna().all()
+
+
 CODE = """
 import sys
 from kit import Predictor
