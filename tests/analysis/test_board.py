@@ -15,6 +15,7 @@ from kit.analysis.board import board, compare, duration, tell_board
 from kit.config import EnsembleConfig, train_config
 from kit.core.exceptions import KitError
 from kit.core.files import write_json
+from kit.data.items import challenge_of
 from kit.metrics import macro_f1, weighted_f1
 from kit.runs import open_run
 from kit.studies.study_runs import members
@@ -106,6 +107,17 @@ def test_two_runs_are_compared_item_by_item(runs, capsys):
     fake(config, 0.5, items=30)
     with pytest.raises(KitError, match="validate different items"):
         compare(one, "elsewhere")
+
+
+def test_items_that_have_changed_are_not_compared(runs, monkeypatch):
+    def changed(run, **options):
+        challenge = challenge_of(run, **options)
+        labels = np.roll(challenge.train["label"], 1)
+        return dataclasses.replace(challenge, train=challenge.train.assign(label=labels))
+
+    monkeypatch.setattr("kit.analysis.board.challenge_of", changed)
+    with pytest.raises(KitError, match="has changed since"):
+        compare("s-camembert-resnet152", "s-flaubert-resnet152")
 
 
 def test_one_run_is_shown(runs, capsys):
