@@ -228,6 +228,10 @@ def test_a_damaged_export_is_refused(tmp_path):
     weights.unlink()
     with pytest.raises(KitError, match=r"model-1.safetensors is missing"):
         Predictor(folder)
+    (folder / "export.json").rename(tmp_path / "hidden")
+    with pytest.raises(KitError, match=r"export.json is missing"):
+        Predictor(folder)
+    (tmp_path / "hidden").rename(folder / "export.json")
     (folder / "SHA256SUMS").write_text("")
     with pytest.raises(KitError, match=r"SHA256SUMS is cut short"):
         Predictor(folder)
@@ -244,6 +248,9 @@ def test_runs_that_cannot_predict_say_so(data, root, backbones, tmp_path):
     (tmp_path / "hidden").rename(weights)
     with pytest.raises(KitError, match=r"There is no run 'none'"):
         Predictor("none")
+    for path in (tmp_path / "elsewhere" / "tfidf", ""):  # not the run of that name, and not the newest one
+        with pytest.raises(KitError, match=r"is neither the folder of a run nor"):
+            Predictor(path)
     with pytest.raises(KitError, match=r"and need title, description or image, or those of the challenge"):
         Predictor("tfidf").predict([{"name": "livre"}])
     with pytest.raises(KitError, match="is the table of the items"):
