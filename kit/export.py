@@ -71,9 +71,14 @@ def open_source(run: str | Path) -> Source:
     Raise KitError if there is no such run, if it is not finished, or if something that it needs is missing or damaged.
     """
     place = Path(run).expanduser()
-    if (place / MANIFEST).is_file():
+    if (place / MANIFEST).is_file() or (place / SUMS).is_file():
         return _open_export(place.resolve())
-    found = run_at(place.resolve()) if (place / "config.json").is_file() else find_run(place.name)
+    if (place / "config.json").is_file():
+        found = run_at(place.resolve())
+    elif place.name and place.parent in (Path(), Path("runs"), runs_folder()):
+        found = find_run(place.name)
+    else:  # not the run that happens to have the name of that folder
+        raise KitError(f"{place} is neither the folder of a run nor one of kit export: check the path, or name a run.")
     found.require()
     members = _members(found)
     if isinstance(found, EnsembleRun) and found.folder.parent == runs_folder() and not is_current(found):

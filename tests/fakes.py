@@ -12,11 +12,12 @@ from kit.studies.study_runs import ablations, baselines, members
 VALUES = {"study": "s", "text": "camembert", "image": "resnet152", "recipe": "paper"}
 
 
-def fake(config, right: float, seed: int = 0, data="f", items: int = 36, **summary) -> None:
-    """A finished run that predicts the share `right` of the tiny catalogue's training items."""
-    random = np.random.default_rng(seed)
-    codes = [10, 40, 2705]
-    frame = pd.DataFrame({"id": range(items), "label": [codes[i % 3] for i in range(items)], "fold": 0})
+def fake(config, right: float, seed: int = 0, data="f", items: int = 36, first=0, codes=(10, 40, 2705), **summary):
+    """A finished run that predicts the share `right` of the tiny catalogue's training items, whose ids start at
+    `first`.
+    """
+    random, codes = np.random.default_rng(seed), list(codes)
+    frame = pd.DataFrame({"id": range(first, first + items), "label": [codes[i % 3] for i in range(items)], "fold": 0})
     shown = np.where(random.random(items) < right, np.arange(items) % 3, (np.arange(items) + 1) % 3)
     values = np.full((items, 3), 0.1)
     values[np.arange(items), shown] = 0.8

@@ -168,6 +168,17 @@ def test_texts_alone_are_enough_for_a_model_of_texts(data):
     assert found["label"].isna().tolist() == [False, True] and found.columns[0] == "row"
 
 
+@pytest.mark.parametrize("items", [{"title": "livre"}, ["livre rouge"], [("livre", "rouge")], None])
+def test_what_is_no_list_of_dictionaries_is_refused(items):
+    with pytest.raises(KitError, match="pass one per item"):
+        Predictor("tfidf").predict(items)
+
+
+def test_dictionaries_keep_long_ids_and_half_an_emoji_stops_nothing():
+    found = Predictor("tfidf").predict([{"id": 2**53 + 1, "title": "livre \ud83d"}, {"title": "rouge"}])
+    assert found["id"].tolist() == [str(2**53 + 1), ""] and found["label"].notna().all()
+
+
 CODE = """
 import sys
 from kit import Predictor
@@ -217,6 +228,10 @@ def test_a_damaged_export_is_refused(tmp_path):
     weights.unlink()
     with pytest.raises(KitError, match=r"model-1.safetensors is missing"):
         Predictor(folder)
+    (folder / "export.json").rename(tmp_path / "hidden")
+    with pytest.raises(KitError, match=r"export.json is missing"):
+        Predictor(folder)
+    (tmp_path / "hidden").rename(folder / "export.json")
     (folder / "SHA256SUMS").write_text("")
     with pytest.raises(KitError, match=r"SHA256SUMS is cut short"):
         Predictor(folder)
@@ -233,6 +248,9 @@ def test_runs_that_cannot_predict_say_so(data, root, backbones, tmp_path):
     (tmp_path / "hidden").rename(weights)
     with pytest.raises(KitError, match=r"There is no run 'none'"):
         Predictor("none")
+    for path in (tmp_path / "elsewhere" / "tfidf", ""):  # not the run of that name, and not the newest one
+        with pytest.raises(KitError, match=r"is neither the folder of a run nor"):
+            Predictor(path)
     with pytest.raises(KitError, match=r"and need title or description or image, or those of the challenge"):
         Predictor("tfidf").predict([{"name": "livre"}])
     pd.DataFrame({"name": ["livre"], "description": ["rouge"]}).to_csv(tmp_path / "named.csv", index=False)

@@ -83,7 +83,8 @@ def compare(first: str, second: str) -> tuple[Estimate, pd.DataFrame]:
     """Return how much macro-F1 `second` gains on `first`, paired on the same items, and the items that flip: those that
     one of them gets right and the other wrong, with id, title, the true class, and what each predicts.
 
-    Raise KitError if the runs were not scored on the same items, or their challenge folder cannot be read.
+    Raise KitError if the runs were not scored on the same items, or their challenge folder cannot be read or has
+    changed.
     """
     one, other = open_run(first), open_run(second)
     gained = gain([other], [one])
@@ -92,13 +93,14 @@ def compare(first: str, second: str) -> tuple[Estimate, pd.DataFrame]:
     sides = [predicted_codes(run, ids, first) for run in (one, other)]
     flips = np.flatnonzero((sides[0] == true) != (sides[1] == true))
     challenge = challenge_of(one, images="ignore")
-    items = challenge.train.set_index("id").reindex(ids)
-    named = {"id": np.array(items.get("key", ids)), "title": items["title"].to_numpy()}  # key: a catalogue's own ids
+    errors = read_errors(one, challenge)
+    keys = challenge.train.set_index("id").reindex(ids).get("key", ids)  # a catalogue's own ids
     columns = dict(zip(("true", "A", "B"), (true, *sides), strict=True))
+    named = {"id": np.array(keys), "title": errors.items["title"]}
     table = pd.DataFrame({**named, **columns, "gets it right": ""}).iloc[flips]
     table["gets it right"] = np.where(table["B"] == table["true"], "B", "A")
     for side in columns:
-        table[side] = [f"{code} {challenge.names.get(code, '')}".strip() for code in table[side]]
+        table[side] = [f"{code} {errors.names.get(code, '')}".strip() for code in table[side]]
     return gained, table.sort_values("gets it right", kind="stable", ignore_index=True)
 
 

@@ -15,7 +15,7 @@ def suspect_labels(probabilities: np.ndarray, labels: np.ndarray) -> np.ndarray:
 
     `probabilities` `[N, K]` of models that did not learn from the item · `labels` `[N]`: class indices. A class is
     confident of an item if its probability is at least what it is on average for items that have this label; of several
-    such classes the most probable counts. This is how cleanlab counts wrong labels.
+    such classes the most probable counts, in a tie its own label. This is how cleanlab counts wrong labels.
     """
     classes = probabilities.shape[1]
     counts = np.bincount(labels, minlength=classes)
@@ -23,7 +23,8 @@ def suspect_labels(probabilities: np.ndarray, labels: np.ndarray) -> np.ndarray:
     np.add.at(sums, labels, probabilities[np.arange(len(labels)), labels])
     thresholds = np.where(counts > 0, sums / np.maximum(counts, 1), np.inf)  # a class without items is never confident
     confident = np.where(probabilities >= thresholds, probabilities, -1.0)
-    return np.where(confident.max(1) >= 0, confident.argmax(1), labels)
+    own = confident[np.arange(len(labels)), labels]  # -1 if its class is not confident
+    return np.where(own == confident.max(1), labels, confident.argmax(1))
 
 
 def label_issues(run: Run, errors: Errors) -> pd.DataFrame:

@@ -26,7 +26,7 @@ from kit.core.paths import resolve
 from kit.data.table import PLAIN_NUMBER, WHOLE_NUMBER, read_delimited
 
 FILE = "catalogue.json"
-UNKNOWN = {"", "nan", "none", "null", "<na>"}  # what programs write for a label that is not known
+UNKNOWN = {"", "nan", "none", "null", "<na>", "n/a", "#n/a"}  # what programs write for a label that is not known
 SEVERAL = "|"  # between the images of one cell
 Table: TypeAlias = str | Path | pd.DataFrame  # a path, or a frame in memory
 DESCRIBE = "describe the catalogue again with kit catalogue"
@@ -242,7 +242,7 @@ class Rows:
 
     def _images(self, row: int) -> list[str]:
         cells = [cell for name in self.description.image for cell in self.texts[name][row].split(SEVERAL)]
-        return [cell.strip() for cell in cells if cell.strip()]
+        return [cell.strip().replace("\\", "/") for cell in cells if cell.strip()]  # as Windows writes paths
 
 
 def require_columns(name: str, columns: Sequence[str], wanted: Sequence[str]) -> None:
@@ -282,7 +282,8 @@ def _as_texts(values: pd.Series, column: str, rows: Rows) -> list[str]:
             )
         if isinstance(value, (float, np.floating)) and float(value).is_integer():
             value = int(value)
-        texts.append("" if pd.isna(value) else str(value))
+        text = "" if pd.isna(value) else str(value)
+        texts.append(text.encode(errors="replace").decode())  # half of an emoji, cut off in JSON, becomes "?"
     return texts
 
 

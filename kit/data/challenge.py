@@ -5,6 +5,7 @@ import hashlib
 import os
 import re
 import warnings
+from collections import Counter
 from dataclasses import dataclass
 from fnmatch import fnmatch
 from pathlib import Path
@@ -312,6 +313,9 @@ def summarise(folder: Path) -> str:
     counts = train["class"].value_counts()
     if len(few := counts.index[counts < 2]):
         parts.append(f"Training needs two items per class: {shorten(few)} has one; add items or remove those rows.")
+    spellings = Counter(label.casefold() for label in counts.index)
+    if cased := sorted(label for label in counts.index if spellings[label.casefold()] > 1):
+        parts.append(f"Labels that differ only in case are classes of their own: {shorten(cased)}; write each one way.")
     if (several := train["image_paths"].str.len() > 1).any():
         parts.append(f"{several.sum():,} items have several images: only the first of each is used.")
     return "\n".join(parts)

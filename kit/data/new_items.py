@@ -35,7 +35,7 @@ def read_new_items(
     `images`: the folder in which the images' paths start, or in which the challenge's images are; by default the
     table's. Raise KitError if there is no such table, or if it lacks those columns.
     """
-    table = items if isinstance(items, (str, Path, pd.DataFrame)) else pd.DataFrame([dict(item) for item in items])
+    table = items if isinstance(items, (str, Path, pd.DataFrame)) else _frame(items)
     path = None if isinstance(table, pd.DataFrame) else Path(table)
     if isinstance(table, pd.DataFrame) and not len(table):
         raise KitError("There are no items to predict; give at least one.")
@@ -51,6 +51,16 @@ def read_new_items(
         frame, name = read_rows(table, columns, start, collect=True), columns.key
     _look_at_images(frame, sides)
     return frame, name or "id"
+
+
+def _frame(items: Sequence[Mapping]) -> pd.DataFrame:
+    """Return dictionaries as a frame, with their values as they are: a column of numbers would round a long id."""
+    try:
+        return pd.DataFrame([dict(item) for item in items], dtype=object)
+    except (TypeError, ValueError):
+        raise KitError(
+            "The items are no list of dictionaries: pass one per item, such as [{'title': 'Lampe'}], a frame or a path."
+        ) from None
 
 
 def _headers(table: Table) -> list[list[str]]:

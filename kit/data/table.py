@@ -107,7 +107,8 @@ def read_delimited(
         raise KitError(
             f"{name}, line {opened}: a field begins with a quotation mark that is never closed; remove or close it."
         )
-    width, records = len(headers[sep]), records[1:]
+    start = next(number for number, record in enumerate(records) if "".join(record.fields).strip())  # the header
+    width, records = len(headers[sep]), records[start + 1 :]
     places, faults = [headers[sep].index(column) for column in columns], {}
     for number, record in enumerate(records):
         if len(record.fields) != width:

@@ -6,6 +6,7 @@ includes its best member alone. All that a rung leaves is run folders and the su
 """
 
 import argparse
+import math
 import signal
 import sys
 import time
@@ -19,7 +20,7 @@ from kit.core.exceptions import KitError
 from kit.core.paths import submissions_folder
 from kit.data.challenge import read_challenge
 from kit.data.items import challenge_of, read_items
-from kit.runs import Run, open_run, prepare_run
+from kit.runs import Run, TrainingRun, open_run, prepare_run
 from kit.stacking.ensemble import ensemble_config, stack
 from kit.studies.choice import choose, expectation
 from kit.studies.pace import duration, in_words, items_per_fold
@@ -93,6 +94,8 @@ class Ladder:
     def __init__(self, study: str, values: dict, pairs: list[tuple[str, str]], seeds: int, again: bool):
         self.study, self.started = study, time.monotonic()
         first, *others = rungs(study, values, pairs, seeds)
+        if isinstance(open_run(study), TrainingRun):
+            raise KitError(f"The run {study!r} is a training, and the study's stack would have its name: pass --study.")
         if not read_challenge(values["data"], False, False, images="ignore").test:
             raise KitError(f"{values['data']} has no test file, so there is nothing to submit; add it to the folder.")
         self.configs = [config for rung in (first, *others) for config in rung.configs]
@@ -210,6 +213,8 @@ def run_ladder(options: argparse.Namespace) -> int:
     """Climb the ladder as `add_options` describes it; return the exit status."""
     values = read_fields(options.p, again=bool) | {"data": options.data, "recipe": options.recipe}
     again = values.pop("again", False)
+    if options.max_minutes is not None and not 0 <= options.max_minutes < math.inf:
+        raise KitError(f"max_minutes={options.max_minutes} is no number of minutes: leave it out for no limit.")
     train_config(**values)  # refuses an unknown recipe
     texts, images = ([name for name in names.split(",") if name] for names in (options.texts, options.images))
     usual = PAIRS[options.recipe]

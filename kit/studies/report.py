@@ -3,6 +3,7 @@
 It is made from the study's run folders and the items of its challenge folder; nothing is trained.
 """
 
+import re
 import sys
 from collections.abc import Callable
 from functools import partial
@@ -77,13 +78,13 @@ def write_report(study: str) -> Path:
         *_failures(settings),
         f"Analysed and submitted: {choice.why} {expectation(final)}".rstrip(),
         *_section("What held up", claims.mark(held_up), claims.LEGEND),
-        *_section("Table 1: models", tables.models(study, answers), BESIDE_PAPER, _table(tables.paper_models())),
+        *_section("Table 1: models", tables.models(study, answers), BESIDE_PAPER, as_markdown(tables.paper_models())),
         *_section(
             "Baselines",
             compared,
             f"The paper reports only its best fusion: {PAPER_BASELINE:.2f}.",
             tables.explain_own_gain(compared),
-            _table(tables.own_gain(compared)),
+            as_markdown(tables.own_gain(compared)),
         ),
         *_section(
             "Table 2: ablations",
@@ -96,7 +97,7 @@ def write_report(study: str) -> Path:
             "Table 3: ensembles",
             tables.ensembles(study, answers),
             "The paper's:",
-            _table(tables.paper_ensembles()),
+            as_markdown(tables.paper_ensembles()),
         ),
         *_section(f"Table 4: does a missing description hurt? ({final.name})", tables.descriptions(errors)),
         *_figures(folder / "figures", challenge, errors),
@@ -179,7 +180,7 @@ def _how_to_read(
 
 def _section(title: str, table: pd.DataFrame, *rest: str) -> list[str]:
     """Return a section whose table has rows; nothing if it has none."""
-    return [] if table.empty else [f"## {title}", _table(table), *rest]
+    return [] if table.empty else [f"## {title}", as_markdown(table), *rest]
 
 
 def _figures(folder: Path, challenge: Challenge, errors: Errors) -> list[str]:
@@ -197,6 +198,7 @@ def _figures(folder: Path, challenge: Challenge, errors: Errors) -> list[str]:
     return shown
 
 
+MARKDOWN = re.compile(r"[\\|*`\[]")  # what would format or end a cell; classes may have such names
 FIGURES = {
     "figure2": "Figure 2: items",
     "figure3": "Figure 3: text length",
@@ -282,9 +284,10 @@ def _failures(settings: dict) -> list[str]:
     return [f"**Missing: {name}.** {sentence}" for name, sentence in failed.items() if not open_run(name).finished]
 
 
-def _table(frame: pd.DataFrame) -> str:
+def as_markdown(frame: pd.DataFrame) -> str:
+    """Return a frame as a table of Markdown that shows each value as it is, without the columns that are empty."""
     if frame.empty:
         return ""
     frame = frame.loc[:, (frame.astype(str) != "").any()]
-    cells = frame.map(lambda value: "" if value is None else str(value).replace("|", "\\|").replace("\n", " "))
+    cells = frame.map(lambda value: "" if value is None else MARKDOWN.sub(r"\\\g<0>", " ".join(str(value).split())))
     return cells.to_markdown(index=False, disable_numparse=True)

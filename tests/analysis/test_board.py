@@ -17,6 +17,8 @@ from kit.config import EnsembleConfig, train_config
 from kit.core.exceptions import KitError
 from kit.core.files import write_json
 from kit.data.catalogue import describe
+from kit.data.challenge import read_challenge
+from kit.data.items import challenge_of
 from kit.metrics import macro_f1, weighted_f1
 from kit.runs import open_run
 from kit.studies.study_runs import members
@@ -117,9 +119,20 @@ def test_a_comparison_names_a_catalogues_items_by_their_own_ids(root, tmp_path):
     frame = pd.DataFrame({"sku": [f"S-{i}" for i in range(36)], "name": "chaise", "kind": ["a", "b", "c"] * 12})
     data = str(describe(frame, title="name", label="kind", id="sku", out=tmp_path / "own"))
     for name, right in {"good": 1.0, "bad": 0.0}.items():
-        fake(train_config(run=name, data=data, system="text"), right)
+        fake(train_config(run=name, data=data, system="text"), right, first=1, codes=read_challenge(data).classes)
     _, flips = compare("good", "bad")
-    assert flips["id"].tolist()[1:] == frame["sku"].tolist()[:-1]  # a fake's ids start at 0, a catalogue's rows at 1
+    assert flips["id"].tolist() == frame["sku"].tolist()
+
+
+def test_items_that_have_changed_are_not_compared(runs, monkeypatch):
+    def changed(run, **options):
+        challenge = challenge_of(run, **options)
+        labels = np.roll(challenge.train["label"], 1)
+        return dataclasses.replace(challenge, train=challenge.train.assign(label=labels))
+
+    monkeypatch.setattr("kit.analysis.board.challenge_of", changed)
+    with pytest.raises(KitError, match="has changed since"):
+        compare("s-camembert-resnet152", "s-flaubert-resnet152")
 
 
 def test_one_run_is_shown(runs, capsys):

@@ -35,6 +35,12 @@ def test_a_class_without_items_is_never_the_probable_one():
     assert 2 not in suspect_labels(probabilities, np.array([0, 1, 0]))
 
 
+def test_a_tie_keeps_the_label():
+    probabilities = np.array([[0.5, 0.5], [0.5, 0.5], [0.9, 0.1], [0.1, 0.9]])  # as votes of neighbours
+    labels = np.array([0, 1, 1, 0])
+    assert suspect_labels(probabilities, labels).tolist() == [0, 1, 0, 1]
+
+
 def test_the_surest_come_first():
     probabilities, labels, _ = planted(0.1)
 

@@ -90,6 +90,19 @@ def test_separators_and_encodings(folder, sep):
     ]
 
 
+def test_empty_rows_above_the_header_are_no_items(folder):
+    put(folder, ";;\r\n ;;\r\nsku;name;category\r\n1;a;x\r\n2;b;x\r\n3;c;y\r\n4;d;y\r\n")
+    out = describe(folder / "items.csv", title="name", label="category", id="sku", out=folder / "out")
+    assert read_challenge(out).train["key"].tolist() == ["1", "2", "3", "4"]
+    assert read_rows(folder / "items.csv", read_description(out))["title"].tolist() == [*"abcd"]
+
+
+def test_half_an_emoji_becomes_a_question_mark(folder):
+    table = pd.DataFrame({"name": ["a \ud83d", "b", "c 💡", "d"], "kind": [*"xxyy"]}, dtype=object)
+    out = describe(table, title="name", label="kind", out=folder / "out")
+    assert read_challenge(out).train["title"].tolist() == ["a ?", "b", "c 💡", "d"]
+
+
 def test_parquet_and_frames(folder):
     table = pd.DataFrame(
         {
@@ -145,6 +158,7 @@ def test_columns_at_fault(folder, options, words):
         (ITEMS.replace("b.png,Mugs", "b.png,NaN"), ["line 3: category is 'NaN'", "as --test"]),
         (ITEMS.replace(",Mugs", ", "), ["line 2: category is ' '", "and 1 more like it: line 3", "as --test"]),
         (ITEMS.replace("b.png,Mugs", "b.png,None"), ["line 3: category is 'None'"]),
+        (ITEMS.replace("b.png,Mugs", "b.png,#N/A"), ["line 3: category is '#N/A'"]),
         (ITEMS.replace("b.png,Mugs", "b.png,Mugs "), ["'Mugs' and 'Mugs '", "probably the same", "1 and 1 rows"]),
         (ITEMS.replace('"Lampes, lustres"', "Mugs"), ["All 4 rows", "'Mugs'", "nothing to classify"]),
         (ITEMS.replace("b.png,Mugs", "b.png,Bols"), ["3 different labels in 4 rows", "single item"]),
@@ -186,6 +200,12 @@ def test_images_that_are_missing(folder, root):
     assert read_challenge(out, images="leave").train["image_path"].isna().tolist() == [False, True, False, True]
     with pytest.warns(UserWarning, match="-p missing blank"):
         read_challenge(out, images="warn")
+
+
+def test_image_paths_from_windows(folder, root):
+    put(folder, ITEMS.replace("sub/c.png|a.png", r".\sub\c.png|a.png"))
+    out = describe(folder / "items.csv", **COLUMNS, out=root / "mine")
+    assert read_challenge(out).train["image_path"].notna().all()
 
 
 def test_rows_with_their_problems(folder, root):
@@ -248,6 +268,10 @@ def test_the_command(folder, root, monkeypatch, capsys):
     assert "2 of the 4 images" not in told
     assert "1 items have several images: only the first of each is used." in told
     assert f"Next: kit run 01_eda -p data {root / 'data' / 'items'}" in told
+    assert "case" not in told
     assert read_challenge("data/items").test["test"]["key"].tolist() == ["Z-9", "Z-1"]
     assert main(["catalogue", "items.csv", "--label", "kind", *columns]) == 1
     assert capsys.readouterr().err.count("\n") == 1
+    put(folder, "name,category\na,Mug\nb,Mug\nc,mug\nd,mug\n")
+    assert main(["catalogue", "items.csv", "--label", "category", "--title", "name", "--out", "cased"]) == 0
+    assert "Labels that differ only in case are classes of their own: Mug, mug; write" in capsys.readouterr().out

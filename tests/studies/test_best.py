@@ -90,6 +90,8 @@ def test_a_lost_submission_is_written_again(climb):
     assert climb.trained == ["best-tfidf"]
     climb("--max-minutes", "0", "-p", "again", "True")
     assert climb.trained == ["best-tfidf"] * 2
+    assert climb("--study", "best-tfidf") == 1  # its stack would take the place of that training
+    assert climb.trained == ["best-tfidf"] * 2
 
 
 def test_without_time_the_text_alone_is_submitted(climb, capsys):
@@ -142,6 +144,8 @@ def test_wrong_options_are_refused_before_anything_is_trained(climb, capsys, tin
         (["--seeds", "-1"], "seeds=-1 is too small"),
         (["-p", "system", "text"], "-p system cannot be set for a whole study"),
         (["--study", "a/b"], "must be a folder name"),
+        (["--max-minutes", "nan"], "max_minutes=nan is no number of minutes"),
+        (["--max-minutes", "-1"], "max_minutes=-1.0 is no number of minutes"),
     ):
         assert climb(*options) == 1
         assert sentence in capsys.readouterr().err

@@ -21,8 +21,8 @@ from kit.core.exceptions import KitError
 from kit.core.files import write_json
 from kit.core.paths import submissions_folder
 from kit.studies.choice import chosen
-from kit.studies.report import write_report
-from kit.studies.site import notebook_body
+from kit.studies.report import as_markdown, write_report
+from kit.studies.site import notebook_body, report_body
 
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
 LONG = "Accessoires\U0001f381" * 20  # no space to break at
@@ -117,6 +117,12 @@ def test_every_link_and_picture_is_there_and_nothing_comes_from_outside(site):
     assert "<code>\\begin{none}</code>" in notebook
     assert notebook.count('class="formula"') == 3  # one line of an aligned block each
     assert 'alt="Figure: 1 · A notebook"' in notebook
+
+
+def test_names_in_the_reports_tables_are_shown_as_they_are(tmp_path):
+    names = ["Mugs | Bols", r"a\|b", "5*3 cm, 4*2", "[x](y)", "![p](http://x/y.png)", "`code`", "a\\", "<b>", "T_s_r"]
+    text = report_body(as_markdown(pd.DataFrame({"name": names, "n": range(len(names))})), tmp_path)
+    assert [html.unescape(cell) for cell in re.findall(r"<td[^>]*>(.*?)</td>", text)][::2] == names
 
 
 def test_the_report_answers_first(site):
