@@ -113,6 +113,8 @@ def read_delimited(
     for number, record in enumerate(records):
         if len(record.fields) != width:
             faults[number] = f"{len(record.fields)} fields, not {width}"
+        elif width > 1 and [field.strip() for field in record.fields] == headers[sep]:
+            faults[number] = "the header again, as in files put one after the other"
         elif any(_holds_rows(field, place, width, sep) for place, field in enumerate(record.fields)):
             faults[number] = f"a field in quotation marks goes on to line {record.last} and seems to hold further rows"
         record.fields.extend([""] * (width - len(record.fields)))

@@ -169,6 +169,7 @@ def test_columns_at_fault(folder, options, words):
         (ITEMS.replace("B-2,NaN", 'B-2,"NaN'), ["line 3: 2 fields, not 6", "quotation marks"]),
         (ITEMS + 'E-5,Bol,"x,,,Mugs\n', ["line 7", "never closed"]),
         ('sku,name,category\n1,"a,x\n2,b,y\n3,c",x\n4,d,y\n5,e,x\n6,f,y\n', ["line 2", "hold further rows", "line 4"]),
+        (ITEMS + ITEMS.replace("-", "+"), ["line 7: the header again"]),
         ("x\n1\n", ["no column"]),
         ("sku;name,category\n1;a,x\n", ["a comma or a semicolon", "'sku;name,category'"]),
     ],
