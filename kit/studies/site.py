@@ -98,6 +98,8 @@ def notebook_body(path: Path, pages: Mapping[str, str]) -> str:
             heading = next(iter(re.findall(r"^#+ (.*)$", cell.source, re.MULTILINE)), heading)
             cell.source = _formulas(_links(cell.source, pages))
         for output in cell.get("outputs", ()):
+            if "text/markdown" in output.get("data", {}):
+                output.data["text/markdown"] = _formulas(_links("".join(output.data["text/markdown"]), pages))
             if "image/png" in output.get("data", {}):
                 shown = output.metadata.setdefault("image/png", {})
                 shown.setdefault("alt", f"Figure: {heading}")

@@ -53,6 +53,8 @@ def notebook(path: Path, picture: bytes) -> None:
         output("execute_result", data={"text/html": table.to_html(), "text/plain": "a table"}),
         output("error", ename="KitError", evalue="wrong", traceback=[f"\x1b[31mKitError\x1b[0m: {LONG}"]),
     ]
+    shown = {"text/markdown": r"$$C = \tanh(T W I^\top) \tag{3}$$"}
+    outputs.append(output("display_data", data=shown))
     code = nbformat.v4.new_code_cell("answer = 42  # " + "a long line " * 30, outputs=outputs)
     made = nbformat.v4.new_notebook(cells=[nbformat.v4.new_markdown_cell(MARKDOWN), code])
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -115,7 +117,7 @@ def test_every_link_and_picture_is_there_and_nothing_comes_from_outside(site):
     assert "see 05_ensemble, " in notebook and "the manual." in notebook  # they have no page: text
     assert 'alt="C = \\tanh(T W_b I^\\top)"' in notebook and "<code>$2</code>" in notebook
     assert "<code>\\begin{none}</code>" in notebook
-    assert notebook.count('class="formula"') == 3  # one line of an aligned block each
+    assert notebook.count('class="formula"') == 4  # one per line of an aligned block, one in a cell's output
     assert 'alt="Figure: 1 · A notebook"' in notebook
 
 
