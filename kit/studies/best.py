@@ -214,7 +214,7 @@ def run_ladder(options: argparse.Namespace) -> int:
     values = read_fields(options.p, again=bool) | {"data": options.data, "recipe": options.recipe}
     again = values.pop("again", False)
     if options.max_minutes is not None and not 0 <= options.max_minutes < math.inf:
-        raise KitError(f"max_minutes={options.max_minutes} is no number of minutes: leave it out for no limit.")
+        raise KitError(f"max_minutes={options.max_minutes} is not a number of minutes: leave it out for no limit.")
     train_config(**values)  # refuses an unknown recipe
     texts, images = ([name for name in names.split(",") if name] for names in (options.texts, options.images))
     usual = PAIRS[options.recipe]

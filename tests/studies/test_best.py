@@ -144,8 +144,8 @@ def test_wrong_options_are_refused_before_anything_is_trained(climb, capsys, tin
         (["--seeds", "-1"], "seeds=-1 is too small"),
         (["-p", "system", "text"], "-p system cannot be set for a whole study"),
         (["--study", "a/b"], "must be a folder name"),
-        (["--max-minutes", "nan"], "max_minutes=nan is no number of minutes"),
-        (["--max-minutes", "-1"], "max_minutes=-1.0 is no number of minutes"),
+        (["--max-minutes", "nan"], "max_minutes=nan is not a number of minutes"),
+        (["--max-minutes", "-1"], "max_minutes=-1.0 is not a number of minutes"),
     ):
         assert climb(*options) == 1
         assert sentence in capsys.readouterr().err
