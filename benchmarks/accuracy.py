@@ -6,24 +6,20 @@ them to benchmarks/results/accuracy.txt. The answers of the test part are read h
 N items · S seeds
 """
 
-import os
-import platform
-from pathlib import Path
-
 import numpy as np
 import pandas as pd
+from measure import RESULTS, machine_line
 
-from kit.analysis.estimates import READING, Answers, Estimate, estimate
+from kit.analysis.estimates import READING, Answers, Estimate, macro_f1_of
 from kit.config import train_config
 from kit.core.files import write_text
 from kit.data.challenge import read_challenge
-from kit.metrics import bootstrap_macro_f1, calibration_error, macro_f1, scores
+from kit.metrics import calibration_error, macro_f1, scores
 from kit.runs import Run, prepare_run
 from kit.stacking.ensemble import ensemble_config, stack
 from kit.studies.report import read_answers
 from kit.training.launch import launch
 
-RESULTS = Path(__file__).resolve().parent / "results"
 DEMO = {"recipe": "demo", "text": "e5_small", "image": "efficientnet_lite0", "study": "accuracy", "curve": False}
 CATALOGUES, SEEDS = ("shop", "emoji"), (0, 1, 2)
 SYSTEMS = {
@@ -82,12 +78,10 @@ def moved(runs: list[Run]) -> str:
 
 def out_of_fold(runs: list[Run]) -> tuple[np.ndarray, np.ndarray]:
     """Return the true codes `[N]` in the order of ids, and what each run predicts `[S, N]`."""
-    frames = [run.predictions("oof") for run in runs]
-    orders = [frame["id"].to_numpy().argsort() for frame, _, _ in frames]
-    predicted = [
-        np.array(codes)[values.argmax(1)[rows]] for (_, codes, values), rows in zip(frames, orders, strict=True)
-    ]
-    return frames[0][0]["label"].to_numpy()[orders[0]], np.stack(predicted)
+    frames = [run.read_oof() for run in runs]
+    labels = frames[0][0]["label"].sort_index()
+    predicted = [values.idxmax(axis=1).loc[labels.index].to_numpy() for _, values in frames]
+    return labels.to_numpy(), np.stack(predicted)
 
 
 def test_part(runs: list[Run], answers: Answers) -> tuple[np.ndarray, np.ndarray]:
@@ -98,9 +92,7 @@ def test_part(runs: list[Run], answers: Answers) -> tuple[np.ndarray, np.ndarray
 
 
 def gain(ours: tuple[np.ndarray, np.ndarray], theirs: tuple[np.ndarray, np.ndarray]) -> Estimate:
-    true, mine, other = ours[0], ours[1], theirs[1]
-    means = [np.mean([macro_f1(true, row) for row in rows]) for rows in (mine, other)]
-    return estimate(means[0] - means[1], bootstrap_macro_f1(true, mine, other), True)
+    return macro_f1_of(*ours, theirs[1])
 
 
 def pooled(gains: list[Estimate]) -> Estimate:
@@ -162,7 +154,7 @@ def main() -> None:
     both = "; ".join(f"{part} {pooled(gains)}" for part, gains in moves.items())
     text = f"{READING}\n{EXPLAIN}\n\n{chr(10).join(tables)}\n"
     text += f"Both catalogues, mean gain of the stack by `best` on the best member: {both}\n"
-    text += f"{platform.machine()}, {os.cpu_count()} cores, Python {platform.python_version()}\n"
+    text += f"{machine_line()}\n"
     print(text)
     write_text(RESULTS / "accuracy.txt", text)
 

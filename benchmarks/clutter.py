@@ -15,15 +15,16 @@ prints a table and writes it, a figure of it and example pages to benchmarks/res
 S seeds · N items
 """
 
-import os
-import platform
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
+from accuracy import out_of_fold, test_part
+from measure import RESULTS, machine_line
 from PIL import Image
 
-from kit.analysis.estimates import Answers, Estimate, estimate
+from kit.analysis.estimates import macro_f1_of
 from kit.analysis.plots import plt
 from kit.config import TrainConfig, train_config
 from kit.core.exceptions import KitError
@@ -32,12 +33,10 @@ from kit.core.paths import cache_folder
 from kit.data.challenge import read_challenge
 from kit.data.images import read_image
 from kit.data.items import read_items
-from kit.metrics import bootstrap_macro_f1, macro_f1
 from kit.runs import TrainingRun, prepare_run
 from kit.studies.report import read_answers
 from kit.training.launch import launch
 
-RESULTS = Path(__file__).resolve().parent / "results"
 PICTURES, CELL, SIDE = (1, 4, 9), 128, 3 * 128
 SEEDS = (0, 1, 2)
 DEMO = {"recipe": "demo", "text": "e5_small", "image": "efficientnet_lite0", "image_size": SIDE, "curve": False}
@@ -105,22 +104,6 @@ def configuration(folder: Path, pictures: int, system: str, seed: int) -> TrainC
     return train_config(**DEMO, **SYSTEMS[system], data=str(folder), study="clutter", run=name, seed=seed)
 
 
-def predictions(runs: list[TrainingRun], part: str, answers: Answers) -> tuple[np.ndarray, np.ndarray]:
-    """Return the true codes `[N]` of the items of `oof` or `test`, and those that each run predicts `[S, N]`."""
-    if part == "oof":
-        frames, codes, values = zip(*(run.predictions("oof") for run in runs), strict=True)
-        return frames[0]["label"].to_numpy(), np.array(codes[0])[np.stack(values).argmax(2)]
-    means = [run.mean_test() for run in runs]
-    true = answers.codes.loc[means[0].index.get_level_values("id")].to_numpy()
-    return true, np.stack([mean.idxmax(axis=1).to_numpy() for mean in means])
-
-
-def score(true: np.ndarray, ours: np.ndarray, theirs: np.ndarray | None = None) -> Estimate:
-    """Return the mean macro-F1 of predictions `[S, N]`, or how much it gains on that of `theirs`."""
-    means = [np.mean([macro_f1(true, row) for row in rows]) for rows in (ours, theirs) if rows is not None]
-    return estimate(means[0] - sum(means[1:]), bootstrap_macro_f1(true, ours, theirs), theirs is not None)
-
-
 def check_folds(run: TrainingRun, frame: pd.DataFrame) -> None:
     """Raise KitError if the run's folds are not those within which the pages were drawn."""
     folds = run.predictions("oof")[0].set_index("id")["fold"]
@@ -173,18 +156,18 @@ def main() -> None:
     for (pictures, system), several in runs.items():
         check_folds(several[0], frames["train"])
         row = {"pictures": pictures, "system": system}
-        for part, label in (("oof", "out of fold"), ("test", "test")):
-            true, ours = predictions(several, part, answers)
-            full = predictions(runs[pictures, FULL], part, answers)[1]
-            row[label] = score(true, ours)
-            row[f"{FULL} gains, {label}"] = "" if system == FULL else score(true, full, ours)
+        for label, predict in {"out of fold": out_of_fold, "test": partial(test_part, answers=answers)}.items():
+            true, ours = predict(several)
+            full = predict(runs[pictures, FULL])[1]
+            row[label] = macro_f1_of(true, ours)
+            row[f"{FULL} gains, {label}"] = "" if system == FULL else macro_f1_of(true, full, ours)
         moved = [run.summary["attention"]["image"]["variation"] for run in several if "attention" in run.summary]
         table.append(row | {"variation": f"{np.mean(moved):.3f}" if moved else ""})
     frame = pd.DataFrame(table)
     text = (
         f"{READING}\n\n{frame.to_string(index=False)}\n\n{len(SEEDS)} seeds (the probe has none), "
         f"{sum(run.summary['seconds'] for several in runs.values() for run in several) / 60:.0f} minutes of training\n"
-        f"{platform.machine()}, {os.cpu_count()} cores, Python {platform.python_version()}\n"
+        f"{machine_line()}\n"
     )
     print(text)
     write_text(RESULTS / "clutter.txt", text)

@@ -5,12 +5,11 @@ writes it to benchmarks/results/distillation.txt. The answers of the test part a
 """
 
 import dataclasses
-import os
-import platform
 
 import numpy as np
 import pandas as pd
-from accuracy import RESULTS, gain, out_of_fold, pooled, test_part
+from accuracy import gain, out_of_fold, pooled, test_part
+from measure import RESULTS, machine_line
 from sklearn.kernel_ridge import KernelRidge
 from sklearn.model_selection import StratifiedKFold, cross_val_predict
 from sklearn.neighbors import KNeighborsClassifier
@@ -105,7 +104,7 @@ def main() -> None:
     both = "".join(f"  {name}: {pooled(several)}\n" for name, several in gains.items())
     text = f"{EXPLAIN}\n\n{pd.DataFrame(rows).to_string(index=False)}\n\nMean of both catalogues:\n{both}\n"
     text += f"{leak()}\n"
-    text += f"{platform.machine()}, {os.cpu_count()} cores, Python {platform.python_version()}\n"
+    text += f"{machine_line()}\n"
     print(text)
     write_text(RESULTS / "distillation.txt", text)
 

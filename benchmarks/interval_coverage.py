@@ -7,12 +7,11 @@ K classes
 """
 
 import argparse
-import os
-import platform
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
+from measure import machine_line
 
 from kit.analysis.errors import Errors, per_class
 from kit.core.files import write_text
@@ -101,7 +100,7 @@ def main() -> None:
         f"is above or below it. After the colon the true macro-F1 of the made-up population. {SAMPLES} resamples. The "
         "kit's: basic bootstrap of the logit of macro-F1, percentiles of a paired gain, Wilson's interval for a class. "
         f"F1 of a class: the mean over {len(shares)} classes.\n\n{table.to_string(index=False)}\n\n"
-        f"{platform.machine()}, {os.cpu_count()} cores, Python {platform.python_version()}\n"
+        f"{machine_line()}\n"
     )
     print(text)
     write_text(HERE / "results" / "coverage.txt", text)

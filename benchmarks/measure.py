@@ -56,6 +56,11 @@ def machine() -> dict:
     }
 
 
+def machine_line() -> str:
+    """Return the machine in a line, for a table whose numbers do not depend on its speed."""
+    return f"{platform.machine()}, {os.cpu_count()} cores, Python {platform.python_version()}"
+
+
 def in_turn(rounds: int, **sides: Callable[[], float]) -> dict[str, list[float]]:
     """Return each side's result of each round. The order alternates (A B, B A, …), so that drift affects both alike."""
     found = {name: [] for name in sides}

@@ -10,18 +10,16 @@ scored on the items held back. A side of noise has the texts, or the images, of 
 N items · K classes · M members
 """
 
-import os
-import platform
 import time
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import torch
 from accelerate import PartialState
+from measure import RESULTS, machine_line
 
-from kit.analysis.estimates import estimate
+from kit.analysis.estimates import macro_f1_of
 from kit.config import train_config
 from kit.core.console import Bar
 from kit.core.files import write_text
@@ -31,7 +29,7 @@ from kit.data.folds import split_evenly, stratified_sample
 from kit.data.images import check_images
 from kit.data.items import read_items
 from kit.data.text import product_texts
-from kit.metrics import bootstrap_macro_f1, macro_f1
+from kit.metrics import macro_f1
 from kit.models.backbones import find_backbones
 from kit.stacking.stackers import METHODS, Single, Tempered
 from kit.training.light import read_inputs
@@ -39,7 +37,6 @@ from kit.training.neighbours import Neighbours
 from kit.training.probe import fit_probe, make_probe
 from kit.training.tfidf import Calibrated, tfidf_model
 
-RESULTS = Path(__file__).resolve().parent / "results"
 MEMBERS = ("tfidf", "text probe", "image probe", "probe", "neighbours")
 SIDE = {"image": ("tfidf", "text probe"), "text": ("image probe",)}  # members without the side of noise
 FOLDS = 3
@@ -158,18 +155,14 @@ def run_task(catalogue: Catalogue, task: Task, seed: int) -> dict:
     ours, picked = best.predict(tests), single.predict(tests)
     row = {"catalogue": catalogue.name, "task": str(task), "learn": len(learn), "scored": len(scored)}
     row |= {"picked": MEMBERS[single.stacker_.weights_.argmax()], "chosen": best.stacker_.chosen_}
-    row |= {"macro-F1": 100 * macro_f1(true, ours), "gain": _gain(true, ours, picked)}
+    row |= {"macro-F1": 100 * macro_f1(true, ours), "gain": macro_f1_of(true, ours, picked)}
     if task.noise:
         good = [MEMBERS.index(name) for name in SIDE[task.noise]]
         method = METHODS["best"](0) if len(good) > 1 else Tempered(Single())
-        row["on the good side alone"] = _gain(
+        row["on the good side alone"] = macro_f1_of(
             true, ours, method.fit(X[:, good], positions, groups[learn]).predict(tests[:, good])
         )
     return row
-
-
-def _gain(true: np.ndarray, ours: np.ndarray, theirs: np.ndarray):
-    return estimate(macro_f1(true, ours) - macro_f1(true, theirs), bootstrap_macro_f1(true, ours, theirs), True)
 
 
 def main() -> None:
@@ -190,8 +183,7 @@ def main() -> None:
         f"smallest {gains.min():+.1f}, {(gains > 0).sum()} above 0, {(gains < 0).sum()} below.\n"
         f"Tasks whose interval lies below -1: {len(below)}. "
         f"Tasks with noise whose interval lies below the good side alone: {len(lost)}.\n"
-        f"{time.process_time() - started:.0f} CPU seconds; {platform.machine()}, {os.cpu_count()} cores, "
-        f"Python {platform.python_version()}\n"
+        f"{time.process_time() - started:.0f} CPU seconds; {machine_line()}\n"
     )
     print(text)
     write_text(RESULTS / "never_worse.txt", text)

@@ -7,12 +7,11 @@ on one core.
 B batch · T tokens · R regions · k attention width · D joint width
 """
 
-import os
-import platform
 from pathlib import Path
 
 import pandas as pd
 import torch
+from measure import machine_line
 from torch import Tensor
 from torch.nn.functional import cross_entropy
 
@@ -82,7 +81,7 @@ def write(rows: list[dict]) -> None:
         f"attention_scale. Regions like a ResNet's (half zero, mean {MEAN}), four words. Saturation and lengths are "
         f"those of the untrained head; accuracy on {BATCH * FRESH} fresh items after {STEPS} steps of {BATCH} at rate "
         f"{LR}; chance is {1 / planted.THINGS}.\n\n{pd.DataFrame(rows).to_string(index=False)}\n\n"
-        f"{platform.machine()}, {os.cpu_count()} cores, Python {platform.python_version()}\n"
+        f"{machine_line()}\n"
     )
     print(text)
     write_text(HERE / "results" / "saturation.txt", text)

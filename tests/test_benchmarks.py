@@ -1,28 +1,18 @@
 """The catalogues that benchmarks make are challenge folders: a synthetic one, and pages of shop pictures."""
 
-import importlib.util
 from pathlib import Path
 
+import clutter
 import numpy as np
 import pandas as pd
 import pytest
+import synthetic
 
 from kit.config import train_config
 from kit.core.exceptions import KitError
-from kit.core.paths import project
 from kit.data.challenge import read_challenge
 from kit.data.images import read_pixels
 from kit.data.items import read_items
-
-
-def _load(name):
-    spec = importlib.util.spec_from_file_location(name, project() / "benchmarks" / f"{name}.py")
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
-
-clutter, synthetic = _load("clutter"), _load("synthetic")
 
 
 def _same_bytes(a, b):

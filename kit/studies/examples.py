@@ -2,8 +2,6 @@
 
 import html
 
-import pandas as pd
-
 from kit.analysis.attention import attending_run, describe_blanking
 from kit.analysis.errors import Errors, read_errors
 from kit.analysis.gallery import attention_gallery
@@ -46,7 +44,7 @@ def telling_items(run: TrainingRun, errors: Errors, right: int, wrong: int) -> t
     items, among = errors.items, "all items"
     alone = [other for system in ("text", "image") if (other := _alone(run, system))]
     if len(alone) == 2:
-        sides = [_predicted(other).reindex(items["id"]) for other in alone]
+        sides = [other.read_oof()[1].idxmax(axis=1).reindex(items["id"]) for other in alone]
         differ = items[(sides[0] != sides[1]).to_numpy() & sides[0].notna().to_numpy() & sides[1].notna().to_numpy()]
         if len(differ):
             items, among = differ, f"the {len(differ):,} items on which text alone and image alone disagree"
@@ -64,9 +62,3 @@ def _alone(run: TrainingRun, system: str) -> TrainingRun | None:
         if isinstance(other, TrainingRun) and other.config.system == system:
             return other if other.summary.get("data") == run.summary.get("data") else None
     return None
-
-
-def _predicted(run: TrainingRun) -> pd.Series:
-    """Return the position of the most likely class of each out-of-fold item, by id."""
-    items, _, values = run.predictions("oof")
-    return pd.Series(values.argmax(1), index=items["id"])

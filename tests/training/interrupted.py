@@ -24,6 +24,28 @@ def work(root: str, config: str, asked: int, number: int) -> None:
     sys.exit(kit.train.main([config]))
 
 
+AGREE = kit.train.Watch.agree
+
+
+def count_asked(monkeypatch) -> list:
+    """Return a list that gets an entry each time a training of this process asks whether to stop."""
+    asked = []
+    monkeypatch.setattr(kit.train.Watch, "agree", lambda watch, bad=False: (asked.append(0), AGREE(watch, bad))[1])
+    return asked
+
+
+def kill_after(monkeypatch, asked: int) -> None:
+    """Let a training of this process die with SystemError once it has asked `asked` times whether to stop."""
+    left = iter(range(asked))
+
+    def killed(watch, bad=False):
+        if next(left, None) is None:
+            raise SystemError("killed")
+        return AGREE(watch, bad)
+
+    monkeypatch.setattr(kit.train.Watch, "agree", killed)
+
+
 def main() -> None:
     """The process RANK of several, as its arguments say."""
     config, asked, number, rank = sys.argv[1:]

@@ -17,7 +17,7 @@ import numpy as np
 import psutil
 import pytest
 import torch
-from interrupted import work
+from interrupted import AGREE, count_asked, kill_after, work
 from safetensors.torch import load_file
 
 import kit.models.classifier
@@ -111,20 +111,12 @@ def test_every_field_of_fine_tuning_survives_a_kill(root, crash_config, monkeypa
     """In the second epoch; and when the soup is made, but no state says so yet."""
     config = crash_config | FINE_TUNING | {"folds": 1}
     whole, torn = begun(config, "whole"), begun(config, "torn")
-    agree, asked = Watch.agree, []
-    monkeypatch.setattr(Watch, "agree", lambda watch, bad=False: (asked.append(0), agree(watch, bad))[1])
+    asked = count_asked(monkeypatch)
     train(whole)
-    left = iter(range(len(asked) // 4))
-
-    def killed(watch, bad=False):
-        if next(left, None) is None:
-            raise SystemError("killed")
-        return agree(watch, bad)
-
-    monkeypatch.setattr(Watch, "agree", killed)
+    kill_after(monkeypatch, len(asked) // 4)
     with pytest.raises(SystemError, match="killed"):
         train(torn)
-    monkeypatch.setattr(Watch, "agree", agree)
+    monkeypatch.setattr(Watch, "agree", AGREE)
     monkeypatch.setattr(kit.training.fold_trainer, "cook", lambda *arguments: [cook(*arguments), sys.exit("killed")])
     with pytest.raises(SystemExit, match="killed"):
         train(torn)

@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
+from interrupted import AGREE, count_asked, kill_after
 from PIL import Image
 
 from kit import cli
@@ -83,19 +84,12 @@ def test_a_student_follows_its_teacher_where_labels_are_noise(root, noisy, one_t
 def test_an_interrupted_student_goes_on_to_the_same_bytes_with_the_same_teacher(root, config, monkeypatch):
     told(config, "teacher")
     config |= {"batch_size": 4, "save_steps": 2, "system": "concat"}
-    agree, asked = Watch.agree, []
-    monkeypatch.setattr(Watch, "agree", lambda watch, bad=False: (asked.append(0), agree(watch, bad))[1])
-    whole, left = taught(config, "whole"), iter(range(len(asked) // 3))
-
-    def killed(watch, bad=False):
-        if next(left, None) is None:
-            raise SystemError("killed")
-        return agree(watch, bad)
-
-    monkeypatch.setattr(Watch, "agree", killed)
+    asked = count_asked(monkeypatch)
+    whole = taught(config, "whole")
+    kill_after(monkeypatch, len(asked) // 3)
     with pytest.raises(SystemError, match="killed"):
         taught(config)
-    monkeypatch.setattr(Watch, "agree", agree)
+    monkeypatch.setattr(Watch, "agree", AGREE)
     told(config, "teacher", right=0.7)
     with pytest.raises(KitError, match=r"changed since it was begun \(teacher\)"):
         taught(config)
