@@ -18,7 +18,6 @@ import numpy as np
 import pandas as pd
 import psutil
 import torch
-from accelerate.state import AcceleratorState
 from torch.nn.functional import cross_entropy
 from torch.utils.flop_counter import FlopCounterMode
 
@@ -78,7 +77,6 @@ class Workbench:
 
     def __init__(self, config: TrainConfig, items: int | None = None):
         self.config = config
-        AcceleratorState._reset_state()  # one process measures several precisions
         self.accelerator = make_accelerator(config)
         _, frames, products, build = prepare(config, self.accelerator)
         folds = frames["train"]["fold"].to_numpy()

@@ -94,6 +94,13 @@ def test_test_items_get_the_predictions_of_the_run(run, data, tmp_path):
     check_same(pd.read_csv(tmp_path / "out.csv", keep_default_na=False), run)
 
 
+def test_members_of_different_precision_predict_in_one_process(data, backbones, tmp_path):
+    make("half", data, backbones, precision="bf16")
+    stack(ensemble_config(["first", "half"], "mixed", method="blend", study="mixed"))
+    predict_table("mixed-ensemble-mixed-blend", data / TEST, None, tmp_path / "out.csv")
+    check_same(pd.read_csv(tmp_path / "out.csv", keep_default_na=False), "mixed-ensemble-mixed-blend")
+
+
 def test_what_is_loaded_stays_and_single_items_leave_nothing(data, root, monkeypatch):
     predictor, table = kit.Predictor("runs/first"), pd.read_csv(data / TEST)
     items = [

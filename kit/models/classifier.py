@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from kit.config import TrainConfig
-from kit.models.backbones import BackboneHandle
+from kit.models.backbones import BackboneHandle, compile_blocks
 from kit.models.heads import CoAttentionHead, FusionHead
 from kit.models.layers import first_and_mean
 
@@ -158,7 +158,7 @@ def build_model(
         if config.checkpointing and side not in frozen:
             backbone.checkpoint()
         if config.compile:
-            backbone.compile()
+            compile_blocks(backbone, varying=side == "text")
     if config.pooled:
         head: CoAttentionHead | FusionHead = FusionHead(system=config.system, standardise=config.linear_start, **shared)
     else:

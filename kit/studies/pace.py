@@ -27,7 +27,8 @@ SAME_PACE: tuple[str, ...] = (
     "freeze_text",
 )
 SAME_PACE += ("freeze_image", "train_text_layers", "width", "folds", "precision", "compile", "checkpointing")
-SHARE = 0.3  # of the speed of a large matrix product that models reach
+SHARE = 0.3  # of the speed of a large matrix product that models reach; on an H100 0.2 to 0.4 if they are large
+GPU_STEP = 0.1  # seconds that a step of training takes at least on an H100, where queueing its work takes longer
 START = 6.0  # seconds until a training process has read its libraries
 # seconds per item and fold on one core, measured on data/emoji (1,144 items, 27 classes)
 LIGHT_SECONDS = {"tfidf": 1e-3, "logistic": 5e-3, "logistic_text": 5e-4, "logistic_image": 1.5e-3, "neighbours": 1e-3}
@@ -48,16 +49,16 @@ def duration(configs: list[TrainConfig], learned: int, predicted: int) -> tuple[
         if (known := paces.get(_kind(config))) is not None:
             seconds += known * amount
             continue
-        seconds, measured = seconds + (0 if computed else START), False
+        seconds, measured, trained = seconds + (0 if computed else START), False, 0.0
         for side in config.sides:
             backbone = side, getattr(config, side), config.max_tokens if side == "text" else config.image_size
-            passes = learned + predicted
             if side not in config.frozen:  # three passes to train, of which one is forward
                 passes = predicted * config.folds + 3 * config.batch_size * amount
-            elif backbone in computed:
-                continue
+                trained += passes * _operations(*backbone) / _speed()
+            elif backbone not in computed:
+                seconds += (learned + predicted) * _operations(*backbone) / _speed()
             computed.add(backbone)
-            seconds += passes * _operations(*backbone) / _speed()
+        seconds += max(trained, GPU_STEP * amount) if trained and available_gpus() else trained
         if light:
             seconds += learned * config.folds * LIGHT_SECONDS[config.system]
             seconds += NEIGHBOURS_SECONDS * config.folds * learned**2 * (config.system == "neighbours")

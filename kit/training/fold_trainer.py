@@ -152,9 +152,7 @@ class FoldTrainer:
         with watch:
             for batch in watch.each(batches):
                 with accelerator.accumulate(self.model):
-                    loss, labeled = self.step(batch)
-                    stop, bad = watch.agree(not math.isfinite(loss))
-                    self._account(batch, loss, labeled, bad)
+                    stop = self.step(batch)
                     if accelerator.sync_gradients:
                         self.update()
                 if accelerator.sync_gradients:
@@ -162,12 +160,12 @@ class FoldTrainer:
                     clock = time.perf_counter()
                     self._end_step(stop)
 
-    def step(self, batch: dict[str, Tensor]) -> tuple[float, int]:
-        """Return the summed loss of this process's own items of a batch, and how many they are.
+    def step(self, batch: dict[str, Tensor]) -> bool:
+        """Add a batch to the gradient, and return whether training has to stop after this step.
 
         The gradient is that of the mean loss over the step's items, however many processes and batches share them.
         Class weights average to 1 over the training items, so the mean still divides by the number of items. With a
-        teacher, the target is a distribution over the classes (`kit.training.teacher`).
+        teacher, the target is a distribution over the classes (`kit.training.teacher`). Raise NotFinite.
         """
         config, accelerator = self.session.config, self.session.accelerator
         in_step = min(config.batch_size, self.items - self.session.progress.step * config.batch_size)
@@ -175,8 +173,11 @@ class FoldTrainer:
         logits, targets = self.model(vary(batch, self.seeds, config))[:own], batch.get("target", batch["label"])[:own]
         smoothing = config.label_smoothing
         loss = cross_entropy(logits, targets, self.class_weights, label_smoothing=smoothing, reduction="sum")
+        value = loss.item()  # waits for a GPU here, so that it is busy with the gradient while the next step is queued
+        stop, bad = self.session.watch.agree(not math.isfinite(value))
+        self._account(batch, value, own, bad)
         accelerator.backward(loss * (accelerator.num_processes * config.accumulate / in_step))
-        return loss.item(), own  # .item() waits; the step's kernels are queued, so a GPU stays busy
+        return stop
 
     def update(self) -> None:
         """Apply the step's gradient, unless one of its batches was not finite."""

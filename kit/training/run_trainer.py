@@ -12,6 +12,7 @@ import numpy as np
 import pandas as pd
 import torch
 from accelerate import Accelerator, DataLoaderConfiguration, DistributedDataParallelKwargs, PartialState
+from accelerate.state import AcceleratorState
 from accelerate.utils import ProjectConfiguration, set_seed
 from accelerate.utils.memory import clear_device_cache, should_reduce_batch_size
 
@@ -176,15 +177,18 @@ def make_accelerator(config: TrainConfig) -> Accelerator:
     torch.set_float32_matmul_precision("high")  # TF32
     torch.set_flush_denormal(True)  # a shut LSTM gate makes numbers that slow a CPU down
     try:
+        precision = _precision(config)
+        if AcceleratorState._shared_state and AcceleratorState().mixed_precision != precision:
+            AcceleratorState._reset_state()  # one process may use runs of several precisions, such as a stack's members
         accelerator = Accelerator(
-            mixed_precision=_precision(config),
+            mixed_precision=precision,
             gradient_accumulation_steps=config.accumulate,
             dataloader_config=DataLoaderConfiguration(split_batches=True, non_blocking=True),
             log_with=config.track or None,
             project_config=ProjectConfiguration(logging_dir=str(runs_folder())) if config.track else None,
             kwargs_handlers=[DistributedDataParallelKwargs(find_unused_parameters=_any_backbone(config))],
         )
-    except ValueError as error:  # of what this device can't do, or of two runs of one command that differ in it
+    except ValueError as error:  # of what this device can't do
         raise KitError(f"precision={config.precision!r} is not supported on this device: {error}") from error
     micro = config.micro_batch
     if micro % accelerator.num_processes:

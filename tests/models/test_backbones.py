@@ -19,7 +19,7 @@ from kit.core.exceptions import KitError
 from kit.core.paths import project
 from kit.data.images import read_pixels
 from kit.models import backbones
-from kit.models.backbones import BackboneHandle, find_backbones
+from kit.models.backbones import BackboneHandle, compile_blocks, find_backbones
 from kit.models.classifier import build_model
 from kit.models.image_backbones import check_image, load_image
 from kit.models.registry import IMAGE, TEXT
@@ -86,6 +86,33 @@ def test_random_text_backbones_have_the_true_dimensions(name):
     ids = load_tokenizer(name, pretrained=False)(["Piscine tubulaire ronde à monter soi-même"], 510)[0]
     assert 5 < len(ids) < 30
     assert max(ids) < TEXT[name].config["vocab_size"]
+
+
+def test_blocks_of_a_kind_share_a_compilation(monkeypatch, tiny_texts):
+    torch.compiler.reset()
+    compiled, compile_one = [], torch.nn.Module.compile
+
+    def count(graph, inputs):
+        compiled.append(graph)
+        return graph
+
+    monkeypatch.setattr(torch.nn.Module, "compile", lambda block, **kw: compile_one(block, backend=count, **kw))
+    for backbone, inputs, kinds in (
+        (load_text(tiny_texts["bert"]), (torch.full((2, 9), 7), torch.ones(2, 9, dtype=torch.long)), 1),
+        (load_image("resnet26", False), (torch.zeros(1, 64, 64, 3, dtype=torch.uint8),), 8),  # 4 stages of 2 blocks
+    ):
+        backbone.eval()
+        plain, names = backbone(*inputs), list(backbone.state_dict())
+        compile_blocks(backbone, varying=len(inputs) == 2)
+        with torch.no_grad():
+            pairs = zip(backbone(*inputs), plain, strict=True)
+            assert all(torch.allclose(one, other, atol=1e-5) for one, other in pairs)
+        assert len(compiled) == kinds
+        assert list(backbone.state_dict()) == names
+        compiled.clear()
+    lone = torch.nn.Linear(2, 2)
+    compile_blocks(lone, varying=False)  # as a whole
+    assert torch.equal(lone(torch.zeros(1, 2)), lone.bias[None]) and len(compiled) == 1
 
 
 PIP_IMAGES = [name for name, spec in IMAGE.items() if spec.file]
