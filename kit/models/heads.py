@@ -158,9 +158,11 @@ class CoAttentionHead(nn.Module):
         return torch.cat({"both": (text, image), "text": (text,), "image": (image,)}[self.attention], dim=1)
 
     def inputs(self, layers: Sequence[Tensor], mask: Tensor, regions: Tensor) -> tuple[Tensor, Tensor]:
-        """Return the vectors to standardise: a batch's real tokens `[ΣT, L, d_text]` and regions `[ΣR, d_image]`."""
-        real = mask.bool()
-        return torch.stack([layer[real] for layer in layers], dim=1), regions.flatten(0, 1)
+        """Return the vectors to standardise: each item's mean token in each layer, `[B, L, d_text]`, and mean region,
+        `[B, d_image]`. Single tokens and regions vary more, but what a linear start reads are the means."""
+        real = mask.unsqueeze(2)
+        tokens = [(layer * real).sum(1) / real.sum(1) for layer in layers]
+        return torch.stack(tokens, dim=1), regions.float().mean(1)
 
 
 class FusionHead(nn.Module):

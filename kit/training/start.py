@@ -85,7 +85,7 @@ def _fit_inputs(
     model.eval()
     # of x and of x² in double precision, and the count
     sums: dict[str, list[Any]] = {side: [0.0, 0.0, 0] for side in ("text", "image")}
-    means = []  # of each item's regions
+    images = []  # each batch's vectors
     head: Any = model.head
     seen = 0
     for batch in Bar(batches, desc="standardise", leave=False):
@@ -100,8 +100,7 @@ def _fit_inputs(
                 sums[side][0] += values.sum(0).double()
                 sums[side][1] += squares.double()
                 sums[side][2] += len(values)
-        if regions is not None:
-            means.append(regions.float().mean(1))
+                images += [values] * (side == "image")
         seen += len(batch["row"])
         if seen >= items and seen % config.batch_size == 0:  # the same items, whatever `accumulate` is
             break
@@ -114,7 +113,7 @@ def _fit_inputs(
             std = (squares / count - mean.square()).clamp_min(0).sqrt()
             layer.fit(mean.reshape(layer.mean.shape), std.reshape(layer.std.shape))
             if side == "image" and isinstance(head, CoAttentionHead):
-                head.start_image(torch.cat(means))
+                head.start_image(torch.cat(images))
             if model.missing is not None:  # start as one among the items' vectors
                 vector = getattr(model.missing, side)
                 vector.copy_(mean.reshape(vector.shape) + std.reshape(vector.shape) * vector)
