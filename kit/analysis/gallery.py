@@ -26,7 +26,7 @@ REGIONS, WORDS = matplotlib.colormaps["viridis"], matplotlib.colormaps["Blues"]
 
 
 def gallery(items: pd.DataFrame, names: dict[int, str]) -> str:
-    """Return rows of `Errors.items` as HTML cards: image, title, description, true and predicted class."""
+    """Return rows of `Errors.items` as HTML cards: images, title, description, true and predicted class."""
     return _page([_card(item, names) for item in items.itertuples()], "repeat(auto-fill,minmax(260px,1fr))")
 
 
@@ -54,7 +54,7 @@ def _card(item, names: dict[int, str]) -> str:
 
     description = item.description if item.described else "(no description)"
     return (
-        f'<div style="{CARD}">{_thumbnail(item.image_path, item.title)}'
+        f'<div style="{CARD}">{"".join(_thumbnail(path, item.title) for path in item.images or [None])}'
         f'<div style="font-weight:bold;margin-top:6px">{_shorten(item.title, 120)}</div>'
         f'<div style="opacity:.75;margin:2px 0 6px">{_shorten(description, 160)}</div>'
         f"{line('true', '#2f9e5b', item.label, item.probability_true)}"

@@ -62,7 +62,7 @@ def explain(trained: Trained, ids: Sequence) -> pd.DataFrame:
                     "tokens": a_text[i, : items.lengths[row]].double().cpu().numpy(),
                 }
     frame = train.iloc[places][["id", "title", "description", "label", "fold"]].reset_index(drop=True)
-    frame["images"] = [[path for path in paths if path] for paths in item_images(train.iloc[places])]
+    frame["images"] = [[path for path in paths if path is not None] for paths in item_images(train.iloc[places])]
     texts: list[tuple[str, ...]] = [*product_pairs(frame)] if config.pair else [(t,) for t in product_texts(frame)]
     longest = min(config.max_tokens, find_backbones(config)["text"].outline.max_tokens)
     seen = []
