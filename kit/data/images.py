@@ -216,7 +216,7 @@ def inspect_items(items: list[tuple[str | None, ...]]) -> pd.DataFrame:
     columns = {"blank": blank, "reasons": pd.Series(reasons, dtype=object)}
     for name in ("bytes", "perceptual"):
         joined = zip(_per_item(inspected[name].fillna("").tolist(), items), blank, strict=True)
-        columns[name] = pd.Series([None if why else hashes for hashes, why in joined], dtype=object)
+        columns[name] = pd.Series([None if why else hashes for hashes, why in joined], dtype=inspected[name].dtype)
     return pd.DataFrame(columns)
 
 
