@@ -158,11 +158,11 @@ def read_rows(
     table: Table, description: Description, images: Path | None = None, collect: bool = False
 ) -> pd.DataFrame:
     """Return a table's rows, read with the columns of a description: `id`, `key`, `title`, `description`,
-    `image_paths`, `image_path`, `pictures`.
+    `image_paths`, `image_path`, `image_names`.
 
     `id` is a whole number: the item's own id if all of them are, otherwise the number of the row, from 1. `key` is its
     own id as text. Texts are as in the table, "" if there is none. `image_paths` has all images that the row names,
-    None for one that does not exist; `image_path` is the first that exists, or None, and `pictures` has their names.
+    None for one that does not exist; `image_path` is the first that exists, or None, and `image_names` has their names.
 
     `table`: a path or a pandas frame; a column of labels is not read. `images`: the folder in which the images' paths
     start, by default the description's. Raise KitError if the table cannot be read, or if a row is at fault: repeats or
@@ -236,7 +236,7 @@ class Rows:
         frame = pd.DataFrame({"id": [int(key) for key in own] if whole and not ids else [i + 1 for i in rows]})
         columns = {"key": own, "title": titles, "description": texts, "image_paths": paths}
         columns["image_path"] = first_images(paths)
-        columns["pictures"] = [tuple(names) or (f"none in {self.places[i]}",) for i, names in enumerate(named)]
+        columns["image_names"] = [tuple(names) or (f"none in {self.places[i]}",) for i, names in enumerate(named)]
         if collect:
             columns["problems"] = [[reasons[i] for reasons, _ in kinds if i in reasons] for i in rows]
             columns["whole"] = [i not in self.faults for i in rows]

@@ -92,7 +92,7 @@ class Challenge:
 
 
 class _Source(NamedTuple):
-    """What a folder holds, before the texts are cleaned: `pictures` names an item's images, paths may be None."""
+    """What a folder holds, before the texts are cleaned: `image_names` names an item's images, paths may be None."""
 
     edition: str
     frames: dict[str, pd.DataFrame]  # train and the test splits
@@ -198,11 +198,11 @@ def _add_images(frame: pd.DataFrame, split: str, path: Path, images: dict) -> No
     candidates = [images.get(key, [None]) for key in keys]
     paths = [paths[0] if len(paths) == 1 else best(paths) for paths in candidates]
     frame["image_path"] = pd.Series(paths, dtype=object)
-    frame["pictures"] = [("image_{}_product_{}.jpg".format(*key),) for key in keys]
+    frame["image_names"] = [("image_{}_product_{}.jpg".format(*key),) for key in keys]
 
 
 def _require_images(frame: pd.DataFrame, name: str, where: str, policy: str) -> None:
-    pairs = zip(frame["pictures"], item_images(frame), strict=True)
+    pairs = zip(frame["image_names"], item_images(frame), strict=True)
     named = [pair for names, paths in pairs for pair in zip(names, paths or (None,), strict=True)]
     missing = [name for name, path in named if path is None]
     if missing and policy in ("require", "warn"):
@@ -249,7 +249,7 @@ def read_challenge(folder, clean_titles=True, clean_descriptions=True, images="r
             raw = raw.drop(columns="image_paths", errors="ignore").assign(image_path=blank)
         if look:
             _require_images(raw, source.tables[split].name, source.images[split], images)
-        frames[split] = clean_items(raw.drop(columns="pictures", errors="ignore"), clean_titles, clean_descriptions)
+        frames[split] = clean_items(raw.drop(columns="image_names", errors="ignore"), clean_titles, clean_descriptions)
     return Challenge(source.edition, frames.pop("train"), frames, source.names, folder, description)
 
 

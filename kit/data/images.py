@@ -5,6 +5,7 @@ N items
 
 import functools
 import io
+import itertools
 from collections.abc import Iterable
 
 import imagehash
@@ -199,7 +200,7 @@ def image_hashes(frame: pd.DataFrame) -> list[str]:
     Raise KitError if a file cannot be read.
     """
     items = item_images(frame)
-    return _per_item(content_hashes([path for paths in items for path in paths]), items)
+    return [" ".join(hashes) for hashes in _of_each(items, content_hashes([path for paths in items for path in paths]))]
 
 
 def inspect_items(items: list[tuple[str | None, ...]]) -> pd.DataFrame:
@@ -209,20 +210,20 @@ def inspect_items(items: list[tuple[str | None, ...]]) -> pd.DataFrame:
     They are None, and `blank` says why, if no image of the item is readable. `reasons`: the same per image, a tuple.
     """
     inspected = inspect_images([path for paths in items for path in paths])
-    ends = np.cumsum([len(paths) for paths in items])
-    whys = inspected["blank"].tolist()
-    reasons = [tuple(whys[end - len(paths) : end]) for paths, end in zip(items, ends, strict=True)]
+    reasons = _of_each(items, inspected["blank"])
     blank = ["" if "" in whys else (*whys, "missing")[0] for whys in reasons]
     columns = {"blank": blank, "reasons": pd.Series(reasons, dtype=object)}
     for name in ("bytes", "perceptual"):
-        joined = zip(_per_item(inspected[name].fillna("").tolist(), items), blank, strict=True)
-        columns[name] = pd.Series([None if why else hashes for hashes, why in joined], dtype=inspected[name].dtype)
+        pairs = zip(_of_each(items, inspected[name].fillna("")), blank, strict=True)
+        joined = [None if why else " ".join(hashes) for hashes, why in pairs]
+        columns[name] = pd.Series(joined, dtype=inspected[name].dtype)
     return pd.DataFrame(columns)
 
 
-def _per_item(hashes: list[str], items: list[tuple[str | None, ...]]) -> list[str]:
-    ends = np.cumsum([len(paths) for paths in items])
-    return [" ".join(hashes[end - len(paths) : end]) for paths, end in zip(items, ends, strict=True)]
+def _of_each(items: list[tuple[str | None, ...]], values: Iterable[str]) -> list[tuple[str, ...]]:
+    """Return per item the values of its images; `values`: of all images, one after the other."""
+    rest = iter(values)
+    return [tuple(itertools.islice(rest, len(paths))) for paths in items]
 
 
 def keep_readable(frame: pd.DataFrame, inspected: pd.DataFrame) -> None:

@@ -154,7 +154,7 @@ def _look_at_images(frame: pd.DataFrame, sides: Sequence[str]) -> None:
             [f"image {name} {_in_words(why)}" for name, why in zip(names, whys, strict=True) if why]
             if whys
             else ["no image"]
-            for names, whys in zip(frame["pictures"], inspected["reasons"], strict=True)
+            for names, whys in zip(frame["image_names"], inspected["reasons"], strict=True)
         ]
     frame["able"] = whole & np.any([has[side] for side in sides], axis=0)
     for side in sides:

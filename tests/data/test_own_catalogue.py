@@ -217,7 +217,7 @@ def test_rows_with_their_problems(folder, root):
     assert rows["problems"].str.len().tolist() == [0, 2, 2, 0]
     assert rows["problems"][1] == ["sku is '1' as in line 2", "no text and no image (name, brand, about, photo)"]
     assert rows["problems"][2][0] == "6 fields, not 5"
-    assert rows["image_path"].tolist() == [str(folder / "a.png"), None, None, None] and rows["pictures"][3] == (
+    assert rows["image_path"].tolist() == [str(folder / "a.png"), None, None, None] and rows["image_names"][3] == (
         "none.png",
     )
     assert "line 4: 6 fields, not 5" in refusal(read_rows, folder / "rows.csv", description)

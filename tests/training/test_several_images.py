@@ -27,6 +27,7 @@ from kit.predict import Predictor
 from kit.runs import TrainingRun, prepare_run
 from kit.submission import check_test_items
 from kit.training import light
+from kit.training.anatomy import anatomy
 from kit.training.explain import blanking, explain
 from kit.training.run_trainer import prepare, train
 from kit.training.trained import open_trained
@@ -131,7 +132,7 @@ def test_an_image_twice_is_as_once_to_systems_of_one_vector_of_frozen_backbones(
     once = catalogue(shop, once, "once", ["others"])
     pictures = rows["others"].str.partition("|")[0]
     twice = catalogue(shop, rows.assign(others=pictures + "|" + pictures), "twice", ["others"])
-    for name in ("probe", "near", "concat"):
+    for name in ("probe", "concat"):
         values = [
             make(data, f"{name}-{data.name}", backbones, **SYSTEMS[name]).predictions("oof")[2]
             for data in (once, twice)
@@ -243,4 +244,5 @@ def test_attention_maps_show_all_images_with_their_shares(name, runs):
     assert page.count("<img ") == 2 * len(found["images"][0])
     shares = [int(share) for share in re.findall(r"image \d has (\d+)%", page)]
     assert len(shares) == len(found["images"][0]) and abs(sum(shares) - 100) <= 1
+    assert anatomy(trained)["part"].str.contains("a row per image").sum() == 1
     assert np.isfinite(blanking(trained, items=5)[["attended", "random"]]).all(axis=None)
