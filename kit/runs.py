@@ -9,7 +9,7 @@ oof.parquet                each validation item, predicted by a model that did n
 test.parquet               each test item once per fold: `id`, `split`, `fold`, FINGERPRINTS, one `p_<code>` per class
 model-<fold>.safetensors   the trained weights, or the arrays of a light baseline
 stacker.safetensors        the arrays of an ensemble's stacker
-blank.csv                  items without a readable image
+blank.csv                  items without a readable image, and images left out beside others
 train.log                  what the training printed, and the executed notebooks
 status.json, error.json    how far the training is, and why it ended too soon (`kit.training.status`)
 state.pt                   until the run is finished: resumes an interrupted training (`kit.training.checkpoint`)

@@ -11,11 +11,11 @@ from typing import NamedTuple
 
 import pandas as pd
 
-from kit.core.cache import content_hashes
 from kit.core.exceptions import KitError, shorten
 from kit.core.files import TRAIN_AGAIN
 from kit.core.paths import resolve, submissions_folder
 from kit.data.challenge import Challenge, read_challenge, read_test_keys
+from kit.data.images import image_hashes
 from kit.data.items import changed_items
 from kit.data.table import check_separator, read_text
 from kit.predictions import FINGERPRINTS, mean_over_folds, predicted_items, read_probabilities
@@ -135,7 +135,7 @@ def _as_text(rows: pd.DataFrame, challenge: Challenge, split: str) -> str:
 def _require_same_products(rows: pd.DataFrame, test: pd.DataFrame, subject: str) -> None:
     """Raise KitError if predictions have other ids than the test items, or other products under the same ids.
 
-    If a product's image was blank, or is missing now, only its texts are compared.
+    If a product's image was blank, or is missing now, it is not compared.
     """
     own = test["key"] if "key" in test else test["id"]
     sides = {"lack": own[~test["id"].isin(rows["id"])], "have unknown": rows["id"][~rows["id"].isin(test["id"])]}
@@ -153,17 +153,24 @@ def _require_same_products(rows: pd.DataFrame, test: pd.DataFrame, subject: str)
             )
     now = {"fingerprint": test.get("fingerprint")}
     if "image_fingerprint" in rows and test["image_path"].notna().any():
-        now["image_fingerprint"] = content_hashes(list(test["image_path"]))
+        now["image_fingerprint"] = image_hashes(test)
     for name, values in now.items():
         if name in rows and values is not None:
-            old, new = rows[name].fillna(""), pd.Series(list(values), dtype=object)
-            differ |= (old != new) & (old != "") & (new != "")
+            pairs = zip(rows[name].fillna(""), values, strict=True)
+            differ |= pd.Series([_differ(old.split(" "), new.split(" ")) for old, new in pairs], dtype=bool)
     if differ.any():
         ids = shorten(own[differ.to_numpy()])
         raise KitError(
             f"{subject} are for other products than the test file has now: {differ.sum()} of {len(test)} differ under "
             f"the same ids ({ids}); train again with -p again True, or put back the test items that were predicted."
         )
+
+
+def _differ(old: list[str], new: list[str]) -> bool:
+    """Return whether the hashes of an item's images are of others, "" for one that is missing; or a text's one hash."""
+    if not (any(old) and any(new)):
+        return False
+    return len(old) != len(new) or any(a != b for a, b in zip(old, new, strict=True) if a and b)
 
 
 def check_test_items(run: Run, challenge: Challenge | None = None) -> None:

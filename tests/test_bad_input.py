@@ -170,7 +170,9 @@ def test_few_unreadable_images_are_left_white_and_many_are_not(tmp_path, tiny_da
     looks = pd.DataFrame({"id": range(200), "image_path": ["bad"] * 2 + ["good"] * 198})
     with pytest.MonkeyPatch.context() as patch:
         bad = lambda paths: ["corrupt: x" if path == "bad" else "" for path in paths]  # noqa: E731
-        patch.setattr(images, "inspect_images", lambda paths: pd.DataFrame({"blank": bad(paths)}))
+        patch.setattr(
+            images, "inspect_images", lambda paths: pd.DataFrame({"blank": bad(paths), "bytes": "", "perceptual": ""})
+        )
         images.check_images([frame := looks.copy()], "few")
         assert frame["blank"].tolist() == ["corrupt: x"] * 2 + [""] * 198
         looks.loc[2, "image_path"] = "bad"

@@ -14,6 +14,7 @@ from scipy.stats import t as student
 
 from kit.core.exceptions import KitError, shorten
 from kit.data.challenge import Challenge
+from kit.data.images import item_images
 from kit.data.items import challenge_of, changed_items
 from kit.metrics import confusion, f1_per_class
 from kit.runs import Run
@@ -26,9 +27,9 @@ NO_VARIANCE = "The losses do not vary: the test needs some that differ."
 class Errors:
     """The out-of-fold items of a run with its predictions.
 
-    `items` `[N]`: id, title, description (None: missing), image_path, label, predicted, probability (of the predicted
-    class), probability_true, loss (cross-entropy, nats), described (has a description), wrong · `codes` `[K]` ·
-    `names` by code; {} if unknown.
+    `items` `[N]`: id, title, description (None: missing), images (paths), label, predicted, probability (of the
+    predicted class), probability_true, loss (cross-entropy, nats), described (has a description), wrong ·
+    `codes` `[K]` · `names` by code; {} if unknown.
     """
 
     items: pd.DataFrame
@@ -68,7 +69,9 @@ def read_errors(run: Run, challenge: Challenge | None = None) -> Errors:
         )
     rows, labels = np.arange(len(frame)), pd.Index(codes).get_indexer(frame["label"])
     predicted = probabilities.argmax(1)
-    items = items[["title", "description", "image_path"]].assign(
+    images = [[path for path in paths if path is not None] for paths in item_images(items)]
+    items = items[["title", "description"]].assign(
+        images=images,
         label=frame["label"].to_numpy(),
         predicted=np.array(codes)[predicted],
         probability=probabilities[rows, predicted],

@@ -6,6 +6,7 @@ Text is escaped to ASCII, so that it is right whatever encoding a page declares.
 import base64
 import html
 import io
+import itertools
 from contextlib import suppress
 
 import matplotlib
@@ -25,16 +26,16 @@ REGIONS, WORDS = matplotlib.colormaps["viridis"], matplotlib.colormaps["Blues"]
 
 
 def gallery(items: pd.DataFrame, names: dict[int, str]) -> str:
-    """Return rows of `Errors.items` as HTML cards: image, title, description, true and predicted class."""
+    """Return rows of `Errors.items` as HTML cards: images, title, description, true and predicted class."""
     return _page([_card(item, names) for item in items.itertuples()], "repeat(auto-fill,minmax(260px,1fr))")
 
 
 def attention_gallery(items: pd.DataFrame, names: dict[int, str]) -> str:
     """Return rows of `kit.training.explain:explain` as HTML cards, one below the other.
 
-    Each has the image, the image under its map of attention, the words shaded by the attention on their pieces, and the
-    most likely classes as bars. Colours begin at no attention and end at twice even attention, or at the card's maximum
-    if that is more, so that even attention looks even.
+    Each has its images, each again under its map of attention, the words shaded by the attention on their pieces, and
+    the most likely classes as bars. Colours begin at no attention and end at twice even attention, or at the card's
+    maximum if that is more, so that even attention looks even.
     """
     return _page([_attention_card(item, names) for item in items.itertuples()], "minmax(0,1fr)")
 
@@ -53,7 +54,7 @@ def _card(item, names: dict[int, str]) -> str:
 
     description = item.description if item.described else "(no description)"
     return (
-        f'<div style="{CARD}">{_thumbnail(item.image_path, item.title)}'
+        f'<div style="{CARD}">{"".join(_thumbnail(path, item.title) for path in item.images or [None])}'
         f'<div style="font-weight:bold;margin-top:6px">{_shorten(item.title, 120)}</div>'
         f'<div style="opacity:.75;margin:2px 0 6px">{_shorten(description, 160)}</div>'
         f"{line('true', '#2f9e5b', item.label, item.probability_true)}"
@@ -82,11 +83,18 @@ def _thumbnail(path: str | None, title: str, size: int = 128) -> str:
 def _attention_card(item, names: dict[int, str]) -> str:
     right = item.top[0][0] == item.label
     verdict = f'<b style="color:{"#2f9e5b" if right else "#d9534f"}">{"right" if right else "wrong"}</b>'
-    images, note = [_thumbnail(item.image_path, " ".join(item.words), SIDE)], []
-    if item.regions is not None and isinstance(item.image_path, str):
+    title, note = " ".join(item.words), []
+    images = [_thumbnail(path, title, SIDE) for path in item.images or [None]]
+    if item.regions is not None and item.images:
         with suppress(KitError):  # unreadable, as the first box says
-            images.append(_overlay(item.image_path, item.regions))
+            ceiling = _ceiling(item.regions)
+            overlays = [_overlay(path, r, ceiling) for path, r in zip(item.images, item.regions, strict=True)]
+            images = list(itertools.chain(*zip(images, overlays, strict=True)))
             note.append(_range("regions", item.regions))
+            if len(item.images) > 1:
+                shares = item.regions.sum((1, 2)) / item.regions.sum()
+                parts = [f"image {i} has {share:.0%}" for i, share in enumerate(shares, 1)]
+                note.append(f"of the attention on the images, {', '.join(parts)}")
     if item.attention is not None:
         note.append(_range("words", item.attention))
         note.append(f"tokens outside words have {item.unsplit:.0%} of the attention on the text")
@@ -126,12 +134,11 @@ def _shaded(words: list[str], attention: np.ndarray | None) -> str:
     return f'<div dir="auto" style="background:#fff;color:#000;padding:4px;line-height:1.7">{text}</div>'
 
 
-def _overlay(path: str, regions: np.ndarray) -> str:
-    """Return the image in grey under the map `[h, w]`, smoothed and half transparent. Raise KitError if unreadable."""
+def _overlay(path: str, regions: np.ndarray, ceiling: float) -> str:
+    """Return the image in grey under the map `[h, w]`, smoothed and half transparent; colours end at `ceiling`. Raise
+    KitError if unreadable."""
     image = Image.open(io.BytesIO(thumbnail(path, SIDE))).convert("L")
-    shades = Image.fromarray((regions / _ceiling(regions)).astype(np.float32)).resize(
-        image.size, Image.Resampling.BICUBIC
-    )
+    shades = Image.fromarray((regions / ceiling).astype(np.float32)).resize(image.size, Image.Resampling.BICUBIC)
     colours = REGIONS(np.clip(np.asarray(shades), 0, 1))[:, :, :3]  # [H, W, 3]
     mixed = 0.45 * np.asarray(image)[:, :, None] / 255 + 0.55 * colours
     Image.fromarray((255 * mixed).astype(np.uint8)).save(buffer := io.BytesIO(), "JPEG", quality=85)

@@ -1,6 +1,6 @@
 """How training items vary from epoch to epoch: images are lightly augmented, and a side of some items is left out.
 
-N items · B batch · H, W pixels
+N items · B images of a batch · H, W pixels
 """
 
 from collections.abc import Iterable
@@ -20,13 +20,21 @@ def vary(batch: dict[str, Tensor], seeds: np.ndarray, config: TrainConfig) -> di
     """
     changes = {}
     if config.augment and "pixels" in batch:
-        changes["pixels"] = augment(batch["pixels"], seeds[batch["row"].cpu().numpy()].tolist())
+        changes["pixels"] = augment(batch["pixels"], _image_seeds(batch, seeds))
     if (missing := batch.get("missing")) is not None:
         drawn = torch.from_numpy(seeds).to(missing.device)[batch["row"]][:, None]  # [B, 1]
         side = drawn % 2 == torch.arange(2, device=missing.device)  # [B, 2]
         chosen = side & (drawn < config.modality_dropout * 2**32)
         changes["missing"] = missing | (chosen & ~missing.flip(1))
     return batch | changes
+
+
+def _image_seeds(batch: dict[str, Tensor], seeds: np.ndarray) -> list[int]:
+    """Return a seed per image of the batch: the item's, plus 1 for its second image, 2 for the third, …"""
+    of_items, counts = seeds[batch["row"].cpu().numpy()].tolist(), [1] * len(batch["row"])
+    if "images" in batch:
+        counts = batch["images"].tolist()
+    return [seed + place for seed, count in zip(of_items, counts, strict=True) for place in range(count)]
 
 
 def augment(pixels: Tensor, seeds: Iterable[int]) -> Tensor:

@@ -23,6 +23,7 @@ import pyarrow.parquet as pq
 from kit.core.exceptions import KitError, shorten
 from kit.core.files import write_atomically, write_json
 from kit.core.paths import resolve
+from kit.data.images import first_images
 from kit.data.table import PLAIN_NUMBER, WHOLE_NUMBER, read_delimited
 
 FILE = "catalogue.json"
@@ -157,11 +158,11 @@ def read_rows(
     table: Table, description: Description, images: Path | None = None, collect: bool = False
 ) -> pd.DataFrame:
     """Return a table's rows, read with the columns of a description: `id`, `key`, `title`, `description`,
-    `image_paths`, `image_path`, `picture`.
+    `image_paths`, `image_path`, `image_names`.
 
     `id` is a whole number: the item's own id if all of them are, otherwise the number of the row, from 1. `key` is its
-    own id as text. Texts are as in the table, "" if there is none. `image_paths` has all images that the row names;
-    `image_path` is the first, None if it does not exist, and `picture` says in words which that is.
+    own id as text. Texts are as in the table, "" if there is none. `image_paths` has all images that the row names,
+    None for one that does not exist; `image_path` is the first that exists, or None, and `image_names` has their names.
 
     `table`: a path or a pandas frame; a column of labels is not read. `images`: the folder in which the images' paths
     start, by default the description's. Raise KitError if the table cannot be read, or if a row is at fault: repeats or
@@ -229,12 +230,13 @@ class Rows:
             for reasons, advice in kinds:
                 self.refuse(reasons, reasons, advice)
         folder = images or description.image_folder(str(self.path or description.items))
-        paths = [tuple(os.path.join(folder, name) for name in names) for names in named]
+        full = [[os.path.join(folder, name) for name in names] for names in named]
+        paths = [tuple(path if os.path.isfile(path) else None for path in several) for several in full]
         whole = all(re.fullmatch(PLAIN_NUMBER, key) for key in own)
         frame = pd.DataFrame({"id": [int(key) for key in own] if whole and not ids else [i + 1 for i in rows]})
         columns = {"key": own, "title": titles, "description": texts, "image_paths": paths}
-        columns["image_path"] = [path[0] if path and os.path.isfile(path[0]) else None for path in paths]
-        columns["picture"] = [names[0] if names else f"none in {self.places[i]}" for i, names in enumerate(named)]
+        columns["image_path"] = first_images(paths)
+        columns["image_names"] = [tuple(names) or (f"none in {self.places[i]}",) for i, names in enumerate(named)]
         if collect:
             columns["problems"] = [[reasons[i] for reasons, _ in kinds if i in reasons] for i in rows]
             columns["whole"] = [i not in self.faults for i in rows]
@@ -274,7 +276,7 @@ def _as_texts(values: pd.Series, column: str, rows: Rows) -> list[str]:
     texts = []
     for number, value in enumerate(values.astype(object)):
         if isinstance(value, (list, tuple, np.ndarray)) and column in rows.description.image:
-            value = SEVERAL.join(map(str, value))
+            value = SEVERAL.join(str(one) for one in value if not pd.isna(one))
         if isinstance(value, (list, tuple, set, dict, bytes, np.ndarray)):
             raise KitError(
                 f"{rows.name}, row {number + 1}: {column} holds a {type(value).__name__}; give a column of text or "

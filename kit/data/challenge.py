@@ -17,6 +17,7 @@ from kit.core.cache import fingerprint
 from kit.core.exceptions import KitError, shorten
 from kit.core.paths import resolve
 from kit.data.catalogue import Description, read_catalogue, read_description, read_rows
+from kit.data.images import item_images
 from kit.data.table import read_table
 from kit.data.text import clean_text, compose
 
@@ -67,7 +68,8 @@ class Challenge:
     A missing description or image path is None, never "". `test` is keyed by split, and empty if there is no test file.
     `fingerprint` is a hash of the item's uncleaned texts and of its other ids, which the frames have too:
     `image_id` and `product_id`, or in a catalogue `key`, the user's own id. A catalogue's frames also have
-    `image_paths`, all images of an item, and `class_fingerprint`, a hash of all labels; its train has `class`, the
+    `image_paths`, all images of an item (None for one that is missing; `image_path` is the first that is not), and
+    `class_fingerprint`, a hash of all labels; its train has `class`, the
     label that the code `label` is of.
     """
 
@@ -90,7 +92,7 @@ class Challenge:
 
 
 class _Source(NamedTuple):
-    """What a folder holds, before the texts are cleaned: `picture` names an item's image, `image_path` may be None."""
+    """What a folder holds, before the texts are cleaned: `image_names` names an item's images, paths may be None."""
 
     edition: str
     frames: dict[str, pd.DataFrame]  # train and the test splits
@@ -196,14 +198,16 @@ def _add_images(frame: pd.DataFrame, split: str, path: Path, images: dict) -> No
     candidates = [images.get(key, [None]) for key in keys]
     paths = [paths[0] if len(paths) == 1 else best(paths) for paths in candidates]
     frame["image_path"] = pd.Series(paths, dtype=object)
-    frame["picture"] = ["image_{}_product_{}.jpg".format(*key) for key in keys]
+    frame["image_names"] = [("image_{}_product_{}.jpg".format(*key),) for key in keys]
 
 
 def _require_images(frame: pd.DataFrame, name: str, where: str, policy: str) -> None:
-    missing = frame["picture"][frame["image_path"].isna()]
-    if len(missing) and policy in ("require", "warn"):
+    pairs = zip(frame["image_names"], item_images(frame), strict=True)
+    named = [pair for names, paths in pairs for pair in zip(names, paths or (None,), strict=True)]
+    missing = [name for name, path in named if path is None]
+    if missing and policy in ("require", "warn"):
         sentence = (
-            f"{len(missing)} of the {len(frame)} images of {name} are missing under {where}: {shorten(missing, 3)}; "
+            f"{len(missing)} of the {len(named)} images of {name} are missing under {where}: {shorten(missing, 3)}; "
             "put them there, or train without them: -p missing blank."
         )
         if policy == "require":
@@ -240,10 +244,12 @@ def read_challenge(folder, clean_titles=True, clean_descriptions=True, images="r
     source = _read_edition(folder, look) if description is None else _read_own(description)
     frames = {}
     for split, raw in source.frames.items():
-        raw = raw if look else raw.assign(image_path=pd.Series([None] * len(raw), dtype=object))
+        if not look:
+            blank = pd.Series([None] * len(raw), dtype=object)
+            raw = raw.drop(columns="image_paths", errors="ignore").assign(image_path=blank)
         if look:
             _require_images(raw, source.tables[split].name, source.images[split], images)
-        frames[split] = clean_items(raw.drop(columns="picture", errors="ignore"), clean_titles, clean_descriptions)
+        frames[split] = clean_items(raw.drop(columns="image_names", errors="ignore"), clean_titles, clean_descriptions)
     return Challenge(source.edition, frames.pop("train"), frames, source.names, folder, description)
 
 
@@ -316,6 +322,6 @@ def summarise(folder: Path) -> str:
     spellings = Counter(label.casefold() for label in counts.index)
     if cased := sorted(label for label in counts.index if spellings[label.casefold()] > 1):
         parts.append(f"Labels that differ only in case are classes of their own: {shorten(cased)}; write each one way.")
-    if (several := train["image_paths"].str.len() > 1).any():
-        parts.append(f"{several.sum():,} items have several images: only the first of each is used.")
+    if "image_paths" in train and (several := (counts := train["image_paths"].str.len()) > 1).any():
+        parts.append(f"{several.sum():,} items have several images, at most {counts.max()}: all of them count.")
     return "\n".join(parts)

@@ -11,7 +11,7 @@ import pandas as pd
 from scipy.sparse import coo_matrix
 from scipy.sparse.csgraph import connected_components
 
-from kit.data.images import inspect_images
+from kit.data.images import inspect_items, item_images
 from kit.data.text import product_texts
 
 # Of 256 bits. When the images of data/emoji are saved again at another size or quality, 95 % stay within 4 bits (a
@@ -26,14 +26,14 @@ def duplicate_kinds(frame: pd.DataFrame, inspected: pd.DataFrame | None = None) 
 
     `same file`: byte-identical images · `similar image`: perceptual hashes at most RADIUS bits apart · `same title` and
     `same text` (title and description): ignoring case, punctuation and white space. Groups are numbered by first
-    appearance. An item without a readable image shares none, and no text is not a text. `inspected`: the result of
-    `inspect_images`, if it is known already.
+    appearance. Items with several images are linked if any is shared. An item without a readable image shares none,
+    and no text is not a text. `inspected`: the result of `inspect_items`, if it is known already.
     """
-    inspected = inspect_images(frame["image_path"].tolist()) if inspected is None else inspected
+    inspected = inspect_items(item_images(frame)) if inspected is None else inspected
     titles, texts = (pd.Series(map(_normalize, column)) for column in (frame["title"], product_texts(frame)))
-    keys = {"same file": inspected["bytes"], "similar image": _cluster_hashes(inspected["perceptual"])}
-    keys |= {"same title": titles.where(titles != ""), "same text": texts.where(texts != "")}
-    kinds = {kind: _renumber(values) for kind, values in keys.items()}
+    files, looks = (_each(inspected[name]) for name in ("bytes", "perceptual"))
+    kinds = {"same file": _link(files, len(frame)), "similar image": _link(_cluster_hashes(looks), len(frame))}
+    kinds |= {"same title": _renumber(titles.where(titles != "")), "same text": _renumber(texts.where(texts != ""))}
     return pd.DataFrame(kinds | {"any": _merge_groups(*kinds.values())}, index=frame.index)
 
 
@@ -52,6 +52,18 @@ def _renumber(keys) -> np.ndarray:
     """Return keys `[N]` as numbers by first appearance; each missing key gets a number of its own."""
     codes = pd.factorize(keys)[0]
     return pd.factorize(np.where(codes < 0, len(codes) + np.arange(len(codes)), codes))[0]
+
+
+def _each(hashes: pd.Series) -> pd.Series:
+    """Return the hashes of an item's images, one row per image, with the item's row as index; None without any."""
+    return hashes.reset_index(drop=True).str.split(" ").explode().replace("", None)
+
+
+def _link(keys: pd.Series, size: int) -> np.ndarray:
+    """Return group numbers `[size]`: the same for items that share a key. `keys`: any number per item, by its row."""
+    keys = keys.dropna()
+    links = np.stack([keys.index.to_numpy(), size + pd.factorize(keys)[0]])
+    return _renumber(_components(links, size + keys.nunique())[:size])
 
 
 def _cluster_hashes(hashes: pd.Series) -> pd.Series:

@@ -5,6 +5,8 @@ N items
 
 import functools
 import io
+import itertools
+from collections.abc import Iterable
 
 import imagehash
 import numpy as np
@@ -184,25 +186,88 @@ def _inspect_image(path: str) -> str:
         return f"{UNREADABLE}{_reason(error)}"
 
 
-def check_images(frames: list[pd.DataFrame], corrupt: str) -> list[pd.DataFrame]:
-    """Add the column `blank` to the frames, set `image_path` to None if the file is not a readable image, and return
-    the result of `inspect_images` per frame.
+def item_images(frame: pd.DataFrame) -> list[tuple[str | None, ...]]:
+    """Return the paths of each item's images `[N]`, None for one that is missing: the column `image_paths` of a
+    catalogue, otherwise the single `image_path`."""
+    if "image_paths" in frame:
+        return frame["image_paths"].tolist()
+    return [(path if isinstance(path, str) else None,) for path in frame["image_path"]]
 
-    Raise KitError if too many files are unreadable: `corrupt` "error" allows none, "few" one in a hundred, "blank" all.
+
+def image_hashes(frame: pd.DataFrame) -> list[str]:
+    """Return the hash of each item's image file `[N]`; of several, with a space between them, "" for a missing one.
+
+    Raise KitError if a file cannot be read.
+    """
+    items = item_images(frame)
+    return [" ".join(hashes) for hashes in _of_each(items, content_hashes([path for paths in items for path in paths]))]
+
+
+def inspect_items(items: list[tuple[str | None, ...]]) -> pd.DataFrame:
+    """Return `bytes`, `perceptual`, `blank` and `reasons` of items `[N]`, given the paths of the images of each.
+
+    The hashes are those of `inspect_images`; of several images, with a space between them, "" for an unreadable one.
+    They are None, and `blank` says why, if no image of the item is readable. `reasons`: the same per image, a tuple.
+    """
+    inspected = inspect_images([path for paths in items for path in paths])
+    reasons = _of_each(items, inspected["blank"])
+    blank = ["" if "" in whys else (*whys, "missing")[0] for whys in reasons]
+    columns = {"blank": blank, "reasons": pd.Series(reasons, dtype=object)}
+    for name in ("bytes", "perceptual"):
+        pairs = zip(_of_each(items, inspected[name].fillna("")), blank, strict=True)
+        joined = [None if why else " ".join(hashes) for hashes, why in pairs]
+        columns[name] = pd.Series(joined, dtype=inspected[name].dtype)
+    return pd.DataFrame(columns)
+
+
+def _of_each(items: list[tuple[str | None, ...]], values: Iterable[str]) -> list[tuple[str, ...]]:
+    """Return per item the values of its images; `values`: of all images, one after the other."""
+    rest = iter(values)
+    return [tuple(itertools.islice(rest, len(paths))) for paths in items]
+
+
+def keep_readable(frame: pd.DataFrame, inspected: pd.DataFrame) -> None:
+    """Set the paths of images that are not readable to None: those in `image_paths`, and `image_path` to the first that
+    is readable. `inspected`: what `inspect_items` returns of the frame's items."""
+    kept = [
+        tuple(None if why else path for path, why in zip(paths, reasons, strict=True))
+        for paths, reasons in zip(item_images(frame), inspected["reasons"], strict=True)
+    ]
+    frame["image_paths"] = pd.Series(kept, frame.index, dtype=object)
+    frame["image_path"] = pd.Series(first_images(kept), frame.index, dtype=object)
+
+
+def first_images(items: Iterable[tuple[str | None, ...]]) -> list[str | None]:
+    """Return the path of each item's first image that is not missing, None if there is none."""
+    return [next((path for path in paths if path is not None), None) for paths in items]
+
+
+def check_images(frames: list[pd.DataFrame], corrupt: str) -> list[pd.DataFrame]:
+    """Add the columns `blank` and `left_out` to the frames, set the paths of images that are not readable to None
+    (`keep_readable`), and return the result of `inspect_items` per frame.
+
+    `blank`: why an item has no readable image · `left_out`: which images of an item that has others are not readable,
+    and why. Raise KitError if too many files are unreadable: `corrupt` "error" allows none, "few" one in a hundred,
+    "blank" all.
     """
     ends = np.cumsum([len(frame) for frame in frames])[:-1]
-    paths = [path for frame in frames for path in frame["image_path"]]
-    inspected = inspect_images(paths)
+    items = [paths for frame in frames for paths in item_images(frame)]
+    inspected = inspect_items(items)
     bad = [
         f"{path} ({why.removeprefix('corrupt: ')})"
-        for path, why in zip(paths, inspected["blank"], strict=True)
+        for paths, reasons in zip(items, inspected["reasons"], strict=True)
+        for path, why in zip(paths, reasons, strict=True)
         if path and why
     ]
-    present = sum(path is not None for path in paths)
+    present = sum(path is not None for paths in items for path in paths)
     parts = [inspected.iloc[rows].reset_index(drop=True) for rows in np.split(np.arange(len(inspected)), ends)]
     for frame, part in zip(frames, parts, strict=True):
         frame["blank"] = part["blank"]
-        frame.loc[frame["blank"] != "", "image_path"] = None
+        frame["left_out"] = [
+            "; ".join(f"image {i} of {len(reasons)}: {why}" for i, why in enumerate(reasons, 1) if why and not blank)
+            for reasons, blank in zip(part["reasons"], part["blank"], strict=True)
+        ]
+        keep_readable(frame, part)
     if len(bad) > {"error": 0, "few": present // 100, "blank": present}[corrupt]:
         raise KitError(
             f"{len(bad)} of the {present} images can't be read: {shorten(bad, 3)}; replace the files, or "

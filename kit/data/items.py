@@ -6,12 +6,12 @@ import pyarrow as pa
 import sklearn
 
 from kit.config import TrainConfig
-from kit.core.cache import content_hashes, fingerprint, get_or_compute
+from kit.core.cache import fingerprint, get_or_compute
 from kit.core.exceptions import KitError
 from kit.data.challenge import Challenge, read_challenge
 from kit.data.duplicates import RADIUS, duplicate_groups
 from kit.data.folds import assign_folds, named_labels, stratified_sample
-from kit.data.images import check_images, inspect_images
+from kit.data.images import check_images, image_hashes, inspect_items, item_images
 from kit.data.text import product_texts
 from kit.runs import Run
 
@@ -22,7 +22,7 @@ def read_items(config: TrainConfig) -> tuple[list[int], dict[str, pd.DataFrame]]
     `train` has the column `fold`, in which each item validates (-1: it always trains), and with a grouped split
     `group`, the same for duplicates. `test` has the rows of every test file, distinguished by `split`, with
     FINGERPRINTS. If images are read, the column `blank` says why an item has none: "missing", "corrupt: …", or "" if it
-    has one. Raise KitError if the data is damaged, or too small for the split.
+    has one (`kit.data.images:check_images`). Raise KitError if the data is damaged, or too small for the split.
     """
     reads_images = "image" in config.sides or config.split == "grouped"
     images = "ignore" if not reads_images else "require" if config.missing == "error" else "leave"
@@ -39,7 +39,7 @@ def read_items(config: TrainConfig) -> tuple[list[int], dict[str, pd.DataFrame]]
             test["image_fingerprint"] = inspected[1]["bytes"].fillna("")
     settings = (config.folds, config.val_share, config.split_seed)
     if config.split == "grouped":
-        looked_at = inspected[0] if reads_images else inspect_images(list(items["image_path"]))
+        looked_at = inspected[0] if reads_images else inspect_items(item_images(items))
         items["group"], items["fold"] = _split_grouped(items, looked_at, settings)
     else:
         items["fold"] = assign_folds(named_labels(items), *settings)
@@ -95,7 +95,7 @@ def data_fingerprints(frames: dict[str, pd.DataFrame]) -> dict[str, str]:
         fingerprints[name] = fingerprint(*(part.to_json() for part in parts))
     fingerprints["folds"] = fingerprint(train["fold"].to_json())
     if "blank" in train:
-        hashes = [value for frame in frames.values() for value in content_hashes(list(frame["image_path"]))]
+        hashes = [value for frame in frames.values() for value in image_hashes(frame)]
         fingerprints["images"] = fingerprint(*hashes)
     return fingerprints
 

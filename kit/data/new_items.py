@@ -1,6 +1,7 @@
 """Items to predict after a training, from any table: what is wrong with a row is noted beside it, and stops nothing."""
 
 import dataclasses
+import itertools
 import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -13,7 +14,7 @@ import pyarrow.parquet as pq
 from kit.core.exceptions import KitError, shorten
 from kit.data.catalogue import Description, Rows, Table, read_rows
 from kit.data.challenge import EDITIONS, find_images
-from kit.data.images import inspect_images
+from kit.data.images import inspect_items, item_images, keep_readable
 from kit.data.table import PANDAS_INDEX, WHOLE_NUMBER, read_headers
 
 Items: TypeAlias = Table | Sequence[Mapping]  # a path, a frame, or dictionaries
@@ -25,9 +26,9 @@ def read_new_items(
 ) -> tuple[pd.DataFrame, str]:
     """Return the rows in order, and the name of the column of their own ids.
 
-    Columns of the rows: `key` (the own id), `title`, `description`, `image_path`, `problems` (what is wrong, a list of
-    words) and `able` (whether the row has anything that a model of `sides` reads). An image that is missing or cannot
-    be read has the path None.
+    Columns of the rows: `key` (the own id), `title`, `description`, `image_paths`, `image_path`, `problems` (what is
+    wrong, a list of words) and `able` (whether the row has anything that a model of `sides` reads). An image that is
+    missing or cannot be read has the path None.
 
     The columns of `items` are those of `description`, if a catalogue was learned from, otherwise those of the
     challenge's X files, of either edition; or else `title`, `description`, `image` and `id`, of which a file must have
@@ -144,16 +145,23 @@ def _look_at_images(frame: pd.DataFrame, sides: Sequence[str]) -> None:
     """Note what the rows lack of what a model of `sides` reads; an unreadable image counts as none."""
     whole = frame["whole"].to_numpy(bool)
     has = {"text": ((frame["title"] + frame["description"]).str.strip() != "").to_numpy(bool)}
-    lacks = {"text": np.where(has["text"], "", "no text").astype(object)}
+    lacks: dict[str, list[list[str]]] = {"text": [[] if there else ["no text"] for there in has["text"]]}
     if "image" in sides:
-        blank = inspect_images(frame["image_path"].tolist())["blank"]
-        has["image"] = (blank == "").to_numpy(bool)
-        frame.loc[~has["image"], "image_path"] = None
-        reasons = blank.str.replace("corrupt: ", "cannot be read: ").replace("missing", "is missing")
-        named = ("image " + frame["picture"] + " " + reasons).where(has["image"] == 0, "")
-        lacks["image"] = named.where(has["image"] | (frame["image_paths"].str.len() > 0), "no image").to_numpy(object)
+        inspected = inspect_items(item_images(frame))
+        has["image"] = (inspected["blank"] == "").to_numpy(bool)
+        keep_readable(frame, inspected)
+        lacks["image"] = [
+            [f"image {name} {_in_words(why)}" for name, why in zip(names, whys, strict=True) if why]
+            if whys
+            else ["no image"]
+            for names, whys in zip(frame["image_names"], inspected["reasons"], strict=True)
+        ]
     frame["able"] = whole & np.any([has[side] for side in sides], axis=0)
     for side in sides:
-        for problems, reason in zip(frame["problems"][whole], lacks[side][whole], strict=True):
-            if reason and not any(problem.startswith("no text and no image") for problem in problems):
-                problems.append(reason)
+        for problems, reasons in zip(frame["problems"][whole], itertools.compress(lacks[side], whole), strict=True):
+            if not any(problem.startswith("no text and no image") for problem in problems):
+                problems.extend(reasons)
+
+
+def _in_words(why: str) -> str:
+    return "is missing" if why == "missing" else why.replace("corrupt: ", "cannot be read: ", 1)

@@ -88,8 +88,7 @@ def make_loader(
     image = products.sides.get("image")
     decodes = isinstance(image, Pixels) and image.cached is None
     workers = workers if decodes or torch.cuda.is_available() else 0
-    sizes = [8 * int(products.lengths.max(initial=0)), *(side.item_bytes for side in products.sides.values())]
-    workers = _affordable_workers(batch_size * sum(sizes), workers)
+    workers = _affordable_workers(batch_size * products.item_bytes, workers)
     return DataLoader(
         products,
         batch_sampler=LengthBatches(products.lengths, batch_size, shuffle, seed, accumulate=accumulate),

@@ -1,6 +1,6 @@
 """Backbones and a head as one classifier, built from a configuration.
 
-B batch · T tokens · R regions · L layers · d backbone width · K classes
+B batch · I images of the batch's items · T tokens · R regions · L layers · d backbone width · K classes
 """
 
 from collections.abc import Sequence
@@ -12,11 +12,12 @@ from torch import Tensor, nn
 from kit.config import TrainConfig
 from kit.models.backbones import BackboneHandle, compile_blocks
 from kit.models.heads import CoAttentionHead, FusionHead
-from kit.models.layers import first_and_mean
+from kit.models.layers import first_and_mean, real_regions, side_by_side
 
 
 class StandIns(nn.Module):
-    """Learned vectors for what an item lacks: a missing text is one token of them, a missing image the same regions."""
+    """Learned vectors for what an item lacks: a missing text is one token of them, missing images are one image whose
+    regions are all the same."""
 
     def __init__(self, layers: int, text_width: int, image_width: int):
         super().__init__()
@@ -86,18 +87,23 @@ class Classifier(nn.Module):
         """Return the logits `[B, K]` of a batch whose features, layers and regions, have been computed."""
         outputs = self.head(*self.complete(batch, layers, regions))
         if self.mirror and self.image is not None and not self.training:
-            mirrored = self.image(batch["pixels"].flip(2))  # [B, H, W, 3], left to right
+            mirrored = self.image(batch["pixels"].flip(2))  # [I, H, W, 3], left to right
+            mirrored = side_by_side(mirrored, batch.get("images"))
             outputs = (outputs + self.head(*self.complete(batch, layers, mirrored))) / 2
         return outputs
 
-    def complete(self, batch: dict[str, Tensor], layers: Any, regions: Any) -> tuple[Any, Tensor, Any]:
-        """Return layers, mask and regions, with stand-ins for what the batch says that its items lack."""
+    def complete(self, batch: dict[str, Tensor], layers: Any, regions: Any) -> tuple[Any, Tensor, Any, Tensor | None]:
+        """Return layers, mask and regions, with stand-ins for what the batch says that its items lack, and the mask of
+        real regions, None if all are."""
         if self.missing is None:
-            return layers, batch["mask"], regions
-        return self.missing(layers, batch["mask"], regions, batch["missing"])
+            return layers, batch["mask"], regions, real_regions(regions, batch.get("images"))
+        missing = batch["missing"]
+        shown = real_regions(regions, batch.get("images"), missing[:, 1])
+        return *self.missing(layers, batch["mask"], regions, missing), shown
 
     def features(self, batch: dict[str, Tensor]) -> tuple[Sequence[Tensor] | None, Tensor | None]:
-        """Return the head's inputs, from the batch or computed: L text layers `[B, T, d]` and regions `[B, R, d]`.
+        """Return the head's inputs, from the batch or computed: L text layers `[B, T, d]` and regions `[B, R, d]`,
+        those of an item's images side by side.
 
         A baseline's text layers are `[B, 2, d]`: the first token and the mean token.
         """
@@ -109,7 +115,7 @@ class Classifier(nn.Module):
                 layers = tuple(first_and_mean(layer, batch["mask"]) for layer in layers)
         if self.image is not None:
             regions = self.image(batch["pixels"])
-        return layers, regions
+        return layers, None if regions is None else side_by_side(regions, batch.get("images"))
 
 
 def text_layers(config: TrainConfig) -> slice:

@@ -17,6 +17,7 @@ from kit.models.layers import (
     WeightedLayers,
     even_attention,
     linear,
+    mean_region,
     spread,
     weighted_sum,
 )
@@ -111,33 +112,40 @@ class CoAttentionHead(nn.Module):
         self.classifier.bias.copy_(bias)
         self.lengths.copy_(lengths)
 
-    def forward(self, layers: Sequence[Tensor], mask: Tensor, regions: Tensor) -> Tensor:
-        """Return logits `[B, K]` from L layers `[B, T, d_text]`, mask `[B, T]` and regions `[B, R, d_image]`."""
-        return self.classifier(self.dropout(self.joint(layers, mask, regions)))
+    def forward(self, layers: Sequence[Tensor], mask: Tensor, regions: Tensor, shown: Tensor | None = None) -> Tensor:
+        """Return logits `[B, K]` from L layers `[B, T, d_text]`, mask `[B, T]` and regions `[B, R, d_image]`.
 
-    def joint(self, layers: Sequence[Tensor], mask: Tensor, regions: Tensor) -> Tensor:
+        `shown`: the mask `[B, R]` of real regions, if items differ in their number of images.
+        """
+        return self.classifier(self.dropout(self.joint(layers, mask, regions, shown)))
+
+    def joint(self, layers: Sequence[Tensor], mask: Tensor, regions: Tensor, shown: Tensor | None = None) -> Tensor:
         """Return what the classifier sees: the attended vectors of both sides `[B, 2 D]`, or of one `[B, D]`."""
         text, regions = self._encode(layers, mask, regions)
-        text, image, _, _ = self.coattention(text, mask, regions)  # [B, D] each
+        text, image, _, _ = self.coattention(text, mask, regions, shown)  # [B, D] each
         return self._join(text, image)
 
-    def attend(self, layers: Sequence[Tensor], mask: Tensor, regions: Tensor) -> tuple[Tensor, Tensor]:
+    def attend(
+        self, layers: Sequence[Tensor], mask: Tensor, regions: Tensor, shown: Tensor | None = None
+    ) -> tuple[Tensor, Tensor]:
         """Return the attention on tokens, a_t `[B, T]`, and on regions, a_i `[B, R]` (eq. 6 and 7)."""
         text, regions = self._encode(layers, mask, regions)
-        _, _, a_text, a_image = self.coattention(text, mask, regions)
+        _, _, a_text, a_image = self.coattention(text, mask, regions, shown)
         return a_text, a_image
 
-    def inspect(self, layers: Sequence[Tensor], mask: Tensor, regions: Tensor) -> tuple[Tensor, Tensor]:
+    def inspect(
+        self, layers: Sequence[Tensor], mask: Tensor, regions: Tensor, shown: Tensor | None = None
+    ) -> tuple[Tensor, Tensor]:
         """Return logits `[B, 4, K]` with the learned attention, and with even attention on text, image and both; and
         how far the learned attention on text and image is from even, `[B, 2, 2]` (`kit.models.layers:spread`).
         """
         text, regions = self._encode(layers, mask, regions)
-        even_text, even_image = weighted_sum(even_attention(mask), text), regions.mean(1)
-        learned_text, learned_image, a_text, a_image = self.coattention(text, mask, regions)
+        even_text, even_image = weighted_sum(even_attention(mask), text), mean_region(regions, shown)
+        learned_text, learned_image, a_text, a_image = self.coattention(text, mask, regions, shown)
         texts = (learned_text, even_text, learned_text, even_text)
         images = (learned_image, learned_image, even_image, even_image)
         logits = [self.classifier(self.dropout(self._join(*pair))) for pair in zip(texts, images, strict=True)]
-        spreads = [spread(a_text, mask), spread(a_image, torch.ones_like(a_image))]
+        spreads = [spread(a_text, mask), spread(a_image, torch.ones_like(a_image) if shown is None else shown)]
         return torch.stack(logits, dim=1), torch.stack(spreads, dim=1)
 
     def _encode(self, layers: Sequence[Tensor], mask: Tensor, regions: Tensor) -> tuple[Tensor, Tensor]:
@@ -157,12 +165,14 @@ class CoAttentionHead(nn.Module):
             text, image = rms_norm(text, text.shape[1:]), rms_norm(image, image.shape[1:])
         return torch.cat({"both": (text, image), "text": (text,), "image": (image,)}[self.attention], dim=1)
 
-    def inputs(self, layers: Sequence[Tensor], mask: Tensor, regions: Tensor) -> tuple[Tensor, Tensor]:
+    def inputs(
+        self, layers: Sequence[Tensor], mask: Tensor, regions: Tensor, shown: Tensor | None = None
+    ) -> tuple[Tensor, Tensor]:
         """Return the vectors to standardise: each item's mean token in each layer, `[B, L, d_text]`, and mean region,
         `[B, d_image]`. Single tokens and regions vary more, but what a linear start reads are the means."""
         real = mask.unsqueeze(2)
         tokens = [(layer * real).sum(1) / real.sum(1) for layer in layers]
-        return torch.stack(tokens, dim=1), regions.float().mean(1)
+        return torch.stack(tokens, dim=1), mean_region(regions.float(), shown)
 
 
 class FusionHead(nn.Module):
@@ -206,16 +216,19 @@ class FusionHead(nn.Module):
         self.classifier = nn.Sequential(hidden, nn.ReLU(), nn.Dropout(dropout), linear(classifier_width, classes))
 
     def inputs(
-        self, layers: Sequence[Tensor] | None, mask: Tensor, regions: Tensor | None
+        self, layers: Sequence[Tensor] | None, mask: Tensor, regions: Tensor | None, shown: Tensor | None = None
     ) -> tuple[Tensor | None, Tensor | None]:
         """Return the text vectors `[B, d_text]` and image vectors `[B, d_image]`, None for a side that is not read."""
         token = 1 if self.standardise else 0
-        return None if layers is None else layers[-1][:, token].float(), None if regions is None else regions.mean(1)
+        text = None if layers is None else layers[-1][:, token].float()
+        return text, None if regions is None else mean_region(regions, shown)
 
-    def forward(self, layers: Sequence[Tensor] | None, mask: Tensor, regions: Tensor | None) -> Tensor:
+    def forward(
+        self, layers: Sequence[Tensor] | None, mask: Tensor, regions: Tensor | None, shown: Tensor | None = None
+    ) -> Tensor:
         """Return logits `[B, K]` from the first and the mean token in L layers, `[B, 2, d_text]`, and regions `[B, R,
-        d_image]`."""
-        text, image = self.inputs(layers, mask, regions)
+        d_image]`, of which the mask `shown` `[B, R]` marks the real ones if items differ in their number of images."""
+        text, image = self.inputs(layers, mask, regions, shown)
         text = None if text is None else self.text(self._scaled(self.text_input(text), LENGTHS[0]))
         image = None if image is None else self.image(self._scaled(self.image_input(image), LENGTHS[1]))
         if text is None or image is None or self.system in ("text", "image"):

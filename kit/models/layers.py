@@ -7,6 +7,7 @@ from collections.abc import Sequence
 
 import torch
 from torch import Tensor, nn
+from torch.nn.utils.rnn import pad_sequence
 
 
 class WeightedLayers(nn.Module):
@@ -110,8 +111,9 @@ class CoAttention(nn.Module):
         H_i = tanh(W_v I + Cᵀ (W_s T))      a_i = softmax_R(w_iᵀ H_i)      i' = Σ_R a_i I
         H_t = tanh(W_s T + C (W_v I))       a_t = softmax_T(w_tᵀ H_t)      t' = Σ_T a_t T
 
-    Padding is left out of C's sums over tokens and of softmax_T. With `scale`, beyond the paper, the sums over C become
-    means over tokens and over regions, so that the number of either does not drive tanh to its limits.
+    Padding is left out of C's sums over tokens and of softmax_T, and if items differ in their number of images, of the
+    sums over regions and of softmax_R. With `scale`, beyond the paper, the sums over C become means over tokens and
+    over regions, so that the number of either does not drive tanh to its limits.
     """
 
     def __init__(self, width: int, attention_width: int, scale: bool = False):
@@ -129,17 +131,26 @@ class CoAttention(nn.Module):
         self.image_score.weight.zero_()
         self.text_score.weight.zero_()
 
-    def forward(self, text: Tensor, mask: Tensor, regions: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        """Return t', i' `[B, D]`, a_t `[B, T]`, a_i `[B, R]` of text `[B, T, D]`, its mask, regions `[B, R, D]`."""
+    def forward(
+        self, text: Tensor, mask: Tensor, regions: Tensor, shown: Tensor | None = None
+    ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """Return t', i' `[B, D]`, a_t `[B, T]`, a_i `[B, R]` of text `[B, T, D]`, its mask, regions `[B, R, D]`, and
+        the mask `[B, R]` of those that an image has, None if all are."""
         real = mask.bool()
+        if shown is not None:
+            regions = regions * shown.unsqueeze(2)  # so that C and W_v I are zero at padding
         c = torch.tanh(self.affinity(text) @ regions.transpose(1, 2))  # [B, T, R], eq. 3
         c = c * real.unsqueeze(2)
         v, s = self.image_hidden(regions), self.text_hidden(text)  # [B, R, k], [B, T, k], eq. 4, 5
         from_text, from_image = c.transpose(1, 2) @ s, c @ v  # [B, R, k], [B, T, k], eq. 4, 5
         if self.scale:
-            from_text, from_image = from_text / real.sum(1).view(-1, 1, 1), from_image / regions.shape[1]
+            count = regions.shape[1] if shown is None else shown.sum(1).view(-1, 1, 1)
+            from_text, from_image = from_text / real.sum(1).view(-1, 1, 1), from_image / count
         h_image, h_text = torch.tanh(v + from_text), torch.tanh(s + from_image)  # eq. 4, 5
-        a_image = self.image_score(h_image).squeeze(2).softmax(1)  # [B, R], eq. 6
+        image_scores = self.image_score(h_image).squeeze(2)
+        if shown is not None:
+            image_scores = image_scores.masked_fill(~shown, float("-inf"))
+        a_image = image_scores.softmax(1)  # [B, R], eq. 6
         a_text = self.text_score(h_text).squeeze(2).masked_fill(~real, float("-inf")).softmax(1)  # [B, T], eq. 7
         return weighted_sum(a_text, text), weighted_sum(a_image, regions), a_text, a_image  # eq. 8, 9
 
@@ -150,10 +161,12 @@ class EvenAttention(nn.Module):
     def start_uniform(self) -> None:
         """Change nothing."""
 
-    def forward(self, text: Tensor, mask: Tensor, regions: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    def forward(
+        self, text: Tensor, mask: Tensor, regions: Tensor, shown: Tensor | None = None
+    ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """Return what `CoAttention.forward` returns, the attended vectors as means over real tokens and regions."""
         a_text = even_attention(mask)  # [B, T]
-        a_image = even_attention(regions.new_ones(regions.shape[:2]))  # [B, R]
+        a_image = even_attention(regions.new_ones(regions.shape[:2]) if shown is None else shown)  # [B, R]
         return weighted_sum(a_text, text), weighted_sum(a_image, regions), a_text, a_image
 
 
@@ -164,6 +177,33 @@ def weighted_sum(weights: Tensor, vectors: Tensor) -> Tensor:
 def even_attention(mask: Tensor) -> Tensor:
     """Return equal weights `[B, n]` for the places that the mask `[B, n]` marks as real."""
     return mask / mask.sum(1, keepdim=True)
+
+
+def mean_region(regions: Tensor, shown: Tensor | None) -> Tensor:
+    """Return the mean `[B, d]` of regions `[B, R, d]`, of those that the mask `[B, R]` marks as real if it is given."""
+    if shown is None:
+        return regions.mean(1)
+    return (regions * shown.unsqueeze(2)).sum(1) / shown.sum(1, keepdim=True)
+
+
+def side_by_side(regions: Tensor, images: Tensor | None) -> Tensor:
+    """Return the regions of each item's images side by side, `[B, R, d]`, padded with zeros, from those of each image,
+    `[I, R / n, d]`, and how many of the images, at most n, each item has, `[B]`. None: each item has one."""
+    if images is None:
+        return regions
+    return pad_sequence(regions.split(images.tolist()), batch_first=True).flatten(1, 2)
+
+
+def real_regions(regions: Tensor | None, images: Tensor | None, missing: Tensor | None = None) -> Tensor | None:
+    """Return the mask `[B, R]` of the real ones among regions that `side_by_side` returned; None: all are.
+
+    Where `missing` `[B]`, one image stands in for all.
+    """
+    if regions is None or images is None:
+        return None
+    of_each = regions.shape[1] // images.max()
+    counts = images if missing is None else torch.where(missing, 1, images)
+    return torch.arange(regions.shape[1], device=regions.device) < (counts * of_each).unsqueeze(1)
 
 
 def spread(weights: Tensor, mask: Tensor) -> Tensor:

@@ -35,6 +35,8 @@ def anatomy(trained: Trained, fold: int = 0) -> pd.DataFrame:
     batch = next(iter(prediction_batches(trained.products["train"].part(scored), trained.config, trained.accelerator)))
     modules = {name: module for name, module in model.named_modules() if name in PARTS}
     rows = [{"part": name, "shape": _shape(batch[key])} for key, name in INPUTS.items() if key in batch]
+    if "images" in batch:
+        rows[-1]["part"] += " (a row per image)"
     names, shapes = {module: name for name, module in modules.items()}, dict[str, str]()
 
     def record(module: nn.Module, inputs: Any, outputs: Any) -> None:

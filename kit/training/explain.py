@@ -1,6 +1,7 @@
 """What finished co-attention models attended to, and whether that matters for what they predict.
 
-B batch · N items · T tokens · R regions · h, w rows and columns of regions · L layers · d backbone width · K classes
+B batch · N items · I images of an item · T tokens · R regions · h, w rows and columns of an image's regions · L layers
+d backbone width · K classes
 """
 
 import math
@@ -15,6 +16,7 @@ from torch import Tensor
 from kit.core.console import Bar
 from kit.core.exceptions import KitError
 from kit.data.dataset import ProductDataset
+from kit.data.images import item_images
 from kit.data.text import product_pairs, product_texts
 from kit.models.backbones import find_backbones
 from kit.models.classifier import Classifier
@@ -27,14 +29,16 @@ TOP = 3  # classes that are shown of an item
 SHARE = 0.2  # of an item's places that are blanked
 DRAWS = 4  # random choices of as many places, whose mean the attended ones are compared with
 MEAN_ITEMS = 128  # training items of a fold, at most, whose mean vectors stand in for what is blanked
-Features = tuple[Sequence[Tensor], Tensor, Tensor]  # layers L × [B, T, d], mask [B, T], regions [B, R, d]
+# layers L × [B, T, d], mask [B, T], regions [B, R, d], and the mask [B, R] of real ones or None: all are
+Features = tuple[Sequence[Tensor], Tensor, Tensor, Tensor | None]
 
 
 def explain(trained: Trained, ids: Sequence) -> pd.DataFrame:
     """Return what the model that did not learn from each of these out-of-fold items attended to, one row per item.
 
-    id, title, description, image_path, label, fold · `probability_true` · `top`: the TOP most likely classes as (code,
-    probability) · `regions` `[h, w]`: attention on the regions, over their mean: 1 is even attention · `words`, and
+    id, title, description, label, fold · `images`: paths of the item's readable images · `probability_true` · `top`:
+    the TOP most likely classes as (code, probability) · `regions` `[I, h, w]`: attention on the regions of the images,
+    over the mean of all: 1 is even attention · `words`, and
     `attention` on each: the mean over its pieces, over the mean of all tokens · `unsplit`: the share of the attention
     on tokens that are no piece of a word. `regions` is None if the classifier sees no image or the regions form no
     square, `attention` if it sees no text.
@@ -54,10 +58,11 @@ def explain(trained: Trained, ids: Sequence) -> pd.DataFrame:
                 rows[chosen[row]] = {
                     "probability_true": probabilities[i, codes.index(train["label"].iloc[chosen[row]])],
                     "top": [(codes[k], probabilities[i, k]) for k in (-probabilities[i]).argsort()[:TOP]],
-                    "regions": None if config.attention == "text" else _square(a_image[i]),
+                    "regions": None if config.attention == "text" else _squares(a_image[i], batch, i),
                     "tokens": a_text[i, : items.lengths[row]].double().cpu().numpy(),
                 }
-    frame = train.iloc[places][["id", "title", "description", "image_path", "label", "fold"]].reset_index(drop=True)
+    frame = train.iloc[places][["id", "title", "description", "label", "fold"]].reset_index(drop=True)
+    frame["images"] = [[path for path in paths if path is not None] for paths in item_images(train.iloc[places])]
     texts: list[tuple[str, ...]] = [*product_pairs(frame)] if config.pair else [(t,) for t in product_texts(frame)]
     longest = min(config.max_tokens, find_backbones(config)["text"].outline.max_tokens)
     seen = []
@@ -108,20 +113,21 @@ def probability_falls(
 
     `means`: the vectors `[L, d]` of a blank token and `[d]` of a blank region.
     """
-    layers, mask, regions = features
+    layers, mask, regions, shown = features
     blank_token, blank_region = means
 
     def probability(chosen: Tensor, side: str) -> Tensor:
         where = chosen.unsqueeze(2)
         if side == "text":
             blanked = [torch.where(where, blank, layer) for blank, layer in zip(blank_token, layers, strict=True)]
-            logits = head(blanked, mask, regions)
+            logits = head(blanked, mask, regions, shown)
         else:
-            logits = head(layers, mask, torch.where(where, blank_region, regions))
+            logits = head(layers, mask, torch.where(where, blank_region, regions), shown)
         return logits.double().softmax(1).gather(1, labels.unsqueeze(1)).squeeze(1)
 
     falls = {}
-    for side, weights, real in (("text", attention[0], mask), ("image", attention[1], torch.ones_like(attention[1]))):
+    all_regions = torch.ones_like(attention[1]) if shown is None else shown
+    for side, weights, real in (("text", attention[0], mask), ("image", attention[1], all_regions)):
         whole = probability(torch.zeros_like(real, dtype=torch.bool), side)
         attended = probability(_largest(weights, real), side)
         drawn = [probability(_largest(torch.zeros_like(weights), real), side) for _ in range(DRAWS)]
@@ -179,10 +185,18 @@ def _attention_on_words(words: list[str], owners: list[int], tokens: np.ndarray,
     return {"words": words[:reached] + ["…"] * cut, "attention": relative, "unsplit": float(tokens[~inside].sum())}
 
 
-def _square(weights: Tensor) -> np.ndarray | None:
-    """Return attention on regions `[R]` as a map `[h, w]`, over their mean."""
-    side = math.isqrt(len(weights))
-    return (weights * len(weights)).double().cpu().numpy().reshape(side, side) if side**2 == len(weights) else None
+def _squares(weights: Tensor, batch: dict[str, Tensor], item: int) -> np.ndarray | None:
+    """Return an item's attention on regions `[R]`, with padding last, as maps `[I, h, w]`, over their mean.
+
+    A missing image has the map of what stands in for it.
+    """
+    images = batch.get("images")
+    of_each = len(weights) // (1 if images is None else int(images.max()))
+    count = 1 if images is None else int(images[item])
+    if "missing" in batch and batch["missing"][item, 1]:
+        count = 1
+    side, weights = math.isqrt(of_each), weights[: count * of_each]
+    return (weights * len(weights)).double().cpu().numpy().reshape(count, side, side) if side**2 == of_each else None
 
 
 def _require_attention(trained: Trained) -> None:

@@ -38,9 +38,9 @@ def precompute(
     not loaded.
 
     A pooled system gets only the vectors that it reads: the text's first token and mean token in the top layer,
-    `[2, 1, d]`, and the image's mean region, `[1, d]`. If the full outputs exceed `features_gb` GiB, pooled systems
-    cache those vectors alone; for other systems the backbone runs at every step. With `train_text_layers` every system
-    gets the full outputs of the text layers below.
+    `[2, 1, d]`, and the image's mean region, `[1, d]`, of several images their mean. If the full outputs exceed
+    `features_gb` GiB, pooled systems cache those vectors alone; for other systems the backbone runs at every step. With
+    `train_text_layers` every system gets the full outputs of the text layers below.
 
     `precision` is the run's: with "no" the outputs are computed and kept in float32, exactly as the head would get them
     at every step; with "bf16" or "fp16" they are computed under autocast and kept in half precision, or in float32 if
@@ -52,6 +52,8 @@ def precompute(
             running.append(side)
             continue
         filled = {name: part for name, part in parts.items() if len(part)}
+        if side == "image":
+            filled = {name: part.each_image() for name, part in filled.items()}
         poolable = config.pooled and not (side == "text" and config.train_text_layers)
         for pooled in (False, True) if poolable else (False,):
             frozen = _Frozen(config, backbone, device, precision, pooled)
@@ -71,6 +73,9 @@ def precompute(
             values = cached[name]
             if poolable and not pooled:
                 values, rows = _pool(side, values, rows)
+            if poolable and side == "image" and (images := parts[name].images) is not None:
+                values, rows = _pool(side, values[images.values], np.diff(images.offsets))
+                parts[name].images = None
             parts[name].sides[side] = RaggedArray("layers" if side == "text" else "regions", values, rows)
     return running
 

@@ -10,7 +10,8 @@ from kit.config import TrainConfig
 from kit.core.cache import fingerprint, get_or_compute
 from kit.core.console import Bar
 from kit.core.exceptions import KitError
-from kit.data.dataset import Pixels, ProductDataset, RaggedArray
+from kit.data.dataset import ProductDataset, RaggedArray
+from kit.data.images import item_images
 from kit.data.text import product_pairs, product_texts
 from kit.models import tokenizer
 from kit.models.backbones import BackboneHandle
@@ -33,7 +34,7 @@ def make_datasets(
             parts[name].lengths = np.diff(ids.offsets)
             parts[name].sides["text"] = ids
         if "image" in backbones:
-            parts[name].sides["image"] = Pixels(frame["image_path"].tolist(), config.image_size)
+            parts[name].set_images(item_images(frame), config.image_size)
         if config.modality_dropout and len(backbones) == 2:
             empty = [not text.strip() for text in product_texts(frame)]
             parts[name].missing = np.stack([np.array(empty, bool), frame["image_path"].isna()], axis=1)

@@ -20,7 +20,7 @@ from kit.data.dataset import ProductDataset
 from kit.data.sampler import make_loader
 from kit.models.classifier import Classifier
 from kit.models.heads import CoAttentionHead
-from kit.models.layers import Standardise
+from kit.models.layers import Standardise, real_regions
 from kit.training.features import not_finite
 from kit.training.probe import fit_probe, make_probe
 
@@ -91,7 +91,8 @@ def _fit_inputs(
     for batch in Bar(batches, desc="standardise", leave=False):
         batch = {key: value.to(device) for key, value in batch.items()}
         layers, regions = model.features(batch)
-        for side, values in zip(sums, head.inputs(layers, batch["mask"], regions), strict=True):
+        shown = real_regions(regions, batch.get("images"))
+        for side, values in zip(sums, head.inputs(layers, batch["mask"], regions, shown), strict=True):
             if values is not None:
                 values = values.float()
                 squares = values.square().sum(0)

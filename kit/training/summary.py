@@ -20,14 +20,22 @@ from kit.training.checkpoint import Progress
 
 
 def report_blank_images(run: Run, frames: dict[str, pd.DataFrame]) -> None:
-    """List the items without a readable image in the run's blank.csv, and print how many there are."""
+    """List the items without a readable image, and those of whose images some are not readable, in the run's blank.csv,
+    and print how many there are."""
     tables = [frame.assign(part=part) for part, frame in frames.items() if "blank" in frame]
-    if not tables or (blank := pd.concat(tables).query("blank != ''")).empty:
+    if not tables:
+        return
+    items = pd.concat(tables)
+    blank, fewer = (items[column] != "" for column in ("blank", "left_out"))
+    if not (blank | fewer).any():
         return
     path = run.folder / "blank.csv"
-    table = blank[["part", "id", "blank"]].rename(columns={"blank": "why"})
+    table = items.assign(why=items["blank"] + items["left_out"])[["part", "id", "why"]][blank | fewer]
     write_atomically(path, functools.partial(table.to_csv, index=False))
-    print(f"{len(table)} items have no readable image and get a white one: see {path}", flush=True)
+    if blank.any():
+        print(f"{blank.sum()} items have no readable image and get a white one: see {path}", flush=True)
+    if fewer.any():
+        print(f"{fewer.sum()} items have unreadable images, which are left out, beside others: see {path}", flush=True)
 
 
 def summarise_items(frames: dict[str, pd.DataFrame], outlined: dict[str, str]) -> dict:

@@ -105,7 +105,7 @@ NAMES = {10: LONG, 40: "<script>alert(1)</script>", 60: "\U0001f381 Jouets $5", 
 
 def explained(**changes) -> pd.DataFrame:
     """One item as `explain` returns it."""
-    item = {"id": 7, "title": "t", "description": None, "image_path": None, "label": 61, "fold": 0}
+    item = {"id": 7, "title": "t", "description": None, "images": [], "label": 61, "fold": 0}
     item |= {"probability_true": 0.01, "top": [(10, 0.6), (40, 0.3), (60, 0.05)], "regions": None}
     item |= {
         "words": ["\u0643\u062a\u0628", "<b>", "\U0001f381"],
@@ -133,7 +133,7 @@ def test_the_darkest_word_and_the_brightest_region_have_the_most_attention(tmp_p
     Image.new("RGB", (300, 200), "white").save(tmp_path / "a.png")
     regions = np.full((4, 4), 0.1)
     regions[1, 2] = 14.5
-    page = attention_gallery(explained(image_path=str(tmp_path / "a.png"), regions=regions), {})
+    page = attention_gallery(explained(images=[str(tmp_path / "a.png")], regions=regions[None]), {})
     shades = [sum(map(int, rgb)) for rgb in re.findall(r"background:rgb\((\d+),(\d+),(\d+)\)", page)]
     assert shades == sorted(shades, reverse=True) and shades[0] > 700 and shades[2] < 400
     _, picture = re.findall(r"data:image/jpeg;base64,([^\"]+)", page)
@@ -143,7 +143,7 @@ def test_the_darkest_word_and_the_brightest_region_have_the_most_attention(tmp_p
     row, column = np.unravel_index(brightness.argmax(), brightness.shape)
     assert (row * 4 // height, column * 4 // width) == (1, 2)
     (tmp_path / "a.png").write_bytes(b"broken")
-    unreadable = attention_gallery(explained(image_path=str(tmp_path / "a.png"), regions=regions), {})
+    unreadable = attention_gallery(explained(images=[str(tmp_path / "a.png")], regions=regions[None]), {})
     assert "image unreadable" in unreadable and "data:image" not in unreadable
 
 

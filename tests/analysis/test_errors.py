@@ -5,6 +5,7 @@ import json
 import subprocess
 import sys
 from html.parser import HTMLParser
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -23,7 +24,7 @@ from kit.runs import Run
 
 def make_errors(label, predicted, loss=1.0, described=True, names=None, **columns) -> Errors:
     items = pd.DataFrame({"label": label, "predicted": predicted}).assign(loss=loss, described=described)
-    items = items.assign(id=range(len(items)), title="titre", description="texte", image_path=None)
+    items = items.assign(id=range(len(items)), title="titre", description="texte", images=[[]] * len(items))
     items = items.assign(probability=0.5, probability_true=0.1, wrong=items["label"] != items["predicted"], **columns)
     return Errors(items, sorted({*label, *predicted}), names or {})
 
@@ -52,7 +53,7 @@ def test_items_are_joined_by_id(run):
     items = found.items.set_index("id")
     assert list(items.index[:4]) == [30, 3, 4, 35]
     assert items.loc[35, "title"].startswith("piscine")
-    assert items.loc[35, "image_path"].endswith("image_535_product_935.jpg")
+    assert [Path(path).name for path in items.loc[35, "images"]] == ["image_535_product_935.jpg"]
     assert items["described"].tolist() == [i % 2 == 1 for i in items.index]
     assert items.index[items["wrong"]].tolist() == [3, 23]
     assert items.loc[23, ["predicted", "label"]].tolist() == [40, 2705]
@@ -255,11 +256,11 @@ def test_gallery_shows_pictures_and_says_where_there_is_none(tmp_path):
     picture, broken = tmp_path / "a.jpg", tmp_path / "b.jpg"
     Image.new("RGB", (500, 400), "red").save(picture)
     broken.write_bytes(picture.read_bytes()[:300])
-    paths = [str(picture), str(broken), str(tmp_path / "gone.jpg"), None]
+    images = [[str(picture), str(picture)], [str(broken)], [str(tmp_path / "gone.jpg")], []]
     found = make_errors([10] * 4, [40] * 4, described=[True, True, True, False])
-    page = Page(gallery(found.items.assign(image_path=paths), {}))
-    (source,) = page.sources
-    assert source.startswith("data:image/jpeg;base64,") and len(source) < 10_000
+    page = Page(gallery(found.items.assign(images=images), {}))
+    source, again = page.sources
+    assert source == again and source.startswith("data:image/jpeg;base64,") and len(source) < 10_000
     assert page.texts.count("image unreadable") == 2
     assert page.texts.count("no image") == 1
     assert page.texts.count("(no description)") == 1

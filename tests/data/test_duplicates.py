@@ -90,7 +90,7 @@ def test_pictures_are_alike_within_a_few_bits_and_in_chains(root, monkeypatch):
     hashes = [f"{base ^ flip:064x}" for flip in flips]
     frame = items(list("abcdef"), paths=[*"vwxyz", None])
     files = pd.DataFrame({"bytes": [*"vwxyz", None], "perceptual": [*hashes, None]})
-    monkeypatch.setattr(duplicates, "inspect_images", lambda paths: files)
+    monkeypatch.setattr(duplicates, "inspect_items", lambda items: files)
     assert duplicate_groups(frame).tolist() == [0, 0, 0, 1, 0, 2]
 
 
@@ -106,7 +106,7 @@ def test_groups_are_what_is_linked_and_duplicates_never_straddle_folds(keys, fol
     looks = [hashlib.sha256(str(look).encode()).hexdigest() for _, look, _ in keys]
     files = pd.DataFrame({"bytes": [str(file) for file, *_ in keys], "perceptual": looks})
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(duplicates, "inspect_images", lambda paths: files)
+        patch.setattr(duplicates, "inspect_items", lambda items: files)
         groups = duplicate_groups(frame)
     expected = np.full(len(keys), -1)
     for start in range(len(keys)):

@@ -39,7 +39,7 @@ def test_the_largest_attention_is_where_the_class_stands(side, model, one_thread
     assert (weights.argmax(1) == places).float().mean() > 0.95
     assert torch.allclose(weights.sum(1), torch.ones(400), atol=1e-5)
     means = torch.stack([layer.mean((0, 1)) for layer in layers]), regions.mean((0, 1))
-    attended, random = probability_falls(head, (layers, mask, regions), attention, labels, means)[side].mean(0)
+    attended, random = probability_falls(head, (layers, mask, regions, None), attention, labels, means)[side].mean(0)
     assert attended > 0.5 and random < attended / 2
 
 

@@ -257,10 +257,10 @@ def test_memory_that_runs_out_makes_smaller_batches(root, crash_config, monkeypa
     """The step stays: its items are cut into more batches."""
     forward = kit.models.heads.CoAttentionHead.forward
 
-    def leaky(head, layers, mask, regions):
+    def leaky(head, layers, mask, *images):
         if len(mask) > 2:
             raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB.")
-        return forward(head, layers, mask, regions)
+        return forward(head, layers, mask, *images)
 
     monkeypatch.setattr(kit.models.heads.CoAttentionHead, "forward", leaky)
     run = begun(crash_config | {"batch_size": 8, "freeze_image": True}, "run")

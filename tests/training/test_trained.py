@@ -79,7 +79,7 @@ def test_an_explained_item_has_the_probabilities_that_the_run_predicted(run):
         assert [code for code, _ in row.top] == of_item.sort_values(ascending=False, kind="stable").index.tolist()
         assert [p for _, p in row.top] == pytest.approx([of_item[code] for code, _ in row.top], abs=1e-5)
         assert row.probability_true == pytest.approx(of_item[row.label], abs=1e-5)
-        assert row.regions.shape == (3, 3) and row.regions.mean() == pytest.approx(1, abs=1e-5)
+        assert row.regions.shape == (1, 3, 3) and row.regions.mean() == pytest.approx(1, abs=1e-5)
         assert row.words == f"{row.title} {row.description or ''}".split()[: len(row.words)]
         assert len(row.attention) == len(row.words) and (row.attention > 0).all() and 0 < row.unsplit < 1
     falls = blanking(trained, items=5)
@@ -124,7 +124,7 @@ def test_fine_tuned_backbones_mirrored_images_and_pairs_are_explained_too(root, 
     found = explain(trained, oof["id"].tolist())
     wanted = predicted[np.arange(len(oof)), [codes.index(label) for label in oof["label"]]]
     assert np.allclose(found["probability_true"], wanted, atol=1e-5)
-    assert all(len(row.words) == len(row.attention) and row.regions.shape == (3, 3) for row in found.itertuples())
+    assert all(len(row.words) == len(row.attention) and row.regions.shape == (1, 3, 3) for row in found.itertuples())
     assert len(blanking(trained)) == 2 * len(oof)
     assert {"text backbone", "image backbone", "input: pixels"} <= set(anatomy(trained)["part"])
     with pytest.raises(KitError, match="has no out-of-fold item"):  # one that every model of the run learned from
