@@ -44,8 +44,7 @@ EXPLAIN = (
     f"({', '.join(STACKED)}). Gain: on the probe, and for stacks on the member that is best out of fold in the mean of "
     "the seeds. Log-loss in nats and expected calibration error (ECE) in per cent, out of fold. Attention: mean total "
     "variation from even attention on words and on regions, 0 to 1, and the share of predictions that even attention "
-    "in its place would change. Epochs: how many held-out items chose, per seed and fold; 0 is the probe of the head's "
-    "own vectors. Seconds: of one run, on a machine that had other work."
+    "in its place would change. Seconds: of one run, on a machine that had other work."
 )
 
 
@@ -145,7 +144,6 @@ def main() -> None:
                     "log-loss": f"{loss:.3f}",
                     "ECE": f"{100 * error:.1f}",
                     "attention": moved(several),
-                    "epochs": " ".join(str(epoch) for run in several for epoch in run.summary.get("kept_epochs", [])),
                     "seconds": round(np.mean([run.summary["seconds"] for run in several])),
                 }
             )

@@ -39,7 +39,7 @@ from kit.training.launch import launch
 
 PICTURES, CELL, SIDE = (1, 4, 9), 128, 3 * 128
 SEEDS = (0, 1, 2)
-DEMO = {"recipe": "demo", "text": "e5_small", "image": "efficientnet_lite0", "image_size": SIDE, "curve": False}
+DEMO = {"recipe": "demo", "text": "e5_small", "image": "efficientnet_lite0", "image_size": SIDE, "keep": "held_out"}
 FULL = "co-attention"
 SYSTEMS = {
     FULL: {"system": "coattention"},

@@ -70,7 +70,7 @@ FROZEN: dict[str, Any] = {
     "freeze_image": True,
     "folds": 3,
     "split": "grouped",
-    "keep": "held_out",
+    "keep": "last",
 }
 # What fine-tuning on a GPU usually takes, not tuned on the challenge's data.
 FINE_TUNED: dict[str, Any] = {

@@ -168,10 +168,11 @@ class CoAttentionHead(nn.Module):
     def inputs(
         self, layers: Sequence[Tensor], mask: Tensor, regions: Tensor, shown: Tensor | None = None
     ) -> tuple[Tensor, Tensor]:
-        """Return the vectors to standardise: a batch's real tokens `[ΣT, L, d_text]` and regions `[ΣR, d_image]`."""
-        real = mask.bool()
-        vectors = regions.flatten(0, 1) if shown is None else regions[shown]
-        return torch.stack([layer[real] for layer in layers], dim=1), vectors
+        """Return the vectors to standardise: each item's mean token in each layer, `[B, L, d_text]`, and mean region,
+        `[B, d_image]`. Single tokens and regions vary more, but what a linear start reads are the means."""
+        real = mask.unsqueeze(2)
+        tokens = [(layer * real).sum(1) / real.sum(1) for layer in layers]
+        return torch.stack(tokens, dim=1), mean_region(regions.float(), shown)
 
 
 class FusionHead(nn.Module):

@@ -20,7 +20,7 @@ from kit.data.dataset import ProductDataset
 from kit.data.sampler import make_loader
 from kit.models.classifier import Classifier
 from kit.models.heads import CoAttentionHead
-from kit.models.layers import Standardise, mean_region, real_regions
+from kit.models.layers import Standardise, real_regions
 from kit.training.features import not_finite
 from kit.training.probe import fit_probe, make_probe
 
@@ -85,7 +85,7 @@ def _fit_inputs(
     model.eval()
     # of x and of x² in double precision, and the count
     sums: dict[str, list[Any]] = {side: [0.0, 0.0, 0] for side in ("text", "image")}
-    means = []  # of each item's regions
+    images = []  # each batch's vectors
     head: Any = model.head
     seen = 0
     for batch in Bar(batches, desc="standardise", leave=False):
@@ -101,8 +101,7 @@ def _fit_inputs(
                 sums[side][0] += values.sum(0).double()
                 sums[side][1] += squares.double()
                 sums[side][2] += len(values)
-        if regions is not None:
-            means.append(mean_region(regions.float(), shown))
+                images += [values] * (side == "image")
         seen += len(batch["row"])
         if seen >= items and seen % config.batch_size == 0:  # the same items, whatever `accumulate` is
             break
@@ -115,7 +114,7 @@ def _fit_inputs(
             std = (squares / count - mean.square()).clamp_min(0).sqrt()
             layer.fit(mean.reshape(layer.mean.shape), std.reshape(layer.std.shape))
             if side == "image" and isinstance(head, CoAttentionHead):
-                head.start_image(torch.cat(means))
+                head.start_image(torch.cat(images))
             if model.missing is not None:  # start as one among the items' vectors
                 vector = getattr(model.missing, side)
                 vector.copy_(mean.reshape(vector.shape) + std.reshape(vector.shape) * vector)
