@@ -47,6 +47,7 @@ def notebook(path: Path, picture: bytes) -> None:
     table = pd.DataFrame(np.ones((3, 40))).assign(name=["<script>alert(1)</script>", LONG, "\u0643\u062a\u0628"])
     outputs = [
         output("stream", name="stdout", text=LONG + "\n"),
+        output("display_data", data={"text/plain": ""}),  # a progress bar that has ended
         output("display_data", data={"image/png": base64.b64encode(picture).decode()}),
         output("execute_result", data={"text/html": table.to_html(), "text/plain": "a table"}),
         output("error", ename="KitError", evalue="wrong", traceback=[f"\x1b[31mKitError\x1b[0m: {LONG}"]),
@@ -115,6 +116,7 @@ def test_every_link_and_picture_is_there_and_nothing_comes_from_outside(site):
     assert "see 05_ensemble, " in notebook and "the manual." in notebook  # they have no page: text
     assert 'alt="C = \\tanh(T W_b I^\\top)"' in notebook and "<code>$2</code>" in notebook
     assert "<code>\\begin{none}</code>" in notebook
+    assert not re.search(r"<pre>\s*</pre>", notebook)
     assert notebook.count('class="formula"') == 4  # one per line of an aligned block, one in a cell's output
     assert 'alt="Figure: 1 · A notebook"' in notebook
 
