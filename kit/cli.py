@@ -94,8 +94,9 @@ def parser() -> argparse.ArgumentParser:
     kaggle.add_argument("--image", default="efficientnet_lite0", help="image backbone, likewise")
     kaggle.set_defaults(action=_kaggle)
 
-    notebooks = commands.add_parser("notebooks", help="open working copies of the notebooks in JupyterLab")
-    notebooks.add_argument("options", nargs=argparse.REMAINDER, help="options of jupyter lab")
+    text = "open working copies of the notebooks in JupyterLab"
+    notebooks = commands.add_parser("notebooks", help=text, prefix_chars="+", add_help=False)  # "-" is Jupyter's
+    notebooks.add_argument("options", nargs="*", help="options of jupyter lab")
     notebooks.set_defaults(action=lambda options: open_notebooks(options.options))
     return main
 

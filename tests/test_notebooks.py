@@ -395,6 +395,8 @@ def test_copies_without_a_record_are_taken_for_changed(folders):
 @pytest.mark.parametrize("user", [0, 1000])
 def test_jupyter_reaches_the_whole_project_and_starts_in_containers(user, tmp_path, monkeypatch):
     monkeypatch.setattr("os.geteuid", lambda: user)
+    options = cli.parser().parse_args(["notebooks", "--no-browser", "--port", "8889"]).options
+    assert options == ["--no-browser", "--port", "8889"]
     command = working_copies.command(tmp_path, ["--no-browser"])
     assert f"--ServerApp.root_dir={tmp_path}" in command and command[-1] == "--no-browser"
     assert ("--allow-root" in command) == (user == 0)

@@ -21,6 +21,7 @@ CARD = "border:1px solid rgba(128,128,128,.45);border-radius:6px;padding:8px;ove
 IMAGE_STYLE = "width:{0}px;height:{0}px;object-fit:contain;background:#fff;color:#666;font-size:12px"
 SIDE = 190  # pixels, of an image beside its map
 BLUE = "#2a6f97"
+GOOD, BAD = "#1d7a41", "#b3261e"  # behind white letters, which are then legible on a light and on a dark page
 # viridis is perceptually uniform and safe for the colour-blind; of blues, each is darker than the one before
 REGIONS, WORDS = matplotlib.colormaps["viridis"], matplotlib.colormaps["Blues"]
 
@@ -50,17 +51,21 @@ def _page(cards: list[str], columns: str) -> str:
 def _card(item, names: dict[int, str]) -> str:
     def line(word: str, colour: str, code: int, probability: float) -> str:
         name = html.escape(f"{code} {names.get(code, '')}".strip())
-        return f'<div><b style="color:{colour}">{word}</b> {name}, {probability:.1%}</div>'
+        return f"<div>{_mark(word, colour)} {name}, {probability:.1%}</div>"
 
     description = item.description if item.described else "(no description)"
     return (
         f'<div style="{CARD}">{"".join(_thumbnail(path, item.title) for path in item.images or [None])}'
         f'<div style="font-weight:bold;margin-top:6px">{_shorten(item.title, 120)}</div>'
         f'<div style="opacity:.75;margin:2px 0 6px">{_shorten(description, 160)}</div>'
-        f"{line('true', '#2f9e5b', item.label, item.probability_true)}"
-        f"{line('predicted', '#d9534f', item.predicted, item.probability)}"
+        f"{line('true', GOOD, item.label, item.probability_true)}"
+        f"{line('predicted', GOOD if item.predicted == item.label else BAD, item.predicted, item.probability)}"
         f"<div>loss {item.loss:.2f}</div></div>"
     )
+
+
+def _mark(word: str, colour: str) -> str:
+    return f'<b style="background:{colour};color:#fff;padding:0 4px;border-radius:3px">{word}</b>'
 
 
 def _shorten(text: str, length: int) -> str:
@@ -82,7 +87,7 @@ def _thumbnail(path: str | None, title: str, size: int = 128) -> str:
 
 def _attention_card(item, names: dict[int, str]) -> str:
     right = item.top[0][0] == item.label
-    verdict = f'<b style="color:{"#2f9e5b" if right else "#d9534f"}">{"right" if right else "wrong"}</b>'
+    verdict = _mark("right", GOOD) if right else _mark("wrong", BAD)
     title, note = " ".join(item.words), []
     images = [_thumbnail(path, title, SIDE) for path in item.images or [None]]
     if item.regions is not None and item.images:
@@ -126,7 +131,7 @@ def _shaded(words: list[str], attention: np.ndarray | None) -> str:
     spans = []
     for word, shade, value in zip(words, shades, words if attention is None else attention, strict=True):
         red, green, blue, _ = WORDS(0.85 * shade, bytes=True)
-        ink = "#000" if 0.299 * red + 0.587 * green + 0.114 * blue > 130 else "#fff"
+        ink = "#000" if 0.299 * red + 0.587 * green + 0.114 * blue > 104 else "#fff"
         hint = "" if attention is None else f' title="{value:.2f} × even"'
         style = f"background:rgb({red},{green},{blue});color:{ink};padding:1px 2px;border-radius:3px"
         spans.append(f'<span style="{style}"{hint}>{html.escape(word)}</span>')

@@ -278,7 +278,8 @@ def learning_curves(metrics: pd.DataFrame) -> Figure:
     for number, (_, rows) in enumerate(metrics.groupby("fold")):
         named = number == 0  # one legend entry for all folds
         for column, colour, name in (("train_loss", GREY, "training"), ("loss", BLUE, "validation")):
-            left.plot(rows["epoch"], rows[column], "o-", color=colour, label=name if named else None)
+            if column in rows:  # a start that is kept was not trained
+                left.plot(rows["epoch"], rows[column], "o-", color=colour, label=name if named else None)
         right.plot(rows["epoch"], 100 * rows["macro_f1"], "o-", color=BLUE)
         selected = rows[rows["kept"]]
         label = "selected epoch" if named else None

@@ -18,10 +18,11 @@ from kit.core.files import write_text
 from kit.core.paths import notebooks_folder
 
 STYLE = """
-:root{color-scheme:light dark;--back:#fff;--text:#222;--soft:#595959;--line:#d5d9de;--link:#1d5f87;--code:#f4f6f8;
+:root{color-scheme:light dark;--back:#fff;--text:#222;--soft:#595959;--line:#d5d9de;--link:#1d5f87;--code:#f8f9fb;
 --good:#1d7a41;--bad:#b3261e}
 @media(prefers-color-scheme:dark){:root{--back:#16191d;--text:#e3e5e8;--soft:#a5acb5;--line:#3b424a;--link:#7cc0ea;
---code:#1f242a;--good:#6cc98d;--bad:#f28b82}.formula{filter:invert(.9)}}
+--code:#1f242a;--good:#6cc98d;--bad:#f28b82}.formula{filter:invert(.9)}
+main img:not(.formula){filter:brightness(.85)}}
 *{box-sizing:border-box}
 body{font:16px/1.5 system-ui,sans-serif;margin:0;background:var(--back);color:var(--text)}
 main{max-width:1280px;margin:0 auto;padding:0 1rem 4rem;overflow-wrap:anywhere}
@@ -97,6 +98,8 @@ def notebook_body(path: Path, pages: Mapping[str, str]) -> str:
         if cell.cell_type == "markdown":
             heading = next(iter(re.findall(r"^#+ (.*)$", cell.source, re.MULTILINE)), heading)
             cell.source = _formulas(_links(cell.source, pages))
+        if "outputs" in cell:  # a progress bar that has ended leaves an empty line
+            cell.outputs = [output for output in cell.outputs if output.get("data") != {"text/plain": ""}]
         for output in cell.get("outputs", ()):
             if "text/markdown" in output.get("data", {}):
                 output.data["text/markdown"] = _formulas(_links("".join(output.data["text/markdown"]), pages))

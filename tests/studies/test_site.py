@@ -2,10 +2,7 @@
 
 import base64
 import html
-import json
 import re
-import shutil
-import subprocess
 from collections.abc import Iterator
 from html.parser import HTMLParser
 from pathlib import Path
@@ -15,6 +12,7 @@ import nbformat
 import numpy as np
 import pandas as pd
 import pytest
+from browser import Browser, needs_chromium
 from fakes import fake_study
 
 from kit.core.exceptions import KitError
@@ -24,7 +22,7 @@ from kit.studies.choice import chosen
 from kit.studies.report import as_markdown, write_report
 from kit.studies.site import notebook_body, report_body
 
-CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
+LEGIBLE = (Path(__file__).parents[1] / "legible.js").read_text(encoding="utf-8")
 LONG = "Accessoires\U0001f381" * 20  # no space to break at
 MARKDOWN = f"""# 1 · A notebook
 
@@ -49,6 +47,7 @@ def notebook(path: Path, picture: bytes) -> None:
     table = pd.DataFrame(np.ones((3, 40))).assign(name=["<script>alert(1)</script>", LONG, "\u0643\u062a\u0628"])
     outputs = [
         output("stream", name="stdout", text=LONG + "\n"),
+        output("display_data", data={"text/plain": ""}),  # a progress bar that has ended
         output("display_data", data={"image/png": base64.b64encode(picture).decode()}),
         output("execute_result", data={"text/html": table.to_html(), "text/plain": "a table"}),
         output("error", ename="KitError", evalue="wrong", traceback=[f"\x1b[31mKitError\x1b[0m: {LONG}"]),
@@ -117,6 +116,7 @@ def test_every_link_and_picture_is_there_and_nothing_comes_from_outside(site):
     assert "see 05_ensemble, " in notebook and "the manual." in notebook  # they have no page: text
     assert 'alt="C = \\tanh(T W_b I^\\top)"' in notebook and "<code>$2</code>" in notebook
     assert "<code>\\begin{none}</code>" in notebook
+    assert not re.search(r"<pre>\s*</pre>", notebook)
     assert notebook.count('class="formula"') == 4  # one per line of an aligned block, one in a cell's output
     assert 'alt="Figure: 1 · A notebook"' in notebook
 
@@ -136,21 +136,33 @@ def test_the_report_answers_first(site):
     assert "## Table 3" not in text and "no finished run" not in text  # there is no ensemble: no section
 
 
-@pytest.mark.skipif(not CHROMIUM, reason="Chromium is not installed: apt-get install chromium")
-def test_no_page_is_wider_than_a_phone_or_a_screen(site, tmp_path):
-    """Each page in frames of 390 and 1,400 px: how much wider than its frame it wants to be."""
-    pages = [path.name for path in sorted(site.glob("*.html"))]
-    frames = "".join(
-        f'<iframe width={width} height=800 src="site/{name}"></iframe>' for name in pages for width in (390, 1400)
-    )
-    measure = "f=>{const d=f.contentDocument.documentElement;return d.scrollWidth-d.clientWidth}"
-    script = f"onload=()=>{{document.title=JSON.stringify([...document.querySelectorAll('iframe')].map({measure}))}}"
-    (site.parent / "frames.html").write_text(f"<style>iframe{{border:0}}</style>{frames}<script>{script}</script>")
-    command = [CHROMIUM, "--headless", "--no-sandbox", "--disable-gpu", "--allow-file-access-from-files"]
-    command += [f"--user-data-dir={tmp_path / 'profile'}", "--virtual-time-budget=10000", "--dump-dom"]
-    done = subprocess.run([*command, str(site.parent / "frames.html")], capture_output=True, text=True, check=False)
-    (title,) = re.findall("<title>(.*?)</title>", done.stdout) or [done.stderr]
-    assert json.loads(title) == [0] * (2 * len(pages))
+@pytest.fixture(scope="module")
+def browser(tmp_path_factory) -> Iterator[Browser]:
+    with Browser(tmp_path_factory.mktemp("profile")) as page:
+        yield page
+
+
+@needs_chromium
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+@pytest.mark.parametrize("width", [390, 1400])
+def test_each_page_can_be_read_on_a_phone_and_on_a_screen_by_day_and_by_night(site, browser, width, scheme):
+    browser.resize(width, 800)
+    browser.prefer(scheme)
+    for path in sorted(site.glob("*.html")):
+        browser.open(path.as_uri())
+        assert browser.evaluate("document.documentElement.scrollWidth - document.documentElement.clientWidth") == 0
+        assert browser.evaluate(LEGIBLE) == [], path.name
+    assert browser.console == []
+
+
+@needs_chromium
+def test_what_cannot_be_read_is_found(site, browser):
+    browser.prefer("light")
+    browser.open((site / "index.html").as_uri())
+    faint = "<p style='color:#888'>faint</p>"
+    cut = "<p style='width:3em;overflow:hidden;white-space:pre'>far too long</p>"
+    browser.evaluate(f'document.body.innerHTML = "<b>plain</b>{faint}{cut}"')
+    assert browser.evaluate(LEGIBLE) == ["3.5: faint", "cut: far too long"]
 
 
 def test_a_page_of_a_notebook_that_is_gone_goes(site, tmp_path):
