@@ -8,7 +8,7 @@ import torch
 from kit.config import train_config
 from kit.core.exceptions import KitError
 from kit.runs import prepare_run
-from kit.training.probe import WEIGHTS, fit_probe, make_probe
+from kit.training.probe import WEIGHTS, fit_probe, make_probe, scale_sides
 from kit.training.run_trainer import hold_out, make_accelerator, prepare, train
 from kit.training.start import fit_start
 
@@ -41,7 +41,11 @@ def test_a_few_items_have_a_probe(items, groups):
 
 
 def test_the_head_starts_from_what_the_probe_reads(root, tiny_config):
-    """Vectors whose products are those of the items' standardised means: a probe of either is the same."""
+    """Vectors whose products are nearly those of the items' standardised means, so a probe of either is the same.
+
+    If single tokens and regions were standardised instead, the products would be 0.09 and 0.04 apart.
+    """
+    torch.manual_seed(0)
     config = train_config(**tiny_config | FROZEN)
     accelerator = make_accelerator(config)
     _, _, products, build = prepare(config, accelerator)
@@ -52,10 +56,11 @@ def test_the_head_starts_from_what_the_probe_reads(root, tiny_config):
         layers, regions = model.features(batch)
         joint = model.head.joint(*model.complete(batch, layers, regions)).cpu().chunk(2, dim=1)
     real = batch["mask"].unsqueeze(2)
-    for vectors, means in zip(joint, ((layers[-1] * real).sum(1) / real.sum(1), regions.mean(1)), strict=True):
-        read = scale_sides([means.shape[1]]).fit_transform(means.cpu().numpy())
+    means = (layers[-1] * real).sum(1) / real.sum(1), regions.mean(1)
+    for vectors, plain, apart in zip(joint, means, (0.06, 0.025), strict=True):
+        read = scale_sides([plain.shape[1], 0]).fit_transform(plain.cpu().numpy())
         vectors = torch.nn.functional.normalize(vectors, dim=1).numpy()
-        print("DIST", np.abs(vectors @ vectors.T - read @ read.T).mean())
+        assert np.abs(vectors @ vectors.T - read @ read.T).mean() < apart
 
 
 @pytest.mark.parametrize("attention", ["both", "text", "image"])
