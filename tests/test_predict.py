@@ -15,6 +15,7 @@ import pandas as pd
 import pytest
 import torch
 from PIL import Image
+from safetensors.torch import load_file, save_file
 
 import kit
 from kit import cli
@@ -30,6 +31,7 @@ from kit.stacking.ensemble import ensemble_config, stack
 from kit.stacking.stackers import METHODS
 from kit.training import light
 from kit.training.run_trainer import train
+from kit.training.trained import open_trained
 
 SMALL = {
     "image_size": 64, "max_tokens": 24, "width": 16, "attention_width": 8, "classifier_width": 8, "batch_size": 8,
@@ -267,6 +269,31 @@ def test_runs_that_cannot_predict_say_so(data, root, backbones, tmp_path):
         Predictor("tfidf").predict([])
     with pytest.raises(KitError, match="is the table of the items"):
         predict_table("tfidf", data / TEST, None, data / TEST)
+
+
+def test_a_backbone_that_changed_since_training_is_refused(data, root, backbones, tmp_path):
+    changing = {side: shutil.copytree(folder, tmp_path / side) for side, folder in backbones.items()}
+    named = {side: str(folder) for side, folder in changing.items()}
+    for name, system in (("frozen", "coattention"), ("near", "neighbours"), ("linear", "logistic_image")):
+        make(name, data, named, system=system)
+    (changing["image"] / ".DS_Store").write_bytes(b"what a file manager leaves")
+    kit.models.backbones._handle.cache_clear()  # as in another process
+    predict_table("frozen", data / TEST, None, tmp_path / "out.csv")
+    weights = load_file(changing["image"] / "model.safetensors")
+    save_file({key: value + 1 for key, value in weights.items()}, changing["image"] / "model.safetensors")
+    kit.models.backbones._handle.cache_clear()
+    for name in ("frozen", "near", "linear"):
+        sentence = rf"The image backbone '.*' has other files now than when the run '{name}' was trained: put the old"
+        for refused in (lambda name=name: Predictor(name), lambda name=name: export(name, tmp_path / "made")):
+            with pytest.raises(KitError, match=sentence):
+                refused()
+    with pytest.raises(KitError, match="has other files now"):
+        open_trained(open_run("frozen"))
+    path = root / "runs" / "near" / "summary.json"  # as earlier versions of the kit wrote it
+    path.write_text(
+        json.dumps({key: value for key, value in json.loads(path.read_text()).items() if key != "backbones"})
+    )
+    assert Predictor("near").predict([{"title": "livre"}])["label"].notna().all()
 
 
 def test_a_catalogue_of_ones_own(tmp_path, backbones, data):

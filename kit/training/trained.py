@@ -21,7 +21,7 @@ from kit.models.classifier import Classifier
 from kit.runs import TrainingRun
 from kit.training.predict import predict, prediction_batches
 from kit.training.run_trainer import make_accelerator, prepare_items
-from kit.training.saved_weights import load_weights
+from kit.training.saved_weights import load_weights, require_backbones
 
 
 @dataclass(frozen=True, eq=False)
@@ -71,12 +71,13 @@ def open_trained(run: TrainingRun, frames: dict[str, pd.DataFrame] | None = None
     label); outputs of frozen backbones come from the cache, or are computed. `data`: the run's challenge folder, if it
     has moved.
 
-    Raise KitError if the run is not finished, or no network, or if its items have changed since.
+    Raise KitError if the run is not finished, or no network, or if its items or backbones have changed since.
     """
     run.require()
     config = dataclasses.replace(run.config, data=data or run.config.data)
     if config.system in LIGHT:
         raise KitError(f"The run {run.name!r} is a {config.system} baseline, which keeps no network: take another run.")
+    require_backbones(run)
     accelerator, codes = make_accelerator(config), run.predictions("oof")[1]
     if frames is None:
         _, frames = read_items(config)
