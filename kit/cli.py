@@ -74,7 +74,7 @@ def parser() -> argparse.ArgumentParser:
     predict.add_argument("items", type=Path, help="CSV, TSV or Parquet file with one item per row")
     predict.add_argument("--images", type=Path, help="folder in which the image paths start (default: of the table)")
     predict.add_argument(
-        "-o", "--out", type=Path, help="CSV or Parquet file to write (default: ITEMS-predicted.csv here)"
+        "-o", "--out", type=Path, help="CSV, TSV or Parquet file to write (default: ITEMS-predicted.csv here)"
     )
     predict.set_defaults(action=_predict)
 

@@ -137,7 +137,9 @@ def test_broken_rows_cost_nothing_but_themselves(data, tmp_path):
     out = tmp_path / "out.parquet"
     sentence = predict_table("first", tmp_path / "items.csv", folder, out)
     assert sentence == f"{out}: 7 items, 4 with a problem, 2 of these without a label."
+    predict_table("first", tmp_path / "items.csv", folder, out.with_suffix(".tsv"))
     found = pd.read_parquet(out)
+    assert list(pd.read_csv(out.with_suffix(".tsv"), sep="\t")) == list(found)
     assert found["problem"].tolist() == [
         f"image {files[0].name} is missing",
         f"image {files[1].name} cannot be read: no JPEG, PNG, GIF, WebP, BMP or TIFF",
@@ -248,7 +250,7 @@ def test_a_damaged_export_is_refused(tmp_path):
         export("probe", folder)
 
 
-def test_runs_that_cannot_predict_say_so(data, root, backbones, tmp_path):
+def test_runs_that_cannot_predict_say_so(data, root, backbones, tmp_path, monkeypatch):
     weights = root / "runs" / "tfidf" / "model-0.safetensors"
     weights.rename(tmp_path / "hidden")
     for refused in (lambda: Predictor("tfidf"), lambda: export("tfidf", tmp_path / "made")):
@@ -267,6 +269,10 @@ def test_runs_that_cannot_predict_say_so(data, root, backbones, tmp_path):
         Predictor("tfidf").predict(tmp_path / "named.csv")
     with pytest.raises(KitError, match="There are no items to predict"):
         Predictor("tfidf").predict([])
+    monkeypatch.setattr("kit.predict.Predictor", None)  # nothing is computed
+    for name in ("out.xlsx", "out", "out.csv.gz"):
+        with pytest.raises(KitError, match=rf"{name} must end in .csv, .tsv or .parquet"):
+            predict_table("tfidf", data / TEST, None, tmp_path / name)
     with pytest.raises(KitError, match="is the table of the items"):
         predict_table("tfidf", data / TEST, None, data / TEST)
 
