@@ -2,6 +2,7 @@
 
 import argparse
 import shlex
+import signal
 import sys
 from pathlib import Path
 from typing import Any
@@ -142,6 +143,7 @@ def main(arguments: list[str] | None = None) -> int:
     """Run one sub-command; return its exit status: 1 after a sentence about what is wrong, 130 if interrupted."""
     accept_any_character()
     options = parser().parse_args(arguments)
+    usual = signal.signal(signal.SIGTERM, signal.default_int_handler)  # as Ctrl-C: what was started saves and ends too
     try:
         return options.action(options) or 0
     except KitError as error:
@@ -150,3 +152,5 @@ def main(arguments: list[str] | None = None) -> int:
     except KeyboardInterrupt:
         print("\nInterrupted.", file=sys.stderr)
         return 130
+    finally:
+        signal.signal(signal.SIGTERM, usual)
