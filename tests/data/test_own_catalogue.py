@@ -98,6 +98,7 @@ def test_a_first_line_that_tells_excel_the_separator_is_no_header(folder, first)
     table = ITEMS.replace('"', "").replace(" en grès,", " en grès").replace("Lampes, lustres", "Lampes")
     table = table.replace("deux\nlignes", "deux").replace(",", ";")
     place = describe(put(folder, f"{first}\r\n{table}", encoding="utf-8-sig"), **TEXT, out=folder / "mine")
+    assert read_challenge(place).kind == "a catalogue of your own"
     assert read_challenge(place).train["title"].tolist() == ["Tasse", "NaN", "Lampe", "Lampe 12"]
     refused(folder, f"{first}\n{table}A-1;Tasse;;;;Mugs\n", ["line 7", "sku is 'A-1' as in line 3"])
 
