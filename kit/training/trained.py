@@ -5,7 +5,8 @@ N items · K classes
 
 import dataclasses
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -38,15 +39,20 @@ class Trained:
     products: dict[str, ProductDataset]
     accelerator: Accelerator
     build: Callable[[], Classifier]
+    latest: dict[int, nn.Module] = field(default_factory=dict)  # the model that was asked for last, by its fold
 
-    def model(self, fold: int) -> Classifier:
+    def model(self, fold: int) -> Any:
         """Return the model of a fold in evaluation mode. Raise KitError if its weights are missing or another's."""
+        if fold in self.latest:
+            return self.latest[fold]
+        self.latest.clear()
         path = self.run.folder / f"model-{fold}.safetensors"
         if not path.is_file():
             raise KitError(f"{path} is missing: train the run again, with -p again True.")
         model = self.build().to(self.accelerator.device)
         load_weights(model, path, model.frozen_prefixes)
-        return self.accelerator.prepare_model(model, evaluation_mode=True).eval()
+        self.latest[fold] = self.accelerator.prepare_model(model, evaluation_mode=True).eval()
+        return self.latest[fold]
 
     def probabilities(self, model: nn.Module, items: ProductDataset) -> np.ndarray:
         """Return a model's probabilities `[N, K]` of `items`, in their order."""
