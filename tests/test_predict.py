@@ -122,6 +122,23 @@ def test_what_is_loaded_stays_and_single_items_leave_nothing(data, root, monkeyp
     check_same(predictor.predict(table, images=data), "first")
 
 
+def test_members_of_a_stack_share_what_their_backbones_return(data):
+    members = ["first", "probe", "text_probe", "neighbours"]
+    stack(ensemble_config(members, "shared", method="blend", study="shared"))
+    predictor, passed = Predictor("shared-ensemble-shared-blend"), {"text": 0, "image": 0}
+    handles = {id(one): one for member in predictor.members for one in member.backbones.values()}.values()
+    assert sorted(one.side for one in handles) == ["image", "text"]  # loaded once
+    for one in handles:
+
+        def count(module, inputs, outputs, side=one.side) -> None:
+            passed[side] += len(outputs if side == "image" else outputs[-1])  # of the text, one tensor per layer
+
+        one.frozen.register_forward_hook(count)
+    items = pd.read_csv(data / TEST).assign(designation=lambda frame: frame["designation"] + " neuf")
+    assert predictor.predict(items, images=data)["problem"].eq("").all()
+    assert passed == {"text": len(items), "image": len(items)}
+
+
 def test_broken_rows_cost_nothing_but_themselves(data, tmp_path):
     table = pd.read_csv(data / TEST, keep_default_na=False)
     table.to_csv(tmp_path / "items.csv", index=False)

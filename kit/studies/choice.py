@@ -75,8 +75,8 @@ def expectation(run: Run) -> str:
     gain, low, high = (f"{100 * summary[key]:+.1f}" for key in ("gain", "gain_low", "gain_high"))
     method, count = summary.get("chosen", run.config.method), len(run.config.members)
     return (
-        f"The stack {run.name!r} of {count} members (method {method}) is expected to move macro-F1 by {gain} [{low}, {high}] "
-        f"points against its best member, {summary['best_member']}: {summary['evaluation']}, on validation "
+        f"The stack {run.name!r} of {count} members (method {method}) is expected to move macro-F1 by {gain} [{low}, "
+        f"{high}] points against its best member, {summary['best_member']}: {summary['evaluation']}, on validation "
         f"items.{_caution(run)}"
     )
 
