@@ -2,6 +2,7 @@
 
 import argparse
 import shlex
+import signal
 import sys
 from pathlib import Path
 from typing import Any
@@ -74,7 +75,7 @@ def parser() -> argparse.ArgumentParser:
     predict.add_argument("items", type=Path, help="CSV, TSV or Parquet file with one item per row")
     predict.add_argument("--images", type=Path, help="folder in which the image paths start (default: of the table)")
     predict.add_argument(
-        "-o", "--out", type=Path, help="CSV or Parquet file to write (default: ITEMS-predicted.csv here)"
+        "-o", "--out", type=Path, help="CSV, TSV or Parquet file to write (default: ITEMS-predicted.csv here)"
     )
     predict.set_defaults(action=_predict)
 
@@ -143,6 +144,7 @@ def main(arguments: list[str] | None = None) -> int:
     """Run one sub-command; return its exit status: 1 after a sentence about what is wrong, 130 if interrupted."""
     accept_any_character()
     options = parser().parse_args(arguments)
+    usual = signal.signal(signal.SIGTERM, signal.default_int_handler)  # as Ctrl-C: what was started saves and ends too
     try:
         return options.action(options) or 0
     except KitError as error:
@@ -151,3 +153,5 @@ def main(arguments: list[str] | None = None) -> int:
     except KeyboardInterrupt:
         print("\nInterrupted.", file=sys.stderr)
         return 130
+    finally:
+        signal.signal(signal.SIGTERM, usual)

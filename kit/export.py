@@ -36,6 +36,7 @@ from kit.models.text_backbones import load_text
 from kit.models.tokenizer import FILES, tokenizer_folder
 from kit.runs import STACKER, EnsembleRun, Run, TrainingRun, find_run, run_at
 from kit.stacking.members import is_current
+from kit.training.saved_weights import require_backbones
 
 MANIFEST, SUMS = "export.json", "SHA256SUMS"
 EXPORT_AGAIN = "copy the folder again, or export the run again"
@@ -68,7 +69,8 @@ class Source:
 def open_source(run: str | Path) -> Source:
     """Return what predicts: a run by its name or its folder, or a folder that `export` wrote.
 
-    Raise KitError if there is no such run, if it is not finished, or if something that it needs is missing or damaged.
+    Raise KitError if there is no such run, if it is not finished, or if something that it needs is missing, damaged
+    or another than in training.
     """
     place = Path(run).expanduser()
     if (place / MANIFEST).is_file() or (place / SUMS).is_file():
@@ -83,6 +85,8 @@ def open_source(run: str | Path) -> Source:
     members = _members(found)
     if isinstance(found, EnsembleRun) and found.folder.parent == runs_folder() and not is_current(found):
         raise KitError(f"The members of {found.name!r} were trained again since it was made: make the ensemble again.")
+    for member in members:
+        require_backbones(member)
     items, codes, _ = found.predictions("oof")
     names, description = _read_classes(found, items.get("class_fingerprint", [""])[0])
     return Source(found, members, codes, names, description, {}, False)

@@ -20,6 +20,7 @@ from kit.core.files import write_atomically
 from kit.core.paths import private_cache
 from kit.data.challenge import clean_items
 from kit.data.new_items import Items, read_new_items
+from kit.data.table import PARQUET
 from kit.export import open_source
 from kit.models.backbones import BackboneHandle, check_backbones, find_backbones
 from kit.models.classifier import Classifier
@@ -29,6 +30,7 @@ from kit.training import light
 from kit.training.run_trainer import make_accelerator, prepare_items
 from kit.training.trained import Trained
 
+DELIMITED = {".csv": ",", ".tsv": "\t"}  # separators of the files that can be written, by ending
 TOP = 3  # classes that are named per item
 ITEMS_PER_WORKER = 128  # a process that reads images takes as long to start
 
@@ -149,21 +151,24 @@ class _Member:
 
 
 def predict_table(run: str | Path, items: Path, images: Path | None, out: Path | None) -> str:
-    """Predict a table and write the rows of `Predictor.predict` to `out`, as Parquet if its name says so, otherwise as
-    CSV; return a sentence about them. Without `out`, the file is <items>-predicted.csv in the working directory.
+    """Predict a table and write the rows of `Predictor.predict` to `out`, in the format that its ending names (CSV, TSV
+    or Parquet); return a sentence about them. Without `out`, the file is <items>-predicted.csv in the working
+    directory.
 
-    Raise KitError as `Predictor` does, or if the file cannot be written.
+    Raise KitError as `Predictor` does, or if the file cannot be written, or is of another format.
     """
     out = out or Path.cwd() / f"{items.stem}-predicted.csv"
+    if (ending := out.suffix.lower()) not in (*PARQUET, *DELIMITED):
+        raise KitError(f"{out} must end in .csv, .tsv or .parquet, the formats that can be written: change -o.")
     if out.resolve() == items.resolve():
         raise KitError(f"{out} is the table of the items: choose another file with -o.")
     table = Predictor(run).predict(items, images)
 
     def write(path: Path) -> None:
-        if out.suffix.lower() in (".parquet", ".pq"):
+        if ending in PARQUET:
             table.to_parquet(path, index=False)
         else:
-            table.to_csv(path, index=False, float_format="%.8f")
+            table.to_csv(path, sep=DELIMITED[ending], index=False, float_format="%.8f")
 
     write_atomically(out, write)
     without, noted = table["label"].isna().sum(), (table["problem"] != "").sum()

@@ -15,6 +15,7 @@ import pandas as pd
 import pytest
 import torch
 from PIL import Image
+from safetensors.torch import load_file, save_file
 
 import kit
 from kit import cli
@@ -30,6 +31,7 @@ from kit.stacking.ensemble import ensemble_config, stack
 from kit.stacking.stackers import METHODS
 from kit.training import light
 from kit.training.run_trainer import train
+from kit.training.trained import open_trained
 
 SMALL = {
     "image_size": 64, "max_tokens": 24, "width": 16, "attention_width": 8, "classifier_width": 8, "batch_size": 8,
@@ -120,6 +122,23 @@ def test_what_is_loaded_stays_and_single_items_leave_nothing(data, root, monkeyp
     check_same(predictor.predict(table, images=data), "first")
 
 
+def test_members_of_a_stack_share_what_their_backbones_return(data):
+    members = ["first", "probe", "text_probe", "neighbours"]
+    stack(ensemble_config(members, "shared", method="blend", study="shared"))
+    predictor, passed = Predictor("shared-ensemble-shared-blend"), {"text": 0, "image": 0}
+    handles = {id(one): one for member in predictor.members for one in member.backbones.values()}.values()
+    assert sorted(one.side for one in handles) == ["image", "text"]  # loaded once
+    for one in handles:
+
+        def count(module, inputs, outputs, side=one.side) -> None:
+            passed[side] += len(outputs if side == "image" else outputs[-1])  # of the text, one tensor per layer
+
+        one.frozen.register_forward_hook(count)
+    items = pd.read_csv(data / TEST).assign(designation=lambda frame: frame["designation"] + " neuf")
+    assert predictor.predict(items, images=data)["problem"].eq("").all()
+    assert passed == {"text": len(items), "image": len(items)}
+
+
 def test_broken_rows_cost_nothing_but_themselves(data, tmp_path):
     table = pd.read_csv(data / TEST, keep_default_na=False)
     table.to_csv(tmp_path / "items.csv", index=False)
@@ -135,7 +154,9 @@ def test_broken_rows_cost_nothing_but_themselves(data, tmp_path):
     out = tmp_path / "out.parquet"
     sentence = predict_table("first", tmp_path / "items.csv", folder, out)
     assert sentence == f"{out}: 7 items, 4 with a problem, 2 of these without a label."
+    predict_table("first", tmp_path / "items.csv", folder, out.with_suffix(".tsv"))
     found = pd.read_parquet(out)
+    assert list(pd.read_csv(out.with_suffix(".tsv"), sep="\t")) == list(found)
     assert found["problem"].tolist() == [
         f"image {files[0].name} is missing",
         f"image {files[1].name} cannot be read: no JPEG, PNG, GIF, WebP, BMP or TIFF",
@@ -246,7 +267,7 @@ def test_a_damaged_export_is_refused(tmp_path):
         export("probe", folder)
 
 
-def test_runs_that_cannot_predict_say_so(data, root, backbones, tmp_path):
+def test_runs_that_cannot_predict_say_so(data, root, backbones, tmp_path, monkeypatch):
     weights = root / "runs" / "tfidf" / "model-0.safetensors"
     weights.rename(tmp_path / "hidden")
     for refused in (lambda: Predictor("tfidf"), lambda: export("tfidf", tmp_path / "made")):
@@ -265,8 +286,37 @@ def test_runs_that_cannot_predict_say_so(data, root, backbones, tmp_path):
         Predictor("tfidf").predict(tmp_path / "named.csv")
     with pytest.raises(KitError, match="There are no items to predict"):
         Predictor("tfidf").predict([])
+    monkeypatch.setattr("kit.predict.Predictor", None)  # nothing is computed
+    for name in ("out.xlsx", "out", "out.csv.gz"):
+        with pytest.raises(KitError, match=rf"{name} must end in .csv, .tsv or .parquet"):
+            predict_table("tfidf", data / TEST, None, tmp_path / name)
     with pytest.raises(KitError, match="is the table of the items"):
         predict_table("tfidf", data / TEST, None, data / TEST)
+
+
+def test_a_backbone_that_changed_since_training_is_refused(data, root, backbones, tmp_path):
+    changing = {side: shutil.copytree(folder, tmp_path / side) for side, folder in backbones.items()}
+    named = {side: str(folder) for side, folder in changing.items()}
+    for name, system in (("frozen", "coattention"), ("near", "neighbours"), ("linear", "logistic_image")):
+        make(name, data, named, system=system)
+    (changing["image"] / ".DS_Store").write_bytes(b"what a file manager leaves")
+    kit.models.backbones._handle.cache_clear()  # as in another process
+    predict_table("frozen", data / TEST, None, tmp_path / "out.csv")
+    weights = load_file(changing["image"] / "model.safetensors")
+    save_file({key: value + 1 for key, value in weights.items()}, changing["image"] / "model.safetensors")
+    kit.models.backbones._handle.cache_clear()
+    for name in ("frozen", "near", "linear"):
+        sentence = rf"The image backbone '.*' has other files now than when the run '{name}' was trained: put the old"
+        for refused in (lambda name=name: Predictor(name), lambda name=name: export(name, tmp_path / "made")):
+            with pytest.raises(KitError, match=sentence):
+                refused()
+    with pytest.raises(KitError, match="has other files now"):
+        open_trained(open_run("frozen"))
+    path = root / "runs" / "near" / "summary.json"  # as earlier versions of the kit wrote it
+    path.write_text(
+        json.dumps({key: value for key, value in json.loads(path.read_text()).items() if key != "backbones"})
+    )
+    assert Predictor("near").predict([{"title": "livre"}])["label"].notna().all()
 
 
 def test_a_catalogue_of_ones_own(tmp_path, backbones, data):

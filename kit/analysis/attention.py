@@ -16,6 +16,7 @@ from kit.runs import EnsembleRun, Run, TrainingRun, open_run
 # Total variation from even below which attention counts as even. It bounds the effect: the attended vector is then
 # nearer to the mean than .01 of the largest distance between two words or regions.
 MOVED = 0.01
+FEW = 0.001  # share of the predictions below which a change is no more than a few items
 MIX = "head.mix.weights"  # the layers' weights before softmax, in a run's safetensors
 EXPLAIN_ATTENTION = (
     "`variation` is the mean total variation between the attention and even attention on all words or regions: 0 if it "
@@ -49,13 +50,19 @@ def describe_attention(run: Run) -> str:
     still = [side for side in sides if measured[side]["variation"] < MOVED]
     words = [
         f"Attention on the {side} {'stayed even' if side in still else 'moved'} (total variation "
-        f"{measured[side]['variation']:.3f} from even): with even attention {100 * measured[side]['changed']:.1f} % of "
-        f"the {measured['items']:,} predictions change."
+        f"{measured[side]['variation']:.3f} from even): with even attention {_share(measured[side]['changed'])} of the "
+        f"{measured['items']:,} predictions change."
         for side in sides
     ]
     if still == sides:
         words.append("So the score says nothing about co-attention: the model classifies means.")
+    elif all(measured[side]["changed"] < FEW for side in sides):
+        words.append("So the predictions hardly depend on where attention is.")
     return " ".join(words)
+
+
+def _share(changed: float) -> str:
+    return f"{100 * changed:.1f} %" if changed >= FEW else "fewer than 0.1 %" if changed else "none"
 
 
 def attending_run(run: Run) -> TrainingRun | None:

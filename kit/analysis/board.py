@@ -15,6 +15,7 @@ from kit.analysis.attention import describe_attention
 from kit.analysis.errors import per_class, read_errors
 from kit.analysis.estimates import Estimate, from_summary, gain, predicted_codes
 from kit.config import SAME_RESULT, EnsembleConfig, recipe_changes
+from kit.core.console import in_words
 from kit.core.exceptions import Busy, KitError
 from kit.core.files import read_time
 from kit.core.paths import runs_folder
@@ -146,7 +147,7 @@ def _row(run: Run) -> dict:
             frame, codes, values = run.predictions("oof")
             weighted = weighted_f1(frame["label"].to_numpy(), np.array(codes)[values.argmax(1)])
             scores = {"macro-F1": from_summary(run, "macro_f1"), "weighted F1": f"{100 * weighted:.1f}"}
-            summary = {"time": duration(run.summary.get("seconds")), "why": run.summary.get("warning", "")}
+            summary = {"time": in_words(run.summary.get("seconds")), "why": run.summary.get("warning", "")}
             return row | scores | summary | {"state": "finished"}
         return row | _unfinished(run)
     except KitError as error:
@@ -172,7 +173,7 @@ def _unfinished(run: Run) -> dict:
     began = read_time(status.get("started"))
     if _at_work(run):
         elapsed = (datetime.now(UTC) - began).total_seconds() if began else None
-        return {"state": "at work", "time": duration(elapsed), "why": _progress(status)}
+        return {"state": "at work", "time": in_words(elapsed), "why": _progress(status)}
     if error.get("kind") in ("error", "memory"):
         return {"state": "failed", "why": error.get("sentence", "")}
     if error or run.begun or status:
@@ -197,16 +198,6 @@ def _progress(status: dict) -> str:
     if not status.get("total"):
         return status.get("phase", "")
     return f"fold {status['fold']}, epoch {status['epoch']}, {status['done'] / status['total']:.0%} of the steps done"
-
-
-def duration(seconds: float | None) -> str:
-    """Return a time to read; "–" if it was not measured."""
-    if not seconds:
-        return "–"
-    for unit, size in (("h", 3600), ("min", 60)):
-        if seconds >= 2 * size:
-            return f"{seconds / size:.{1 if seconds < 10 * size else 0}f} {unit}"
-    return f"{seconds:.{1 if seconds < 10 else 0}f} s"
 
 
 def _worst_classes(run: Run) -> str:

@@ -107,8 +107,9 @@ def _attention_card(item, names: dict[int, str]) -> str:
     if item.label not in [code for code, _ in classes]:
         classes.append((item.label, item.probability_true))
     bars = "".join(_bar(code, names.get(code, ""), share, code == item.label) for code, share in classes)
+    own = html.escape(str(getattr(item, "key", item.id)))
     return (
-        f'<div style="{CARD}"><div>{verdict} · item {html.escape(str(item.id))} · fold {item.fold}</div>'
+        f'<div style="{CARD}"><div>{verdict} · item {own} · fold {item.fold + 1}</div>'
         f'<div style="display:flex;flex-wrap:wrap;gap:10px;margin-top:6px">'
         f'<div style="display:flex;flex-wrap:wrap;gap:6px">{"".join(images)}</div>'
         f'<div style="flex:1 1 300px;min-width:0">{_shaded(item.words, item.attention)}'

@@ -22,6 +22,16 @@ def in_notebook() -> bool:
     return "ipykernel" in sys.modules and sys.modules["IPython"].get_ipython() is not None
 
 
+def in_words(seconds: float | None) -> str:
+    """Return a duration to read at a glance; "–" if there is none."""
+    if seconds is None:
+        return "–"
+    for unit, size in (("days", 86400), ("h", 3600), ("min", 60)):
+        if seconds >= 2 * size:
+            return f"{seconds / size:.{1 if seconds < 10 * size else 0}f} {unit}"
+    return f"{seconds:.{1 if seconds < 10 else 0}f} s"
+
+
 def setting(**values: str) -> str:
     """Return how these parameters are set where the user is: in a notebook's first cell, or in a shell."""
     if in_notebook() and not os.environ.get(SHELL):

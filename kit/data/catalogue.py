@@ -24,7 +24,7 @@ from kit.core.exceptions import KitError, shorten
 from kit.core.files import write_atomically, write_json
 from kit.core.paths import resolve
 from kit.data.images import first_images
-from kit.data.table import PLAIN_NUMBER, WHOLE_NUMBER, read_delimited
+from kit.data.table import PARQUET, PLAIN_NUMBER, WHOLE_NUMBER, read_delimited
 
 FILE = "catalogue.json"
 UNKNOWN = {"", "nan", "none", "null", "<na>", "n/a", "#n/a"}  # what programs write for a label that is not known
@@ -184,7 +184,7 @@ class Rows:
         self.faults: dict[int, str] = {}  # rows whose fields do not fit the header
         if self.path is not None and not self.path.is_file():
             raise KitError(f"There is no table {self.path}; check the path, or if it has moved, {DESCRIBE}.")
-        if self.path is None or self.path.suffix.lower() in (".parquet", ".pq"):
+        if self.path is None or self.path.suffix.lower() in PARQUET:
             frame: Any = table if self.path is None else _read_parquet(self.path, columns)
             frame = frame.rename(columns=str)
             require_columns(self.name, frame.columns, columns)

@@ -81,6 +81,11 @@ class Challenge:
     description: Description | None = None  # of a catalogue
 
     @property
+    def kind(self) -> str:
+        """Return in words what the folder holds."""
+        return "a catalogue of your own" if self.description else f"{self.edition} edition"
+
+    @property
     def classes(self) -> list[int]:
         """Return the codes that occur in training, in ascending order."""
         return sorted(int(code) for code in self.train["label"].unique())

@@ -15,7 +15,7 @@ from kit.core.exceptions import KitError, shorten
 from kit.data.catalogue import Description, Rows, Table, read_rows
 from kit.data.challenge import EDITIONS, find_images
 from kit.data.images import inspect_items, item_images, keep_readable
-from kit.data.table import PANDAS_INDEX, WHOLE_NUMBER, read_headers
+from kit.data.table import PANDAS_INDEX, PARQUET, WHOLE_NUMBER, read_headers
 
 Items: TypeAlias = Table | Sequence[Mapping]  # a path, a frame, or dictionaries
 PLAIN = ("title", "description", "image", "id")  # columns of items that no catalogue describes
@@ -69,7 +69,7 @@ def _headers(table: Table) -> list[list[str]]:
     if isinstance(table, pd.DataFrame):
         return [[str(column) for column in table.columns]]
     path = Path(table)
-    if path.suffix.lower() not in (".parquet", ".pq"):
+    if path.suffix.lower() not in PARQUET:
         return read_headers(path)
     try:
         return [pq.read_schema(path).names]

@@ -17,6 +17,14 @@ WHOLE_NUMBER = re.compile(r"\s*(-?[0-9]{1,18})(?:\.0*)?\s*")  # matched as text:
 PLAIN_NUMBER = "0|-?[1-9][0-9]{0,17}"  # the usual way to write a whole number
 TEXT_COLUMNS = ("title", "description", "name")  # our columns that hold text; the others hold whole numbers
 PANDAS_INDEX = re.compile(r"unnamed: 0(?:\.\d+)?")  # pandas' name for an unnamed first column that it saves again
+PARQUET = (".parquet", ".pq")
+# how files begin that hold a table in a form that is not read, with what to do about it
+CLOSED = {
+    b"PK\x03\x04": "is a spreadsheet or a zip archive: save its table as CSV UTF-8, or unpack it",
+    b"\xd0\xcf\x11\xe0": "is an Excel workbook: save it as CSV UTF-8",
+    b"\x1f\x8b": "is compressed: unpack it with gunzip",
+}
+EXCEL = re.compile(r'"?sep=.?"?(?=[\r\n])')  # a first line by which Excel is told the separator
 SEPARATORS = {",": "a comma", "\t": "a tab", ";": "a semicolon", "|": "a bar"}
 END = "\0end of the table"  # appended to a table: an unclosed quotation mark swallows it
 
@@ -24,10 +32,14 @@ END = "\0end of the table"  # appended to a table: an unclosed quotation mark sw
 def read_text(path: Path) -> str:
     """Return a file's text without its byte-order mark.
 
-    Raise KitError if the file is unreadable, empty or not UTF-8; in the last case it names the line.
+    Raise KitError if the file is unreadable, compressed, a workbook, empty or not UTF-8; in the last case it names the
+    line.
     """
     try:
-        text = path.read_bytes().decode("utf-8-sig")
+        content = path.read_bytes()
+        if advice := next((words for start, words in CLOSED.items() if content.startswith(start)), ""):
+            raise KitError(f"{path.name} {advice}.")
+        text = content.decode("utf-8-sig")
     except UnicodeDecodeError as error:
         line = error.object[: error.start].count(b"\n") + 1
         raise KitError(f"{path.name}, line {line}: a byte is not UTF-8; save the file again as UTF-8.") from None
@@ -89,8 +101,7 @@ def read_delimited(
     The separator is the one of SEPARATORS that finds the columns in the header. `require(name, header, columns)` raises
     if the header lacks one. Raise KitError if the file cannot be read, or if its separator is not clear.
     """
-    text, name = read_text(path), path.name
-    lines = list(io.StringIO(text, newline=""))
+    name, lines = path.name, _read_lines(path)
     headers = {sep: _header(lines, sep) for sep in SEPARATORS}
     fitting = [sep for sep, header in headers.items() if set(columns) <= set(header)]
     several = [sep for sep, header in headers.items() if len(header) > 1]
@@ -125,8 +136,16 @@ def read_delimited(
 def read_headers(path: Path) -> list[list[str]]:
     """Return the columns of a delimited file as each of SEPARATORS divides its header. Raise KitError as `read_text`
     does."""
-    lines = list(io.StringIO(read_text(path), newline=""))
+    lines = _read_lines(path)
     return [_header(lines, sep) for sep in SEPARATORS]
+
+
+def _read_lines(path: Path) -> list[str]:
+    """Return the lines of a delimited file; one that tells Excel the separator is left blank, so that line numbers
+    stay."""
+    text = read_text(path)
+    told = EXCEL.match(text)
+    return list(io.StringIO(text[told.end() :] if told else text, newline=""))
 
 
 def _header(lines: list[str], sep: str) -> list[str]:

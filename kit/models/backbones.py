@@ -80,7 +80,12 @@ class BackboneHandle:
     @functools.cached_property
     def identity(self) -> str:
         """A string for cache keys, which changes with anything that changes the backbone's outputs."""
-        library, seed = ("transformers", "timm")[self.side == "image"], None if self.pretrained else self.seed
+        library = "transformers" if self.side == "text" else "timm"
+        return repr((*self.weights, WEIGHTS_FORMAT, version(library)))
+
+    @functools.cached_property
+    def weights(self) -> tuple[str, int | None]:
+        """What tells these weights from others: their source or their files' contents, and the seed of random ones."""
         weights = weights_fingerprint(self.name, self.side, self.pretrained)
         if weights is None:
             self.frozen  # noqa: B018 (downloads them from the hub)
@@ -90,7 +95,7 @@ class BackboneHandle:
                 f"The cached outputs of {self.name!r} could not be told from another model's: download its repository "
                 f"(hf download {self.name} --local-dir DIR) and pass -p {self.side} DIR."
             )
-        return repr((weights, seed, WEIGHTS_FORMAT, version(library)))
+        return weights, None if self.pretrained else self.seed
 
     @functools.cached_property
     def outline(self) -> BackboneShape:

@@ -93,7 +93,7 @@ def weights_fingerprint(name: str, side: str, pretrained: bool, here: bool = Fal
     """
     spec: TextSpec | ImageSpec | None = TEXT.get(name) if side == "text" else IMAGE.get(name)
     if directory := (None if spec else local_directory(name)):
-        files = [path for path in sorted(directory.iterdir()) if path.is_file()]
+        files = [path for path in sorted(directory.iterdir()) if path.is_file() and not path.name.startswith(".")]
         hashes = content_hashes([str(path) for path in files])
         return repr([pretrained, *((path.name, digest) for path, digest in zip(files, hashes, strict=True))])
     if not pretrained or (spec and spec.file):
@@ -103,7 +103,7 @@ def weights_fingerprint(name: str, side: str, pretrained: bool, here: bool = Fal
         return None
     usual = [*WEIGHTS, *(f"{file}.index.json" for file in WEIGHTS), *(["config.json"] if here else [])]
     cached = [path for file in usual if isinstance(path := try_to_load_from_cache(repo, file), str)]
-    return repr((name, repo, cached)) if cached else None  # the paths contain the commit
+    return repr((name, repo, [Path(path).parts[-2:] for path in cached])) if cached else None  # commit and file
 
 
 def first_line(error: Exception) -> str:

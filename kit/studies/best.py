@@ -16,6 +16,7 @@ from dataclasses import dataclass, replace
 
 from kit.analysis.estimates import from_summary
 from kit.config import PAIRS, RECIPES, SYSTEMS, TrainConfig, bounded_name, check_name, short_names, train_config
+from kit.core.console import in_words
 from kit.core.exceptions import KitError
 from kit.core.paths import submissions_folder
 from kit.data.challenge import read_challenge
@@ -23,7 +24,7 @@ from kit.data.items import challenge_of, read_items
 from kit.runs import Run, TrainingRun, open_run, prepare_run
 from kit.stacking.ensemble import ensemble_config, stack
 from kit.studies.choice import choose, expectation
-from kit.studies.pace import duration, in_words, items_per_fold
+from kit.studies.pace import duration, items_per_fold
 from kit.studies.pipeline import read_fields
 from kit.studies.plan import is_done, missing_backbones, require_data, require_settings
 from kit.submission import read_predictions, write_submission

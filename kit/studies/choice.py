@@ -73,10 +73,11 @@ def expectation(run: Run) -> str:
         return ""
     summary = run.summary
     gain, low, high = (f"{100 * summary[key]:+.1f}" for key in ("gain", "gain_low", "gain_high"))
-    made = f"best chose {summary['chosen']}" if "chosen" in summary else run.config.method
+    method, count = summary.get("chosen", run.config.method), len(run.config.members)
     return (
-        f"{run.name} ({made}) is expected to move macro-F1 by {gain} [{low}, {high}] points against its best member, "
-        f"{summary['best_member']}: {summary['evaluation']}, on validation items.{_caution(run)}"
+        f"The stack {run.name!r} of {count} members (method {method}) is expected to move macro-F1 by {gain} [{low}, "
+        f"{high}] points against its best member, {summary['best_member']}: {summary['evaluation']}, on validation "
+        f"items.{_caution(run)}"
     )
 
 

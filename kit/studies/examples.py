@@ -9,30 +9,34 @@ from kit.data.items import challenge_of
 from kit.runs import Run, TrainingRun
 from kit.studies.study_runs import study_runs
 from kit.training.explain import blanking, explain
-from kit.training.trained import open_trained
+from kit.training.trained import Trained, open_trained
 
-NONE = "There is no attention to look at: {} has no co-attention, or its weights are gone."
+NONE = "There is no attention to look at: the run has no co-attention, or its weights are gone."
 
 
-def attention_examples(run: Run, right: int, wrong: int, data: str = "") -> str:
-    """Return cards, as HTML, of `right` items that a run gets right and `wrong` ones that it gets wrong, with what it
-    attended to; of an ensemble, those of its best member with co-attention.
+def open_attending(run: Run, data: str = "") -> Trained | None:
+    """Return the run opened, or of an ensemble its best member with co-attention; None if there is no attention.
 
     `data`: the run's challenge folder, if it has moved.
     """
-    if not (attending := attending_run(run)):
-        return f"<p>{html.escape(NONE.format(run.name))}</p>"
-    errors = read_errors(attending, challenge_of(attending, data))
-    chosen, why = telling_items(attending, errors, right, wrong)
-    explained = explain(open_trained(attending, data=data), chosen)
+    attending = attending_run(run)
+    return open_trained(attending, data=data) if attending else None
+
+
+def attention_examples(trained: Trained | None, right: int, wrong: int) -> str:
+    """Return cards, as HTML, of `right` items that a run gets right and `wrong` ones that it gets wrong, with what it
+    attended to; a sentence if there is no attention."""
+    if trained is None:
+        return f"<p>{NONE}</p>"
+    errors = read_errors(trained.run, challenge_of(trained.run, trained.config.data))
+    chosen, why = telling_items(trained.run, errors, right, wrong)
+    explained = explain(trained, chosen)
     return f"<p>{html.escape(why)}</p>\n{attention_gallery(explained, errors.names)}"
 
 
-def attention_matters(run: Run, data: str = "") -> str:
-    """Return in words whether what a run, or an ensemble's best member with co-attention, attends to matters."""
-    if not (attending := attending_run(run)):
-        return NONE.format(run.name)
-    return f"{attending.name}: {describe_blanking(blanking(open_trained(attending, data=data)))}"
+def attention_matters(trained: Trained | None) -> str:
+    """Return in words whether what a run attends to matters; "" if there is no attention."""
+    return f"{trained.run.name}: {describe_blanking(blanking(trained))}" if trained else ""
 
 
 def telling_items(run: TrainingRun, errors: Errors, right: int, wrong: int) -> tuple[list, str]:

@@ -6,7 +6,7 @@ import time
 import torch
 
 from kit.config import LIGHT, TrainConfig
-from kit.core.console import setting
+from kit.core.console import in_words, setting
 from kit.core.exceptions import KitError
 from kit.core.machine import available_gpus
 from kit.core.paths import runs_folder
@@ -77,14 +77,6 @@ def expected_time(config: TrainConfig, items: int) -> str:
         return line
     quick = setting(text="e5_small", image="efficientnet_lite0", recipe="demo")
     return f"{line} There is no GPU here; what takes minutes: {quick}."
-
-
-def in_words(seconds: float) -> str:
-    """Return a duration in minutes, hours or days."""
-    for unit, length, least in (("days", 86400, 2), ("h", 3600, 1.5)):
-        if seconds > least * length:
-            return f"{seconds / length:.1f} {unit}"
-    return f"{seconds / 60:.1f} min"
 
 
 def items_per_fold(config: TrainConfig, items: int) -> int:

@@ -16,10 +16,10 @@ from matplotlib.figure import Figure
 
 from kit.analysis import plots
 from kit.analysis.attention import EXPLAIN_ATTENTION, attention_table, describe_attention
-from kit.analysis.board import duration
 from kit.analysis.errors import Errors, confusions, read_errors, worst_mistakes
 from kit.analysis.estimates import READING, Answers, from_summary
 from kit.analysis.gallery import gallery
+from kit.core.console import in_words
 from kit.core.exceptions import KitError
 from kit.core.files import read_json, write_atomically, write_text
 from kit.core.paths import project, resolve, runs_folder, submissions_folder
@@ -124,7 +124,7 @@ def _headline(study: str, final: Run, answers: Answers, submission: list[str]) -
     files = ", ".join(f"[{name}](site/{name})" for name in submission)
     lines.append(f"Submission: {files or 'not written yet (07_submission writes it)'}, from the run {final.name}")
     seconds = sum(run.summary.get("seconds", 0) for run in finished)
-    lines.append(f"{len(finished)} runs took {duration(seconds)} of training and stacking")
+    lines.append(f"{len(finished)} runs took {in_words(seconds)} of training and stacking")
     return "\n".join(f"- {line}" for line in lines)
 
 
@@ -158,7 +158,7 @@ def _how_to_read(
     )
     return [
         "## How to read this report",
-        f"{challenge.folder.name} ({challenge.edition} edition): {len(challenge.train):,} training items of "
+        f"{challenge.folder.name} ({challenge.kind}): {len(challenge.train):,} training items of "
         f"{len(challenge.classes)} classes, {described:.0f} % with a description. Recipe {member.recipe}, {protocol}, "
         f"{member.split} split. {READING}",
         *notes(members, answers),

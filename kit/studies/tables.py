@@ -8,9 +8,9 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from kit.analysis.board import duration
 from kit.analysis.errors import Errors, welch
 from kit.analysis.estimates import Answers, Estimate, from_summary, gain
+from kit.core.console import in_words
 from kit.runs import EnsembleRun, Run, TrainingRun, open_run, open_training
 from kit.stacking.members import is_current
 from kit.studies.paper_numbers import (
@@ -188,7 +188,7 @@ def runs(finished: list[Run]) -> pd.DataFrame:
         summary, config = run.summary, run.config
         system = run.config.system if isinstance(run, TrainingRun) else "ensemble"
         row = {"run": f"runs/{run.name}", "system": system, "seed": config.seed}
-        row |= {"macro-F1": from_summary(run, "macro_f1"), "time": duration(summary.get("seconds"))}
+        row |= {"macro-F1": from_summary(run, "macro_f1"), "time": in_words(summary.get("seconds"))}
         measured = {"seconds per step": "step_seconds", "process peak GB": "peak_memory_gb"}
         rows.append(row | {name: _measured(summary.get(key)) for name, key in measured.items()})
     return pd.DataFrame(rows)

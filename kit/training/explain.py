@@ -36,12 +36,12 @@ Features = tuple[Sequence[Tensor], Tensor, Tensor, Tensor | None]
 def explain(trained: Trained, ids: Sequence) -> pd.DataFrame:
     """Return what the model that did not learn from each of these out-of-fold items attended to, one row per item.
 
-    id, title, description, label, fold · `images`: paths of the item's readable images · `probability_true` · `top`:
-    the TOP most likely classes as (code, probability) · `regions` `[I, h, w]`: attention on the regions of the images,
-    over the mean of all: 1 is even attention · `words`, and
-    `attention` on each: the mean over its pieces, over the mean of all tokens · `unsplit`: the share of the attention
-    on tokens that are no piece of a word. `regions` is None if the classifier sees no image or the regions form no
-    square, `attention` if it sees no text.
+    id, `key` (a catalogue's own id), title, description, label, fold · `images`: paths of the item's readable images ·
+    `probability_true` · `top`: the TOP most likely classes as (code, probability) · `regions` `[I, h, w]`: attention on
+    the regions of the images, over the mean of all: 1 is even attention · `words`, and `attention` on each: the mean
+    over its pieces, over the mean of all tokens · `unsplit`: the share of the attention on tokens that are no piece of
+    a word. `regions` is None if the classifier sees no image or the regions form no square, `attention` if it sees no
+    text.
 
     Raise KitError if the run has no co-attention or did not predict one of the items.
     """
@@ -61,7 +61,8 @@ def explain(trained: Trained, ids: Sequence) -> pd.DataFrame:
                     "regions": None if config.attention == "text" else _squares(a_image[i], batch, i),
                     "tokens": a_text[i, : items.lengths[row]].double().cpu().numpy(),
                 }
-    frame = train.iloc[places][["id", "title", "description", "label", "fold"]].reset_index(drop=True)
+    shown = ["id", "key", "title", "description", "label", "fold"]
+    frame = train.iloc[places][[name for name in shown if name in train]].reset_index(drop=True)
     frame["images"] = [[path for path in paths if path is not None] for paths in item_images(train.iloc[places])]
     texts: list[tuple[str, ...]] = [*product_pairs(frame)] if config.pair else [(t,) for t in product_texts(frame)]
     longest = min(config.max_tokens, find_backbones(config)["text"].outline.max_tokens)

@@ -21,6 +21,7 @@ from kit.training.features import precompute
 from kit.training.inputs import make_datasets
 from kit.training.neighbours import Neighbours
 from kit.training.probe import Probe
+from kit.training.saved_weights import fingerprint_backbones
 from kit.training.summary import report_blank_images, summarise_items
 from kit.training.tfidf import Calibrated, tfidf_model
 
@@ -59,6 +60,7 @@ def fit(run: TrainingRun) -> None:
             "text": config.text,
             "image": config.image,
             "recipe": config.recipe,
+            "backbones": fingerprint_backbones(backbones),
         }
         summary |= summarise_items(frames, data_fingerprints(frames))
         summary["seconds"] = round(time.perf_counter() - started, 1)

@@ -36,7 +36,7 @@ from kit.training.fold_trainer import FoldTrainer
 from kit.training.inputs import make_datasets
 from kit.training.interrupt import Watch
 from kit.training.nonfinite import NotFinite
-from kit.training.saved_weights import remove_epochs
+from kit.training.saved_weights import fingerprint_backbones, remove_epochs
 from kit.training.session import Session
 from kit.training.start import fit_start
 from kit.training.summary import report_blank_images, summarise_items, summarise_training
@@ -93,7 +93,8 @@ def _train(run: TrainingRun, config: TrainConfig, watch: Watch, accelerator: Acc
     codes, frames, products, build = prepare(config, accelerator)
     if accelerator.is_main_process:
         report_blank_images(run, frames)
-    weights = {f"{side} backbone": fingerprint(source.identity) for side, source in find_backbones(config).items()}
+    backbones = find_backbones(config)
+    weights = {f"{side} backbone": fingerprint(backbone.identity) for side, backbone in backbones.items()}
     teacher = {"teacher": teacher_fingerprint(config.teacher)} if config.teacher else {}
     states = Checkpoints(run, accelerator, data_fingerprints(frames) | teacher | weights)
     states.clock = started
@@ -148,6 +149,7 @@ def _train(run: TrainingRun, config: TrainConfig, watch: Watch, accelerator: Acc
         states.require(seen := data_fingerprints(frames))  # pictures are read all the while
         scored = folds >= 0
         summary = summarise_training(config, progress, accelerator) | summarise_items(frames, seen)
+        summary |= {"backbones": fingerprint_backbones(backbones)}
         summary |= {"teacher_identity": teacher["teacher"], "warning": TAUGHT} if teacher else {}
         summary |= {"trained": {str(fold): int((folds != fold).sum()) for fold in range(config.folds)}}
         oof, test = softmax(progress.oof[torch.from_numpy(scored)].numpy()), torch.stack(progress.test).numpy()

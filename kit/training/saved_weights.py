@@ -12,8 +12,11 @@ from accelerate import Accelerator
 from torch import Tensor, nn
 from torch.distributed.checkpoint.state_dict import StateDictOptions, get_model_state_dict, set_model_state_dict
 
+from kit.core.cache import fingerprint
 from kit.core.exceptions import KitError
 from kit.core.files import write_atomically
+from kit.models.backbones import BackboneHandle, check_backbones, find_backbones
+from kit.runs import TrainingRun
 
 
 def save_weights(model: nn.Module, path: Path, accelerator: Accelerator) -> None:
@@ -28,6 +31,26 @@ def save_weights(model: nn.Module, path: Path, accelerator: Accelerator) -> None
     if accelerator.is_main_process:
         trained = {name: value.contiguous() for name, value in state.items() if not name.startswith(frozen)}
         write_atomically(path, functools.partial(safetensors.torch.save_file, trained))
+
+
+def fingerprint_backbones(backbones: dict[str, BackboneHandle]) -> dict[str, str]:
+    """Return a hash of each side's pretrained weights, for summary.json."""
+    return {side: fingerprint(repr(backbone.weights)) for side, backbone in backbones.items()}
+
+
+def require_backbones(run: TrainingRun) -> None:
+    """Raise KitError if a backbone that a finished run names is not here, or is another than in training.
+
+    Runs of earlier versions of the kit did not record theirs, and pass.
+    """
+    check_backbones(run.config)
+    known = run.summary.get("backbones", {})
+    for side, here in fingerprint_backbones(find_backbones(run.config)).items():
+        if known.get(side, here) != here:
+            raise KitError(
+                f"The {side} backbone {getattr(run.config, side)!r} has other files now than when the run {run.name!r} "
+                f"was trained: put the old ones back, or train the run again."
+            )
 
 
 def load_weights(model: nn.Module, path: Path, frozen: tuple[str, ...]) -> None:

@@ -5,7 +5,8 @@ N items · K classes
 
 import dataclasses
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -21,7 +22,7 @@ from kit.models.classifier import Classifier
 from kit.runs import TrainingRun
 from kit.training.predict import predict, prediction_batches
 from kit.training.run_trainer import make_accelerator, prepare_items
-from kit.training.saved_weights import load_weights
+from kit.training.saved_weights import load_weights, require_backbones
 
 
 @dataclass(frozen=True, eq=False)
@@ -38,15 +39,20 @@ class Trained:
     products: dict[str, ProductDataset]
     accelerator: Accelerator
     build: Callable[[], Classifier]
+    latest: dict[int, nn.Module] = field(default_factory=dict)  # the model that was asked for last, by its fold
 
-    def model(self, fold: int) -> Classifier:
+    def model(self, fold: int) -> Any:
         """Return the model of a fold in evaluation mode. Raise KitError if its weights are missing or another's."""
+        if fold in self.latest:
+            return self.latest[fold]
+        self.latest.clear()
         path = self.run.folder / f"model-{fold}.safetensors"
         if not path.is_file():
             raise KitError(f"{path} is missing: train the run again, with -p again True.")
         model = self.build().to(self.accelerator.device)
         load_weights(model, path, model.frozen_prefixes)
-        return self.accelerator.prepare_model(model, evaluation_mode=True).eval()
+        self.latest[fold] = self.accelerator.prepare_model(model, evaluation_mode=True).eval()
+        return self.latest[fold]
 
     def probabilities(self, model: nn.Module, items: ProductDataset) -> np.ndarray:
         """Return a model's probabilities `[N, K]` of `items`, in their order."""
@@ -71,12 +77,13 @@ def open_trained(run: TrainingRun, frames: dict[str, pd.DataFrame] | None = None
     label); outputs of frozen backbones come from the cache, or are computed. `data`: the run's challenge folder, if it
     has moved.
 
-    Raise KitError if the run is not finished, or no network, or if its items have changed since.
+    Raise KitError if the run is not finished, or no network, or if its items or backbones have changed since.
     """
     run.require()
     config = dataclasses.replace(run.config, data=data or run.config.data)
     if config.system in LIGHT:
         raise KitError(f"The run {run.name!r} is a {config.system} baseline, which keeps no network: take another run.")
+    require_backbones(run)
     accelerator, codes = make_accelerator(config), run.predictions("oof")[1]
     if frames is None:
         _, frames = read_items(config)

@@ -47,6 +47,16 @@ def test_how_attention_moved_is_said_in_words_and_numbers(root):
     still, moving = (describe_attention(run) for run in runs)
     assert "says nothing about co-attention" in still and "the text stayed even" in still
     assert "says nothing" not in moving
+    summary = runs[1].summary
+    for share, words in (
+        (0.0, "none of the 36 predictions change"),
+        (0.0001, "fewer than 0.1 % of the 36 predictions"),
+    ):
+        for side in ("text", "image"):
+            summary["attention"][side]["changed"] = share
+        write_json(runs[1].folder / "summary.json", summary)
+        said = describe_attention(runs[1])
+        assert words in said and "0.0 %" not in said and "hardly depend on where attention is" in said
     assert "the text moved" in moving and "20.0 % of the 36 predictions change" in moving
 
 
@@ -125,6 +135,8 @@ def test_cards_of_attention_show_any_text_and_mark_the_true_class():
     assert 'dir="auto"' in page
     right = attention_gallery(explained(label=40), NAMES)
     assert right.count("(true)") == 1 and attention_gallery(explained(label=10), NAMES).count(">right<") == 1
+    assert "item 7 · fold 1<" in html.unescape(page)
+    assert "item SKU-7 · fold 1<" in html.unescape(attention_gallery(explained(key="SKU-7"), NAMES))
     assert "(no text)" in attention_gallery(explained(words=[], attention=None), NAMES)
     assert "No item" in attention_gallery(explained()[:0], NAMES)
 

@@ -12,7 +12,7 @@ from fakes import VALUES, fake
 from sklearn.metrics import f1_score
 
 from kit import cli
-from kit.analysis.board import board, compare, duration, tell_board
+from kit.analysis.board import board, compare, tell_board
 from kit.config import EnsembleConfig, train_config
 from kit.core.exceptions import KitError
 from kit.core.files import write_json
@@ -144,9 +144,3 @@ def test_one_run_is_shown(runs, capsys):
     assert "broken: failed. The loss became NaN." in capsys.readouterr().out
     assert cli.main(["runs", "show", "nowhere"]) == 1
     assert "There is no run 'nowhere'" in capsys.readouterr().err
-
-
-def test_times_are_read_at_a_glance():
-    assert [duration(s) for s in (None, 0, 0.6, 73, 110, 130, 900, 10_000)] == [
-        "–", "–", "0.6 s", "73 s", "110 s", "2.2 min", "15 min", "2.8 h",
-    ]  # fmt: skip

@@ -10,7 +10,7 @@ import pytest
 from tqdm.contrib.concurrent import thread_map
 
 from kit.core import console
-from kit.core.console import Bar, accept_any_character, setting
+from kit.core.console import Bar, accept_any_character, in_words, setting
 
 
 @pytest.mark.parametrize("encoding", ["ascii", "latin-1", "utf-8"])
@@ -80,3 +80,9 @@ def test_parameters_are_set_as_where_the_user_is(monkeypatch):
     assert setting(text="e5_small", recipe="demo") == 'text = "e5_small", recipe = "demo"'
     monkeypatch.setenv(console.SHELL, "1")  # a command executes the notebook
     assert setting(text="e5_small") == "-p text e5_small"
+
+
+def test_times_are_read_at_a_glance():
+    assert [in_words(s) for s in (None, 0, 0.6, 73, 110, 130, 900, 10_000, 100_000, 1_000_000)] == [
+        "–", "0.0 s", "0.6 s", "73 s", "110 s", "2.2 min", "15 min", "2.8 h", "28 h", "12 days",
+    ]  # fmt: skip

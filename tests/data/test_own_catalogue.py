@@ -1,7 +1,9 @@
 """Tables of one's own: what is read, what is refused in a sentence, and what happens when a table changes later."""
 
+import gzip
 import json
 import shutil
+import zipfile
 
 import numpy as np
 import pandas as pd
@@ -15,6 +17,7 @@ from kit.data.catalogue import describe, read_description, read_rows
 from kit.data.challenge import read_challenge
 from kit.data.duplicates import duplicate_groups
 from kit.data.items import read_items
+from kit.data.new_items import read_new_items
 
 ITEMS = (
     "sku,name,brand,about,photo,category\n"
@@ -88,6 +91,33 @@ def test_separators_and_encodings(folder, sep):
         "Lux deux lignes",
         "x",
     ]
+
+
+@pytest.mark.parametrize("first", ["sep=;", '"sep=;"'])
+def test_a_first_line_that_tells_excel_the_separator_is_no_header(folder, first):
+    table = ITEMS.replace('"', "").replace(" en grès,", " en grès").replace("Lampes, lustres", "Lampes")
+    table = table.replace("deux\nlignes", "deux").replace(",", ";")
+    place = describe(put(folder, f"{first}\r\n{table}", encoding="utf-8-sig"), **TEXT, out=folder / "mine")
+    assert read_challenge(place).kind == "a catalogue of your own"
+    assert read_challenge(place).train["title"].tolist() == ["Tasse", "NaN", "Lampe", "Lampe 12"]
+    refused(folder, f"{first}\n{table}A-1;Tasse;;;;Mugs\n", ["line 7", "sku is 'A-1' as in line 3"])
+
+
+@pytest.mark.parametrize(
+    ("write", "words"),
+    [
+        (lambda path: zipfile.ZipFile(path, "w").writestr("xl/workbook.xml", ITEMS), "save its table as CSV UTF-8"),
+        (lambda path: path.write_bytes(b"\xd0\xcf\x11\xe0\xa1\xb1\x1a\xe1"), "save it as CSV UTF-8"),
+        (lambda path: path.write_bytes(gzip.compress(ITEMS.encode())), "unpack it with gunzip"),
+    ],
+)
+def test_workbooks_and_compressed_tables_are_refused_with_what_to_do(folder, write, words):
+    write(path := folder / "table.bin")
+    for sentence in (
+        refusal(describe, path, **TEXT, out=folder / "out"),
+        refusal(read_new_items, path, None, None, ("text",)),
+    ):
+        assert sentence.startswith("table.bin is ") and words in sentence
 
 
 def test_empty_rows_above_the_header_are_no_items(folder):

@@ -3,6 +3,7 @@
 import os
 import signal
 
+import psutil
 import pytest
 import timm
 from transformers import CONFIG_MAPPING
@@ -19,6 +20,7 @@ from kit.studies import best
 from kit.studies.pace import duration
 from kit.submission import check_submission
 from kit.training import light
+from kit.training.launch import launch as real_launch
 from kit.training.run_trainer import train
 
 TINY = {
@@ -34,10 +36,10 @@ def climb(root, tiny_data, tiny_texts, tiny_image, monkeypatch):
     calls `at(rung)` before each rung. Its `trained` lists the runs made."""
     challenge, trained = read_challenge(tiny_data), []
 
-    def command(*options: str, at=lambda rung: None, texts: str = tiny_texts["bert"]) -> int:
+    def command(*options: str, at=lambda rung: None, texts: str = tiny_texts["bert"], launch=None) -> int:
         rungs = []
 
-        def launch(runs):
+        def train_here(runs):
             if rungs:
                 command.check()
             rungs.append(len(rungs))
@@ -46,7 +48,7 @@ def climb(root, tiny_data, tiny_texts, tiny_image, monkeypatch):
                 light.fit(run) if run.config.system in LIGHT else train(run)
                 trained.append(run.name)
 
-        monkeypatch.setattr(best, "launch", launch)
+        monkeypatch.setattr(best, "launch", launch or train_here)
         monkeypatch.setattr(best, "LIGHT", ("logistic_image", "neighbours"))  # the quick ones
         given = [part for name, value in TINY.items() for part in ("-p", name, str(value))]
         named = ["--data", str(tiny_data), "--texts", texts, "--images", tiny_image, "--recipe", "demo", "--seeds", "1"]
@@ -82,6 +84,20 @@ def test_every_rung_leaves_a_submission_and_an_interrupted_ladder_goes_on(climb,
     assert cli.main(["check", str(submissions_folder() / "best" / "y_test_pred.csv")]) == 0
 
 
+def test_a_ladder_that_is_told_to_end_ends_its_training_too(climb, monkeypatch, capsys):
+    started = []
+
+    def look(view) -> None:  # while the training runs in a process of its own
+        if not started:
+            started.append(psutil.Process().children()[-1])
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    monkeypatch.setattr("kit.training.launch._View.refresh", look)
+    assert climb("--max-minutes", "0", launch=real_launch) == 130
+    assert not started[0].is_running() and not open_run("best-tfidf").finished
+    assert "the same command resumes" in capsys.readouterr().err
+
+
 def test_a_lost_submission_is_written_again(climb):
     climb("--max-minutes", "0")
     os.remove(submissions_folder() / "best" / "y_test_pred.csv")
@@ -98,7 +114,7 @@ def test_without_time_the_text_alone_is_submitted(climb, capsys):
     assert climb("--max-minutes", "0") == 0
     climb.check()
     assert climb.trained == ["best-tfidf"]
-    assert "left out, it needs 0." in capsys.readouterr().out
+    assert "left out, it needs " in capsys.readouterr().out
 
 
 def test_a_rung_that_runs_out_of_time_ends_the_ladder(climb, capsys):

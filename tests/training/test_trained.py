@@ -12,10 +12,11 @@ from kit.analysis.errors import read_errors
 from kit.config import train_config
 from kit.core.exceptions import KitError
 from kit.runs import TrainingRun, prepare_run
-from kit.studies.examples import attention_examples, attention_matters
+from kit.studies.examples import attention_examples, attention_matters, open_attending
 from kit.training.anatomy import anatomy
 from kit.training.explain import blanking, explain
 from kit.training.run_trainer import train
+from kit.training.saved_weights import load_weights
 from kit.training.trained import open_trained
 
 SMALL = {
@@ -97,13 +98,18 @@ def test_a_run_without_attention_has_nothing_to_explain(run):
             refused()
 
 
-def test_a_notebook_shows_examples_their_test_and_the_models_parts(run):
-    page = html.unescape(attention_examples(run, right=2, wrong=1))
+def test_a_notebook_shows_examples_their_test_and_the_models_parts(run, monkeypatch):
+    loaded = []
+    monkeypatch.setattr("kit.training.trained.load_weights", lambda *given: loaded.append(load_weights(*given)))
+    trained = open_attending(run)
+    page = html.unescape(attention_examples(trained, right=2, wrong=1))
     right, wrong = (items["wrong"] == value for items in [read_errors(run).items] for value in (False, True))
     assert page.count(">right<") == min(2, right.sum()) and page.count(">wrong<") == min(1, wrong.sum())
     assert page.count("attention on regions:") == page.count("(true)") == page.count(" · item ")
-    assert attention_matters(run).startswith("tiny: Blanking the most attended fifth of the regions")
-    parts = anatomy(open_trained(run)).set_index("part")
+    assert attention_matters(trained).startswith("tiny: Blanking the most attended fifth of the regions")
+    parts = anatomy(trained).set_index("part")
+    trained.model(0)
+    assert len(loaded) <= 5  # of two folds, each loaded when it follows the other
     tokens = parts["shape"]["input: layers of the frozen text backbone, computed once"]
     items, length = map(int, tokens[1:-1].split(", ")[:2])
     assert parts["shape"]["tokens through BiLSTM"] == str([items, length, 16])
