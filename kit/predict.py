@@ -142,12 +142,11 @@ class _Member:
         products, build = prepare_items(config, self.codes, frames, accelerator, self.backbones)
         trained = Trained(self.run, config, self.codes, frames, products, accelerator, build)
         running = tuple(side.key for side in products["test"].sides.values())  # what a model computes, or is given
-        folds = []
         for fold in range(config.folds):
             if (fold, running) not in self.networks:
                 self.networks[fold, running] = trained.model(fold)
-            folds.append(trained.probabilities(self.networks[fold, running], products["test"]))
-        return folds
+        models = [self.networks[fold, running] for fold in range(config.folds)]
+        return trained.probabilities(models, products["test"])
 
 
 def predict_table(run: str | Path, items: Path, images: Path | None, out: Path | None) -> str:

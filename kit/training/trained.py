@@ -4,14 +4,14 @@ N items · K classes
 """
 
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 import pandas as pd
 from accelerate import Accelerator
-from torch import nn
+from torch import Tensor, nn
 
 from kit.config import LIGHT, TrainConfig
 from kit.core.exceptions import KitError
@@ -20,7 +20,7 @@ from kit.data.items import data_fingerprints, read_items
 from kit.metrics import softmax
 from kit.models.classifier import Classifier
 from kit.runs import TrainingRun
-from kit.training.predict import predict, prediction_batches
+from kit.training.predict import prediction_batches, run_batches
 from kit.training.run_trainer import make_accelerator, prepare_items
 from kit.training.saved_weights import load_weights, require_backbones
 
@@ -54,10 +54,16 @@ class Trained:
         self.latest[fold] = self.accelerator.prepare_model(model, evaluation_mode=True).eval()
         return self.latest[fold]
 
-    def probabilities(self, model: nn.Module, items: ProductDataset) -> np.ndarray:
-        """Return a model's probabilities `[N, K]` of `items`, in their order."""
+    def probabilities(self, models: Sequence[nn.Module], items: ProductDataset) -> list[np.ndarray]:
+        """Return each model's probabilities `[N, K]` of `items`, in their order; a batch is read once for all."""
+        if not len(items):
+            return [np.zeros((0, len(self.codes)), np.float32) for _ in models]
         batches = prediction_batches(items, self.config, self.accelerator)
-        return softmax(predict(model, batches, len(items), self.accelerator))
+
+        def forward(batch: dict[str, Tensor]) -> tuple[Tensor, ...]:
+            return tuple(model(batch) for model in models)
+
+        return [softmax(each) for each in run_batches(forward, batches, len(items), models[0], self.accelerator)]
 
     def places(self, ids: list) -> np.ndarray:
         """Return the places of out-of-fold items in the frame `train`. Raise KitError if the run predicted no such."""

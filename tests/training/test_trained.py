@@ -43,8 +43,8 @@ def test_the_model_of_each_fold_predicts_what_the_run_predicted(run):
     for fold in range(2):
         model, rows = trained.model(fold), (oof["fold"] == fold).to_numpy()
         items = trained.products["train"].part(trained.places(oof["id"][rows].tolist()))
-        assert np.allclose(trained.probabilities(model, items), values[rows], atol=1e-5)
-        predicted = trained.probabilities(model, trained.products["test"])
+        assert np.allclose(trained.probabilities([model], items)[0], values[rows], atol=1e-5)
+        predicted = trained.probabilities([model], trained.products["test"])[0]
         assert np.allclose(predicted, test[2][test[0]["fold"] == fold], atol=1e-5)
 
 
@@ -52,7 +52,9 @@ def test_new_items_are_prepared_as_in_training(run):
     _, _, values = run.predictions("test")
     new = open_trained(run).frames["test"][["title", "description", "image_path"]].iloc[::-1]
     trained = open_trained(run, {"test": new})
-    assert np.allclose(trained.probabilities(trained.model(0), trained.products["test"])[::-1], values[:7], atol=1e-5)
+    assert np.allclose(
+        trained.probabilities([trained.model(0)], trained.products["test"])[0][::-1], values[:7], atol=1e-5
+    )
 
 
 def test_what_cannot_predict_again_is_refused(run, monkeypatch):
