@@ -28,7 +28,7 @@ from kit.metrics import macro_f1
 from kit.models.backbones import find_backbones
 from kit.stacking.ensemble import ensemble_config, stack
 from kit.training.launch import launch
-from kit.training.light import _new_model, read_inputs
+from kit.training.light import new_model, read_inputs
 
 PLANTED, SEEDS, INNER = (0.0, 0.1, 0.2), (0, 1), 4
 STEPS = (-0.6, -0.3, 0.0, 0.3, 0.6)  # of one class's bias, tried twice around
@@ -46,7 +46,7 @@ def without_suspects(catalogue: str, system: str) -> list[dict]:
 
     def predict(learn: np.ndarray, asked: np.ndarray, labels: np.ndarray) -> np.ndarray:
         """Probabilities `[n, K]` of the items `asked` from a model of the items `learn`."""
-        model, known = _new_model(config, backbones, device), np.unique(labels[learn])
+        model, known = new_model(config, backbones, device), np.unique(labels[learn])
         model.fit(inputs[learn], labels[learn], groups[learn])
         found = np.zeros((len(asked), len(codes)))
         found[:, known] = model.predict_proba(inputs[asked])

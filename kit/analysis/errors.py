@@ -14,7 +14,7 @@ from scipy.stats import t as student
 
 from kit.core.exceptions import KitError, shorten
 from kit.data.challenge import Challenge
-from kit.data.images import item_images
+from kit.data.images import readable_images
 from kit.data.items import challenge_of, changed_items
 from kit.metrics import confusion, f1_per_class
 from kit.runs import Run
@@ -69,9 +69,8 @@ def read_errors(run: Run, challenge: Challenge | None = None) -> Errors:
         )
     rows, labels = np.arange(len(frame)), pd.Index(codes).get_indexer(frame["label"])
     predicted = probabilities.argmax(1)
-    images = [[path for path in paths if path is not None] for paths in item_images(items)]
     items = items[["title", "description"]].assign(
-        images=images,
+        images=readable_images(items),
         label=frame["label"].to_numpy(),
         predicted=np.array(codes)[predicted],
         probability=probabilities[rows, predicted],

@@ -194,6 +194,11 @@ def item_images(frame: pd.DataFrame) -> list[tuple[str | None, ...]]:
     return [(path if isinstance(path, str) else None,) for path in frame["image_path"]]
 
 
+def readable_images(frame: pd.DataFrame) -> list[list[str]]:
+    """Return the paths of each item's images `[N]`, without those that are missing."""
+    return [[path for path in paths if path is not None] for paths in item_images(frame)]
+
+
 def image_hashes(frame: pd.DataFrame) -> list[str]:
     """Return the hash of each item's image file `[N]`; of several, with a space between them, "" for a missing one.
 

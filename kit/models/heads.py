@@ -17,7 +17,7 @@ from kit.models.layers import (
     WeightedLayers,
     even_attention,
     linear,
-    mean_region,
+    mean_of_real,
     spread,
     weighted_sum,
 )
@@ -140,7 +140,7 @@ class CoAttentionHead(nn.Module):
         how far the learned attention on text and image is from even, `[B, 2, 2]` (`kit.models.layers:spread`).
         """
         text, regions = self._encode(layers, mask, regions)
-        even_text, even_image = weighted_sum(even_attention(mask), text), mean_region(regions, shown)
+        even_text, even_image = weighted_sum(even_attention(mask), text), mean_of_real(regions, shown)
         learned_text, learned_image, a_text, a_image = self.coattention(text, mask, regions, shown)
         texts = (learned_text, even_text, learned_text, even_text)
         images = (learned_image, learned_image, even_image, even_image)
@@ -170,9 +170,8 @@ class CoAttentionHead(nn.Module):
     ) -> tuple[Tensor, Tensor]:
         """Return the vectors to standardise: each item's mean token in each layer, `[B, L, d_text]`, and mean region,
         `[B, d_image]`. Single tokens and regions vary more, but what a linear start reads are the means."""
-        real = mask.unsqueeze(2)
-        tokens = [(layer * real).sum(1) / real.sum(1) for layer in layers]
-        return torch.stack(tokens, dim=1), mean_region(regions.float(), shown)
+        tokens = torch.stack([mean_of_real(layer, mask) for layer in layers], dim=1)
+        return tokens, mean_of_real(regions.float(), shown)
 
 
 class FusionHead(nn.Module):
@@ -221,7 +220,7 @@ class FusionHead(nn.Module):
         """Return the text vectors `[B, d_text]` and image vectors `[B, d_image]`, None for a side that is not read."""
         token = 1 if self.standardise else 0
         text = None if layers is None else layers[-1][:, token].float()
-        return text, None if regions is None else mean_region(regions, shown)
+        return text, None if regions is None else mean_of_real(regions, shown)
 
     def forward(
         self, layers: Sequence[Tensor] | None, mask: Tensor, regions: Tensor | None, shown: Tensor | None = None

@@ -179,11 +179,12 @@ def even_attention(mask: Tensor) -> Tensor:
     return mask / mask.sum(1, keepdim=True)
 
 
-def mean_region(regions: Tensor, shown: Tensor | None) -> Tensor:
-    """Return the mean `[B, d]` of regions `[B, R, d]`, of those that the mask `[B, R]` marks as real if it is given."""
-    if shown is None:
-        return regions.mean(1)
-    return (regions * shown.unsqueeze(2)).sum(1) / shown.sum(1, keepdim=True)
+def mean_of_real(vectors: Tensor, mask: Tensor | None) -> Tensor:
+    """Return the mean `[B, …]` of vectors `[B, n, …]`, of those that the mask `[B, n]` marks as real if it is given."""
+    if mask is None:
+        return vectors.mean(1)
+    real = mask.view(*mask.shape, *[1] * (vectors.dim() - 2))
+    return (vectors * real).sum(1) / real.sum(1)
 
 
 def side_by_side(regions: Tensor, images: Tensor | None) -> Tensor:
@@ -217,8 +218,7 @@ def spread(weights: Tensor, mask: Tensor) -> Tensor:
 
 def first_and_mean(text: Tensor, mask: Tensor) -> Tensor:
     """Return the first token and the mean of the real tokens, `[B, 2, …]`, of `[B, T, …]` and the mask `[B, T]`."""
-    real = mask.view(*mask.shape, *[1] * (text.dim() - 2))
-    return torch.stack([text[:, 0], (text * real).sum(1) / real.sum(1)], dim=1)
+    return torch.stack([text[:, 0], mean_of_real(text, mask)], dim=1)
 
 
 def linear(inputs: int, outputs: int, bias: bool = True) -> nn.Linear:

@@ -16,7 +16,7 @@ from torch import Tensor
 from kit.core.console import Bar
 from kit.core.exceptions import KitError
 from kit.data.dataset import ProductDataset
-from kit.data.images import item_images
+from kit.data.images import readable_images
 from kit.data.text import product_pairs, product_texts
 from kit.models.backbones import find_backbones
 from kit.models.classifier import Classifier
@@ -63,7 +63,7 @@ def explain(trained: Trained, ids: Sequence) -> pd.DataFrame:
                 }
     shown = ["id", "key", "title", "description", "label", "fold"]
     frame = train.iloc[places][[name for name in shown if name in train]].reset_index(drop=True)
-    frame["images"] = [[path for path in paths if path is not None] for paths in item_images(train.iloc[places])]
+    frame["images"] = readable_images(train.iloc[places])
     texts: list[tuple[str, ...]] = [*product_pairs(frame)] if config.pair else [(t,) for t in product_texts(frame)]
     longest = min(config.max_tokens, find_backbones(config)["text"].outline.max_tokens)
     seen = []

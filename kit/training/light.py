@@ -49,7 +49,7 @@ def fit(run: TrainingRun) -> None:
         oof, test = np.zeros((len(folds), len(codes))), np.zeros((config.folds, len(frames["test"]), len(codes)))
         for fold in range(config.folds):
             learn, scored = folds != fold, folds == fold
-            model = _new_model(config, backbones, state.device)
+            model = new_model(config, backbones, state.device)
             model.fit(inputs["train"][learn], labels[learn], groups[learn])
             write_arrays(_path(run, fold), model.state())
             oof[scored] = model.predict_proba(inputs["train"][scored])
@@ -77,16 +77,17 @@ def load(
     Raise KitError if a file is missing or damaged.
     """
     folds = range(run.config.folds)
-    return [_new_model(run.config, backbones, device).restore(read_arrays(_path(run, fold))) for fold in folds]
+    return [new_model(run.config, backbones, device).restore(read_arrays(_path(run, fold))) for fold in folds]
 
 
 def _path(run: TrainingRun, fold: int) -> Path:
     return run.folder / f"model-{fold}.safetensors"
 
 
-def _new_model(
+def new_model(
     config: TrainConfig, backbones: dict[str, BackboneHandle], device: torch.device
 ) -> Calibrated | Probe | Neighbours:
+    """Return the baseline of a configuration, not fitted yet."""
     if config.system == "tfidf":
         return Calibrated(tfidf_model())
     text, image = (backbones[side].outline.width if side in backbones else 0 for side in ("text", "image"))
