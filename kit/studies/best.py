@@ -30,7 +30,7 @@ from kit.studies.plan import is_done, missing_backbones, require_data, require_s
 from kit.submission import read_predictions, write_submission
 from kit.training.launch import launch
 
-LIGHT = ("logistic_text", "neighbours", "logistic_image", "logistic")
+LIGHT_MEMBERS = ("logistic_text", "neighbours", "logistic_image", "logistic")
 # Macro-F1 points that a rung is expected to add. Light members: the mean of data/shop and data/emoji (docs/best.md).
 # Fine-tuning: on emoji, against frozen backbones; frozen co-attention: hardly any, on shop. They decide only the order.
 GAINS = {"light": 5.0, "more light": 0.5, "fine-tuned": 3.5, "frozen": 0.1}
@@ -68,13 +68,15 @@ def rungs(study: str, values: dict, pairs: list[tuple[str, str]], seeds: int) ->
         """Return a run's configuration; its name has the backbones that it reads."""
         names = {"text": short[0][pair[0]], "image": short[1][pair[1]]}
         label = "-".join([system, *(names[side] for side in SYSTEMS[system]), *map(str, changes.values())])
-        run = {"study": study, "run": bounded_name(f"{study}-{label}"), "system": system}
+        run: dict = {"study": study, "run": bounded_name(f"{study}-{label}"), "system": system}
+        if system != "coattention":
+            run["augment"] = False  # frozen backbones read each image once
         return train_config(**values | run | {"text": pair[0], "image": pair[1]} | changes)
 
     ladder, seen = [Rung("tfidf", [config("tfidf", pairs[0])], 0.0)], set[str]()
     for place, pair in enumerate(pairs):
         names = f"{short[0][pair[0]]} × {short[1][pair[1]]}"
-        light = [config(system, pair) for system in LIGHT]
+        light = [config(system, pair) for system in LIGHT_MEMBERS]
         light = [one for one in light if one.run not in seen]  # another pair may have the same text or image
         seen |= {one.run for one in light}
         ladder.append(Rung(f"light {names}", light, GAINS["more light" if place else "light"]))
@@ -97,7 +99,8 @@ class Ladder:
         first, *others = rungs(study, values, pairs, seeds)
         if isinstance(open_run(study), TrainingRun):
             raise KitError(f"The run {study!r} is a training, and the study's stack would have its name: pass --study.")
-        if not read_challenge(values["data"], False, False, images="ignore").test:
+        challenge = read_challenge(values["data"], False, False, images="ignore")
+        if not challenge.test:
             raise KitError(f"{values['data']} has no test file, so there is nothing to submit; add it to the folder.")
         self.configs = [config for rung in (first, *others) for config in rung.configs]
         for config in self.configs if again else []:
@@ -105,7 +108,7 @@ class Ladder:
         require_settings(self.configs)
         frames = read_items(first.configs[0])[1]
         require_data(frames, self.configs)
-        self.items = len(frames["train"]), len(frames["test"])
+        self.items = len(frames["train"]), len(frames["test"]), challenge.images_per_item
         self.cannot = missing_backbones(self.configs)
         able = [replace(rung, configs=[c for c in rung.configs if c.run not in self.cannot]) for rung in others]
         able = [rung for rung in able if rung.configs]

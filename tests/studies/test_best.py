@@ -49,7 +49,7 @@ def climb(root, tiny_data, tiny_texts, tiny_image, monkeypatch):
                 trained.append(run.name)
 
         monkeypatch.setattr(best, "launch", launch or train_here)
-        monkeypatch.setattr(best, "LIGHT", ("logistic_image", "neighbours"))  # the quick ones
+        monkeypatch.setattr(best, "LIGHT_MEMBERS", ("logistic_image", "neighbours"))  # the quick ones
         given = [part for name, value in TINY.items() for part in ("-p", name, str(value))]
         named = ["--data", str(tiny_data), "--texts", texts, "--images", tiny_image, "--recipe", "demo", "--seeds", "1"]
         return cli.main(["best", *named, *given, *options])
@@ -183,6 +183,13 @@ def test_an_estimate_gives_way_to_a_measured_pace(climb, tiny_config):
     twice, _ = duration([train_config(**tiny_config, system=system) for system in ("logistic", "neighbours")], 36, 7)
     assert not measured and once < twice < 2 * once  # the backbones run once
     assert duration([train_config(**tiny_config)], 36000, 7)[0] > once
+
+
+@pytest.mark.parametrize("recipe", RECIPES)
+def test_each_recipe_has_a_ladder(recipe):
+    ladder = best.rungs("best", {"recipe": recipe}, PAIRS[recipe], seeds=1)
+    systems = [[config.system for config in rung.configs] for rung in ladder]
+    assert systems[0] == ["tfidf"] and systems[1] == [*best.LIGHT_MEMBERS] and ["coattention"] in systems
 
 
 @pytest.mark.parametrize("recipe", RECIPES)
