@@ -21,7 +21,7 @@ from typing import Any
 
 from safetensors.torch import save_file
 
-from kit.config import TrainConfig, short_name
+from kit.config import OWN, TrainConfig, short_name
 from kit.core.cache import fingerprint
 from kit.core.exceptions import KitError
 from kit.core.files import TRAIN_AGAIN, read_json, write_json, write_text
@@ -29,13 +29,14 @@ from kit.core.paths import resolve, runs_folder
 from kit.data.catalogue import Description, read_catalogue, read_description
 from kit.data.challenge import read_names
 from kit.models import registry
-from kit.models.image_backbones import load_image, read_timm_directory
+from kit.models.image_backbones import read_timm_directory
 from kit.models.pretrained import local_directory
 from kit.models.registry import IMAGE, TEXT, ImageSpec, TextSpec
 from kit.models.text_backbones import load_text
 from kit.models.tokenizer import FILES, tokenizer_folder
 from kit.runs import STACKER, EnsembleRun, Run, TrainingRun, find_run, run_at
 from kit.stacking.members import is_current
+from kit.training.run_trainer import predicting
 from kit.training.saved_weights import require_backbones
 
 MANIFEST, SUMS = "export.json", "SHA256SUMS"
@@ -63,7 +64,7 @@ class Source:
         """Return a member's configuration for predicting on this machine."""
         config = member.config
         places = {side: self.backbones.get(getattr(config, side), getattr(config, side)) for side in ("text", "image")}
-        return dataclasses.replace(config, **places, track="", compile=False, checkpointing=False)
+        return predicting(dataclasses.replace(config, **places, images_gb=0.0))  # new images are read once
 
 
 def open_source(run: str | Path) -> Source:
@@ -97,6 +98,8 @@ def _members(run: Run) -> list[TrainingRun]:
     members = [TrainingRun(run.folder.parent / name) for name in names]
     for member in members:
         member.require()
+        if member.config.system == OWN:
+            raise KitError(f"{member.name!r} has the predictions of a model of your own: only that predicts new items.")
     return members
 
 
@@ -250,9 +253,15 @@ def save_image(name: str, folder: Path) -> None:
         for path in (directory / "config.json", weights):
             shutil.copy(path, folder)
         return
-    model = load_image(name).model
+    import timm
+
+    # whole, as its architecture has it: what the kit drops may be more than a classifier
+    model: Any = timm.create_model(IMAGE[name].timm if name in IMAGE else name, pretrained=True)
     known = ("architecture", "input_size", "fixed_input_size", "mean", "std", "interpolation", "crop_pct", "classifier")
     config: dict[str, Any] = {key: model.pretrained_cfg[key] for key in known if key in model.pretrained_cfg}
-    content = {"architecture": config.pop("architecture"), "pretrained_cfg": config | {"num_classes": 0}}
+    content = {
+        "architecture": config.pop("architecture"),
+        "pretrained_cfg": config | {"num_classes": model.num_classes},
+    }
     write_text(folder / "config.json", json.dumps(content, indent=1))
     save_file({key: value.contiguous() for key, value in model.state_dict().items()}, folder / "model.safetensors")

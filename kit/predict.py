@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 from accelerate import PartialState
+from accelerate.utils.memory import clear_device_cache, should_reduce_batch_size
 
 from kit.config import LIGHT, TrainConfig
 from kit.core.arrays import read_arrays
@@ -27,7 +28,7 @@ from kit.models.classifier import Classifier
 from kit.runs import STACKER, EnsembleRun, TrainingRun
 from kit.stacking.stackers import METHODS, Tempered
 from kit.training import light
-from kit.training.run_trainer import make_accelerator, prepare_items
+from kit.training.run_trainer import make_accelerator, more_parts, prepare_items
 from kit.training.trained import Trained
 
 DELIMITED = {".csv": ",", ".tsv": "\t"}  # separators of the files that can be written, by ending
@@ -46,7 +47,8 @@ class Predictor:
         with self._cache(self.source.exported):
             handles: dict[BackboneHandle, BackboneHandle] = {}
             self.members = [
-                _Member(run, self.source.config(run), self.source.codes, handles) for run in self.source.members
+                _Member(run, self.source.config(run), self.source.codes, handles, len(self.source.members) > 1)
+                for run in self.source.members
             ]
         self.stacker: Tempered | None = None
         if isinstance(ensemble := self.source.run, EnsembleRun):
@@ -107,7 +109,8 @@ class Predictor:
 class _Member:
     """One training, with the models of its folds; what is loaded stays in memory.
 
-    `handles`: backbones that other members read as well.
+    `handles`: backbones that other members read as well · `shares`: other members need the GPU, too, so its models
+    leave it after use.
     """
 
     def __init__(
@@ -116,8 +119,9 @@ class _Member:
         config: TrainConfig,
         codes: list[int],
         handles: dict[BackboneHandle, BackboneHandle],
+        shares: bool,
     ):
-        self.run, self.config, self.codes = run, config, codes
+        self.run, self.config, self.codes, self.shares = run, config, codes, shares
         check_backbones(config)
         self.backbones = {side: handles.setdefault(one, one) for side, one in find_backbones(config).items()}
         self.light = light.load(run, self.backbones, PartialState().device) if config.system in LIGHT else None
@@ -137,7 +141,24 @@ class _Member:
 
     def _networks(self, items: pd.DataFrame) -> list[np.ndarray]:
         workers = min(self.config.workers, len(items) // ITEMS_PER_WORKER)
-        config, frames = dataclasses.replace(self.config, workers=workers), {"test": items}
+        config = dataclasses.replace(self.config, workers=workers)
+        while True:
+            try:
+                return self._predict(config, items)
+            except RuntimeError as error:
+                if not should_reduce_batch_size(error):
+                    raise
+                if not (parts := more_parts(config)):
+                    raise KitError(f"There is too little memory to predict one item with {self.run.name!r}.") from error
+                config = dataclasses.replace(config, accumulate=parts)  # smaller batches
+            finally:
+                if self.shares:
+                    for network in self.networks.values():
+                        network.cpu()
+                    clear_device_cache()
+
+    def _predict(self, config: TrainConfig, items: pd.DataFrame) -> list[np.ndarray]:
+        frames = {"test": items}
         accelerator = make_accelerator(config)
         products, build = prepare_items(config, self.codes, frames, accelerator, self.backbones)
         trained = Trained(self.run, config, self.codes, frames, products, accelerator, build)
@@ -145,7 +166,7 @@ class _Member:
         for fold in range(config.folds):
             if (fold, running) not in self.networks:
                 self.networks[fold, running] = trained.model(fold)
-        models = [self.networks[fold, running] for fold in range(config.folds)]
+        models = [self.networks[fold, running].to(accelerator.device) for fold in range(config.folds)]
         return trained.probabilities(models, products["test"])
 
 

@@ -13,6 +13,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
+import timm
 import torch
 from PIL import Image
 from safetensors.torch import load_file, save_file
@@ -30,7 +31,7 @@ from kit.runs import open_run, prepare_run
 from kit.stacking.ensemble import ensemble_config, stack
 from kit.stacking.stackers import METHODS
 from kit.training import light
-from kit.training.run_trainer import train
+from kit.training.run_trainer import predicting, train
 from kit.training.trained import open_trained
 
 SMALL = {
@@ -353,12 +354,20 @@ def test_a_catalogue_of_ones_own(tmp_path, backbones, data):
         Predictor("mine")
 
 
-def test_an_image_backbone_that_timm_knows_by_name_is_saved_whole(tmp_path, monkeypatch):
+@pytest.mark.parametrize("name", ["test_resnet", "test_vit3"])  # the second pools by attention, as SigLIP does
+def test_an_image_backbone_that_timm_knows_by_name_is_saved_whole(name, tmp_path, monkeypatch):
     torch.manual_seed(0)
-    known = image_backbones.load_image("test_resnet", pretrained=False)
-    monkeypatch.setattr("kit.export.load_image", lambda name: known)
-    save_image("test_resnet", tmp_path)
-    pixels = torch.randint(0, 255, (2, 64, 64, 3), dtype=torch.uint8)
-    loaded = load_image(str(tmp_path)).eval()
+    known = timm.create_model(name, pretrained=False)
+    with monkeypatch.context() as hub:
+        hub.setattr(timm, "create_model", lambda *_, **__: known)
+        save_image(name, tmp_path)
+    pixels = torch.randint(0, 255, (2, 160, 160, 3), dtype=torch.uint8)
+    loaded, config = load_image(str(tmp_path)).eval(), known.pretrained_cfg
     with torch.inference_mode():
-        assert torch.equal(loaded(pixels), known.eval()(pixels))
+        whole = image_backbones.ImageBackbone(known, config["mean"], config["std"]).eval()
+        assert torch.equal(loaded(pixels), whole(pixels))
+
+
+def test_a_run_in_half_precision_predicts_without_a_gpu():
+    assert predicting(train_config(precision="fp16", compile=True)).precision == "no"
+    assert predicting(train_config(precision="bf16")).precision == "bf16"

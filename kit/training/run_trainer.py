@@ -71,18 +71,25 @@ def split_steps_further(run: TrainingRun, config: TrainConfig) -> None:
     Raise KitError if a batch of one item is too large, or OutOfMemory if several processes have to start again.
     """
     processes = PartialState().num_processes
-    cuts = range(2 * config.accumulate, config.batch_size // processes + 1)
-    able = [n for n in cuts if config.batch_size % (n * processes) == 0]
-    if not able:
+    parts = more_parts(config, processes)
+    if not parts:
         raise KitError(
             "There is too little memory for a batch of one item a process: lower max_tokens, image_size or width, "
             "freeze a backbone, or pass -p checkpointing True."
         )
-    write_json(run.folder / "config.json", dataclasses.asdict(config) | {"accumulate": able[0]})
-    sentence = f"Memory ran out: a step's {config.batch_size} items are now cut into {able[0]} batches"
+    write_json(run.folder / "config.json", dataclasses.asdict(config) | {"accumulate": parts})
+    sentence = f"Memory ran out: a step's {config.batch_size} items are now cut into {parts} batches"
+    if "image" in config.sides and "image" not in config.frozen:
+        sentence += ", over each of which an image backbone's BatchNorm, if it has any, takes its statistics"
     if processes > 1:
-        raise OutOfMemory(f"{sentence}. Start the run again with -p accumulate {able[0]}.")
-    print(f"{sentence} (accumulate={able[0]}).", flush=True)
+        raise OutOfMemory(f"{sentence}. Start the run again with -p accumulate {parts}.")
+    print(f"{sentence} (accumulate={parts}).", flush=True)
+
+
+def more_parts(config: TrainConfig, processes: int = 1) -> int:
+    """Return the next number of batches, at least twice as many, into which a step can be cut; 0 if there is none."""
+    cuts = range(2 * config.accumulate, config.batch_size // processes + 1)
+    return next((n for n in cuts if config.batch_size % (n * processes) == 0), 0)
 
 
 def _train(run: TrainingRun, config: TrainConfig, watch: Watch, accelerator: Accelerator) -> None:
@@ -238,6 +245,13 @@ def prepare_items(
 def _any_backbone(config: TrainConfig) -> bool:
     """Return whether a backbone is not one of ours: it may have weights without a gradient, which DDP must expect."""
     return config.text not in TEXT or config.image not in IMAGE
+
+
+def predicting(config: TrainConfig) -> TrainConfig:
+    """Return a finished run's configuration for predicting on this machine, which may be another than trained it: in
+    single precision in place of fp16 if there is no GPU."""
+    precision = "no" if config.precision == "fp16" and not torch.accelerator.is_available() else config.precision
+    return dataclasses.replace(config, track="", compile=False, checkpointing=False, precision=precision)
 
 
 def _precision(config: TrainConfig) -> str:

@@ -21,7 +21,7 @@ from kit.metrics import softmax
 from kit.models.classifier import Classifier
 from kit.runs import TrainingRun
 from kit.training.predict import prediction_batches, run_batches
-from kit.training.run_trainer import make_accelerator, prepare_items
+from kit.training.run_trainer import make_accelerator, predicting, prepare_items
 from kit.training.saved_weights import load_weights, require_backbones
 
 
@@ -86,7 +86,7 @@ def open_trained(run: TrainingRun, frames: dict[str, pd.DataFrame] | None = None
     Raise KitError if the run is not finished, or no network, or if its items or backbones have changed since.
     """
     run.require()
-    config = dataclasses.replace(run.config, data=data or run.config.data)
+    config = predicting(dataclasses.replace(run.config, data=data or run.config.data))
     if config.system in LIGHT:
         raise KitError(f"The run {run.name!r} is a {config.system} baseline, which keeps no network: take another run.")
     require_backbones(run)
