@@ -27,8 +27,10 @@ SYSTEMS = {  # system → the backbones that it reads
     "logistic_text": ("text",),
     "logistic_image": ("image",),
     "neighbours": ("text", "image"),
+    "own": (),
 }
-# Fields that affect speed, memory or error tolerance, but not the trained model.
+OWN = "own"  # a model from elsewhere, of which a run has only what it predicts (`kit.training.own`)
+# Fields that affect speed, memory or error tolerance, but not what is learned (`accumulate`: but for BatchNorm).
 SAME_RESULT = (
     "accumulate",
     "workers",
@@ -51,6 +53,7 @@ LIGHT = (
     "logistic_text",
     "logistic_image",
     "neighbours",
+    OWN,
 )  # fitted in one call rather than by gradient steps
 NAMES = ("run", "study", "data", "text", "image", "members", "teacher")  # free-text parameters that no recipe sets
 FROZEN: dict[str, Any] = {
@@ -132,8 +135,8 @@ def check_type(name: str, value, kind: type):
         return float(value)
     if kind is str and (value is None or isinstance(value, (bool, int, float))):
         raise KitError(
-            f"The parameter {name}={value!r} is not text: papermill's -p changes what looks like a number, True, False "
-            f"or None (007 becomes 7), so pass it with -r {name}, which keeps it, or in Jupyter in quotation marks."
+            f"The parameter {name}={value!r} is not text: papermill changes what looks like a number, True, False or "
+            f"None (007 becomes 7), so pass it with -r {name}, which keeps it, or in Jupyter in quotation marks."
         )
     words = {int: "a whole number", float: "a number", bool: "True or False", str: "text"}[kind]
     raise KitError(f"The parameter {name}={value!r} must be {words}.")
@@ -192,7 +195,7 @@ class TrainConfig:
     split_seed: Annotated[int, Ge(0), Le(2**32 - 1)] = 0  # random seed for the split into folds
 
     # --- model
-    system: Annotated[str, SYSTEMS] = "coattention"  # the paper's, or a baseline: any other of SYSTEMS
+    system: Annotated[str, SYSTEMS] = "coattention"  # the paper's, or a baseline: any other of SYSTEMS but own
     # The paper's "hidden dimension size of 2048" is taken as the BiLSTM's output: 1024 per direction. It does not give
     # attention_width, classifier_width, dropout or the rank of the bilinear map (width here).
     width: Annotated[int, Ge(1)] = 2048  # D, the joint width
@@ -257,7 +260,7 @@ class TrainConfig:
     features_gb: Annotated[float, Ge(0)] = 4.0  # disk space for the cached outputs of frozen backbones, GiB
     images_gb: Annotated[float, Ge(0)] = 4.0  # disk space for cached images at the training size, GiB
     precision: Literal["auto", "no", "bf16", "fp16"] = "auto"  # auto: bf16 if the GPU supports it
-    compile: bool = False  # torch.compile: minutes before the first step, then faster steps
+    compile: bool = False  # torch.compile: about a minute before the first step, then faster steps in large batches
     checkpointing: bool = False  # recompute the backbones' activations for the gradient: less memory, slower
     # The paper strips tags and odd symbols. Here tags, entities and mojibake are removed; case, accents, punctuation
     # and numbers stay.
@@ -272,7 +275,9 @@ class TrainConfig:
     corrupt: Literal["error", "few", "blank"] = "few"  # unreadable images; few: blank up to one in a hundred
     nonfinite: Literal["error", "skip"] = "error"  # a NaN or infinite loss; skip: omit the step and count it
     save_steps: Annotated[int, Ge(0)] = 1000  # steps between saved states, to resume from; 0: only after epochs
-    max_minutes: Annotated[float, Ge(0)] = 0.0  # stop after this many minutes, to be resumed later; 0: never
+    max_minutes: Annotated[float, Ge(0)] = (
+        0.0  # minutes after which a command that trains stops, to be resumed; 0: never
+    )
 
     def __post_init__(self):
         _check_fields(self)

@@ -18,8 +18,10 @@ from papermill.cli import papermill
 from kit import cli
 from kit.config import EnsembleConfig, TrainConfig, train_config
 from kit.core.exceptions import KitError
+from kit.data.items import read_items
 from kit.models import registry
 from kit.notebook_parameters import parameter_types
+from kit.runs import open_run
 from kit.stacking.stackers import Stacker, Tempered
 
 PROJECT = Path(__file__).resolve().parents[1]
@@ -261,11 +263,15 @@ def test_departures_from_the_paper_name_their_fields():
     assert names <= set(FIELDS) | {field.name for field in dataclasses.fields(EnsembleConfig)}
 
 
-def test_the_examples_of_new_parts_work():
-    entries, stacker = (
+def test_the_examples_of_new_parts_work(root, tiny_data):
+    entries, stacker, member = (
         next(block for block in blocks(PROJECT / "CONTRIBUTING.md", "python") if sign in block)
-        for sign in ("TextSpec(", "METHODS[")
+        for sign in ("TextSpec(", "METHODS[", "OwnMember(")
     )
+    assert "data/challenge" in member
+    even = [np.full((len(part), 3), 1 / 3) for part in read_items(train_config(data=str(tiny_data)))[1].values()]
+    exec(member.replace("data/challenge", str(tiny_data)), {"predict": lambda *_: even})
+    assert open_run("mine").finished
     specs = eval("{" + entries + "}", dict(vars(registry)))
     assert {type(spec).__name__ for spec in specs.values()} == {"TextSpec", "ImageSpec"}
     there = {"np": np, "Stacker": Stacker, "Tempered": Tempered, "METHODS": {}}

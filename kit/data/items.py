@@ -5,7 +5,7 @@ import pandas as pd
 import pyarrow as pa
 import sklearn
 
-from kit.config import TrainConfig
+from kit.config import OWN, TrainConfig
 from kit.core.cache import fingerprint, get_or_compute
 from kit.core.exceptions import KitError
 from kit.data.challenge import Challenge, read_challenge
@@ -24,7 +24,7 @@ def read_items(config: TrainConfig) -> tuple[list[int], dict[str, pd.DataFrame]]
     FINGERPRINTS. If images are read, the column `blank` says why an item has none: "missing", "corrupt: …", or "" if it
     has one (`kit.data.images:check_images`). Raise KitError if the data is damaged, or too small for the split.
     """
-    reads_images = "image" in config.sides or config.split == "grouped"
+    reads_images = "image" in config.sides or config.split == "grouped" or config.system == OWN
     images = "ignore" if not reads_images else "require" if config.missing == "error" else "leave"
     challenge = read_challenge(config.data, config.clean_titles, config.clean_descriptions, images)
     _require_sides(config, challenge)
@@ -56,7 +56,8 @@ def check_data(config: TrainConfig) -> Challenge:
 
 def _require_sides(config: TrainConfig, challenge: Challenge) -> None:
     """Raise KitError if the system reads texts or images that a catalogue does not have."""
-    for side in set(config.sides or ("text",)) - set(challenge.sides):
+    needed = set() if config.system == OWN else set(config.sides or ("text",))
+    for side in needed - set(challenge.sides):
         (other,) = challenge.sides
         instead = "text (or tfidf)" if other == "text" else other
         raise KitError(

@@ -10,12 +10,12 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-from kit.config import LIGHT, TrainConfig, bounded_name, check_name, possible_names, short_names, train_config
+from kit.config import LIGHT, OWN, TrainConfig, bounded_name, check_name, possible_names, short_names, train_config
 from kit.core.exceptions import KitError
 from kit.core.paths import resolve
 from kit.runs import Run, TrainingRun, list_runs, open_run
 
-BASELINES = ("concat", "bilinear", "dot", "text", "image", *LIGHT)
+BASELINES = ("concat", "bilinear", "dot", "text", "image", *(system for system in LIGHT if system != OWN))
 # The paper compares a fine-tuned model with frozen fusions, which mixes two gains. These rows keep them apart.
 MATCHED = ("concat, fine-tuned", "co-attention, frozen")
 FROZEN_COATTENTION = "baseline-coattention-frozen"
@@ -95,7 +95,7 @@ def is_frozen(config: TrainConfig) -> bool:
 
 
 def baseline(config: TrainConfig) -> str | None:
-    """Return the row of the table of baselines to which `config` belongs, one of BASELINES and MATCHED, or None."""
+    """Return the row to which `config` belongs beside the model: one of BASELINES and MATCHED, or OWN; or None."""
     if config.teacher:  # no question of the paper's
         return None
     if config.system == "coattention":  # the model itself may be frozen too: the name tells them apart

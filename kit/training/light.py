@@ -11,8 +11,9 @@ import numpy as np
 import torch
 from accelerate import PartialState
 
-from kit.config import TrainConfig
+from kit.config import OWN, TrainConfig
 from kit.core.arrays import read_arrays, write_arrays
+from kit.core.exceptions import KitError
 from kit.data.items import data_fingerprints, read_items
 from kit.data.text import product_texts
 from kit.models.backbones import BackboneHandle, find_backbones
@@ -38,6 +39,8 @@ def fit(run: TrainingRun) -> None:
     state = PartialState()
     if state.is_main_process:
         started, config = time.perf_counter(), run.config
+        if config.system == OWN:
+            raise KitError(f"system={OWN!r} has nothing to train: kit.training.own:OwnMember writes what it predicts.")
         run.clear()
         codes, frames = read_items(config)
         report_blank_images(run, frames)

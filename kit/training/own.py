@@ -1,0 +1,70 @@
+"""A member from elsewhere: what any other model predicts on the kit's folds, as a run that stacks like the others.
+
+N items · K classes · F folds
+"""
+
+import time
+from typing import Any
+
+import numpy as np
+
+from kit.config import OWN, train_config
+from kit.core.exceptions import KitError
+from kit.data.items import data_fingerprints, read_items
+from kit.runs import TrainingRun, prepare_run
+from kit.training.summary import summarise_items
+
+
+class OwnMember:
+    """The items and folds on which a model of your own predicts, and the run that keeps what it says.
+
+    `codes` `[K]`: the classes, in the order of the columns of probabilities · `train`, `test`: the items, with `id`,
+    `title`, `description`, `image_path`; `train` has `label` and `fold`, the one in which an item validates (-1: it
+    always trains), `test` has `split`.
+
+    `run`: its name · `fields`: of `kit.config.train_config`; `data` and what makes the folds (`recipe`, or `folds`,
+    `split`, `val_share`, `split_seed`, `limit`) must be as in the runs that it is stacked with. Raise KitError if the
+    data or a field is at fault.
+    """
+
+    def __init__(self, run: str, **fields):
+        self.config = train_config(**fields | {"run": run, "system": OWN})
+        self.codes, self.frames = read_items(self.config)
+        self.train, self.test = self.frames["train"], self.frames["test"]
+        self._started = time.perf_counter()
+
+    def write(self, oof: np.ndarray, test: np.ndarray | None = None, again: bool = False) -> TrainingRun:
+        """Write the probabilities as a finished run, and return it.
+
+        `oof` `[N, K]`: of each row of `train`, from a model that did not learn from its fold (rows of fold -1 are not
+        read) · `test`: of each row of `test`, `[N, K]`, or `[F, N, K]` by each fold's model; None if there are no such
+        items · `again`: replace a run of that name.
+
+        Raise KitError if these are no probabilities of these items, or if there is a run of that name.
+        """
+        scored = (self.train["fold"] >= 0).to_numpy()
+        oof = np.asarray(oof, dtype=float)
+        test = np.zeros((0, len(self.codes))) if test is None else np.asarray(test, dtype=float)
+        self._require("oof", oof, 2, len(self.train), scored)
+        self._require("test", test, 3 if test.ndim == 3 else 2, len(self.test))
+        seconds = round(time.perf_counter() - self._started, 1)
+        summary = {"system": OWN, "recipe": self.config.recipe, "seconds": seconds}
+        summary |= summarise_items(self.frames, data_fingerprints(self.frames))
+        run = prepare_run(self.config, again)
+        if run.finished:
+            raise KitError(f"There is a run {run.name!r}: choose another name, or replace it by again=True.")
+        with run.alone():
+            folds = test.reshape(-1, *test.shape[-2:])  # [F, N, K]
+            run.write(self.codes, (self.train[scored], oof[scored]), (self.test, folds), summary)
+        return run
+
+    def _require(self, part: str, values: np.ndarray, axes: int, items: int, rows: Any = slice(None)) -> None:
+        """Raise KitError if the values are not of so many axes and items, or those in `rows` are no probabilities."""
+        if values.ndim != axes or values.shape[-2:] != (items, len(self.codes)):
+            raise KitError(
+                f"{part} has the shape {list(values.shape)}: it must have {items} rows, one per item in the order of "
+                f"the frame, and {len(self.codes)} columns, one per code."
+            )
+        read = values[..., rows, :]
+        if not (np.isfinite(read).all() and (read >= 0).all() and np.allclose(read.sum(-1), 1, atol=1e-3)):
+            raise KitError(f"{part} has rows that are no probabilities: each must be at least 0, and their sum 1.")

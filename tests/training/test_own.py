@@ -1,0 +1,65 @@
+"""Predictions of a model from elsewhere become a run that stacks and submits like the others."""
+
+import numpy as np
+import pytest
+
+from kit.config import train_config
+from kit.core.exceptions import KitError
+from kit.export import export
+from kit.runs import open_run, prepare_run
+from kit.stacking.ensemble import ensemble_config, stack
+from kit.training import light
+from kit.training.own import OwnMember
+
+
+@pytest.fixture
+def member(root, tiny_config):
+    return OwnMember("mine", **tiny_config | {"folds": 3})
+
+
+def confident(member: OwnMember, frame: str) -> np.ndarray:
+    """Probabilities that favour the first class, and in training the true one."""
+    items = getattr(member, frame)
+    values = np.full((len(items), len(member.codes)), 0.1 / (len(member.codes) - 1))
+    true = [member.codes.index(label) for label in items["label"]] if frame == "train" else [0] * len(items)
+    values[np.arange(len(items)), true] = 0.9
+    return values
+
+
+def test_an_own_member_is_stacked_with_a_run_of_the_kit(member, tiny_config):
+    member.write(confident(member, "train"), np.stack([confident(member, "test")] * 3))
+    light.fit(prepare_run(train_config(**tiny_config, run="theirs", system="tfidf", folds=3)))
+    stacked = stack(ensemble_config(["mine", "theirs"], "both", method="best"))
+    assert stacked.summary["best_member"] == "mine"
+    assert stacked.mean_test().idxmax(axis=1).eq(member.codes[0]).all()
+
+
+@pytest.mark.parametrize(
+    ("oof", "test", "sentence"),
+    [
+        (lambda good: good[:-1], lambda good: good, r"oof has the shape"),
+        (lambda good: good, lambda good: good[:, :-1], r"test has the shape"),
+        (lambda good: good, lambda good: None, r"test has the shape \[0"),
+        (lambda good: 2 * good, lambda good: good, r"oof has rows that are no probabilities"),
+        (lambda good: good, lambda good: np.log(good), r"test has rows that are no probabilities"),
+        (lambda good: good * np.nan, lambda good: good, r"oof has rows that are no probabilities"),
+    ],
+)
+def test_what_is_no_prediction_of_these_items_is_refused(member, oof, test, sentence):
+    with pytest.raises(KitError, match=sentence):
+        member.write(oof(confident(member, "train")), test(confident(member, "test")))
+    assert not open_run("mine").finished
+
+
+def test_an_own_member_is_not_overwritten_trained_or_exported(member, tmp_path):
+    run = member.write(confident(member, "train"), confident(member, "test"))
+    before = (run.folder / "oof.parquet").read_bytes()
+    with pytest.raises(KitError, match="There is a run 'mine'"):
+        member.write(confident(member, "train")[:, ::-1], confident(member, "test"))
+    with pytest.raises(KitError, match="only that predicts"):
+        export("mine", tmp_path / "out")
+    with pytest.raises(KitError, match="nothing to train"):
+        light.fit(run)
+    assert (run.folder / "oof.parquet").read_bytes() == before
+    member.write(confident(member, "train")[:, ::-1], confident(member, "test"), again=True)
+    assert (run.folder / "oof.parquet").read_bytes() != before
