@@ -46,6 +46,7 @@ def precompute(
     at every step; with "bf16" or "fp16" they are computed under autocast and kept in half precision, or in float32 if
     half precision cannot hold them. Raise KitError if a backbone returns numbers that are not finite.
     """
+    torch.set_float32_matmul_precision("high")  # as in training, so that all runs find the same outputs in the cache
     running = []
     for side, backbone in backbones.items():
         if side not in config.frozen:

@@ -7,10 +7,10 @@ from collections.abc import Sequence
 
 import numpy as np
 import pandas as pd
-from sklearn.base import BaseEstimator, ClassifierMixin
+from sklearn.base import BaseEstimator, ClassifierMixin, clone
 from sklearn.compose import ColumnTransformer
 from sklearn.linear_model import LogisticRegression
-from sklearn.model_selection import GridSearchCV, PredefinedSplit
+from sklearn.model_selection import GridSearchCV, GroupShuffleSplit, PredefinedSplit
 from sklearn.pipeline import Pipeline, make_pipeline
 from sklearn.preprocessing import Normalizer, StandardScaler
 from threadpoolctl import threadpool_limits
@@ -21,6 +21,7 @@ from kit.data.folds import split_evenly
 INNER = 3  # folds that choose the weights and C
 WEIGHTS = [{"text": 10.0, "image": image} for image in (2.5, 5.0, 10.0)]  # the vectors' lengths
 CS = [0.03, 0.1, 0.3, 1.0]  # inverse regularisation at these lengths
+SEARCHED = 10_000  # items that choose them at most; C is a prior's variance, so more would choose hardly another
 
 
 def make_probe(widths: Sequence[int], standardise: bool = True) -> Pipeline:
@@ -88,12 +89,24 @@ class Probe(ClassifierMixin, BaseEstimator):
         return set_fitted(self, arrays, "classes")
 
 
-@threadpool_limits.wrap(limits=1, user_api="blas")  # its matrices are small: two threads on busy cores took 19 times
 def fit_probe(model: Pipeline, features: np.ndarray, labels: np.ndarray, groups: np.ndarray) -> Pipeline:
     """Return `model` fitted to features `[N, Σd]`, with the lengths and the C that lose least in inner folds.
 
-    Folds never split a group. If there are too few items for inner folds, lengths and C are the middle ones.
+    Folds never split a group. Of more than SEARCHED items, that many choose. If there are too few items for inner
+    folds, lengths and C are the middle ones.
     """
+    some, large = np.arange(len(labels)), len(labels) > SEARCHED
+    if large:
+        sample = GroupShuffleSplit(1, train_size=SEARCHED / len(labels), random_state=0)
+        some, _ = next(sample.split(labels, groups=groups))
+    with threadpool_limits(1, user_api="blas"):  # small matrices: two threads on busy cores took 19 times as long
+        chosen = _search(model, features[some], labels[some], groups[some])
+    with threadpool_limits(None if large else 1, user_api="blas"):
+        return clone(model).set_params(**chosen).fit(features, labels)
+
+
+def _search(model: Pipeline, features: np.ndarray, labels: np.ndarray, groups: np.ndarray) -> dict:
+    """Return the parameters of `model` that lose least in inner folds."""
     grid = {"columntransformer__transformer_weights": WEIGHTS, "logisticregression__C": CS}
     if len(model[0].transformers) == 1:
         del grid["columntransformer__transformer_weights"]
@@ -101,9 +114,9 @@ def fit_probe(model: Pipeline, features: np.ndarray, labels: np.ndarray, groups:
     able = min(counts.max(), len(np.unique(groups))) >= INNER
     inner = split_evenly(pd.Series(labels), INNER, 0, groups) if able else np.zeros(len(labels))
     if any(len(np.unique(labels[inner != part])) < 2 for part in range(INNER)):
-        return model.set_params(logisticregression__C=CS[1]).fit(features, labels)
-    search = GridSearchCV(model, grid, scoring=_log_likelihood, cv=PredefinedSplit(inner))
-    return search.fit(features, labels).best_estimator_
+        return {"logisticregression__C": CS[1]}
+    search = GridSearchCV(model, grid, scoring=_log_likelihood, cv=PredefinedSplit(inner), refit=False)
+    return search.fit(features, labels).best_params_
 
 
 def _log_likelihood(model: Pipeline, features: np.ndarray, labels: np.ndarray) -> float:
