@@ -4,6 +4,7 @@ Names, titles and descriptions are untrusted input: each goes through `_text`, w
 """
 
 import functools
+import math
 import os
 import re
 import sys
@@ -14,9 +15,10 @@ from contextlib import suppress
 
 import numpy as np
 import pandas as pd
+from PIL import Image, ImageOps
 
 from kit.core.exceptions import KitError
-from kit.data.images import read_image
+from kit.data.images import read_image, readable_images
 
 # An unknown backend in MPLBACKEND would break the import of matplotlib.
 _imported, _asked = "matplotlib" in sys.modules, os.environ.pop("MPLBACKEND", None)
@@ -73,6 +75,12 @@ def _axes(width: float, height: float, **options):
     for axis in np.atleast_1d(axes).ravel():
         axis.spines[["top", "right"]].set_visible(False)
     return figure, axes
+
+
+def _legend_above(axis: Axes) -> None:
+    """Put the legend above the axis, so that it covers nothing."""
+    columns = len(axis.get_legend_handles_labels()[0])
+    axis.legend(frameon=False, loc="lower left", bbox_to_anchor=(0, 1), borderpad=0, ncols=max(columns, 1))
 
 
 def _text(text: str, width: int, lines: int = 1) -> str:
@@ -160,10 +168,10 @@ def sample_rows(frame: pd.DataFrame, names: dict, rows: int = 6, seed: int = 0) 
     figure, axes = plt.subplots(
         len(chosen), 2, figsize=(10, 1.5 * len(chosen)), width_ratios=[1, 6], layout="constrained", squeeze=False
     )
-    for (image, text), item in zip(axes, chosen.itertuples(), strict=True):
+    for (image, text), item, paths in zip(axes, chosen.itertuples(), readable_images(chosen), strict=True):
         image.axis("off")
         text.axis("off")
-        _show(image, item.image_path)
+        _show(image, paths)
         description = item.description if isinstance(item.description, str) else "(no description)"
         name = _class(item.label, names.get(item.label), 100)
         options = {"va": "center", "in_layout": False}  # a long line is cut off at the edge and squeezes nothing
@@ -174,14 +182,22 @@ def sample_rows(frame: pd.DataFrame, names: dict, rows: int = 6, seed: int = 0) 
     return figure
 
 
-def _show(axis: Axes, path: str | None) -> None:
-    try:
-        if isinstance(path, str):
-            axis.imshow(read_image(path, 400))
-    except KitError:
-        path = "unreadable"
-    if not axis.images:
-        axis.text(0.5, 0.5, "image unreadable" if path else "no image", ha="center", va="center")
+def _show(axis: Axes, paths: list[str]) -> None:
+    """Draw an item's images, several of them as tiles of a square."""
+    images, side = [], math.ceil(len(paths) ** 0.5)
+    for path in paths:
+        with suppress(KitError):
+            images.append(read_image(path, 400))
+    if side > 1 and images:
+        size = 400 // side
+        square = Image.new("RGB", (size * side, size * side), "white")
+        for place, image in enumerate(images):
+            square.paste(ImageOps.pad(image, (size, size), color="white"), (place % side * size, place // side * size))
+        images = [square]
+    if images:
+        axis.imshow(images[0])
+    else:
+        axis.text(0.5, 0.5, "image unreadable" if paths else "no image", ha="center", va="center")
 
 
 @_figure
@@ -235,8 +251,8 @@ def duplicate_rows(frame: pd.DataFrame, groups: np.ndarray, names: dict, rows: i
         figure.suptitle(f"no duplicates among {len(frame):,} items", fontsize=10)
     for row, group in zip(axes, sizes.index, strict=False):
         items = frame[groups == group]
-        for axis, item in zip(row, items.itertuples(), strict=False):
-            _show(axis, item.image_path)
+        for axis, item, paths in zip(row, items.itertuples(), readable_images(items), strict=False):
+            _show(axis, paths)
             title = _title(item.title, 34, 2)
             label = _class(item.label, names.get(item.label), 28)
             color = "black" if items["label"].nunique() == 1 else ORANGE
@@ -285,11 +301,10 @@ def learning_curves(metrics: pd.DataFrame) -> Figure:
         label = "selected epoch" if named else None
         right.plot(selected["epoch"], 100 * selected["macro_f1"], "o", color=ORANGE, markersize=10, label=label)
     left.set(xlabel="epoch", ylabel="cross-entropy")
-    left.legend(frameon=False)
     right.set(xlabel="epoch", ylabel="validation macro-F1, per cent")
-    right.legend(frameon=False, loc="lower right")
     for axis in (left, right):
         axis.xaxis.get_major_locator().set_params(integer=True)
+        _legend_above(axis)
     return figure
 
 
@@ -309,7 +324,7 @@ def f1_bars(scores: pd.DataFrame) -> Figure:
     axis.set_yticks(rows, [_class(*pair) for pair in zip(scores["code"], scores["name"], strict=True)])
     axis.set(xlabel="F1, per cent (black: 95 % interval)", xlim=(0, 100), ylim=(-0.6, len(scores) - 0.4))
     axis.tick_params(axis="y", labelsize=9, length=0)
-    axis.legend(frameon=False, loc="lower left", bbox_to_anchor=(0, 1), borderpad=0)
+    _legend_above(axis)
     return figure
 
 
@@ -412,5 +427,5 @@ def layer_weights(weights: pd.DataFrame) -> Figure:
     axis.axhline(100 / len(weights.columns), color=GREY, linewidth=1, label="equal weights")
     axis.set(xlabel="text layer (the last is the top)", ylabel="weight, per cent", ylim=(0, None))
     axis.set_xticks(weights.columns)
-    axis.legend(frameon=False, loc="lower left", bbox_to_anchor=(0, 1), borderpad=0)
+    _legend_above(axis)
     return figure

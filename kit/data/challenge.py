@@ -79,6 +79,7 @@ class Challenge:
     names: dict[int, str]
     folder: Path
     description: Description | None = None  # of a catalogue
+    images_per_item: float = 1.0  # mean number of images that a training item names
 
     @property
     def kind(self) -> str:
@@ -247,6 +248,8 @@ def read_challenge(folder, clean_titles=True, clean_descriptions=True, images="r
     description = None if not folder.is_dir() else read_description(folder)
     look = images != "ignore" and (description is None or "image" in description.sides)
     source = _read_edition(folder, look) if description is None else _read_own(description)
+    several = source.frames["train"].get("image_paths")
+    per_item = 1.0 if several is None else float(several.str.len().mean())
     frames = {}
     for split, raw in source.frames.items():
         if not look:
@@ -255,7 +258,7 @@ def read_challenge(folder, clean_titles=True, clean_descriptions=True, images="r
         if look:
             _require_images(raw, source.tables[split].name, source.images[split], images)
         frames[split] = clean_items(raw.drop(columns="image_names", errors="ignore"), clean_titles, clean_descriptions)
-    return Challenge(source.edition, frames.pop("train"), frames, source.names, folder, description)
+    return Challenge(source.edition, frames.pop("train"), frames, source.names, folder, description, per_item)
 
 
 def _read_own(description: Description) -> _Source:

@@ -35,11 +35,11 @@ LIGHT_SECONDS = {"tfidf": 1e-3, "logistic": 5e-3, "logistic_text": 5e-4, "logist
 NEIGHBOURS_SECONDS = 1e-7  # and per pair of items and fold (`kit.training.neighbours`)
 
 
-def duration(configs: list[TrainConfig], learned: int, predicted: int) -> tuple[float, bool]:
+def duration(configs: list[TrainConfig], learned: int, predicted: int, images: float = 1) -> tuple[float, bool]:
     """Return the seconds that the runs take one after the other, and whether all are measured rather than estimated.
 
-    `learned`: training items · `predicted`: test items. What frozen backbones compute is counted once, and even if it
-    is in the cache.
+    `learned`: training items · `predicted`: test items · `images`: images per item. What frozen backbones compute is
+    counted once, and even if it is in the cache.
     """
     seconds, measured, paces = 0.0, True, _paces()
     computed: set[tuple] = set()
@@ -52,11 +52,12 @@ def duration(configs: list[TrainConfig], learned: int, predicted: int) -> tuple[
         seconds, measured, trained = seconds + (0 if computed else START), False, 0.0
         for side in config.sides:
             backbone = side, getattr(config, side), config.max_tokens if side == "text" else config.image_size
+            inputs = images if side == "image" else 1  # per item
             if side not in config.frozen:  # three passes to train, of which one is forward
                 passes = predicted * config.folds + 3 * config.batch_size * amount
-                trained += passes * _operations(*backbone) / _speed()
+                trained += passes * inputs * _operations(*backbone) / _speed()
             elif backbone not in computed:
-                seconds += (learned + predicted) * _operations(*backbone) / _speed()
+                seconds += (learned + predicted) * inputs * _operations(*backbone) / _speed()
             computed.add(backbone)
         seconds += max(trained, GPU_STEP * amount) if trained and available_gpus() else trained
         if light:
@@ -67,11 +68,11 @@ def duration(configs: list[TrainConfig], learned: int, predicted: int) -> tuple[
     return seconds, measured
 
 
-def expected_time(config: TrainConfig, items: int) -> str:
-    """Return a line on how long a run may take on a catalogue of `items` training items, and if that is long, what
-    takes minutes."""
+def expected_time(config: TrainConfig, items: int, images: float = 1) -> str:
+    """Return a line on how long a run may take on a catalogue of `items` training items with so many `images` per item,
+    and if that is long, what takes minutes."""
     learned = min(items, config.limit) if config.limit else items
-    seconds, measured = duration([config], learned, 0)
+    seconds, measured = duration([config], learned, 0, images)
     line = f"Expected time: about {in_words(seconds)} ({'at the pace of a run like it' if measured else 'estimated'})."
     if seconds < 2 * 3600 or available_gpus():
         return line

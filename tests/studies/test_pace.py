@@ -12,5 +12,6 @@ def test_the_papers_recipe_takes_days_on_a_processor(root, monkeypatch):
     assert "-p text e5_small -p image efficientnet_lite0 -p recipe demo" in said
     quick = pace.expected_time(train_config(limit=20, epochs=1), 84916)
     assert "114 s (estimated)" in quick and "e5_small" not in quick
+    assert "3.8 min" in pace.expected_time(train_config(limit=20, epochs=1), 84916, images=3)
     monkeypatch.setattr(pace, "available_gpus", lambda: 1)
     assert "no GPU" not in pace.expected_time(train_config(), 84916)
