@@ -311,6 +311,11 @@ def test_an_error_in_a_notebook_is_one_sentence():
     assert KitError("It is so.")._render_traceback_() == ["KitError: It is so."]
 
 
+def test_an_error_in_a_notebook_says_what_to_set_there():
+    shown = KitError("Pass -p again True, or -p corrupt blank, or another -p run.")._render_traceback_()
+    assert [line.partition(": ")[2] for line in shown[1:]] == ["again = True)", 'corrupt = "blank")']
+
+
 def test_config_survives_a_round_trip():
     for config in (train_config(recipe="demo", seed=3, lr=1), EnsembleConfig("e", ("a", "b"), "d")):
         assert type(config)(**json.loads(json.dumps(dataclasses.asdict(config)))) == config

@@ -1,11 +1,17 @@
 """The error that users see, and a helper that shortens lists in its sentences."""
 
+import re
+
 
 class KitError(Exception):
     """A problem that the user can fix: one sentence that says what is wrong, where, and what to do."""
 
     def _render_traceback_(self):  # IPython shows this instead of a traceback
-        return [f"{KitError.__name__}: {self}"]
+        lines = [f"{KitError.__name__}: {self}"]
+        for name, value in re.findall(r"-p (\w+) (\w+)", str(self)):
+            value = value if re.fullmatch(r"True|False|\d+", value) else f'"{value}"'
+            lines.append(f"(In the notebook's first code cell: {name} = {value})")
+        return lines
 
 
 class Busy(KitError):

@@ -216,18 +216,20 @@ def ensemble_config(members: Iterable[str], label: str, study: str = "", **value
 
 def compare(
     groups: dict[str, list[str]],
-    methods: Iterable[str] = ("network", "logistic", "blend", "greedy"),
+    methods: Iterable[str] = (),
     study: str = "",
     seed: int = 0,
     again: bool = False,
 ) -> pd.DataFrame:
-    """Stack every grouping with each of `methods`, nested; return one row for each, scores in per cent.
+    """Stack every grouping with each of `methods` (all but `best` if none is named), nested; return one row for each,
+    scores in per cent.
 
     `gain` is over the grouping's best member, with the bounds of its paired 95 % interval; `in-sample` is the score
     that the paper's evaluation would report. Finished ensembles are read, not made again.
 
     Raise KitError if members do not fit together.
     """
+    methods = [*methods] or [method for method in METHODS if method != "best"]
     pairs = [(label, method) for label in groups for method in methods]
     rows = []
     for label, method in Bar(pairs, desc="ensembles", leave=False):

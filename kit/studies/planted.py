@@ -113,7 +113,7 @@ def ablations(seed: int = 0) -> pd.DataFrame:
         for row in task.ablations:
             without = accuracy(partial(coattention_head, task, task.model, row), task, seed)
             rows.append((name, task.model, row, 1 / task.classes, full, without))
-    return pd.DataFrame(rows, columns=["the class stands in", "model", "ablation", "chance", "with", "without"])
+    return pd.DataFrame(rows, columns=["what tells the class", "model", "ablation", "chance", "with", "without"])
 
 
 def fusions(seed: int = 0) -> pd.DataFrame:
@@ -122,7 +122,7 @@ def fusions(seed: int = 0) -> pd.DataFrame:
     rows = [
         [name, *(accuracy(partial(fusion_head, task, s), task, seed) for s in systems)] for name, task in SIDES.items()
     ]
-    return pd.DataFrame(rows, columns=["the class stands in", *systems])
+    return pd.DataFrame(rows, columns=["what tells the class", *systems])
 
 
 def coattention_head(task: Task, *rows: str, **settings: Any) -> CoAttentionHead:

@@ -29,10 +29,10 @@ class Progress:
 
     `epochs`: how many the fold's model gets, -1 while held-out items choose it · `held_out`: their loss after 0, 1, …
     epochs · `history`: one row per epoch, written to metrics.csv · `best`: macro-F1 of the fold's best epoch, and
-    `kept` its logits `[n, K]` · `oof` `[N, K]` and `test` (F of `[M, K]`): probabilities of the finished folds ·
-    `attention`: measures of their attention, if there is any · `loss`, `items`: this process's sums over the epoch so
-    far, and `epoch_seconds` its duration · `skipped`: steps without an update · `parameters`: of the model ·
-    `seconds`: total duration, earlier processes included.
+    `kept` its logits `[n, K]` · `oof` `[N, K]`: logits, and `test` (F of `[M, K]`): probabilities of the finished folds
+    · `attention`: measures of their attention, if there is any · `loss`, `items`: this process's sums over the epoch so
+    far, and `epoch_seconds` its duration · `skipped`: steps left out because their loss was not finite ·
+    `parameters`: of the model · `seconds`: total duration, earlier processes included.
     """
 
     oof: Tensor
@@ -96,6 +96,9 @@ class Checkpoints:
             sums = {name: main * sum(part[name] for part in local) for name in sums}
             if main:
                 print(f"Begun with {len(local)} processes, now {now}: results may differ slightly", flush=True)
+        began, precision = self.content.get("precision"), self.accelerator.mixed_precision
+        if main and began not in (None, precision):
+            print(f"Begun in the precision {began}, now {precision}: results may differ slightly", flush=True)
         progress = dataclasses.replace(progress, **sums)
         if "model" not in self.content:  # between two folds: the next one starts from its own seed
             self.content = {}
@@ -162,6 +165,7 @@ class Checkpoints:
         local = {"loss": progress.loss, "items": progress.items, "random": torch.get_rng_state()}
         local["gpu_random"] = torch.cuda.get_rng_state() if torch.cuda.is_available() else None
         content = {"format": STATE_FORMAT, "data": self.data, "local": gather_object([local])}
+        content["precision"] = self.accelerator.mixed_precision
         content["progress"] = {item.name: getattr(progress, item.name) for item in dataclasses.fields(progress)}
         if model is not None:
             options = StateDictOptions(full_state_dict=True, ignore_frozen_params=True, cpu_offload=True)
