@@ -14,6 +14,8 @@ from kit.config import LIGHT, OWN, TrainConfig, bounded_name, check_name, possib
 from kit.core.exceptions import KitError
 from kit.core.paths import resolve
 from kit.runs import Run, TrainingRun, list_runs, open_run
+from kit.stacking.ensemble import groupings
+from kit.stacking.members import member_backbones
 
 BASELINES = ("concat", "bilinear", "dot", "text", "image", *(system for system in LIGHT if system != OWN))
 # The paper compares a fine-tuned model with frozen fusions, which mixes two gains. These rows keep them apart.
@@ -149,6 +151,20 @@ def member_runs(study: str) -> dict[str, tuple[str, str]]:
 def baseline_runs(study: str) -> list[str]:
     """Return the names of the study's finished baselines."""
     return [run.name for run in study_runs(study) if isinstance(run, TrainingRun) and baseline(run.config)]
+
+
+def stacking_groups(names: str, study: str) -> dict[str, list[str]]:
+    """Return the groupings that 05_ensemble stacks, run names by label: of the runs in `names`, separated by commas; if
+    it is empty, of the study's members and, last, of these and its baselines. Raise KitError if a run is not there."""
+    named = [name.strip() for name in names.split(",") if name.strip()]
+    models = member_backbones(named) if named else member_runs(study)
+    groups = groupings(models) if models else {}
+    if light := [] if named else baseline_runs(study):
+        label = f"{len(light)} baselines"
+        groups[f"all {len(models)} and {label}" if models else label] = [*models, *light]
+    if not groups:
+        raise KitError(f"The study {study!r} has no finished run to stack: train with 02_baselines or 03_train.")
+    return groups
 
 
 def _named(values: dict, label: str, **changes) -> TrainConfig:

@@ -33,6 +33,7 @@ from kit.studies.study_runs import (
     member_runs,
     members,
     one_run,
+    stacking_groups,
     study_runs,
 )
 
@@ -393,6 +394,18 @@ def test_members_whose_directories_end_alike_are_all_members(root, texts):
     stack(ensemble_config(pairs, "all 3", "s", method="blend"))
     assert len(groupings(pairs)["all 3"]) == 3
     assert tables.ensembles("s")["grouping"][0].count(" + ") == 2
+
+
+def test_05_stacks_what_a_study_has(root):
+    light = baselines(VALUES, matched=False)[-2:]
+    for config in light:
+        fake(config, 0.7)
+    assert stacking_groups("", "s") == {"2 baselines": [config.run for config in light]}
+    for config in members(VALUES, ["camembert", "flaubert"], ["resnet152"]):
+        fake(config, 0.9)
+    groups = stacking_groups("", "s")
+    assert list(groups) == ["all 2", "all 2 and 2 baselines"] and len([*groups.values()][-1]) == 4
+    assert stacking_groups(f"{light[0].run}, {light[1].run}", "other") == {"all 2": [config.run for config in light]}
 
 
 def test_one_directory_written_in_two_ways_is_one_backbone(root):
