@@ -45,9 +45,10 @@ best: STUDY = best
 best: RECIPE = laptop
 best: TEXTS =
 best: IMAGES =
-best: $(READY)  ## the best submission that the time allows: make best DATA=dir RECIPE=night OPTIONS="--max-minutes 540"
+best: SEEDS = 2
+best: $(READY)  ## the best submission that the time allows: make best DATA=dir RECIPE=night SEEDS=1 OPTIONS="--max-minutes 540"
 	$(BIN)/python -m kit best --study "$(STUDY)" --data "$(DATA)" --recipe "$(RECIPE)" --texts "$(TEXTS)" \
-	  --images "$(IMAGES)" $(OPTIONS)
+	  --images "$(IMAGES)" --seeds $(SEEDS) $(OPTIONS)
 
 report: $(READY)  ## a study's report again, from its run folders: make report STUDY=demo
 	$(BIN)/python -m kit report "$(STUDY)"

@@ -55,6 +55,8 @@ LIGHT = (
     "neighbours",
     OWN,
 )  # fitted in one call rather than by gradient steps
+# Fields of models that train, as the others have them, whatever a study's or a ladder's own models have.
+UNTRAINED: dict[str, Any] = {"train_text_layers": 0, "augment": False, "teacher": ""}
 NAMES = ("run", "study", "data", "text", "image", "members", "teacher")  # free-text parameters that no recipe sets
 FROZEN: dict[str, Any] = {
     "width": 384,
@@ -299,7 +301,7 @@ class TrainConfig:
         if self.augment and "image" in self.frozen:
             raise KitError(
                 "augment=True changes the images at every step, and a frozen image backbone reads each only once: pass "
-                "-p freeze_image False, or leave augment out."
+                "-p augment False."
             )
         if self.batch_size % self.accumulate:
             raise KitError(f"batch_size={self.batch_size} must be a multiple of accumulate={self.accumulate}.")
@@ -439,8 +441,10 @@ class EnsembleConfig:
 def train_config(**values) -> TrainConfig:
     """Return the configuration for notebook parameters; the recipe supplies values that are None."""
     name, given = values.get("recipe", "paper"), {key: value for key, value in values.items() if value is not None}
-    baseline = BASELINE_RECIPES.get(name, {}) if values.get("system", "coattention") != "coattention" else {}
-    return TrainConfig(**RECIPES.get(name, {}) | baseline | given)
+    system = given.get("system", "coattention")
+    changes = BASELINE_RECIPES.get(name, {}) if system != "coattention" else {}
+    changes = changes | (UNTRAINED if system in LIGHT else {})
+    return TrainConfig(**RECIPES.get(name, {}) | changes | given)
 
 
 def recipe_changes(config: TrainConfig) -> dict[str, tuple]:

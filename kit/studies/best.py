@@ -15,7 +15,17 @@ from contextlib import contextmanager
 from dataclasses import dataclass, replace
 
 from kit.analysis.estimates import from_summary
-from kit.config import PAIRS, RECIPES, SYSTEMS, TrainConfig, bounded_name, check_name, short_names, train_config
+from kit.config import (
+    PAIRS,
+    RECIPES,
+    SYSTEMS,
+    UNTRAINED,
+    TrainConfig,
+    bounded_name,
+    check_name,
+    short_names,
+    train_config,
+)
 from kit.core.console import in_words
 from kit.core.exceptions import KitError
 from kit.core.paths import submissions_folder
@@ -68,9 +78,8 @@ def rungs(study: str, values: dict, pairs: list[tuple[str, str]], seeds: int) ->
         """Return a run's configuration; its name has the backbones that it reads."""
         names = {"text": short[0][pair[0]], "image": short[1][pair[1]]}
         label = "-".join([system, *(names[side] for side in SYSTEMS[system]), *map(str, changes.values())])
-        run: dict = {"study": study, "run": bounded_name(f"{study}-{label}"), "system": system}
-        if system != "coattention":
-            run["augment"] = False  # frozen backbones read each image once
+        run = {"study": study, "run": bounded_name(f"{study}-{label}"), "system": system}
+        run |= UNTRAINED if system != "coattention" else {}
         return train_config(**values | run | {"text": pair[0], "image": pair[1]} | changes)
 
     ladder, seen = [Rung("tfidf", [config("tfidf", pairs[0])], 0.0)], set[str]()

@@ -10,7 +10,17 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-from kit.config import LIGHT, OWN, TrainConfig, bounded_name, check_name, possible_names, short_names, train_config
+from kit.config import (
+    LIGHT,
+    OWN,
+    UNTRAINED,
+    TrainConfig,
+    bounded_name,
+    check_name,
+    possible_names,
+    short_names,
+    train_config,
+)
 from kit.core.exceptions import KitError
 from kit.core.paths import resolve
 from kit.runs import Run, TrainingRun, list_runs, open_run
@@ -53,7 +63,7 @@ def baselines(values: dict, matched: bool = True) -> list[TrainConfig]:
     """Return the configurations of the paper's three fusions of frozen features (section 3.1), of each side alone, and
     of five light references; with `matched`, also those of MATCHED, unless the co-attention model is frozen too.
     """
-    frozen = {"freeze_text": True, "freeze_image": True, "train_text_layers": 0, "augment": False}
+    frozen = {"freeze_text": True, "freeze_image": True} | UNTRAINED
     configs = [_named(values, f"baseline-{system}", system=system, **frozen) for system in BASELINES]
     if matched and not is_frozen(train_config(**values)):
         configs.append(_named(values, "baseline-concat-finetuned", system="concat"))

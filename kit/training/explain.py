@@ -53,13 +53,13 @@ def explain(trained: Trained, ids: Sequence) -> pd.DataFrame:
         chosen = places[train["fold"].iloc[places] == fold]
         items = trained.products["train"].part(chosen)
         for batch, logits, _, (a_text, a_image) in _look(trained, trained.model(fold), items, "attention"):
-            probabilities = logits.double().softmax(1).cpu().numpy()
+            probabilities = logits.cpu().double().softmax(1).numpy()
             for i, row in enumerate(batch["row"].tolist()):
                 rows[chosen[row]] = {
                     "probability_true": probabilities[i, codes.index(train["label"].iloc[chosen[row]])],
                     "top": [(codes[k], probabilities[i, k]) for k in (-probabilities[i]).argsort()[:TOP]],
                     "regions": None if config.attention == "text" else _squares(a_image[i], batch, i),
-                    "tokens": a_text[i, : items.lengths[row]].double().cpu().numpy(),
+                    "tokens": a_text[i, : items.lengths[row]].cpu().double().numpy(),
                 }
     shown = ["id", "key", "title", "description", "label", "fold"]
     frame = train.iloc[places][[name for name in shown if name in train]].reset_index(drop=True)
@@ -124,7 +124,7 @@ def probability_falls(
             logits = head(blanked, mask, regions, shown)
         else:
             logits = head(layers, mask, torch.where(where, blank_region, regions), shown)
-        return logits.double().softmax(1).gather(1, labels.unsqueeze(1)).squeeze(1)
+        return logits.cpu().double().softmax(1).gather(1, labels.cpu().unsqueeze(1)).squeeze(1)
 
     falls = {}
     all_regions = torch.ones_like(attention[1]) if shown is None else shown
@@ -167,10 +167,11 @@ def _mean_vectors(trained: Trained, model: Classifier, items: ProductDataset) ->
     counts = [0, 0]
     for _, _, features, _ in _look(trained, model, items, "means"):
         for side, vectors in enumerate(head.inputs(*features)):
-            sums[side] += vectors.double().sum(0)
+            sums[side] += vectors.cpu().double().sum(0)  # Apple's GPUs have no double precision
             counts[side] += len(vectors)
     token, region = (total / count for total, count in zip(sums, counts, strict=True))
-    return token.float(), region.float()
+    device = trained.accelerator.device
+    return token.float().to(device), region.float().to(device)
 
 
 def _attention_on_words(words: list[str], owners: list[int], tokens: np.ndarray, read: bool) -> dict:
@@ -197,7 +198,7 @@ def _squares(weights: Tensor, batch: dict[str, Tensor], item: int) -> np.ndarray
     if "missing" in batch and batch["missing"][item, 1]:
         count = 1
     side, weights = math.isqrt(of_each), weights[: count * of_each]
-    return (weights * len(weights)).double().cpu().numpy().reshape(count, side, side) if side**2 == of_each else None
+    return (weights * len(weights)).cpu().double().numpy().reshape(count, side, side) if side**2 == of_each else None
 
 
 def _require_attention(trained: Trained) -> None:

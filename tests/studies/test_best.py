@@ -9,7 +9,7 @@ import timm
 from transformers import CONFIG_MAPPING
 
 from kit import cli
-from kit.config import LIGHT, PAIRS, RECIPES, train_config
+from kit.config import LIGHT, PAIRS, RECIPES, recipe_changes, train_config
 from kit.core.paths import submissions_folder
 from kit.data.challenge import read_challenge
 from kit.models.image_backbones import image_operations
@@ -187,9 +187,16 @@ def test_an_estimate_gives_way_to_a_measured_pace(climb, tiny_config):
 
 @pytest.mark.parametrize("recipe", RECIPES)
 def test_each_recipe_has_a_ladder(recipe):
-    ladder = best.rungs("best", {"recipe": recipe}, PAIRS[recipe], seeds=1)
+    ladder = best.rungs("best", {"recipe": recipe, "teacher": "", "folds": 5}, PAIRS[recipe], seeds=1)
     systems = [[config.system for config in rung.configs] for rung in ladder]
     assert systems[0] == ["tfidf"] and systems[1] == [*best.LIGHT_MEMBERS] and ["coattention"] in systems
+    for config in (config for rung in ladder for config in rung.configs):
+        assert set(recipe_changes(config)) <= {"study", "system", "text", "image", "folds"}
+
+
+def test_what_a_network_alone_can_do_does_not_stop_the_light_members():
+    ladder = best.rungs("best", {"recipe": "demo", "train_text_layers": 2, "teacher": "t"}, PAIRS["demo"][:1], seeds=1)
+    assert [rung.configs[0].train_text_layers for rung in ladder] == [0, 0, 2]
 
 
 @pytest.mark.parametrize("recipe", RECIPES)
