@@ -35,7 +35,7 @@ GPU_STEP = 0.1  # seconds that a step of training takes at least on an H100, whe
 START = 6.0  # seconds until a training process has read its libraries
 # seconds per item and fold on one core, measured on data/emoji (1,144 items, 27 classes)
 LIGHT_SECONDS = {"tfidf": 1e-3, "logistic": 5e-3, "logistic_text": 5e-4, "logistic_image": 1.5e-3, "neighbours": 1e-3}
-NEIGHBOURS_SECONDS = 1e-7  # and on a CPU per pair of items that a fold compares (`kit.training.neighbours`)
+NEIGHBOURS_SECONDS = 9e-8  # and on a CPU per pair of items that a fold learns from; half for one that it predicts
 
 
 @dataclass(frozen=True)
@@ -82,7 +82,8 @@ def duration(configs: list[TrainConfig], learned: int, predicted: int, images: f
         elif light:
             seconds += learned * config.folds * LIGHT_SECONDS[config.system]
             if config.system == "neighbours" and not available_gpus():
-                pairs = items_per_fold(config, learned) * (learned + predicted)  # its items with all
+                fold = items_per_fold(config, learned)
+                pairs = fold * (fold + (learned - fold + predicted) / 2)
                 seconds += NEIGHBOURS_SECONDS * config.folds * pairs
         else:
             step = in_step / _speed()
