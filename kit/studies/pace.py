@@ -16,6 +16,7 @@ from kit.models.classifier import fixed_layers
 from kit.models.image_backbones import image_work
 from kit.models.text_backbones import text_work
 from kit.runs import TrainingRun, run_at
+from kit.training.probe import SEARCHED
 from kit.training.status import read_status
 
 # What a run's time per step, or per item if it is light, depends on.
@@ -33,8 +34,10 @@ SAME_PACE += ("freeze_image", "train_text_layers", "width", "folds", "precision"
 SHARE = 0.3  # of the speed of a large matrix product that models reach; on an H100 0.2 to 0.4 if they are large
 GPU_STEP = 0.1  # seconds that a step of training takes at least on an H100, where queueing its work takes longer
 START = 6.0  # seconds until a training process has read its libraries
+PROBES = ("logistic", "logistic_text", "logistic_image")
 # seconds per item and fold on one core, measured on data/emoji (1,144 items, 27 classes)
 LIGHT_SECONDS = {"tfidf": 1e-3, "logistic": 5e-3, "logistic_text": 5e-4, "logistic_image": 1.5e-3, "neighbours": 1e-3}
+FIT_SECONDS = 1e-3  # per item that a probe is only fitted to, beyond those that choose its settings; a rough bound
 NEIGHBOURS_SECONDS = 9e-8  # and on a CPU per pair of items that a fold learns from; half for one that it predicts
 
 
@@ -80,7 +83,9 @@ def duration(configs: list[TrainConfig], learned: int, predicted: int, images: f
         if paces:
             seconds += paces[-1] * (learned if light else steps)
         elif light:
-            seconds += learned * config.folds * LIGHT_SECONDS[config.system]
+            searched = min(learned, SEARCHED) if config.system in PROBES else learned
+            each = LIGHT_SECONDS[config.system] * searched + FIT_SECONDS * (learned - searched)
+            seconds += config.folds * each
             if config.system == "neighbours" and not available_gpus():
                 fold = items_per_fold(config, learned)
                 pairs = fold * (fold + (learned - fold + predicted) / 2)
