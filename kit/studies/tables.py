@@ -53,28 +53,28 @@ def baselines(study: str, answers: Answers | None = None) -> pd.DataFrame:
     """Return the fusions, each side alone, the light references, the runs that separate fine-tuning from co-attention,
     and the member, all on the same backbones: of several pairs, one that has a member, with the most rows.
     """
-    trained = [(baseline(run.config), run) for run in study_runs(study) if isinstance(run, TrainingRun)]
-    known = [(row, run) for row, run in trained if row in (*BASELINES, *MATCHED)]
-    members = [open_training(name) for name in member_runs(study)]
+    configs = {run.name: run.config for run in study_runs(study) if isinstance(run, TrainingRun)}
+    row_of = {name: row for name, config in configs.items() if (row := baseline(config)) in (*BASELINES, *MATCHED)}
+    members = member_runs(study)
 
-    def rows_beside(one: TrainingRun) -> dict[str | None, TrainingRun]:
-        """Return the newest run of each row that reads no other backbone than `one`."""
-        return {row: run for row, run in known if _reads_alike(run.config, one.config)}
+    def beside(name: str) -> dict[str | None, str]:
+        """Return by row the newest run that reads no other backbones than the run of that name."""
+        return {row: other for other, row in row_of.items() if _reads_alike(configs[other], configs[name])}
 
-    def rank(one: TrainingRun) -> tuple[bool, bool, int]:
-        beside = rows_beside(one)
-        return any(run.config.sides for run in beside.values()), one in members, len(beside)
+    def rank(name: str) -> tuple[bool, bool, int]:
+        others = beside(name).values()
+        return any(configs[other].sides for other in others), name in members, len(others)
 
-    first = max([*members, *(run for _, run in known)], key=rank, default=None)
-    beside = rows_beside(first) if first else {}
-    systems: dict[str, TrainingRun] = {row: beside[row] for row in (*BASELINES, *MATCHED) if row in beside}
-    member = first if systems and first in members else None
+    first = max([*members, *row_of], key=rank, default="")
+    systems = beside(first) if first else {}
+    names = {row: systems[row] for row in (*BASELINES, *MATCHED) if row in systems}
+    names |= {"co-attention": first} if names and first in members else {}
     rows = []
-    for system, run in (systems | ({"co-attention": member} if member else {})).items():
-        row = {"system": system, **_scores(run, answers)}
-        if member:
-            row[GAINS] = "" if run is member else gain([member], [run])
-        rows.append(row | {"run": run.name})
+    for system, name in names.items():
+        row = {"system": system, **_scores(run := open_training(name), answers)}
+        if first in members:
+            row[GAINS] = "" if name == first else gain([open_training(first)], [run])
+        rows.append(row | {"run": name})
     return pd.DataFrame(rows)
 
 
