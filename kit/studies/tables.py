@@ -54,10 +54,11 @@ def baselines(study: str, answers: Answers | None = None) -> pd.DataFrame:
     and the member, all on the same backbones: of several pairs, one that has a member, with the most rows.
     """
     configs = {run.name: run.config for run in study_runs(study) if isinstance(run, TrainingRun)}
-    row_of = {name: row for name, config in configs.items() if (row := baseline(config)) in (*BASELINES, *MATCHED)}
+    named = {name: baseline(config) or "" for name, config in configs.items()}
+    row_of = {name: row for name, row in named.items() if row in (*BASELINES, *MATCHED)}
     members = member_runs(study)
 
-    def beside(name: str) -> dict[str | None, str]:
+    def beside(name: str) -> dict[str, str]:
         """Return by row the newest run that reads no other backbones than the run of that name."""
         return {row: other for other, row in row_of.items() if _reads_alike(configs[other], configs[name])}
 

@@ -230,7 +230,7 @@ def test_the_ladder_is_climbed_on_images_alone(climb, root, capsys):
     assert climb("--data", data) == 0
     (name,) = climb.trained
     assert name.startswith("best-logistic_image-")
-    file = submissions_folder() / name / "predictions.csv"
+    file = submissions_folder() / "best" / "predictions.csv"
     assert "7 rows" in check_submission(file, read_challenge(data))
 
 
