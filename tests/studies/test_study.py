@@ -563,13 +563,6 @@ def test_a_stack_of_light_members_alone_is_found_and_reported(root, tiny_data):
     assert "Table 1" not in text and "co-attention itself" not in text and "backbones stay frozen" not in text
 
 
-def test_a_step_that_failed_does_not_stop_the_report(study, root):
-    failed = dict.fromkeys(("06_error_analysis", "07_submission"), "It failed.")
-    write_json(root / "runs" / study / "study.json", {"failed": failed})
-    write_report(study)
-    assert "**Missing: 07_submission.** It failed." in (root / "runs" / study / "REPORT.md").read_text()
-
-
 # --- catalogues without one side, or without items to predict
 
 
