@@ -66,7 +66,7 @@ REFUSALS = [
     ({"attention": "text", "coattention": False}, "never reads the image: take system='text' instead"),
     ({"width": 513}, "width=513 must be even"),
     ({"batch_size": 10, "accumulate": 4}, "batch_size=10 must be a multiple of accumulate=4"),
-    ({"augment": True, "freeze_image": True}, "reads each only once: pass -p freeze_image False"),
+    ({"augment": True, "freeze_image": True}, "reads each only once: pass -p augment False"),
     ({"warmup": 1.0}, "warmup=1.0 is too large"),
     ({"class_weights": -1}, "class_weights=-1.0 is too small"),
     ({"schedule": "linear"}, "schedule='linear' is not one of exponential, cosine"),

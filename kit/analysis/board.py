@@ -21,7 +21,7 @@ from kit.core.files import read_time
 from kit.core.paths import runs_folder
 from kit.data.items import challenge_of
 from kit.metrics import weighted_f1
-from kit.runs import Run, finished_at, open_run
+from kit.runs import Run, finished_at, open_run, run_at
 from kit.training.status import read_error, read_status
 
 FLIPS = 10  # items that a comparison lists unless it lists all
@@ -34,7 +34,7 @@ def board(study: str = "") -> pd.DataFrame:
     or damaged), why (it is not finished, or its scores are too good), and changes (from the run's recipe). Scores
     are in per cent.
     """
-    runs = [open_run(path.parent.name) for path in runs_folder().glob("*/config.json")]
+    runs = [run_at(path.parent) for path in runs_folder().glob("*/config.json")]
     runs.sort(key=lambda run: (not run.finished, *(finished_at(run) if run.finished else (run.name,))))
     columns = ["run", "macro-F1", "weighted F1", "time", "state", "why", "changes"]
     return pd.DataFrame([_row(run) for run in runs if not study or _study(run) == study], columns=columns)

@@ -158,8 +158,9 @@ def load_image(name: str, pretrained: bool = True, size: int = 0) -> ImageBackbo
         raise KitError(f"The image backbone {name!r} could not be loaded: {reason}") from error
 
 
-def image_operations(name: str, size: int) -> int:
-    """Return the floating-point operations of one forward pass over an image; no weights are needed."""
+def image_work(name: str, size: int) -> tuple[int, int]:
+    """Return the floating-point operations of one forward pass over an image, and how many numbers it returns; no
+    weights are needed."""
     import timm
 
     directory = None if name in IMAGE else local_directory(name)
@@ -169,8 +170,8 @@ def image_operations(name: str, size: int) -> int:
     with torch.device("meta"), torch.no_grad(), FlopCounterMode(display=False) as counter:
         model: Any = timm.create_model(source, pretrained=False)
         _fit_positions(model, size)
-        model.eval().forward_features(torch.zeros(1, 3, size, size))
-    return counter.get_total_flops()
+        features = model.eval().forward_features(torch.zeros(1, 3, size, size))
+    return counter.get_total_flops(), features.numel() if isinstance(features, Tensor) else 0
 
 
 def read_timm_directory(directory: Path) -> tuple[dict, Path]:

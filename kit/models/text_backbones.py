@@ -262,16 +262,21 @@ def load_text(name: str, pretrained: bool = True) -> TextBackbone:
     return TextBackbone(model)
 
 
-def text_operations(name: str, tokens: int) -> int:
-    """Return the floating-point operations of a forward pass over `tokens` tokens, without those of attention itself,
-    which are few in short texts. No weights are needed."""
+def text_work(name: str, tokens: int) -> tuple[int, int, int]:
+    """Return the floating-point operations of a forward pass over `tokens` tokens, how many numbers each layer returns,
+    and the number of layers.
+
+    Attention itself is not counted: its operations are few in short texts. No weights are needed.
+    """
     from transformers import AutoModel
 
     spec = TEXT.get(name)
     config = _text_config(name if spec else local_directory(name) or name, spec)
     with torch.device("meta"):
         model: Any = AutoModel.from_config(config)
-    return 2 * tokens * (model.num_parameters() - model.get_input_embeddings().weight.numel())
+    operations = 2 * tokens * (model.num_parameters() - model.get_input_embeddings().weight.numel())
+    width, depth = (getattr(config, name, 0) for name in ("hidden_size", "num_hidden_layers"))
+    return operations, tokens * width, depth
 
 
 def _text_config(source: str | Path, spec: TextSpec | None):

@@ -2,6 +2,7 @@
 
 import functools
 import time
+from dataclasses import dataclass
 
 import torch
 
@@ -10,9 +11,11 @@ from kit.core.console import in_words, setting
 from kit.core.exceptions import KitError
 from kit.core.machine import available_gpus
 from kit.core.paths import runs_folder
-from kit.models.image_backbones import image_operations
-from kit.models.text_backbones import text_operations
-from kit.runs import TrainingRun, open_run
+from kit.data.challenge import Challenge
+from kit.models.classifier import fixed_layers
+from kit.models.image_backbones import image_work
+from kit.models.text_backbones import text_work
+from kit.runs import TrainingRun, run_at
 from kit.training.status import read_status
 
 # What a run's time per step, or per item if it is light, depends on.
@@ -32,47 +35,69 @@ GPU_STEP = 0.1  # seconds that a step of training takes at least on an H100, whe
 START = 6.0  # seconds until a training process has read its libraries
 # seconds per item and fold on one core, measured on data/emoji (1,144 items, 27 classes)
 LIGHT_SECONDS = {"tfidf": 1e-3, "logistic": 5e-3, "logistic_text": 5e-4, "logistic_image": 1.5e-3, "neighbours": 1e-3}
-NEIGHBOURS_SECONDS = 1e-7  # and per pair of items and fold (`kit.training.neighbours`)
+NEIGHBOURS_SECONDS = 9e-8  # and on a CPU per pair of items that a fold learns from; half for one that it predicts
+
+
+@dataclass(frozen=True)
+class _Past:
+    """A run that was trained here: on so many training items, of so many in all, and its seconds per step, or per
+    training item if it is light."""
+
+    config: TrainConfig
+    learned: float
+    items: float
+    pace: float | None
 
 
 def duration(configs: list[TrainConfig], learned: int, predicted: int, images: float = 1) -> tuple[float, bool]:
     """Return the seconds that the runs take one after the other, and whether all are measured rather than estimated.
 
-    `learned`: training items · `predicted`: test items · `images`: images per item. What frozen backbones compute is
-    counted once, and even if it is in the cache.
+    `learned`: training items · `predicted`: test items · `images`: images per item. A training has the pace per step of
+    any run like it, a light run that of one like it on the same data. The outputs of frozen backbones are counted once,
+    and not if a finished run has left them in the cache; those too large for the cache, whenever they are read.
     """
-    seconds, measured, paces = 0.0, True, _paces()
+    seconds, measured, past = 0.0, True, _past()
     computed: set[tuple] = set()
     for config in configs:
-        light = config.system in LIGHT
-        amount = learned if light else config.steps(items_per_fold(config, learned))
-        if (known := paces.get(_kind(config))) is not None:
-            seconds += known * amount
-            continue
-        seconds, measured, trained = seconds + (0 if computed else START), False, 0.0
+        light, steps = config.system in LIGHT, config.steps(items_per_fold(config, learned))
+        live = _live(config, learned + predicted, images)
+        same_data = [run for run in past if run.config.data == config.data and 0.5 <= run.learned / learned <= 2]
+        alike = [run for run in (same_data if light else past) if run.pace and _kind(run.config) == _kind(config)]
+        paces = [run.pace for run in alike if run.pace and _live(run.config, run.items, images) == live]
+        if not paces:
+            seconds, measured = seconds + START * measured, False
+        in_step = beside = 0.0  # operations of the backbones
         for side in config.sides:
-            backbone = side, getattr(config, side), config.max_tokens if side == "text" else config.image_size
-            inputs = images if side == "image" else 1  # per item
-            if side not in config.frozen:  # three passes to train, of which one is forward
-                passes = predicted * config.folds + 3 * config.batch_size * amount
-                trained += passes * inputs * _operations(*backbone) / _speed()
-            elif backbone not in computed:
-                seconds += (learned + predicted) * inputs * _operations(*backbone) / _speed()
+            backbone = _backbone(config, side)
+            operations = (images if side == "image" else 1) * _work(*backbone)[0]  # per item
+            if side not in config.frozen or side in live:  # three passes to train, of which one is forward
+                in_step += (1 if side in live else 3) * config.batch_size * operations
+                beside += _only_forward(config, learned, predicted) * operations
+            elif backbone not in computed and not any(_has_kept(run, backbone, images) for run in same_data):
+                beside, measured = beside + (learned + predicted) * operations, False
             computed.add(backbone)
-        seconds += max(trained, GPU_STEP * amount) if trained and available_gpus() else trained
-        if light:
+        seconds += beside / _speed() if beside else 0
+        if paces:
+            seconds += paces[-1] * (learned if light else steps)
+        elif light:
             seconds += learned * config.folds * LIGHT_SECONDS[config.system]
-            seconds += NEIGHBOURS_SECONDS * config.folds * learned**2 * (config.system == "neighbours")
-        else:  # the BiLSTM is most of the head
-            seconds += 3 * config.batch_size * amount * 8 * config.max_tokens * config.width**2 / _speed()
+            if config.system == "neighbours" and not available_gpus():
+                fold = items_per_fold(config, learned)
+                pairs = fold * (fold + (learned - fold + predicted) / 2)
+                seconds += NEIGHBOURS_SECONDS * config.folds * pairs
+        else:
+            step = in_step / _speed()
+            step = max(step, GPU_STEP) if step and available_gpus() else step
+            # the BiLSTM is most of the head
+            seconds += steps * (step + 3 * config.batch_size * 8 * config.max_tokens * config.width**2 / _speed())
     return seconds, measured
 
 
-def expected_time(config: TrainConfig, items: int, images: float = 1) -> str:
-    """Return a line on how long a run may take on a catalogue of `items` training items with so many `images` per item,
-    and if that is long, what takes minutes."""
-    learned = min(items, config.limit) if config.limit else items
-    seconds, measured = duration([config], learned, 0, images)
+def expected_time(config: TrainConfig, challenge: Challenge) -> str:
+    """Return a line on how long a run may take on a challenge's items, and if that is long, what takes minutes."""
+    learned = min(len(challenge.train), config.limit or len(challenge.train))
+    predicted = sum(map(len, challenge.test.values()))
+    seconds, measured = duration([config], learned, predicted, challenge.images_per_item)
     line = f"Expected time: about {in_words(seconds)} ({'at the pace of a run like it' if measured else 'estimated'})."
     if seconds < 2 * 3600 or available_gpus():
         return line
@@ -89,29 +114,71 @@ def _kind(config: TrainConfig) -> tuple:
     return tuple(getattr(config, name) for name in SAME_PACE)
 
 
-def _paces() -> dict[tuple, float]:
-    """Return by kind of run the seconds per step, or per item of a light run, that run folders have measured."""
-    paces = {}
+def _backbone(config: TrainConfig, side: str) -> tuple[str, str, int]:
+    """Return what a side's outputs depend on, beside the items: the side, its backbone, and the size of its inputs."""
+    return side, getattr(config, side), config.max_tokens if side == "text" else config.image_size
+
+
+def _only_forward(config: TrainConfig, learned: int, predicted: int) -> int:
+    """Return how many items all of a training's models read without learning from them, an item each time anew."""
+    fold = items_per_fold(config, learned)
+    validations = config.epochs if config.curve or config.keep in ("best", "soup") else 1
+    validations += config.attends  # measured once more with even attention
+    start = fold if config.linear_start else 0
+    return config.folds * (start + validations * (learned - fold) + predicted)
+
+
+def _live(config: TrainConfig, items: float, images: float) -> list[str]:
+    """Return the sides whose frozen backbone runs in every step, because its outputs for all items exceed `features_gb`
+    (`kit.training.features`); each text counts as `max_tokens` long, which it is at most."""
+    live = []
+    half = config.precision in ("bf16", "fp16") or (config.precision == "auto" and available_gpus())
+    for side in config.frozen:
+        if config.pooled and not (side == "text" and config.train_text_layers):
+            continue  # only its means are kept
+        _, numbers, depth = _work(*_backbone(config, side))
+        numbers *= len(range(depth + 1)[fixed_layers(config, depth)]) if side == "text" else images
+        if items * numbers * (2 if half else 4) > config.features_gb * 2**30:
+            live.append(side)
+    return live
+
+
+def _has_kept(run: _Past, backbone: tuple[str, str, int], images: float) -> bool:
+    """Return whether the run has left a frozen backbone's outputs in the cache."""
+    side = backbone[0]
+    frozen = side in run.config.frozen and _backbone(run.config, side) == backbone
+    return frozen and side not in _live(run.config, run.items, images)
+
+
+def _past() -> list[_Past]:
+    """Return the finished trainings in run folders, and unfinished ones that have measured their pace.
+
+    Of the latter only those without frozen backbones, as no one knows whether their steps run these.
+    """
+    past = []
     for path in runs_folder().glob("*/config.json"):
-        run = open_run(path.parent.name)
+        run = run_at(path.parent)
         try:
             if not isinstance(run, TrainingRun):
                 continue
             config, pace = run.config, read_status(run).get("seconds_per_step")
             if run.finished:
-                summary = run.summary
+                summary, counts = run.summary, run.summary["items"]
+                learned = counts["oof"] / (1 if config.folds > 1 else config.val_share)
                 light = config.system in LIGHT
-                pace = summary["seconds"] / summary["items"]["oof"] if light else summary.get("step_seconds", pace)
+                pace = summary["seconds"] / learned if light else summary.get("step_seconds", pace)
+                past.append(_Past(config, learned, learned + counts["test"], pace))
+            elif not config.frozen:
+                past.append(_Past(config, 0, 0, pace))
         except (KitError, KeyError):  # another version's
             continue
-        if pace is not None:
-            paces[_kind(config)] = pace
-    return paces
+    return past
 
 
 @functools.cache
-def _operations(side: str, name: str, size: int) -> int:
-    return {"text": text_operations, "image": image_operations}[side](name, size)
+def _work(side: str, name: str, size: int) -> tuple[int, float, int]:
+    """Return the operations of a pass over an item, how many numbers it or each layer returns, and a text's layers."""
+    return text_work(name, size) if side == "text" else (*image_work(name, size), 0)
 
 
 @functools.cache
@@ -129,4 +196,7 @@ def _speed() -> float:
         if gpus:
             torch.cuda.synchronize()
         products, clock = products + 1, time.perf_counter()
+    del matrix
+    if gpus:
+        torch.cuda.empty_cache()  # for the trainings, which are processes of their own
     return SHARE * 2 * size**3 * products / (clock - began) * max(gpus, 1)

@@ -42,8 +42,8 @@ class Neighbours(ClassifierMixin, BaseEstimator):
     are those with the least log-loss if each training item is predicted from the items outside its group.
 
     All are searched once, in chunks, for every value of these; scikit-learn's KNeighborsClassifier in a GridSearchCV
-    would search anew for each. Time grows with N²: 6 s of one core for 8,000 items of 2,816 numbers (measured), so 7
-    minutes and 4 GB for each of five folds of the challenge's 84,916 (estimated).
+    would search anew for each. Time grows with N²: 6 s of one core for 8,000 items of 2,816 numbers (measured), so 10
+    minutes with predictions, and 4 GB, for each of five folds of the challenge's 84,916 (estimated).
     """
 
     def __init__(self, widths: Sequence[int], device: torch.device | str = "cpu"):

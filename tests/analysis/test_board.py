@@ -2,6 +2,7 @@
 
 import dataclasses
 import os
+import shutil
 import subprocess
 import sys
 
@@ -76,6 +77,11 @@ def test_every_run_has_its_state_and_what_differs_from_its_recipe(runs, tiny_dat
     run = open_run("s-camembert-resnet152")
     assert table["macro-F1"][run.name].value == 100 * run.summary["macro_f1"]
     assert set(board("s")["run"]) == set(table.index) - {"other"}
+
+
+def test_a_folder_that_a_file_manager_copied_is_listed_too(runs):
+    shutil.copytree(runs / "runs" / "words", runs / "runs" / "words copy")
+    assert board().set_index("run").loc["words copy", "state"] == "finished"
 
 
 def test_the_board_fits_a_terminal_of_100_columns(runs):

@@ -13,9 +13,9 @@ from kit import cli
 from kit.config import LIGHT, PAIRS, RECIPES, recipe_changes, train_config
 from kit.core.paths import submissions_folder
 from kit.data.challenge import read_challenge
-from kit.models.image_backbones import image_operations
+from kit.models.image_backbones import image_work
 from kit.models.registry import IMAGE, TEXT
-from kit.models.text_backbones import text_operations
+from kit.models.text_backbones import text_work
 from kit.runs import open_run
 from kit.studies import best
 from kit.studies.pace import duration
@@ -207,8 +207,8 @@ def test_the_recipes_backbones_exist(recipe):
         assert TEXT[text].model_type in CONFIG_MAPPING
         name = IMAGE[image].timm if image in IMAGE else image
         assert name in known or (image in IMAGE and IMAGE[image].file)
-        assert text_operations(text, min(config.max_tokens, 128)) > 1e9
-        assert image_operations(image, config.image_size) > 1e8
+        assert text_work(text, min(config.max_tokens, 128))[0] > 1e9
+        assert image_work(image, config.image_size)[0] > 1e8
 
 
 @pytest.mark.parametrize(

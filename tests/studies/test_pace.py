@@ -1,17 +1,113 @@
 """A run says how long it may take before anything is trained."""
 
+import dataclasses
+import shutil
+from types import SimpleNamespace
+
+import pytest
+from fakes import fake
+
 from kit.config import train_config
+from kit.core.files import write_json
+from kit.models.backbones import find_backbones
+from kit.models.image_backbones import image_work
+from kit.models.text_backbones import text_work
+from kit.runs import open_run
 from kit.studies import pace
 
+SPEED = 1e11  # operations per second
+SMALL = {"recipe": "demo", "text": "e5_small", "image": "efficientnet_lite0"}
+CHALLENGE = 84_915, 13_812  # a third of the training items is whole
+KEPT = 1000.0  # GiB, enough for all outputs
 
-def test_the_papers_recipe_takes_days_on_a_processor(root, monkeypatch):
+
+@pytest.fixture(autouse=True)
+def processor(root, monkeypatch):
     monkeypatch.setattr(pace, "available_gpus", lambda: 0)
-    monkeypatch.setattr(pace, "_speed", lambda: 1e11)  # operations per second
-    said = pace.expected_time(train_config(), 84916)
+    monkeypatch.setattr(pace, "_speed", lambda: SPEED)
+
+
+def challenge(items: int, images: float = 1) -> SimpleNamespace:
+    return SimpleNamespace(train=range(items), test={"test": range(7)}, images_per_item=images)
+
+
+def computing(count: float) -> float:
+    """Return the seconds in which both backbones of SMALL read so many items."""
+    return count * (text_work("e5_small", 64)[0] + image_work("efficientnet_lite0", 224)[0]) / SPEED
+
+
+def test_the_papers_recipe_takes_days_on_a_processor(monkeypatch):
+    said = pace.expected_time(train_config(), challenge(84916))
     assert "days (estimated)" in said
     assert "-p text e5_small -p image efficientnet_lite0 -p recipe demo" in said
-    quick = pace.expected_time(train_config(limit=20, epochs=1), 84916)
-    assert "114 s (estimated)" in quick and "e5_small" not in quick
-    assert "3.8 min" in pace.expected_time(train_config(limit=20, epochs=1), 84916, images=3)
+    quick = pace.expected_time(train_config(limit=20, epochs=1), challenge(84916))
+    assert "2.4 min (estimated)" in quick and "e5_small" not in quick
+    assert "4.9 min" in pace.expected_time(train_config(limit=20, epochs=1), challenge(84916, images=3))
     monkeypatch.setattr(pace, "available_gpus", lambda: 1)
-    assert "no GPU" not in pace.expected_time(train_config(), 84916)
+    assert "no GPU" not in pace.expected_time(train_config(), challenge(84916))
+
+
+def test_frozen_outputs_that_are_too_large_to_keep_are_computed_whenever_they_are_read():
+    config = train_config(**SMALL)
+    kept, _ = pace.duration([dataclasses.replace(config, features_gb=KEPT)], *CHALLENGE)
+    steps, (learned, predicted) = config.steps(56_610), CHALLENGE
+    # in each fold: the start reads the training items, six epochs and attention the others, and last come the tests
+    passes = 32 * steps + 3 * (56_610 + 7 * 28_305 + predicted)
+    seconds, measured = pace.duration([config], *CHALLENGE)
+    assert not measured and passes > 18 * sum(CHALLENGE)
+    assert seconds - kept == pytest.approx(computing(passes - learned - predicted))
+    for few in (config, train_config(**SMALL, system="concat")):  # a fusion reads means, which are kept
+        items = (626, 155) if few is config else CHALLENGE
+        assert pace.duration([few], *items) == pace.duration([dataclasses.replace(few, features_gb=KEPT)], *items)
+
+
+def test_the_size_of_frozen_outputs_is_known_without_weights(tiny_config):
+    backbones = find_backbones(train_config(**tiny_config))
+    text, image = backbones["text"].outline, backbones["image"].outline
+    assert text_work(tiny_config["text"], 24)[1:] == (24 * text.width, text.depth)
+    assert image_work(tiny_config["image"], 64)[1] == image.regions * image.width
+
+
+def test_a_small_catalogues_pace_holds_for_the_steps_alone():
+    config = train_config(**SMALL, seed=1, data="data/challenge")
+    kept = dataclasses.replace(config, features_gb=KEPT)
+    near = train_config(**SMALL, system="neighbours", data="data/challenge")
+    before = [pace.duration([one], *CHALLENGE) for one in (config, near)]
+    fake(train_config(**SMALL, run="d"), 0.9, items=626, step_seconds=0.02)
+    fake(train_config(**SMALL, run="n", system="neighbours"), 0.9, items=626, seconds=2.0)
+    assert [pace.duration([one], *CHALLENGE) for one in (config, near)] == before  # its steps run no backbone
+    features = computing(sum(CHALLENGE))
+    assert pace.duration([kept], *CHALLENGE) == (pytest.approx(0.02 * config.steps(56_610) + features), False)
+    again = train_config(**SMALL, seed=1)
+    assert pace.duration([again], 626, 7) == (pytest.approx(0.02 * again.steps(417)), True)  # from the cache
+    assert pace.duration([train_config(**SMALL, system="neighbours", seed=1)], 626, 7) == (pytest.approx(2), True)
+
+
+def test_neighbours_take_fifty_minutes_of_a_core_on_the_challenge_as_the_manual_says():
+    config = train_config(**SMALL, system="neighbours", folds=5)
+    once, twice = (pace.duration([config], n * CHALLENGE[0], n * CHALLENGE[1])[0] for n in (1, 2))
+    once, twice = once - computing(sum(CHALLENGE)), twice - computing(2 * sum(CHALLENGE))
+    assert once == pytest.approx(50 * 60, rel=0.05)
+    assert twice > 3 * once  # it grows with the square
+
+
+def test_a_light_run_on_one_split_has_read_all_items():
+    fake(train_config(**SMALL, run="w", system="tfidf", folds=1, val_share=0.2), 0.9, items=125, seconds=5.0)
+    config = train_config(**SMALL, system="tfidf", folds=1, val_share=0.2, seed=1)
+    assert pace.duration([config], 625, 7) == (pytest.approx(5), True)
+
+
+def test_an_interrupted_training_has_a_pace_unless_its_steps_may_have_run_frozen_backbones():
+    for name, frozen in (("tuned", False), ("frozen", True)):
+        config = train_config(**SMALL, run=name, freeze_text=frozen, freeze_image=frozen)
+        write_json(open_run(name).folder / "config.json", dataclasses.asdict(config))
+        write_json(open_run(name).folder / "status.json", {"seconds_per_step": 9.0})
+        seconds, measured = pace.duration([config], 626, 7)
+        assert [measured, seconds > 9 * config.steps(417)] == [not frozen] * 2
+
+
+def test_a_folder_that_a_file_manager_copied_does_not_matter():
+    fake(train_config(**SMALL, run="w", system="tfidf"), 0.9, seconds=5.0)
+    folder = open_run("w").folder
+    shutil.copytree(folder, folder.with_name("w (1)"))
+    assert pace.duration([train_config(**SMALL, system="tfidf", seed=1)], 36, 7)[1]
