@@ -77,7 +77,7 @@ def write_submission(predictions: pd.DataFrame, challenge: Challenge, out_dir, s
     Raise KitError if one fails, and leave the folder's files unchanged.
     """
     if not challenge.test:
-        raise KitError(f"{challenge.folder} has no test file, so there is nothing to submit; add it to the folder.")
+        raise KitError(f"{challenge.folder} has no test file, so there is nothing to submit: {challenge.add_test}.")
     if missing := [name for name in ("id", "label") if name not in predictions]:
         raise KitError(f"the predictions lack the column {shorten(missing)}; they have {shorten(predictions.columns)}.")
     named = "split" in predictions and predictions["split"].notna().any()
@@ -208,7 +208,7 @@ def check_submission(path, challenge: Challenge) -> str:
     path = resolve(path)
     names = {file: split for split, file in format_of(challenge).files.items()}
     if not names:
-        raise KitError(f"{challenge.folder} has no test file to check {path.name} against; add it to the folder.")
+        raise KitError(f"{challenge.folder} has no test file to check {path.name} against: {challenge.add_test}.")
     if challenge.edition == "sigir" and path.name not in names:
         raise KitError(f"{path.name} is not a name that the board accepts; rename it to {' or '.join(names)}.")
     split = names.get(path.name, next(iter(challenge.test)))

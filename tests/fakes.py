@@ -1,11 +1,15 @@
-"""Finished runs that were never trained: folders with predictions that are right as often as a test needs."""
+"""Finished runs that were never trained: folders with predictions that are right as often as a test needs. Small
+catalogues."""
 
 import dataclasses
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
+from PIL import Image
 
 from kit.core.files import write_json
+from kit.data.catalogue import describe
 from kit.runs import open_run
 from kit.studies.study_runs import ablations, baselines, members
 
@@ -48,3 +52,21 @@ def measured_attention(text: float, image: float) -> dict:
     sides = {"text": text, "image": image}
     measured = {side: {"variation": v, "entropy": 1 - v, "changed": v, "macro_f1": -v} for side, v in sides.items()}
     return measured | {"both": {"changed": 0.1, "macro_f1": -0.1}, "items": 36}
+
+
+def catalogue(folder: Path, *sides: str, test: bool = True, alone: bool = False) -> str:
+    """Return the folder of a catalogue of 36 items of three classes that have these sides, text and image; `test`: with
+    seven items to predict; `alone`: with one more class, of a single item."""
+    random, kinds = np.random.default_rng(0), ["livre", "jeu", "piscine"]
+    words = [" ".join(random.choice(["rouge", "bleu", "grand", "petit", "lampe"], 4)) for _ in range(44)]
+    kind = [kinds[i % 3] for i in range(44)]
+    table = pd.DataFrame({"name": [f"{kind[i]} {words[i]}" for i in range(44)], "photo": "", "kind": kind})
+    for i in table.index if "image" in sides else ():
+        table.loc[i, "photo"] = f"{i}.png"
+        Image.fromarray(random.integers(0, 255, (40, 40, 3), dtype=np.uint8)).save(folder / f"{i}.png")
+    table.loc[36, "kind"] = "alone"
+    table[: 36 + alone].to_csv(folder / "items.csv", index=False)
+    table[37:].drop(columns="kind").to_csv(folder / "new.csv", index=False)
+    columns: dict = ({"title": "name"} if "text" in sides else {}) | ({"image": ["photo"]} if "image" in sides else {})
+    new = folder / "new.csv" if test else None
+    return str(describe(folder / "items.csv", **columns, label="kind", test=new, out=folder / "described"))

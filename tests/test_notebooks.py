@@ -14,7 +14,7 @@ import pandas as pd
 import papermill
 import pytest
 from conftest import CODES
-from fakes import VALUES, fake
+from fakes import VALUES, catalogue, fake
 from papermill.exceptions import PapermillExecutionError
 
 from kit import cli, working_copies
@@ -22,7 +22,7 @@ from kit.config import TrainConfig, train_config
 from kit.core.exceptions import KitError
 from kit.data.challenge import read_challenge
 from kit.notebook_parameters import parameter_types, read_parameters
-from kit.runs import open_run
+from kit.runs import list_runs, open_run
 from kit.stacking.stackers import METHODS
 from kit.studies import pipeline
 from kit.studies.study_runs import ABLATIONS, BASELINES, ablations, baselines, one_run
@@ -179,6 +179,25 @@ def test_the_quick_start_ends_with_a_valid_submission(tmp_path, tiny_data, tiny_
     (page,) = (output["data"]["text/html"] for output in found if "text/html" in output.get("data", {}))
     assert page.count("<img alt=") == 3
     assert "stderr" not in {output.get("name") for output in found}
+
+
+def test_a_catalogue_of_texts_with_a_class_of_one_item_is_explored(root):
+    assert cli.main(["run", "01_eda", "-p", "data", catalogue(root, "text", alone=True)]) == 0
+    (path,) = (root / "runs").glob("*/01_eda.ipynb")
+    said = "".join(output.get("text", "") for output in outputs(path))
+    assert "Training needs two items per class: alone has one" in said and "no validation item has a duplicate" in said
+
+
+@pytest.mark.slow
+def test_the_baselines_of_a_catalogue_of_texts_are_trained_and_shown(root, tiny_texts):
+    names = {"data": catalogue(root, "text"), "text": tiny_texts["bert"], "recipe": "demo", "study": "s"}
+    options = [part for name, value in (names | TINY).items() for part in ("-p", name, str(value))]
+    assert cli.main(["run", "02_baselines", *options]) == 0
+    assert {run.name for run in list_runs()} == {f"s-baseline-{row}" for row in ("text", "tfidf", "logistic_text")}
+    assert (
+        sum("image/png" in output.get("data", {}) for output in outputs(root / "runs" / "s" / "02_baselines.ipynb"))
+        == 1
+    )
 
 
 REFUSALS = [

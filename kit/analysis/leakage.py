@@ -8,10 +8,24 @@ import pandas as pd
 
 from kit.core.console import Bar
 from kit.core.exceptions import KitError
-from kit.data.folds import holdout, named_labels, stratified_sample
+from kit.data.folds import holdout, named_labels, split_up_to, stratified_sample
 from kit.data.text import product_texts
 from kit.metrics import bootstrap_macro_f1, macro_f1
 from kit.training.tfidf import tfidf_model
+
+
+def random_split(train: pd.DataFrame, share: float = 0.2, seed: int = 0) -> np.ndarray:
+    """Return the paper's split (`holdout`) as a mask `[N]`, True for the items that validate, also if classes are too
+    small for it: then a class's only item trains, and the others are split as evenly as they can be."""
+    labels, mask = named_labels(train), np.zeros(len(train), bool)
+    several = labels.duplicated(keep=False).to_numpy()
+    try:
+        mask[several] = holdout(labels[several], share, seed)
+    except KitError:
+        if labels.nunique() < 2:
+            raise
+        mask[several] = split_up_to(round(1 / share), labels[several], seed) == 0
+    return mask
 
 
 def count_duplicates(kinds: pd.DataFrame, labels: pd.Series, validates: np.ndarray) -> pd.DataFrame:
@@ -39,14 +53,14 @@ def measure_leakage(
 ) -> dict[str, float]:
     """Measure how much a random split overstates the macro-F1 of a TF-IDF model (`tfidf_model`), with a 95 % interval.
 
-    The model is trained twice and scored on the same validation items, those of the paper's split: once without their
+    The model is trained twice and scored on the same validation items, those of `random_split`: once without their
     duplicates, and once without equally many other items of the same classes. So the runs differ in the duplicates
     alone. Whole groups `[N]` are drawn until there are about `limit` items (0: all). The gain from copying images is
     not measured. All values are 0 if no item has a text. Raise KitError if too few items are left.
     """
     if not any(product_texts(train)):
         return dict.fromkeys(("training", "validation", "duplicates", "with", "without", "gain", "low", "high"), 0)
-    validates = holdout(named_labels(train), val_share, seed)
+    validates = random_split(train, val_share, seed)
     first = np.unique(groups, return_index=True)[1]
     drawn = first[stratified_sample(named_labels(train).iloc[first], round(limit * len(first) / len(train)), seed)]
     drawn = np.isin(groups, groups[drawn])

@@ -94,7 +94,12 @@ class Challenge:
     @property
     def sides(self) -> tuple[str, ...]:
         """Return what the items have: text, image."""
-        return ("text", "image") if self.description is None else self.description.sides
+        return _sides(self.description)
+
+    @property
+    def add_test(self) -> str:
+        """Return in words how its owner adds the items to predict."""
+        return "describe it again with kit catalogue … --test" if self.description else "add it to the folder"
 
 
 class _Source(NamedTuple):
@@ -315,6 +320,16 @@ def read_test_keys(challenge: Challenge, split: str) -> list:
     if (path := _find_file(challenge.folder, files, edition.tests[split])) is None:
         raise KitError(f"{challenge.folder} no longer has {edition.tests[split]}; put the test file back.")
     return read_table(path, edition.sep, edition.columns)["id"].tolist()
+
+
+def read_sides(folder) -> tuple[str, ...]:
+    """Return what the items of a folder have, text, image or both, without reading its tables. Raise KitError if the
+    description of a catalogue is damaged."""
+    return _sides(read_description(resolve(folder)))
+
+
+def _sides(description: Description | None) -> tuple[str, ...]:
+    return ("text", "image") if description is None else description.sides
 
 
 def summarise(folder: Path) -> str:

@@ -5,7 +5,7 @@ import pandas as pd
 import pyarrow as pa
 import sklearn
 
-from kit.config import OWN, TrainConfig
+from kit.config import OWN, SYSTEMS, TrainConfig
 from kit.core.cache import fingerprint, get_or_compute
 from kit.core.exceptions import KitError
 from kit.data.challenge import Challenge, read_challenge
@@ -54,10 +54,14 @@ def check_data(config: TrainConfig) -> Challenge:
     return challenge
 
 
+def needed_sides(system: str) -> set[str]:
+    """Return what items must have for a system: text, image. TF-IDF reads the text, though without a backbone."""
+    return set() if system == OWN else set(SYSTEMS[system] or ("text",))
+
+
 def _require_sides(config: TrainConfig, challenge: Challenge) -> None:
     """Raise KitError if the system reads texts or images that a catalogue does not have."""
-    needed = set() if config.system == OWN else set(config.sides or ("text",))
-    for side in needed - set(challenge.sides):
+    for side in needed_sides(config.system) - set(challenge.sides):
         (other,) = challenge.sides
         instead = "text (or tfidf)" if other == "text" else other
         raise KitError(

@@ -1,8 +1,9 @@
 """The best submission that the time allows: a ladder of members, of which each rung leaves a valid submission.
 
-The first rung is the text alone (TF-IDF); then come light members on frozen features, and trainings, in the order of
-the gain that is expected per minute. After each rung all finished members are stacked by the method `best`, which
-includes its best member alone. All that a rung leaves is run folders and the submission, so the same command resumes.
+The first rung is the text alone (TF-IDF), or the images if there is no text; then come light members on frozen
+features, and trainings, in the order of the gain that is expected per minute. After each rung all finished members are
+stacked by the method `best`, which includes its best member alone. All that a rung leaves is run folders and the
+submission, so the same command resumes.
 """
 
 import argparse
@@ -29,7 +30,7 @@ from kit.config import (
 from kit.core.console import in_words
 from kit.core.exceptions import KitError
 from kit.core.paths import submissions_folder
-from kit.data.challenge import read_challenge
+from kit.data.challenge import read_challenge, read_sides
 from kit.data.items import challenge_of, read_items
 from kit.runs import Run, TrainingRun, open_run, prepare_run
 from kit.stacking.ensemble import ensemble_config, stack
@@ -37,6 +38,7 @@ from kit.studies.choice import choose, expectation
 from kit.studies.pace import duration, items_per_fold
 from kit.studies.pipeline import read_fields
 from kit.studies.plan import is_done, missing_backbones, require_data, require_settings
+from kit.studies.study_runs import usable_systems
 from kit.submission import read_predictions, write_submission
 from kit.training.launch import launch
 
@@ -65,7 +67,7 @@ class Rung:
 
 
 def rungs(study: str, values: dict, pairs: list[tuple[str, str]], seeds: int) -> list[Rung]:
-    """Return the rungs, the text alone first.
+    """Return the rungs that read what the items have, first the text alone, or the images if there is no text.
 
     `values`: parameters of `kit.config.train_config` · `pairs`: backbones (text, image) · `seeds`: trainings per pair.
     """
@@ -82,14 +84,18 @@ def rungs(study: str, values: dict, pairs: list[tuple[str, str]], seeds: int) ->
         run |= UNTRAINED if system != "coattention" else {}
         return train_config(**values | run | {"text": pair[0], "image": pair[1]} | changes)
 
-    ladder, seen = [Rung("tfidf", [config("tfidf", pairs[0])], 0.0)], set[str]()
+    sides = read_sides(train_config(**values).data)
+    first, *_ = usable_systems(("tfidf", "logistic_image"), sides)
+    ladder = [Rung(first, [config(first, pairs[0])], 0.0)]
+    seen = {config.run for config in ladder[0].configs}
     for place, pair in enumerate(pairs):
-        names = f"{short[0][pair[0]]} × {short[1][pair[1]]}"
-        light = [config(system, pair) for system in LIGHT_MEMBERS]
+        names = " × ".join(short[i][pair[i]] for i, side in enumerate(("text", "image")) if side in sides)
+        light = [config(system, pair) for system in usable_systems(LIGHT_MEMBERS, sides)]
         light = [one for one in light if one.run not in seen]  # another pair may have the same text or image
         seen |= {one.run for one in light}
-        ladder.append(Rung(f"light {names}", light, GAINS["more light" if place else "light"]))
-        for number in range(seeds):
+        if light:
+            ladder.append(Rung(f"light {names}", light, GAINS["more light" if place else "light"]))
+        for number in range(seeds) if len(sides) == 2 else ():
             training = config("coattention", pair, seed=values.get("seed", 0) + number)
             kind = "frozen" if training.frozen == training.sides else "fine-tuned"
             gain = GAINS[kind] * AGAIN ** (place + 2 * number)
@@ -105,23 +111,24 @@ class Ladder:
 
     def __init__(self, study: str, values: dict, pairs: list[tuple[str, str]], seeds: int, again: bool):
         self.study, self.started = study, time.monotonic()
-        first, *others = rungs(study, values, pairs, seeds)
+        ladder = rungs(study, values, pairs, seeds)
         if isinstance(open_run(study), TrainingRun):
             raise KitError(f"The run {study!r} is a training, and the study's stack would have its name: pass --study.")
         challenge = read_challenge(values["data"], False, False, images="ignore")
         if not challenge.test:
-            raise KitError(f"{values['data']} has no test file, so there is nothing to submit; add it to the folder.")
-        self.configs = [config for rung in (first, *others) for config in rung.configs]
+            raise KitError(f"{values['data']} has no test file, so there is nothing to submit: {challenge.add_test}.")
+        self.configs = [config for rung in ladder for config in rung.configs]
         for config in self.configs if again else []:
             prepare_run(config, again)
         require_settings(self.configs)
-        frames = read_items(first.configs[0])[1]
+        frames = read_items(self.configs[0])[1]
         require_data(frames, self.configs)
         self.items = len(frames["train"]), len(frames["test"]), challenge.images_per_item
         self.cannot = missing_backbones(self.configs)
-        able = [replace(rung, configs=[c for c in rung.configs if c.run not in self.cannot]) for rung in others]
-        able = [rung for rung in able if rung.configs]
-        self.rungs = [first, *sorted(able, key=lambda rung: -rung.gain / max(self.duration(rung.configs)[0], 1))]
+        able = [replace(rung, configs=[c for c in rung.configs if c.run not in self.cannot]) for rung in ladder]
+        if not (able := [rung for rung in able if rung.configs]):
+            raise KitError(next(iter(self.cannot.values())))
+        self.rungs = [able[0], *sorted(able[1:], key=lambda rung: -rung.gain / max(self.duration(rung.configs)[0], 1))]
 
     def duration(self, configs: list[TrainConfig]) -> tuple[float, bool]:
         return duration(configs, *self.items)

@@ -46,12 +46,21 @@ def choice_of(study: str) -> Choice:
     """Return the run to submit for a study: the choice of 05_ensemble.
 
     If there is no choice, or it is out of date, return the nested ensemble of most members, by the default method;
-    without an ensemble, the best member. Raise KitError if the study has no member.
+    without an ensemble, the best member. Raise KitError if the study has neither.
     """
-    members = [open_run(name) for name in member_runs(study)]
-    if not members:
-        raise KitError(f"The study {study!r} has no finished member yet: train one with 03_train.")
-    runs, (recorded, note) = study_runs(study), _recorded(study)
+    if choice := _choice(study, study_runs(study)):
+        return choice
+    raise KitError(
+        f"The study {study!r} has no ensemble and no finished member yet: stack its runs with 05_ensemble, or train a "
+        f"member with 03_train."
+    )
+
+
+def _choice(study: str, runs: list[Run]) -> Choice | None:
+    """Return the choice among a study's finished `runs`, or None if none of them is a member or an ensemble."""
+    if not runs:
+        return None
+    members, (recorded, note) = [open_run(name) for name in member_runs(study)], _recorded(study)
     pool = f"of {len(runs)} finished runs of the study {study!r}"
     if recorded:
         known = recorded.config.members if isinstance(recorded, EnsembleRun) else ()
@@ -63,6 +72,8 @@ def choice_of(study: str) -> Choice:
         usual = EnsembleConfig.method
         run = max(nested, key=lambda run: (len(run.config.members), run.config.method == usual, run.name))
         return Choice(run, f"{run.name}, {pool}: the ensemble of most members, by {run.config.method}{note}.")
+    if not members:
+        return None
     member = max(members, key=lambda run: run.summary["macro_f1"])
     return Choice(member, f"{member.name}, {pool}: the best member, because there is no ensemble{note}.")
 
@@ -82,7 +93,7 @@ def expectation(run: Run) -> str:
 
 
 def chosen(study: str) -> Run:
-    """Return the run to analyse and submit for a study. Raise KitError if the study has no member."""
+    """Return the run to analyse and submit for a study. Raise KitError as `choice_of` does."""
     return choice_of(study).run
 
 
@@ -105,8 +116,8 @@ def _latest() -> Choice:
         time = read_time(_read(file).get("chosen"))
         if time and time >= last:
             study, last = "" if file == _file("") else file.parent.name, time
-    if study and _has_members(study):
-        return choice_of(study)
+    if study and (choice := _choice(study, _runs_left(study))):
+        return choice
     pool = f"of {len(list_runs())} finished runs"
     if study == "":
         run, note = _recorded("")
@@ -115,11 +126,11 @@ def _latest() -> Choice:
     return Choice(newest, f"{newest.name}, {pool}: the newest{note}.{_caution(newest)}")
 
 
-def _has_members(study: str) -> bool:
+def _runs_left(study: str) -> list[Run]:
     try:
-        return bool(member_runs(study))
+        return study_runs(study)
     except KitError:  # all its runs were removed
-        return False
+        return []
 
 
 def _recorded(study: str) -> tuple[Run | None, str]:

@@ -35,7 +35,7 @@ from kit.runs import EnsembleRun, open_run
 from kit.studies.choice import choice_of, chosen, find_result, preferred
 from kit.studies.plan import RESERVED_FIELDS, Plan, is_done
 from kit.studies.report import read_answers, write_report
-from kit.studies.study_runs import member_runs, one_run, study_runs
+from kit.studies.study_runs import baseline_runs, member_runs, one_run, study_runs
 
 # the shipped values of the notebooks' parameters that no option of a study sets
 SHIPPED: dict[str, dict] = {
@@ -161,16 +161,19 @@ def run_notebooks(
         with plan.following():
             _execute_all(notebook, todo, plan, failed, jobs)
     try:
-        if len(member_runs(study)) > 1:
+        if len(member_runs(study)) + len(baseline_runs(study)) > 1:
             how = {} if again else preferred(study)  # what the user chose with 05_ensemble stays chosen
             _execute("05_ensemble", study, {"study": study, "again": again} | how, plan, failed)
         choice = choice_of(study)
     except KitError as error:
-        failed["06_error_analysis, 07_submission"] = str(error)
+        failed |= dict.fromkeys(("06_error_analysis", "07_submission"), str(error))
         return
     print(f"\n── analysed and submitted: {choice.why}", flush=True)
-    for notebook in ("06_error_analysis", "07_submission"):
-        _execute(notebook, study, {"run": choice.run.name}, plan, failed)
+    _execute("06_error_analysis", study, {"run": choice.run.name}, plan, failed)
+    if plan.tests:
+        _execute("07_submission", study, {"run": choice.run.name}, plan, failed)
+    else:
+        print(f"\n── 07_submission: left out, because {base['data']} has no items to predict", flush=True)
 
 
 def _execute_all(notebook: str, todo: list[tuple], plan: Plan, failed: dict[str, str], jobs: int) -> None:
@@ -353,9 +356,10 @@ def run_study(options: argparse.Namespace) -> int:
     print(text.partition("## Table 1")[0])
     peak = max(run.summary.get("peak_memory_gb", 0) for run in study_runs(options.study))
     members_of = len(final.config.members) if isinstance(final, EnsembleRun) else 1
+    folder = submissions_folder() / final.name if plan.tests else final.folder
     print(
         f"{(time.perf_counter() - started) / 60:.1f} min{f'; a training process took at most {peak} GB' * bool(peak)}. "
-        f"{final.name} ({members_of} members) is in {submissions_folder() / final.name}.\n"
+        f"{final.name} ({members_of} members) is in {folder}.\n"
         f"Report: open {report}"
     )
     _tell_failed(failed)

@@ -48,6 +48,7 @@ class Plan:
             require_settings(self.configs)
         frames = read_items(self.members[0])[1]
         self.items = int((frames["train"]["fold"] != 0).sum())  # number of items that a model trains on
+        self.tests = len(frames["test"])
         if not again:
             require_data(frames, self.configs)
 
@@ -65,7 +66,8 @@ class Plan:
                 state = self.cannot.get(config.run) or ("finished" if is_done(config) else "to do")
                 steps = config.steps(self.items)
                 print(f"  {notebook:<13} {config.run:<48} {f'{steps:,} steps' if steps else '':>14}  {state}")
-        print("Then 05_ensemble, 06_error_analysis, 07_submission and the report. Time: known after the first steps.")
+        last = "05_ensemble, 06_error_analysis, 07_submission" if self.tests else "05_ensemble, 06_error_analysis"
+        print(f"Then {last} and the report. Time: known after the first steps.")
 
     @contextmanager
     def following(self) -> Iterator[None]:

@@ -31,7 +31,7 @@ from kit.studies import claims, tables
 from kit.studies.choice import choice_of, expectation
 from kit.studies.paper_numbers import PAPER_BASELINE
 from kit.studies.site import report_body, write_site
-from kit.studies.study_runs import is_frozen, member_runs, study_runs
+from kit.studies.study_runs import baseline, is_frozen, member_runs, study_runs
 
 BESIDE_PAPER = (
     "The paper's, on the challenge's 20 % validation split (on another catalogue, compare rankings, not levels):"
@@ -60,7 +60,7 @@ def write_report(study: str) -> Path:
     """Write a study's report from its run folders, as REPORT.md and, with the executed notebooks, as a site; return the
     site's index.
 
-    Raise KitError if the study has no members, or its data is damaged.
+    Raise KitError if the study has neither a member nor an ensemble, or if its data is damaged.
     """
     folder = runs_folder() / study
     settings = read_json(folder / "study.json") if (folder / "study.json").is_file() else {}
@@ -70,6 +70,7 @@ def write_report(study: str) -> Path:
     answers = read_answers(settings.get("answers", ""), challenge)
     errors = read_errors(final, challenge)
     members = [open_training(name) for name in member_runs(study)]
+    trained = members or [open_training(name) for name in getattr(final.config, "members", [final.name])]
     compared, ablated = tables.baselines(study, answers), tables.ablations(study)
     held_up, measured = claims.claims(compared, ablated, final, errors), attention_table(members)
     parts = [
@@ -83,7 +84,7 @@ def write_report(study: str) -> Path:
             "Baselines",
             compared,
             f"The paper reports only its best fusion: {PAPER_BASELINE:.2f}.",
-            tables.explain_own_gain(compared),
+            tables.explain_own_gain(compared) if members else "",
             as_markdown(tables.own_gain(compared)),
         ),
         *_section(
@@ -92,7 +93,7 @@ def write_report(study: str) -> Path:
             "`no-co-attention`, which is not in the paper, weighs all tokens and all regions equally: its difference "
             "says what the attention gains over means.",
         ),
-        *_section("Attention", measured, f"{members[0].name}: {describe_attention(members[0])}"),
+        *_section("Attention", measured, *(f"{run.name}: {describe_attention(run)}" for run in members[:1])),
         *_section(
             "Table 3: ensembles",
             tables.ensembles(study, answers),
@@ -103,7 +104,7 @@ def write_report(study: str) -> Path:
         *_figures(folder / "figures", challenge, errors),
         *_section("Runs", tables.runs(study_runs(study))),
     ]
-    reading = _how_to_read(members, answers, challenge, held_up, not measured.empty)
+    reading = _how_to_read(trained, answers, challenge, held_up, not measured.empty)
     write_text(folder / "REPORT.md", "\n\n".join(filter(None, [*parts, *reading])) + "\n")
     cards = f"<h2>The worst mistakes</h2>{gallery(worst_mistakes(errors), challenge.names)}"
     bodies = [report_body("\n\n".join(filter(None, texts)), folder) for texts in (parts, reading)]
@@ -121,8 +122,11 @@ def _headline(study: str, final: Run, answers: Answers, submission: list[str]) -
     if isinstance(final, EnsembleRun):
         gained = from_summary(final, "gain", signed=True)
         lines.append(f"**{gained}** points over the best single run, {summary['best_member']}")
+    missing = (
+        "not written yet (07_submission writes it)" if summary["items"]["test"] else "none, without items to predict"
+    )
     files = ", ".join(f"[{name}](site/{name})" for name in submission)
-    lines.append(f"Submission: {files or 'not written yet (07_submission writes it)'}, from the run {final.name}")
+    lines.append(f"Submission: {files or missing}, from the run {final.name}")
     seconds = sum(run.summary.get("seconds", 0) for run in finished)
     lines.append(f"{len(finished)} runs took {in_words(seconds)} of training and stacking")
     return "\n".join(f"- {line}" for line in lines)
@@ -149,19 +153,20 @@ def _notebooks(study: str, final: Run) -> dict[str, tuple[Path, str]]:
 
 
 def _how_to_read(
-    members: list[TrainingRun], answers: Answers, challenge: Challenge, held_up: pd.DataFrame, measured: bool
+    trained: list[TrainingRun], answers: Answers, challenge: Challenge, held_up: pd.DataFrame, measured: bool
 ) -> list[str]:
-    """Return the report's last section: how the study was made, and how its numbers are meant."""
-    member, described = members[0].config, 100 * challenge.train["description"].notna().mean()
-    protocol = (
-        f"{member.folds}-fold" if member.folds > 1 else f"one split, {100 * member.val_share:.0f} % for validation"
-    )
+    """Return the report's last section: how the study was made, and how its numbers are meant.
+
+    `trained`: as in `notes`.
+    """
+    first, described = trained[0].config, 100 * challenge.train["description"].notna().mean()
+    protocol = f"{first.folds}-fold" if first.folds > 1 else f"one split, {100 * first.val_share:.0f} % for validation"
     return [
         "## How to read this report",
         f"{challenge.folder.name} ({challenge.kind}): {len(challenge.train):,} training items of "
-        f"{len(challenge.classes)} classes, {described:.0f} % with a description. Recipe {member.recipe}, {protocol}, "
-        f"{member.split} split. {READING}",
-        *notes(members, answers),
+        f"{len(challenge.classes)} classes, {described:.0f} % with a description. Recipe {first.recipe}, {protocol}, "
+        f"{first.split} split. {READING}",
+        *notes(trained, answers),
         claims.explain_verdicts(held_up),
         EXPLAIN_ATTENTION if measured else "",
         "Table 3: macro-F1 is nested: the stacker that scores an item learned from other folds, and each member's "
@@ -223,10 +228,13 @@ def _draw(path: Path, title: str, draw: Callable[[], Figure]) -> str:
         return f"## {title}\n\n(could not be drawn: {type(error).__name__})"
 
 
-def notes(members: list[TrainingRun], answers: Answers) -> list[str]:
-    """Return what a reader must know about how the study with these members was made."""
-    member, remarks = members[0].config, []
-    if resolve(member.data) in (resolve("data/shop"), resolve("data/emoji")):
+def notes(trained: list[TrainingRun], answers: Answers) -> list[str]:
+    """Return what a reader must know about how a study was made.
+
+    `trained`: its members, or if it has none, the runs that its ensemble stacks.
+    """
+    members, remarks = [run for run in trained if not baseline(run.config)], []
+    if resolve(trained[0].config.data) in (resolve("data/shop"), resolve("data/emoji")):
         remarks.append(
             "This is one of the two small catalogues that the kit ships with: it shows that every step works, not how "
             "well the models do on the challenge's products."
@@ -237,15 +245,16 @@ def notes(members: list[TrainingRun], answers: Answers) -> list[str]:
             f"which flatters the validation scores. {clean}, but for the rule by which `best` chooses a stacker, "
             "which was found with these answers in view."
         )
-    if is_frozen(member):
+    member = members[0].config if members else None
+    if member and is_frozen(member):
         remarks.append("Both backbones stay frozen; the paper fine-tunes them.")
-    if member.linear_start:
+    if member and member.linear_start:
         remarks.append(
             "The co-attention head starts as the probe of mean features: even attention, a BiLSTM that passes its "
             "input through, a fitted logistic regression as classifier. So few items cannot train it from random "
             "weights. A part that hardly leaves that start contributes little in the ablations."
         )
-    if member.keep == "held_out":
+    if member and member.keep == "held_out":
         kept = [epoch for run in members if run.finished for epoch in run.summary.get("kept_epochs", [])]
         remarks.append(
             "How many epochs it trains from there is chosen in each fold by items held out of training, not by scored "

@@ -23,6 +23,8 @@ from kit.config import (
 )
 from kit.core.exceptions import KitError
 from kit.core.paths import resolve
+from kit.data.challenge import read_sides
+from kit.data.items import needed_sides
 from kit.runs import Run, TrainingRun, list_runs, open_run
 from kit.stacking.ensemble import groupings
 from kit.stacking.members import member_backbones
@@ -44,8 +46,10 @@ ABLATIONS: dict[str, dict[str, Any]] = {  # table 2, as changes of the configura
 def members(values: dict, texts: list[str], images: list[str]) -> list[TrainConfig]:
     """Return the configurations of the co-attention model for each image backbone × each text backbone (table 1).
 
-    `values`, here and below: parameters of `kit.config.train_config`, `study` among them.
+    `values`, here and below: parameters of `kit.config.train_config`, `study` among them. Raise KitError if the
+    items have only texts or only images.
     """
+    _require_both_sides(values)
     study, texts, images = _study(values), _unique_backbones(texts), _unique_backbones(images)
     configs = [train_config(**values | {"text": text, "image": image}) for image in images for text in texts]
     return [dataclasses.replace(config, run=_member_name(study, config, texts, images)) for config in configs]
@@ -59,20 +63,31 @@ def one_run(values: dict) -> TrainConfig:
     return config
 
 
+def usable_systems(systems: Iterable[str], sides: Iterable[str]) -> list[str]:
+    """Return those of `systems` that read nothing but `sides`: a catalogue may have only texts or only images."""
+    return [system for system in systems if needed_sides(system) <= set(sides)]
+
+
 def baselines(values: dict, matched: bool = True) -> list[TrainConfig]:
     """Return the configurations of the paper's three fusions of frozen features (section 3.1), of each side alone, and
-    of five light references; with `matched`, also those of MATCHED, unless the co-attention model is frozen too.
+    of five light references, as far as the items have what they read; with `matched`, also those of MATCHED, unless the
+    co-attention model is frozen too.
     """
     frozen = {"freeze_text": True, "freeze_image": True} | UNTRAINED
-    configs = [_named(values, f"baseline-{system}", system=system, **frozen) for system in BASELINES]
-    if matched and not is_frozen(train_config(**values)):
+    systems = usable_systems(BASELINES, read_sides(train_config(**values).data))
+    configs = [_named(values, f"baseline-{system}", system=system, **frozen) for system in systems]
+    if matched and "concat" in systems and not is_frozen(train_config(**values)):
         configs.append(_named(values, "baseline-concat-finetuned", system="concat"))
         configs.append(_named(values, FROZEN_COATTENTION, **frozen))
     return configs
 
 
 def ablations(values: dict, seeds: int) -> dict[str, list[TrainConfig]]:
-    """Return `seeds` configurations per row of table 2; `full` with the first seed is the member itself."""
+    """Return `seeds` configurations per row of table 2; `full` with the first seed is the member itself.
+
+    Raise KitError if the items have only texts or only images.
+    """
+    _require_both_sides(values)
     if seeds < 1:
         raise KitError(f"seeds={seeds} is too small: it must be at least 1.")
     base = train_config(**values)
@@ -107,14 +122,13 @@ def is_frozen(config: TrainConfig) -> bool:
 
 
 def baseline(config: TrainConfig) -> str | None:
-    """Return the row to which `config` belongs beside the model: one of BASELINES and MATCHED, or OWN; or None."""
+    """Return the row to which `config` belongs beside the model: one of BASELINES and MATCHED, OWN, or another system
+    with ", fine-tuned"; None for the model itself and its ablations."""
     if config.teacher:  # no question of the paper's
         return None
     if config.system == "coattention":  # the model itself may be frozen too: the name tells them apart
         return MATCHED[1] if config.run == _run_name(config.study, FROZEN_COATTENTION) else None
-    if is_frozen(config):
-        return config.system
-    return MATCHED[0] if config.system == "concat" else None
+    return config.system if is_frozen(config) else f"{config.system}, fine-tuned"
 
 
 def ablation(config: TrainConfig) -> str | None:
@@ -165,20 +179,34 @@ def baseline_runs(study: str) -> list[str]:
 
 def stacking_groups(names: str, study: str) -> dict[str, list[str]]:
     """Return the groupings that 05_ensemble stacks, run names by label: of the runs in `names`, separated by commas; if
-    it is empty, of the study's members and, last, of these and its baselines. Raise KitError if a run is not there."""
+    it is empty, of the study's members and, last, of these and its baselines. Raise KitError if a run is not there,
+    or alone."""
     named = [name.strip() for name in names.split(",") if name.strip()]
     models = member_backbones(named) if named else member_runs(study)
     groups = groupings(models) if models else {}
     if light := [] if named else baseline_runs(study):
         label = f"{len(light)} baselines"
         groups[f"all {len(models)} and {label}" if models else label] = [*models, *light]
-    if not groups:
-        raise KitError(f"The study {study!r} has no finished run to stack: train with 02_baselines or 03_train.")
-    return groups
+    if groups := {label: runs for label, runs in groups.items() if len(runs) > 1}:
+        return groups
+    where, alone = f"members={names!r}" if named else f"the study {study!r}", ", ".join([*models, *light]) or "none"
+    raise KitError(f"A stack needs two finished runs, and {where} has {alone}: train with 02_baselines or 03_train.")
 
 
 def _named(values: dict, label: str, **changes) -> TrainConfig:
+    if values.get("system"):
+        raise KitError("system cannot be set for baselines and ablations, which vary it: train one run with 03_train.")
     return train_config(**values | changes | {"run": _run_name(_study(values), label)})
+
+
+def _require_both_sides(values: dict) -> None:
+    """Raise KitError if the items lack what co-attention reads."""
+    data = train_config(**values).data
+    if len(sides := read_sides(data)) == 1:
+        raise KitError(
+            f"{data} has only {sides[0]}s, and co-attention, with its ablations, reads texts and images: take "
+            f"02_baselines, 03_train with -p system {sides[0]}, or kit best, which do without."
+        )
 
 
 def _run_name(study: str, label: str) -> str:

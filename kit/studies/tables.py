@@ -10,7 +10,9 @@ import pandas as pd
 
 from kit.analysis.errors import Errors, welch
 from kit.analysis.estimates import Answers, Estimate, from_summary, gain
+from kit.config import TrainConfig
 from kit.core.console import in_words
+from kit.core.paths import resolve
 from kit.runs import EnsembleRun, Run, TrainingRun, open_run, open_training
 from kit.stacking.members import is_current
 from kit.studies.paper_numbers import (
@@ -49,18 +51,31 @@ def models(study: str, answers: Answers | None = None) -> pd.DataFrame:
 
 def baselines(study: str, answers: Answers | None = None) -> pd.DataFrame:
     """Return the fusions, each side alone, the light references, the runs that separate fine-tuning from co-attention,
-    and the member on the same backbones.
+    and the member, all on the same backbones: of several pairs, one that has a member, with the most rows.
     """
-    runs = {baseline(run.config): run for run in study_runs(study) if isinstance(run, TrainingRun)}
-    systems = {row: runs[row] for row in (*BASELINES, *MATCHED) if row in runs}
-    pairs = {resolved_backbones(run.config): run for run in map(open_training, member_runs(study))}
-    member = next((pairs.get(resolved_backbones(run.config)) for run in systems.values()), None)
+    configs = {run.name: run.config for run in study_runs(study) if isinstance(run, TrainingRun)}
+    named = {name: baseline(config) or "" for name, config in configs.items()}
+    row_of = {name: row for name, row in named.items() if row in (*BASELINES, *MATCHED)}
+    members = member_runs(study)
+
+    def beside(name: str) -> dict[str, str]:
+        """Return by row the newest run that reads no other backbones than the run of that name."""
+        return {row: other for other, row in row_of.items() if _reads_alike(configs[other], configs[name])}
+
+    def rank(name: str) -> tuple[bool, bool, int]:
+        others = beside(name).values()
+        return any(configs[other].sides for other in others), name in members, len(others)
+
+    first = max([*members, *row_of], key=rank, default="")
+    systems = beside(first) if first else {}
+    names = {row: systems[row] for row in (*BASELINES, *MATCHED) if row in systems}
+    names |= {"co-attention": first} if names and first in members else {}
     rows = []
-    for system, run in (systems | ({"co-attention": member} if member else {})).items():
-        row = {"system": system, **_scores(run, answers)}
-        if member:
-            row[GAINS] = "" if run is member else gain([member], [run])
-        rows.append(row | {"run": run.name})
+    for system, name in names.items():
+        row = {"system": system, **_scores(run := open_training(name), answers)}
+        if first in members:
+            row[GAINS] = "" if name == first else gain([open_training(first)], [run])
+        rows.append(row | {"run": name})
     return pd.DataFrame(rows)
 
 
@@ -136,8 +151,8 @@ def ensembles(study: str, answers: Answers | None = None) -> pd.DataFrame:
         summary, config = run.summary, run.config
         others = [name for name in config.members if baseline(open_training(name).config)]
         pairs = [names[name][::-1] for name in config.members if name not in others]  # (image, text)
-        grouping = " and ".join([_grouping(pairs), *([f"{len(others)} baselines"] if others else [])])
-        row = {"members": len(config.members), "grouping": grouping, "method": config.method}
+        parts = [_grouping(pairs)] * bool(pairs) + [f"{len(others)} baselines"] * bool(others)
+        row = {"members": len(config.members), "grouping": " and ".join(parts), "method": config.method}
         row |= {"evaluation": config.evaluation, **_scores(run, answers)}
         row["gain over best member"] = from_summary(run, "gain", signed=True)
         row["in-sample"] = f"{100 * summary['in_sample_macro_f1']:.1f}"
@@ -192,6 +207,11 @@ def runs(finished: list[Run]) -> pd.DataFrame:
         measured = {"seconds per step": "step_seconds", "process peak GB": "peak_memory_gb"}
         rows.append(row | {name: _measured(summary.get(key)) for name, key in measured.items()})
     return pd.DataFrame(rows)
+
+
+def _reads_alike(config: TrainConfig, other: TrainConfig) -> bool:
+    """Return whether the backbones that `config` reads are those of `other`."""
+    return all(resolve(getattr(config, side)) == resolve(getattr(other, side)) for side in config.sides)
 
 
 def _measured(value: float | None) -> str:

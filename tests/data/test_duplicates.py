@@ -13,11 +13,11 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from kit.analysis import plots
-from kit.analysis.leakage import count_duplicates, measure_leakage
+from kit.analysis.leakage import count_duplicates, measure_leakage, random_split
 from kit.core.exceptions import KitError
 from kit.data import duplicates, images
 from kit.data.duplicates import duplicate_groups, duplicate_kinds
-from kit.data.folds import assign_folds
+from kit.data.folds import assign_folds, holdout
 from kit.data.images import inspect_images
 
 
@@ -229,3 +229,23 @@ def test_the_figure_shows_duplicates_or_that_there_are_none(tmp_path):
     none = plots.duplicate_rows(frame, np.arange(8), {})
     assert none.get_suptitle() == "no duplicates among 8 items"
     plt.close("all")
+
+
+@pytest.mark.parametrize(
+    ("sizes", "validating"),
+    [
+        ([30, 20, 1], 10),  # a class of one item
+        ([4, 3, 2, 2], 3),  # too few items for the paper's split, which wants one of each class on either side
+        ([10, 1], 2),
+    ],
+)
+def test_classes_that_are_too_small_for_a_split_do_not_stop_the_measurement(sizes, validating):
+    labels = np.repeat(range(len(sizes)), sizes)
+    frame = pd.DataFrame({"label": labels})
+    validates = random_split(frame)
+    assert validates.sum() == validating
+    assert set(labels[~validates]) == set(labels)  # each class trains
+    whole = pd.DataFrame({"label": np.repeat([1, 2], [30, 20])})
+    assert (random_split(whole, seed=3) == holdout(whole["label"], 0.2, 3)).all()
+    with pytest.raises(KitError, match="of one class"):
+        random_split(frame[labels == 0])

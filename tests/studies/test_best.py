@@ -6,6 +6,7 @@ import signal
 import psutil
 import pytest
 import timm
+from fakes import catalogue
 from transformers import CONFIG_MAPPING
 
 from kit import cli
@@ -208,3 +209,37 @@ def test_the_recipes_backbones_exist(recipe):
         assert name in known or (image in IMAGE and IMAGE[image].file)
         assert text_work(text, min(config.max_tokens, 128))[0] > 1e9
         assert image_work(image, config.image_size)[0] > 1e8
+
+
+@pytest.mark.parametrize(
+    ("side", "named"),
+    [
+        ("text", ["tfidf", "light camembert", "light flaubert", "light mbert"]),
+        ("image", ["logistic_image", "light resnext101_32x8d"]),  # the third pair has the first one's images
+    ],
+)
+def test_a_catalogue_of_one_side_has_the_rungs_that_read_it(side, named, root):
+    ladder = best.rungs("best", {"data": catalogue(root, side), "recipe": "paper"}, PAIRS["paper"], seeds=2)
+    assert [rung.name for rung in ladder] == named
+    assert {side for rung in ladder for config in rung.configs for side in config.sides} == {side}
+    assert {config.system for rung in ladder[1:] for config in rung.configs} == {f"logistic_{side}"}
+
+
+def test_the_ladder_is_climbed_on_images_alone(climb, root, capsys):
+    data = catalogue(root, "image")
+    assert climb("--data", data) == 0
+    (name,) = climb.trained
+    assert name.startswith("best-logistic_image-")
+    file = submissions_folder() / "best" / "predictions.csv"
+    assert "7 rows" in check_submission(file, read_challenge(data))
+
+
+def test_without_backbones_for_the_images_alone_the_ladder_says_so(climb, root, capsys):
+    assert climb("--data", catalogue(root, "image"), "--images", "resnet152") == 1
+    assert "The image backbone 'resnet152'" in capsys.readouterr().err and not climb.trained
+
+
+def test_nothing_to_predict_is_told_with_what_to_do(climb, root, capsys):
+    assert climb("--data", catalogue(root, "text", test=False)) == 1
+    sentence = "has no test file, so there is nothing to submit: describe it again with kit catalogue … --test."
+    assert sentence in capsys.readouterr().err and not climb.trained

@@ -6,19 +6,22 @@ import os
 import numpy as np
 import pandas as pd
 import pytest
-from fakes import VALUES, fake, fake_study
+from fakes import VALUES, catalogue, fake, fake_study
 
 from kit.analysis.estimates import Answers
+from kit.cli import main
 from kit.config import train_config
 from kit.core.exceptions import KitError
 from kit.core.files import read_json, write_json
 from kit.core.paths import project
 from kit.data.challenge import read_challenge
+from kit.data.items import check_data
 from kit.runs import find_run, list_runs, open_run
-from kit.stacking.ensemble import ensemble_config, groupings, stack
+from kit.stacking.ensemble import compare, ensemble_config, groupings, stack
 from kit.stacking.stackers import METHODS
-from kit.studies import tables
+from kit.studies import pipeline, tables
 from kit.studies.choice import choice_of, choose, chosen, expectation, find_result
+from kit.studies.plan import Plan
 from kit.studies.report import notes, read_answers, write_report
 from kit.studies.study_runs import (
     ABLATIONS,
@@ -490,9 +493,131 @@ def test_members_come_in_the_same_order_whichever_was_trained_last(study):
     ],
 )
 def test_a_study_refuses_before_it_starts(more, sentence, root, tiny_data, tiny_texts, tiny_image, capsys):
-    from kit.cli import main
-
     texts = ["--texts", tiny_texts["bert"], "--images", tiny_image]
     assert main(["paper", "--study", "s", "--data", str(tiny_data), *texts, *more]) == 1
     assert sentence in capsys.readouterr().err
     assert not list((root / "runs").glob("*"))
+
+
+def test_05_stacks_one_member_with_the_baselines_but_no_run_alone(root):
+    (member,) = members(VALUES, ["camembert"], ["resnet152"])
+    fake(member, 0.9)
+    for names in ("", member.run):
+        with pytest.raises(KitError, match=f"A stack needs two finished runs, and .* has {member.run}: train"):
+            stacking_groups(names, "s")
+    light = baselines(VALUES, matched=False)[-2:]
+    for config in light:
+        fake(config, 0.7)
+    names = [member.run, *(config.run for config in light)]
+    assert stacking_groups("", "s") == {"all 1 and 2 baselines": names}
+    assert len(compare(stacking_groups("", "s"), ["blend"], "s")) == 1
+
+
+def test_05_stacks_fine_tuned_models_of_one_side_too(root):
+    configs = [train_config(**VALUES | {"run": f"s-{system}", "system": system}) for system in ("text", "tfidf")]
+    for config in configs:
+        fake(config, 0.7)
+    assert stacking_groups("", "s") == {"2 baselines": ["s-text", "s-tfidf"]}
+    assert list(tables.baselines("s")["system"]) == ["tfidf"]  # `text` there is the frozen one
+
+
+def test_baselines_are_compared_on_the_members_backbones(root):
+    """The newest baselines are on other backbones than the member, and share one of them."""
+    pairs = [("camembert", "resnet152"), ("camembert", "resnet50"), ("flaubert", "resnet152")]
+    systems = ("tfidf", "logistic", "logistic_text", "logistic_image", "neighbours")
+    for number, (text, image) in enumerate(pairs):
+        for system in systems[bool(number) :]:
+            values = VALUES | {"system": system, "text": text, "image": image}
+            fake(train_config(**values | {"run": f"s-{number}-{system}"}), 0.5, seed=number)
+    last = tables.baselines("s")
+    assert set(last["run"]) == {f"s-0-{system}" for system in ("tfidf", "logistic", "neighbours")} | {
+        "s-1-logistic_text",  # the same text
+        "s-2-logistic_image",
+    }
+    for text, image in pairs[1:2]:
+        fake(members(VALUES, [text], [image])[0], 0.9)
+    table = tables.baselines("s").set_index("system")["run"]
+    assert (table["logistic"], table["neighbours"], table["tfidf"]) == ("s-1-logistic", "s-1-neighbours", "s-0-tfidf")
+    assert (table["logistic_text"], table["logistic_image"]) == ("s-1-logistic_text", "s-1-logistic_image")
+    assert table["co-attention"] == "s-camembert-resnet50"
+
+
+def test_a_stack_of_light_members_alone_is_found_and_reported(root, tiny_data):
+    values = VALUES | {"data": str(tiny_data)}
+    light = baselines(values, matched=False)[-2:]
+    for seed, config in enumerate(light):
+        fake(config, 0.7, seed)
+    with pytest.raises(KitError, match="study 's' has no ensemble and no finished member yet: stack its runs"):
+        write_report("s")
+    assert find_result().name == light[-1].run
+    run = dataclasses.replace(ensemble_config([config.run for config in light], "members", "s"), run="s")
+    choose(stack(run))
+    for config in light[:1]:
+        fake(dataclasses.replace(config, run="s-later"), 0.2)  # the newest
+    assert choice_of("s").run.name == find_result().name == "s"
+    (root / "runs" / "s" / "choice.json").unlink()
+    assert choice_of("s").why.startswith("s, of 4 finished runs of the study 's': the ensemble of most members")
+    write_report("s")
+    text = (root / "runs" / "s" / "REPORT.md").read_text()
+    assert "| 2 baselines" in text and "the ensemble beats its best member" in text
+    assert "Table 1" not in text and "co-attention itself" not in text and "backbones stay frozen" not in text
+
+
+# --- catalogues without one side, or without items to predict
+
+
+@pytest.mark.parametrize(
+    ("side", "systems"), [("text", ["text", "tfidf", "logistic_text"]), ("image", ["image", "logistic_image"])]
+)
+def test_a_catalogue_of_one_side_has_the_baselines_that_read_it(side, systems, root):
+    values = VALUES | {"data": catalogue(root, side)}
+    configs = baselines(values)
+    assert [config.system for config in configs] == systems
+    check_data(configs[0])
+    helpful = f"has only {side}s, and co-attention, .*: take 02_baselines, 03_train with -p system {side}, or kit best"
+    for refused in (
+        lambda: members(values, ["camembert"], ["resnet152"]),
+        lambda: one_run(values),
+        lambda: ablations(values, 1),
+    ):
+        with pytest.raises(KitError, match=helpful):
+            refused()
+    assert one_run(values | {"system": side}).system == side
+
+
+def test_baselines_and_ablations_refuse_a_system(root):
+    for refused in (baselines, lambda values: ablations(values, 1)):
+        with pytest.raises(KitError, match="system cannot be set for baselines and ablations"):
+            refused(VALUES | {"system": "text"})
+
+
+def test_a_whole_study_refuses_a_catalogue_of_one_side(root, tiny_texts, tiny_image, capsys):
+    texts = ["--texts", tiny_texts["bert"], "--images", tiny_image]
+    assert main(["paper", "--study", "s", "--data", catalogue(root, "text"), *texts]) == 1
+    assert "described has only texts, and co-attention" in capsys.readouterr().err
+    assert not list((root / "runs").glob("*"))
+
+
+@pytest.mark.parametrize("test", [True, False])
+def test_a_study_of_one_member_is_stacked_and_submitted_only_if_there_is_something(
+    test, root, tiny_config, monkeypatch, capsys
+):
+    """What the notebooks do is recorded; the runs that they train are there."""
+    values = tiny_config | {"data": catalogue(root, "text", "image", test=test), "study": "s"}
+    text, image = values["text"], values["image"]
+    plan = Plan(values, [text], [image], 1, 1, again=False, matched=False)
+    executed, failed = [], {}
+    for config in (*plan.members, *plan.groups["02_baselines"][-2:]):
+        fake(config, 0.9)
+    monkeypatch.setattr(pipeline, "_execute", lambda notebook, *_, **__: executed.append(notebook))
+    pipeline.run_notebooks("s", plan, values, 1, 1, 0, again=False, matched=False, failed=failed)
+    assert executed[-3 + (not test) :] == ["05_ensemble", "06_error_analysis", "07_submission"][: 2 + test]
+    assert ("07_submission: left out" in capsys.readouterr().out) != test and not failed
+
+
+def test_a_study_without_a_run_names_the_steps_that_it_lacks(root, tiny_config, monkeypatch):
+    values = tiny_config | {"study": "s"}
+    plan, failed = Plan(values, [values["text"]], [values["image"]], 1, 1, again=False, matched=False), {}
+    monkeypatch.setattr(pipeline, "_execute", lambda *_, **__: None)
+    pipeline.run_notebooks("s", plan, values, 1, 1, 0, again=False, matched=False, failed=failed)
+    assert set(failed) == {"06_error_analysis", "07_submission"}
