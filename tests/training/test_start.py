@@ -8,6 +8,7 @@ import torch
 from kit.config import train_config
 from kit.core.exceptions import KitError
 from kit.runs import prepare_run
+from kit.training import probe as probe_module
 from kit.training.probe import WEIGHTS, fit_probe, make_probe, scale_sides
 from kit.training.run_trainer import hold_out, make_accelerator, prepare, train
 from kit.training.start import fit_start
@@ -22,8 +23,10 @@ def sides(items: int, classes: int, text: float, image: float) -> tuple[np.ndarr
     return np.hstack(told) + random.normal(size=(items, 128)), labels
 
 
+@pytest.mark.parametrize("searched", [probe_module.SEARCHED, 150])  # all items choose, or a part of them
 @pytest.mark.parametrize(("text", "image", "length"), [(0.6, 0.0, "least"), (0.0, 0.6, "most")])
-def test_a_side_that_tells_nothing_weighs_little(text, image, length):
+def test_a_side_that_tells_nothing_weighs_little(text, image, length, searched, monkeypatch):
+    monkeypatch.setattr(probe_module, "SEARCHED", searched)
     features, labels = sides(400, 4, text, image)
     probe = fit_probe(make_probe((64, 64)), features[:200], labels[:200], np.arange(200))
     lengths = [weights["image"] for weights in WEIGHTS]
