@@ -23,7 +23,7 @@ import kit.data.augment
 import kit.train
 import kit.training.fold_trainer
 import kit.training.run_trainer
-from kit.config import SYSTEMS, EnsembleConfig, train_config
+from kit.config import OWN, SYSTEMS, EnsembleConfig, train_config
 from kit.core.exceptions import KitError
 from kit.core.files import write_json
 from kit.data.folds import holdout, stratified_sample
@@ -246,7 +246,7 @@ def test_a_soup_takes_each_of_the_three_best_epochs_that_does_not_lower_it(root,
     assert np.allclose(torch.from_numpy(logits).softmax(1), run.predictions("oof")[2], atol=1e-5)
 
 
-@pytest.mark.parametrize("system", [system for system in SYSTEMS if system != "coattention"])
+@pytest.mark.parametrize("system", [system for system in SYSTEMS if system not in ("coattention", OWN)])
 def test_every_baseline_leaves_a_run(root, tiny_config, system, capsys):
     frozen = {"freeze_text": True, "freeze_image": True}
     result = prepare_run(train_config(**tiny_config, **frozen, system=system, folds=2, run=system))
