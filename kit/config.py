@@ -30,6 +30,7 @@ SYSTEMS = {  # system → the backbones that it reads
     "own": (),
 }
 OWN = "own"  # a model from elsewhere, of which a run has only what it predicts (`kit.training.own`)
+NOT_TRAINED = f"system={OWN!r} has nothing to train: kit.training.own:OwnMember writes what it predicts."
 # Fields that affect speed, memory or error tolerance, but not what is learned (`accumulate`: but for BatchNorm).
 SAME_RESULT = (
     "accumulate",

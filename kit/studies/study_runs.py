@@ -12,6 +12,7 @@ from typing import Any
 
 from kit.config import (
     LIGHT,
+    NOT_TRAINED,
     OWN,
     UNTRAINED,
     TrainConfig,
@@ -56,8 +57,13 @@ def members(values: dict, texts: list[str], images: list[str]) -> list[TrainConf
 
 
 def one_run(values: dict) -> TrainConfig:
-    """Return the configuration of one run. An unnamed full model of a study gets the name that it has there."""
+    """Return the configuration of one run to train. An unnamed full model of a study gets the name that it has there.
+
+    Raise KitError if there is nothing to train.
+    """
     config = train_config(**values)
+    if config.system == OWN:
+        raise KitError(NOT_TRAINED)
     if config.study and not values.get("run") and ablation(config) == "full":
         return members(values, [config.text], [config.image])[0]
     return config

@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from accelerate import PartialState
 
-from kit.config import OWN, TrainConfig
+from kit.config import NOT_TRAINED, OWN, TrainConfig
 from kit.core.arrays import read_arrays, write_arrays
 from kit.core.exceptions import KitError
 from kit.data.items import data_fingerprints, read_items
@@ -40,7 +40,7 @@ def fit(run: TrainingRun) -> None:
     if state.is_main_process:
         started, config = time.perf_counter(), run.config
         if config.system == OWN:
-            raise KitError(f"system={OWN!r} has nothing to train: kit.training.own:OwnMember writes what it predicts.")
+            raise KitError(NOT_TRAINED)
         run.clear()
         codes, frames = read_items(config)
         report_blank_images(run, frames)

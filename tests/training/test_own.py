@@ -8,6 +8,7 @@ from kit.core.exceptions import KitError
 from kit.export import export
 from kit.runs import open_run, prepare_run
 from kit.stacking.ensemble import ensemble_config, stack
+from kit.studies.study_runs import one_run
 from kit.training import light
 from kit.training.own import OwnMember
 
@@ -60,6 +61,8 @@ def test_an_own_member_is_not_overwritten_trained_or_exported(member, tmp_path):
         export("mine", tmp_path / "out")
     with pytest.raises(KitError, match="nothing to train"):
         light.fit(run)
+    with pytest.raises(KitError, match="nothing to train"):
+        one_run({"system": "own", "run": "mine"})
     assert (run.folder / "oof.parquet").read_bytes() == before
     member.write(confident(member, "train")[:, ::-1], confident(member, "test"), again=True)
     assert (run.folder / "oof.parquet").read_bytes() != before
