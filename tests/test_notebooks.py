@@ -25,6 +25,7 @@ from kit.notebook_parameters import parameter_types, read_parameters
 from kit.runs import list_runs, open_run
 from kit.stacking.stackers import METHODS
 from kit.studies import pipeline
+from kit.studies.pipeline import run_notebook
 from kit.studies.study_runs import ABLATIONS, BASELINES, ablations, baselines, one_run
 from kit.submission import check_submission
 
@@ -288,6 +289,17 @@ def test_05_to_07_run_twice_in_one_kernel(shell, root, tiny_data, capsys, monkey
         assert [folder.name for folder in (root / "submissions").iterdir()][-1:]
         assert (root / "submissions" / f"s-ensemble-all_2-{method}" / "y_test_pred.csv").is_file()
     assert "05_ensemble chose it" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(("kind", "shown"), [("Busy", "'own'"), ("KeyError", "KeyError: 'own'")])
+def test_a_cell_that_fails_says_why(kind, shown, root, monkeypatch):
+    def fail(*_):
+        raise PapermillExecutionError(1, 1, "table['own']", kind, "'own'", [])
+
+    monkeypatch.setattr("kit.studies.pipeline._papermill", fail)
+    with pytest.raises(KitError) as error:
+        run_notebook("01_eda", [])
+    assert str(error.value) == shown
 
 
 # --- a notebook that somebody has edited

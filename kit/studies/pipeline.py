@@ -81,10 +81,17 @@ def run_notebook(notebook: str, given: list[list[str]]) -> Path:
     try:
         _papermill(source, out, values, sys.stdout)
     except (PapermillExecutionError, RuntimeError) as error:  # the latter: the kernel died
-        raise KitError(str(getattr(error, "evalue", error)).strip()) from error
+        raise KitError(_reason(error)) from error
     finally:
         del os.environ[SHELL]
     return out
+
+
+def _reason(error: Exception) -> str:
+    """Return why a notebook failed: the sentence of a KitError; of any other error, which is none, its name as well."""
+    name, text = getattr(error, "ename", KitError.__name__), str(getattr(error, "evalue", error)).strip()
+    kinds: list[type[KitError]] = [KitError, *KitError.__subclasses__()]
+    return text if name in [kind.__name__ for kind in kinds] else f"{name}: {text}"
 
 
 def _folder(notebook: str, values: dict, known: dict) -> str:
@@ -220,8 +227,7 @@ def _execute(
         print(f"   {notebook} took {time.perf_counter() - started:.0f} s", flush=True)
     except (PapermillExecutionError, RuntimeError) as error:  # the latter: the kernel died
         name = folder if notebook == "03_train" else notebook
-        sentence = str(getattr(error, "evalue", error)).strip()
-        failed[name] = f"{sentence} (the notebook as far as it came: {out.with_suffix('.partial.ipynb')})"
+        failed[name] = f"{_reason(error)} (the notebook as far as it came: {out.with_suffix('.partial.ipynb')})"
         print(f"   failed: {failed[name]}", flush=True)
     finally:
         plan.look()
