@@ -1,6 +1,7 @@
 """The configurations of trainings and ensembles, and the recipes."""
 
 import dataclasses
+import difflib
 import hashlib
 import json
 import re
@@ -359,7 +360,8 @@ class TrainConfig:
 
     def _name(self) -> str:
         """Return a name made from the values that distinguish runs; changes of the recipe enter as a short hash."""
-        short = [short_name(value) for value in (self.data, self.text, self.image)]
+        short = [self.study or short_name(self.data), *([] if self.system == "coattention" else [self.system])]
+        short += [short_name(getattr(self, side)) for side in self.sides]
         plain = {"run", "study", "data", "text", "image", "recipe", "seed", *SAME_RESULT}
         values = {k: v for k, v in dataclasses.asdict(self).items() if k not in plain}
         usual = {field.name: field.default for field in dataclasses.fields(self)} | RECIPES[self.recipe]
@@ -440,8 +442,13 @@ class EnsembleConfig:
 
 
 def train_config(**values) -> TrainConfig:
-    """Return the configuration for notebook parameters; the recipe supplies values that are None."""
+    """Return the configuration for notebook parameters; the recipe supplies values that are None. Raise KitError if
+    there is no such field, or a value is invalid."""
     name, given = values.get("recipe", "paper"), {key: value for key, value in values.items() if value is not None}
+    fields = [field.name for field in dataclasses.fields(TrainConfig)]
+    for unknown in (key for key in given if key not in fields):
+        close = difflib.get_close_matches(unknown, fields, 1)
+        raise KitError(f"There is no field {unknown!r}.{f' Did you mean {close[0]}?' if close else ''}")
     system = given.get("system", "coattention")
     changes = BASELINE_RECIPES.get(name, {}) if system != "coattention" else {}
     changes = changes | (UNTRAINED if system in LIGHT else {})

@@ -85,6 +85,11 @@ def expectation(run: Run) -> str:
     summary = run.summary
     gain, low, high = (f"{100 * summary[key]:+.1f}" for key in ("gain", "gain_low", "gain_high"))
     method, count = summary.get("chosen", run.config.method), len(run.config.members)
+    if method == "single":
+        return (
+            f"The stack {run.name!r} submits its best member, {summary['best_member']}, alone: in inner folds no "
+            f"combination of its {count} members did better.{_caution(run)}"
+        )
     return (
         f"The stack {run.name!r} of {count} members (method {method}) is expected to move macro-F1 by {gain} [{low}, "
         f"{high}] points against its best member, {summary['best_member']}: {summary['evaluation']}, on validation "

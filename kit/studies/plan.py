@@ -145,7 +145,7 @@ def require_settings(configs: list[TrainConfig]) -> None:
         if (run.finished or run.begun) and (changed := run.changes(config)):
             raise KitError(
                 f"The run {run.name!r} exists with other settings than this study's ({', '.join(changed)}): give "
-                f"the study another name, remove {run.folder}, or pass -p again True to train everything again."
+                f"the study another name (--study NAME), remove {run.folder}, or pass -p again True to train all again."
             )
 
 

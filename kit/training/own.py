@@ -8,10 +8,10 @@ from typing import Any
 
 import numpy as np
 
-from kit.config import OWN, train_config
+from kit.config import OWN, TrainConfig, train_config
 from kit.core.exceptions import KitError
 from kit.data.items import data_fingerprints, read_items
-from kit.runs import TrainingRun, prepare_run
+from kit.runs import TrainingRun, list_runs, prepare_run
 from kit.training.summary import summarise_items
 
 
@@ -31,7 +31,27 @@ class OwnMember:
         self.config = train_config(**fields | {"run": run, "system": OWN})
         self.codes, self.frames = read_items(self.config)
         self.train, self.test = self.frames["train"], self.frames["test"]
+        self._require_the_studys_folds()
         self._started = time.perf_counter()
+
+    def _require_the_studys_folds(self) -> None:
+        """Raise KitError if the study has a run on other folds, which this member could not be stacked with."""
+        folds = self.train.set_index("id")["fold"]
+        folds = folds[folds >= 0]
+        for run in list_runs() if self.config.study else ():
+            try:
+                config = run.config
+            except KitError:  # another version's
+                continue
+            if not isinstance(config, TrainConfig) or config.study != self.config.study or run.name == self.config.run:
+                continue
+            theirs = run.predictions("oof")[0].set_index("id")["fold"]
+            if len(theirs) != len(folds) or (theirs != folds.reindex(theirs.index)).any():
+                names = ("data", "limit", "folds", "split", "val_share", "split_seed")
+                values = {name: getattr(config, name) for name in names}
+                differ = [f"{name}={value!r}" for name, value in values.items() if value != getattr(self.config, name)]
+                why = ", ".join(differ) or "other items"
+                raise KitError(f"{run.name!r} of the study {config.study!r} has other folds ({why}): take the same.")
 
     def write(self, oof: np.ndarray, test: np.ndarray | None = None, again: bool = False) -> TrainingRun:
         """Write the probabilities as a finished run, and return it.

@@ -35,6 +35,15 @@ def test_an_own_member_is_stacked_with_a_run_of_the_kit(member, tiny_config):
     assert stacked.mean_test().idxmax(axis=1).eq(member.codes[0]).all()
 
 
+def test_other_folds_than_the_studys_are_refused(member, tiny_config):
+    light.fit(prepare_run(train_config(**tiny_config, run="theirs", system="tfidf", folds=3, study="s")))
+    OwnMember("fits", **tiny_config, folds=3, study="s")
+    with pytest.raises(KitError, match=r"'theirs' of the study 's' has other folds \(folds=3\): take the same"):
+        OwnMember("other", **tiny_config, study="s")
+    with pytest.raises(KitError, match=r"There is no field .fold.\. Did you mean folds"):
+        OwnMember("other", **tiny_config, fold=3)
+
+
 @pytest.mark.parametrize(
     ("oof", "test", "sentence"),
     [
