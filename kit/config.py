@@ -360,7 +360,7 @@ class TrainConfig:
 
     def _name(self) -> str:
         """Return a name made from the values that distinguish runs; changes of the recipe enter as a short hash."""
-        short = [self.study or short_name(self.data), *([] if self.system == "coattention" else [self.system])]
+        short = [self.study[:60] or short_name(self.data), *([] if self.system == "coattention" else [self.system])]
         short += [short_name(getattr(self, side)) for side in self.sides]
         plain = {"run", "study", "data", "text", "image", "recipe", "seed", *SAME_RESULT}
         values = {k: v for k, v in dataclasses.asdict(self).items() if k not in plain}
