@@ -65,8 +65,8 @@ def duration(configs: list[TrainConfig], learned: int, predicted: int, images: f
         light, steps = config.system in LIGHT, config.steps(items_per_fold(config, learned))
         live = _live(config, learned + predicted, images)
         same_data = [run for run in past if run.config.data == config.data and 0.5 <= run.learned / learned <= 2]
-        alike = [run for run in (same_data if light else past) if run.pace and _kind(run.config) == _kind(config)]
-        paces = [run.pace for run in alike if run.pace and _live(run.config, run.items, images) == live]
+        alike = [run for run in (same_data if light else past) if _kind(run.config) == _kind(config)]
+        paces = [run.pace for run in alike if run.pace is not None and _live(run.config, run.items, images) == live]
         if not paces:
             seconds, measured = seconds + START * measured, False
         in_step = beside = 0.0  # operations of the backbones
