@@ -1,7 +1,6 @@
 """The configurations of trainings and ensembles, and the recipes."""
 
 import dataclasses
-import difflib
 import hashlib
 import json
 import re
@@ -13,7 +12,7 @@ from typing import Annotated, Any, Literal, get_args, get_origin
 
 from annotated_types import Ge, Le
 
-from kit.core.exceptions import KitError
+from kit.core.exceptions import KitError, did_you_mean
 
 LAUNCHER = "KIT_LAUNCHER"  # environment variable: the process that asked for a training and watches its folder
 SYSTEMS = {  # system → the backbones that it reads
@@ -447,8 +446,7 @@ def train_config(**values) -> TrainConfig:
     name, given = values.get("recipe", "paper"), {key: value for key, value in values.items() if value is not None}
     fields = [field.name for field in dataclasses.fields(TrainConfig)]
     for unknown in (key for key in given if key not in fields):
-        close = difflib.get_close_matches(unknown, fields, 1)
-        raise KitError(f"There is no field {unknown!r}.{f' Did you mean {close[0]}?' if close else ''}")
+        raise KitError(f"There is no field {unknown!r}.{did_you_mean(unknown, fields)}")
     system = given.get("system", "coattention")
     changes = BASELINE_RECIPES.get(name, {}) if system != "coattention" else {}
     changes = changes | (UNTRAINED if system in LIGHT else {})

@@ -2,11 +2,10 @@
 
 import ast
 import dataclasses
-import difflib
 from typing import Literal, get_origin, get_type_hints
 
 from kit.config import NAMES, TrainConfig, check_type
-from kit.core.exceptions import KitError
+from kit.core.exceptions import KitError, did_you_mean
 
 INJECTED = "# Parameters\n"  # first line of the cell that papermill inserts after the tagged one
 
@@ -28,8 +27,7 @@ def read_parameters(namespace: dict, types: dict[str, type]) -> dict:
     values = {name: namespace[name] for name in _assigned_names(namespace, types) if name in namespace}
     for name in values:
         if name not in types:
-            close = difflib.get_close_matches(name, types, 1)
-            hint = f" Did you mean {close[0]}?" if close else ""
+            hint = did_you_mean(name, types)
             raise KitError(f"There is no parameter {name!r}.{hint} The parameters are: {', '.join(types)}.")
     return {
         name: value if value is None and name in by_recipe else check_type(name, value, types[name])

@@ -1,6 +1,8 @@
-"""The error that users see, and a helper that shortens lists in its sentences."""
+"""The error that users see, and helpers for its sentences."""
 
+import difflib
 import re
+from collections.abc import Iterable
 
 
 class KitError(Exception):
@@ -20,6 +22,12 @@ class Busy(KitError):
 
 class OutOfMemory(KitError):
     """Memory ran out in several processes; config.json now asks for smaller batches, so start the run again."""
+
+
+def did_you_mean(name: str, known: Iterable[str]) -> str:
+    """Return a question for the closest of the `known` names, after a space; "" if none is close."""
+    close = difflib.get_close_matches(name, [*known], 1)
+    return f" Did you mean {close[0]}?" if close else ""
 
 
 def shorten(items, shown: int = 5) -> str:
