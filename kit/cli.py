@@ -59,7 +59,8 @@ def parser() -> argparse.ArgumentParser:
     report.set_defaults(action=lambda options: print(write_report(options.study)))
 
     runs = commands.add_parser("runs", help="list all runs with their scores and states; show one; compare two")
-    runs.set_defaults(action=lambda options: print(tell_board(board())))
+    runs.add_argument("--study", default="", help="list only the runs of this study")
+    runs.set_defaults(action=lambda options: print(tell_board(board(options.study))))
     about = runs.add_subparsers(metavar="COMMAND")
     one = about.add_parser("show", help="show one run: differences from its recipe, scores, worst classes, files")
     one.add_argument("name", help="name of the run")

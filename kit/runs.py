@@ -35,7 +35,7 @@ import numpy as np
 import pandas as pd
 
 from kit.config import SAME_RESULT, EnsembleConfig, TrainConfig, check_name
-from kit.core.exceptions import KitError, shorten
+from kit.core.exceptions import KitError, did_you_mean, shorten
 from kit.core.files import TRAIN_AGAIN, locked, now, read_json, read_time, write_atomically, write_json
 from kit.core.paths import runs_folder
 from kit.metrics import bootstrap_macro_f1, scores
@@ -211,8 +211,11 @@ class Run:
     def require(self) -> None:
         """Raise KitError if the run is missing or not finished."""
         if not self.folder.is_dir():
-            known = ", ".join(run.name for run in list_runs()) or "none yet"
-            raise KitError(f"There is no run {self.name!r} in {self.folder.parent}; finished runs: {known}.")
+            known = [run.name for run in list_runs()][::-1]
+            finished = f"finished runs, the newest first: {shorten(known, 10)}" if known else "no run is finished yet"
+            raise KitError(
+                f"There is no run {self.name!r} in {self.folder.parent}.{did_you_mean(self.name, known)} ({finished}.)"
+            )
         if not self.finished:
             raise KitError(f"The run {self.name!r} is not finished: start 03_train again with the same parameters.")
 

@@ -4,6 +4,7 @@ N items
 """
 
 import shutil
+import sys
 import textwrap
 from datetime import UTC, datetime
 from pathlib import Path
@@ -24,6 +25,7 @@ from kit.metrics import weighted_f1
 from kit.runs import Run, finished_at, open_run, run_at
 from kit.training.status import read_error, read_status
 
+WIDE = 10_000  # columns of a file or a pipe
 FLIPS = 10  # items that a comparison lists unless it lists all
 
 
@@ -41,11 +43,15 @@ def board(study: str = "") -> pd.DataFrame:
 
 
 def tell_board(frame: pd.DataFrame, width: int = 0) -> str:
-    """Return the result of `board` as text, two lines per run; `width`: columns of the text, 0: the terminal's."""
+    """Return the result of `board` as text, two lines per run.
+
+    `width`: columns of the text; 0: the terminal's, or as many as the longest line needs if the output is no terminal.
+    """
     if frame.empty:
-        return f"There is no run in {runs_folder()} yet."
-    width = width or shutil.get_terminal_size((100, 24)).columns
-    room = max(20, width - 52)
+        return f"{runs_folder()} has no run to list yet."
+    if not width:
+        width = shutil.get_terminal_size((100, 24)).columns if sys.stdout.isatty() else WIDE
+    room = min(max(20, width - 52), frame["run"].str.len().max())
     layout = "{:<%d}  {:<18}  {:>8}  {:>7}  {}" % room  # noqa: UP031 (braces within braces)
     lines = [layout.format("run", "macro-F1, per cent", "weighted", "time", "state")]
     for row in frame.itertuples(index=False):

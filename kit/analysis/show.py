@@ -1,6 +1,7 @@
-"""Tables as a notebook shows them."""
+"""Tables, and how to read them, as a notebook shows them."""
 
 import pandas as pd
+from IPython.display import Markdown
 from pandas.api.types import is_numeric_dtype
 from pandas.io.formats.style import Styler
 
@@ -15,3 +16,9 @@ def table(frame: pd.DataFrame | pd.Series, precision: int = 1) -> Styler:
     styles += [{"selector": f"th{column}, td{column}", "props": "text-align: right"} for column in numbers]
     style = frame.style.format(escape="html", precision=precision, na_rep="–").hide(axis="index")
     return style.set_table_styles(styles).set_table_attributes('class="tex2jax_ignore"')  # Jupyter leaves $ alone
+
+
+def legend(text: str) -> Markdown | None:
+    """Return how to read a table, to show below it; None for "". A terminal, which does not show the table, does not
+    print it either."""
+    return Markdown(text) if text else None

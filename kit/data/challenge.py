@@ -212,14 +212,15 @@ def _add_images(frame: pd.DataFrame, split: str, path: Path, images: dict) -> No
     frame["image_names"] = [("image_{}_product_{}.jpg".format(*key),) for key in keys]
 
 
-def _require_images(frame: pd.DataFrame, name: str, where: str, policy: str) -> None:
+def _require_images(frame: pd.DataFrame, name: str, where: str, policy: str, own: bool) -> None:
     pairs = zip(frame["image_names"], item_images(frame), strict=True)
     named = [pair for names, paths in pairs for pair in zip(names, paths or (None,), strict=True)]
     missing = [name for name, path in named if path is None]
     if missing and policy in ("require", "warn"):
+        elsewhere = "if they are elsewhere, describe the table again with kit catalogue … --images FOLDER; otherwise "
         sentence = (
             f"{len(missing)} of the {len(named)} images of {name} are missing under {where}: {shorten(missing, 3)}; "
-            "put them there, or train without them: -p missing blank."
+            f"{elsewhere * own}put them there, or train without them: -p missing blank."
         )
         if policy == "require":
             raise KitError(sentence)
@@ -261,7 +262,7 @@ def read_challenge(folder, clean_titles=True, clean_descriptions=True, images="r
             blank = pd.Series([None] * len(raw), dtype=object)
             raw = raw.drop(columns="image_paths", errors="ignore").assign(image_path=blank)
         if look:
-            _require_images(raw, source.tables[split].name, source.images[split], images)
+            _require_images(raw, source.tables[split].name, source.images[split], images, description is not None)
         frames[split] = clean_items(raw.drop(columns="image_names", errors="ignore"), clean_titles, clean_descriptions)
     return Challenge(source.edition, frames.pop("train"), frames, source.names, folder, description, per_item)
 

@@ -139,12 +139,14 @@ class Ladder:
 
     def tell(self) -> None:
         """Print the plan."""
-        total = 0.0
+        total, configs = 0.0, []
         for place, rung in enumerate(self.rungs, 1):
             state = "finished"
             if rung.todo:
-                seconds, measured = self.duration(rung.todo)
-                total += seconds
+                configs += rung.todo
+                measured, before = self.duration(rung.todo)[1], total
+                total = self.duration(configs)[0]  # rungs share features
+                seconds = total - before
                 steps = sum(config.steps(items_per_fold(config, self.items[0])) for config in rung.todo)
                 state = f"{steps:,} steps, " * bool(steps) + in_words(seconds) + " (estimated)" * (not measured)
             print(f"  {place:>2}  {rung.name:<60} {state}")
@@ -217,15 +219,42 @@ def limited(seconds: float | None) -> Iterator[None]:
 
 def add_options(parser: argparse.ArgumentParser) -> None:
     """Add the options of `run_ladder` to a parser."""
-    parser.add_argument("--study", default="best", help="the study's name: its stack is the run of that name")
-    parser.add_argument("--data", default=TrainConfig.data, help="challenge folder, either edition")
-    parser.add_argument("--recipe", default="laptop", help=", ".join(RECIPES))
-    parser.add_argument("--texts", default="", help="text backbones, separated by commas (default: the recipe's)")
-    parser.add_argument("--images", default="", help="image backbones, each beside the text backbone in its place")
-    parser.add_argument("--seeds", type=int, default=2, help="trainings per pair of backbones")
-    parser.add_argument("--max-minutes", type=float, help="end after so many minutes; the first rung is always made")
     parser.add_argument(
-        "-p", nargs=2, action="append", default=[], metavar=("FIELD", "VALUE"), help="a field of every run, or again"
+        "--study",
+        default="best",
+        help="the study's name, which its stack and the folder in submissions/ get too (default: %(default)s)",
+    )
+    parser.add_argument(
+        "--data",
+        default=TrainConfig.data,
+        help="challenge folder of either edition, or a catalogue (default: %(default)s)",
+    )
+    parser.add_argument("--recipe", default="laptop", help=f"{', '.join(RECIPES)} (default: %(default)s)")
+    parser.add_argument("--texts", default="", help="text backbones, comma-separated (default: the recipe's)")
+    parser.add_argument(
+        "--images",
+        default="",
+        help="image backbones, comma-separated: the first joins the first text backbone, and so on; of the shorter "
+        "list, they start again from its first (default: the recipe's)",
+    )
+    parser.add_argument(
+        "--seeds",
+        type=int,
+        default=2,
+        help="co-attention trainings per pair of backbones; 0: light members alone (default: %(default)s)",
+    )
+    parser.add_argument(
+        "--max-minutes",
+        type=float,
+        help="end after so many minutes with the best submission so far; the first rung is always made (default: none)",
+    )
+    parser.add_argument(
+        "-p",
+        nargs=2,
+        action="append",
+        default=[],
+        metavar=("FIELD", "VALUE"),
+        help="a field of every run that differs from the recipe, or again True, which trains finished runs again",
     )
 
 

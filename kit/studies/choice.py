@@ -88,12 +88,12 @@ def expectation(run: Run) -> str:
     if method == "single":
         return (
             f"The stack {run.name!r} submits its best member, {summary['best_member']}, alone: in inner folds no "
-            f"combination of its {count} members did better.{_caution(run)}"
+            f"combination of its {count} members did better."
         )
     return (
         f"The stack {run.name!r} of {count} members (method {method}) is expected to move macro-F1 by {gain} [{low}, "
         f"{high}] points against its best member, {summary['best_member']}: {summary['evaluation']}, on validation "
-        f"items.{_caution(run)}"
+        "items."
     )
 
 
@@ -102,12 +102,19 @@ def chosen(study: str) -> Run:
     return choice_of(study).run
 
 
-def find_result(name: str = "") -> Run:
-    """Return the finished run of that name; without a name, the run to submit of the study that was worked on last.
+def find_choice(name: str = "", study: str = "") -> Choice:
+    """Return the finished run of that name, or the run to submit of that study; without both, of the study that was
+    worked on last. Raise KitError if there is no such run, or if both are named."""
+    if name and study:
+        raise KitError(f"run {name!r} and study {study!r} both say what to take: leave one of them out.")
+    if study:
+        return choice_of(study)
+    return Choice(run := find_run(name), _caution(run).strip()) if name else _latest()
 
-    Print which run it is, from how many, and why. Raise KitError if there is no such run.
-    """
-    choice = _latest() if not name else Choice(run := find_run(name), _caution(run).strip())
+
+def find_result(name: str = "", study: str = "") -> Run:
+    """Return the run of `find_choice`, and print which it is, from how many, and why."""
+    choice = find_choice(name, study)
     if choice.why:
         print(choice.why)
     return choice.run

@@ -6,6 +6,7 @@ import dataclasses
 from kit.analysis.estimates import from_summary
 from kit.config import TrainConfig, bounded_name, train_config
 from kit.core.exceptions import KitError
+from kit.data.challenge import read_sides
 from kit.runs import EnsembleRun, Run, find_run, prepare_run
 from kit.stacking.members import is_current, open_members
 from kit.studies.pipeline import read_run_fields
@@ -21,7 +22,7 @@ def student_config(teacher: Run, values: dict) -> TrainConfig:
     """Return the configuration of the run that learns from `teacher`; `values` are fields that differ.
 
     It is that of the teacher's best co-attention member. If it has none, or another recipe is asked for, the recipe
-    makes it, on the items and backbones of the teacher's first member.
+    makes it, on the items and backbones of the teacher's first member; of items with one side, it reads that side.
     """
     names = teacher.config.members if isinstance(teacher, EnsembleRun) else (teacher.name,)
     members = open_members(names)
@@ -30,7 +31,8 @@ def student_config(teacher: Run, values: dict) -> TrainConfig:
     if best.system == "coattention" and "recipe" not in values:
         return dataclasses.replace(best, **run | values)
     first = {name: getattr(members[0].config, name) for name in (*ITEMS, *PAIR)}
-    return train_config(**first | run | values)
+    sides = read_sides(first["data"])
+    return train_config(**first | run | ({"system": sides[0]} if len(sides) == 1 else {}) | values)
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:

@@ -28,11 +28,11 @@ from kit.core.console import SHELL
 from kit.core.exceptions import KitError
 from kit.core.files import write_json
 from kit.core.machine import available_threads
-from kit.core.paths import notebooks_folder, project, runs_folder, submissions_folder
+from kit.core.paths import notebooks_folder, project, resolve, runs_folder, submissions_folder
 from kit.data.challenge import read_challenge
 from kit.notebook_parameters import assigned, parameter_types
 from kit.runs import EnsembleRun, open_run
-from kit.studies.choice import choice_of, chosen, find_result, preferred
+from kit.studies.choice import choice_of, chosen, find_choice, preferred
 from kit.studies.plan import RESERVED_FIELDS, Plan, is_done
 from kit.studies.report import read_answers, write_report
 from kit.studies.study_runs import baseline_runs, member_runs, one_run, study_runs
@@ -41,8 +41,8 @@ from kit.studies.study_runs import baseline_runs, member_runs, one_run, study_ru
 SHIPPED: dict[str, dict] = {
     "01_eda": {"items": 6, "seed": 0, "limit": 20000},
     "05_ensemble": {"members": "", "method": EnsembleConfig.method, "evaluation": EnsembleConfig.evaluation, "seed": 0},
-    "06_error_analysis": {"data": "", "top": 5, "worst": 12},
-    "07_submission": {"data": "", "edition": ""},
+    "06_error_analysis": {"study": "", "data": "", "top": 5, "worst": 12},
+    "07_submission": {"study": "", "data": "", "edition": ""},
 }
 
 
@@ -95,15 +95,19 @@ def _reason(error: Exception) -> str:
 
 
 def _folder(notebook: str, values: dict, known: dict) -> str:
-    """Return the name of the folder under runs/ that keeps the executed notebook."""
+    """Return the name of the folder under runs/ that keeps the executed notebook.
+
+    It is named after its run or study, or after the notebook and the data that it reads.
+    """
     if notebook in ("06_error_analysis", "07_submission"):
-        return find_result(values.get("run", "")).name
+        return find_choice(values.get("run", ""), values.get("study", "")).run.name
     if notebook == "03_train":
         fields = parameter_types(TrainConfig)
         return one_run({name: value for name, value in values.items() if name in fields}).run
     owner = next((name for name in ("study", "run") if name in known), "")
-    default = str(known[owner]["default"]).strip("\"'") if owner else notebook
-    return values.get(owner) or default
+    if not owner:
+        return "-".join(filter(None, (notebook, resolve(values["data"]).name if values.get("data") else "")))
+    return values.get(owner) or str(known[owner]["default"]).strip("\"'")
 
 
 def _papermill(source: Path, out: Path, values: dict, stream: io.TextIOBase | TextIO) -> None:

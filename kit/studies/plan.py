@@ -10,7 +10,7 @@ from kit.config import TrainConfig
 from kit.core.exceptions import KitError
 from kit.data.items import data_fingerprints, read_items
 from kit.models.backbones import check_backbones
-from kit.runs import open_run
+from kit.runs import open_run, prepare_run
 from kit.studies.study_runs import ablations, baselines, is_frozen, members
 from kit.training.status import read_status
 
@@ -44,7 +44,11 @@ class Plan:
         self.cannot = missing_backbones(self.configs)
         if all(config.run in self.cannot for config in self.members):
             raise KitError(next(iter(self.cannot.values())))
-        if not again:
+        if again:
+            for config in self.configs:
+                if config.run not in self.cannot:
+                    prepare_run(config, again)
+        else:
             require_settings(self.configs)
         frames = read_items(self.members[0])[1]
         self.items = int((frames["train"]["fold"] != 0).sum())  # number of items that a model trains on

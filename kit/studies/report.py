@@ -26,7 +26,7 @@ from kit.core.paths import project, resolve, runs_folder, submissions_folder
 from kit.data.challenge import EDITIONS, Challenge
 from kit.data.items import challenge_of
 from kit.data.table import read_table
-from kit.runs import EnsembleRun, Run, TrainingRun, open_run, open_training
+from kit.runs import EnsembleRun, Run, TrainingRun, open_training
 from kit.studies import claims, tables
 from kit.studies.choice import choice_of, expectation
 from kit.studies.paper_numbers import PAPER_BASELINE
@@ -290,7 +290,8 @@ def _epoch_choice(chosen: list[TrainingRun]) -> list[str]:
 
 def _failures(settings: dict) -> list[str]:
     failed = settings.get("failed", {})
-    return [f"**Missing: {name}.** {sentence}" for name, sentence in failed.items() if not open_run(name).finished]
+    missing = {name: text for name, text in failed.items() if not (runs_folder() / name / "summary.json").is_file()}
+    return [f"**Missing: {name}.** {sentence}" for name, sentence in missing.items()]
 
 
 def as_markdown(frame: pd.DataFrame) -> str:

@@ -97,10 +97,16 @@ def own_gain(compared: pd.DataFrame) -> pd.DataFrame:
 
 
 def explain_own_gain(compared: pd.DataFrame) -> str:
-    """Return what `own_gain` compares, and why the gain over the fusions is another question."""
+    """Return what `own_gain` compares, and why the gain over the fusions is another question; or what is lacking."""
+    if "concat" not in set(compared.get("system", ())):
+        return "Nothing to compare: the study has no run of `concat`, which reads texts and images."
     text = "What co-attention itself gains: its score minus that of `concat`, with the same backbones on both sides."
     model = next((open_training(row.run) for row in compared.itertuples() if row.system == "co-attention"), None)
-    if model and not is_frozen(model.config):
+    if not model:
+        return (
+            "Nothing to compare yet: train the model with 03_train and this study's name, then run this notebook again."
+        )
+    if not is_frozen(model.config):
         text += (
             " The gain over the frozen fusions, which is the paper's comparison, mixes it with what fine-tuning gains."
         )

@@ -14,8 +14,8 @@ from kit.core.console import Line, Terminal, accept_any_character, in_notebook
 from kit.core.exceptions import KitError
 from kit.core.files import write_json
 from kit.core.machine import available_gpus, available_threads
-from kit.core.paths import project, root
-from kit.runs import EnsembleRun, TrainingRun
+from kit.core.paths import project, resolve, root
+from kit.runs import EnsembleRun, TrainingRun, list_runs
 from kit.training.status import AT_WORK, read_error, read_status
 
 # Environment variables by which torchrun, Accelerate and MPI tell a process its rank and how it trains. If a pod or a
@@ -38,11 +38,13 @@ def launch(runs: list[TrainingRun], processes: int = 0, jobs: int = 1) -> None:
     them, and each needs its own memory.
 
     If a run fails, the others are still trained; then raise KitError with the sentence of the first that failed. Raise
-    KitError at once if a run is an ensemble, or `processes` or `jobs` is impossible.
+    KitError at once if a run is an ensemble or its study has runs on other data, or if `processes` or `jobs` is
+    impossible.
     """
     accept_any_character()
     if ensembles := [run.name for run in runs if isinstance(run, EnsembleRun)]:
         raise KitError(f"{', '.join(ensembles)} cannot be trained: 05_ensemble makes an ensemble, from trained runs.")
+    _require_one_catalogue(runs)
     gpus, waiting = available_gpus(), [run for run in runs if not run.finished]
     failed: dict[str, str] = {}
     count = processes or _most_processes(waiting, gpus)
@@ -63,6 +65,22 @@ def launch(runs: list[TrainingRun], processes: int = 0, jobs: int = 1) -> None:
         sentence = next(iter(failed.values()))
         others = f" ({len(failed)} of {len(runs)} runs failed: {', '.join(failed)})" if len(runs) > 1 else ""
         raise KitError(sentence + others)
+
+
+def _require_one_catalogue(runs: list[TrainingRun]) -> None:
+    """Raise KitError if a run's study has a finished one on other data: a study compares runs on the same items."""
+    places = {run.config.study: (run.name, resolve(run.config.data)) for run in runs if run.config.study}
+    for other in list_runs() if places else ():
+        try:
+            study, theirs = other.config.study, resolve(other.config.data)
+        except KitError:  # another version's
+            continue
+        name, ours = places.get(study, ("", theirs))
+        if theirs != ours and isinstance(other, TrainingRun):
+            raise KitError(
+                f"{name!r} would learn from {ours}, and {other.name!r} of the same study {study!r} learned from "
+                f"{theirs}: give each catalogue a study of its own, or remove {other.folder}."
+            )
 
 
 class _Crew:

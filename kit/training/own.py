@@ -11,7 +11,7 @@ import numpy as np
 from kit.config import OWN, TrainConfig, train_config
 from kit.core.exceptions import KitError
 from kit.data.items import data_fingerprints, read_items
-from kit.runs import TrainingRun, list_runs, prepare_run
+from kit.runs import TrainingRun, list_runs, open_run, prepare_run
 from kit.training.summary import summarise_items
 
 
@@ -67,12 +67,12 @@ class OwnMember:
         test = np.zeros((0, len(self.codes))) if test is None else np.asarray(test, dtype=float)
         self._require("oof", oof, 2, len(self.train), scored)
         self._require("test", test, 3 if test.ndim == 3 else 2, len(self.test))
+        if open_run(self.config.run).finished and not again:
+            raise KitError(f"There is a run {self.config.run!r}: choose another name, or replace it by again=True.")
         seconds = round(time.perf_counter() - self._started, 1)
         summary = {"system": OWN, "recipe": self.config.recipe, "seconds": seconds}
         summary |= summarise_items(self.frames, data_fingerprints(self.frames))
         run = prepare_run(self.config, again)
-        if run.finished:
-            raise KitError(f"There is a run {run.name!r}: choose another name, or replace it by again=True.")
         with run.alone():
             folds = test.reshape(-1, *test.shape[-2:])  # [F, N, K]
             run.write(self.codes, (self.train[scored], oof[scored]), (self.test, folds), summary)

@@ -92,6 +92,15 @@ def test_the_board_fits_a_terminal_of_100_columns(runs):
     assert "    demo: data /some/where" in "\n".join(lines)
 
 
+def test_a_pipe_gets_whole_names_of_the_runs_of_one_study(runs, capsys):
+    fake(train_config(run="a" * 70, recipe="demo", study="long"), 0.9)
+    assert cli.main(["runs", "--study", "long"]) == 0
+    out = capsys.readouterr().out
+    assert "a" * 70 in out and "words" not in out
+    assert cli.main(["runs", "show", "word"]) == 1
+    assert "Did you mean words?" in capsys.readouterr().err
+
+
 def test_weighted_f1_is_scikit_learns():
     true, predicted = np.random.default_rng(0).integers(0, 4, (2, 50))
     assert weighted_f1(true, predicted) == pytest.approx(f1_score(true, predicted, average="weighted"))

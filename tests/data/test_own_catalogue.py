@@ -228,6 +228,7 @@ def test_images_that_are_missing(folder, root):
     out = describe(folder / "items.csv", **COLUMNS, out=root / "mine")
     sentence = refusal(read_challenge, out)
     assert f"2 of the 5 images of items.csv are missing under {folder} (--images): none in line 3, gone.png" in sentence
+    assert "if they are elsewhere, describe the table again with kit catalogue … --images FOLDER" in sentence
     assert read_challenge(out, images="leave").train["image_path"].isna().tolist() == [False, True, False, True]
     with pytest.warns(UserWarning, match="-p missing blank"):
         read_challenge(out, images="warn")

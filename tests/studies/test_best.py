@@ -176,6 +176,12 @@ def test_the_order_is_the_gain_per_minute(climb, monkeypatch, capsys):
     assert ["tfidf" in plan[0], "co-attention" in plan[1], "light" in plan[2]] == [True] * 3
 
 
+def test_a_plan_counts_what_its_rungs_share_once(climb, monkeypatch, capsys):
+    monkeypatch.setattr(best, "duration", lambda configs, *_: (100.0 + len(configs), False))
+    climb("--max-minutes", "0")
+    assert "In all about 104 s" in capsys.readouterr().out  # four runs, and 100 s for all of them
+
+
 def test_an_estimate_gives_way_to_a_measured_pace(climb, tiny_config):
     climb("--max-minutes", "0")
     config = open_run("best-tfidf").config

@@ -54,8 +54,10 @@ def test_what_coattention_itself_gains_is_told_from_what_fine_tuning_gains(study
 
 def test_in_a_frozen_study_the_model_and_concat_are_like_for_like(root, tiny_data):
     values = VALUES | {"data": str(tiny_data), "recipe": "demo"}
-    fake(members(values, ["camembert"], ["resnet152"])[0], 0.9)
+    assert "no run of `concat`" in tables.explain_own_gain(pd.DataFrame())
     fake(baselines(values)[0], 0.5)
+    assert "train the model with 03_train" in tables.explain_own_gain(tables.baselines("s"))
+    fake(members(values, ["camembert"], ["resnet152"])[0], 0.9)
     table = tables.baselines("s")
     own = tables.own_gain(table)
     assert list(own["backbones"]) == ["frozen"] and own[tables.OWN_GAIN][0].value > 0

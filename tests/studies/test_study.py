@@ -2,6 +2,7 @@
 
 import dataclasses
 import os
+import shutil
 
 import numpy as np
 import pandas as pd
@@ -16,7 +17,7 @@ from kit.core.files import read_json, write_json
 from kit.core.paths import project
 from kit.data.challenge import read_challenge
 from kit.data.items import check_data
-from kit.runs import find_run, list_runs, open_run
+from kit.runs import find_run, list_runs, open_run, prepare_run
 from kit.stacking.ensemble import compare, ensemble_config, groupings, stack
 from kit.stacking.stackers import METHODS
 from kit.studies import pipeline, tables
@@ -39,6 +40,7 @@ from kit.studies.study_runs import (
     stacking_groups,
     study_runs,
 )
+from kit.training.launch import launch
 
 
 def test_members_are_every_pair_in_the_papers_order():
@@ -235,6 +237,8 @@ def test_answers_that_do_not_fit_are_refused(rows, sentence, tiny_data, tmp_path
 def test_without_a_name_what_the_study_submits_is_found(study):
     assert find_result() == chosen(study) != list_runs()[-1]
     assert find_result("s-no-bilstm-s0").name == "s-no-bilstm-s0"
+    with pytest.raises(KitError, match="leave one of them out"):
+        find_result("s-no-bilstm-s0", study)
     fake(train_config(run="alone"), 0.9)
     assert find_result().name == "alone"
 
@@ -254,6 +258,11 @@ def test_an_ensemble_with_baselines_is_none_of_the_papers_and_says_what_it_shoul
 
 
 # --- which run is submitted
+
+
+def test_the_choice_of_a_named_study_is_found_whatever_came_later(study):
+    fake(train_config(run="alone"), 0.9)
+    assert find_result(study=study) == chosen(study) != find_result()
 
 
 @pytest.fixture
@@ -613,6 +622,19 @@ def test_a_study_of_one_member_is_stacked_and_submitted_only_if_there_is_somethi
     pipeline.run_notebooks("s", plan, values, 1, 1, 0, again=False, matched=False, failed=failed)
     assert executed[-3 + (not test) :] == ["05_ensemble", "06_error_analysis", "07_submission"][: 2 + test]
     assert ("07_submission: left out" in capsys.readouterr().out) != test and not failed
+
+
+def test_a_planned_study_that_starts_again_forgets_its_runs_on_other_data(root, tiny_config, tiny_data):
+    values = tiny_config | {"study": "s"}
+    made = Plan(values, [values["text"]], [values["image"]], 1, 1, again=False, matched=False).members[0]
+    fake(made, 0.9)
+    other = str(shutil.copytree(tiny_data, root / "other"))
+    another = prepare_run(train_config(**values | {"data": other, "run": "another"}))
+    with pytest.raises(KitError, match=r"'another' would learn from .*other, and .*give each catalogue a study"):
+        launch([another])
+    values |= {"data": other}
+    Plan(values, [values["text"]], [values["image"]], 1, 1, again=True, matched=False)
+    assert not open_run(made.run).finished and open_run(made.run).config.data == other
 
 
 def test_a_study_without_a_run_names_the_steps_that_it_lacks(root, tiny_config, monkeypatch):

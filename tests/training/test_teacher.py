@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
+from fakes import catalogue, fake
 from interrupted import AGREE, count_asked, kill_after
 from PIL import Image
 
@@ -159,6 +160,13 @@ def test_a_stack_teaches_the_model_of_its_best_network(command, config, capsys):
     stack(open_run(stacked).config)
     assert command("-p", "lr", "0.02") == 1
     assert "changed since 'student' learned from it" in capsys.readouterr().err
+
+
+def test_on_one_side_the_student_reads_that_side(root):
+    data = catalogue(root, "text")
+    fake(train_config(run="tfidf", system="tfidf", data=data, recipe="demo"), 0.9)
+    student = distil.student_config(open_run("tfidf"), {})
+    assert (student.system, student.teacher) == ("text", "tfidf")
 
 
 def test_a_stack_that_was_scored_in_sample_teaches_nothing(root, config):
