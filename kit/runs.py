@@ -212,9 +212,9 @@ class Run:
         """Raise KitError if the run is missing or not finished."""
         if not self.folder.is_dir():
             known = [run.name for run in list_runs()][::-1]
-            finished = f"finished runs, the newest first: {shorten(known, 10)}" if known else "no run is finished yet"
+            finished = f"Finished runs, the newest first: {shorten(known, 10)}" if known else "No run is finished yet"
             raise KitError(
-                f"There is no run {self.name!r} in {self.folder.parent}.{did_you_mean(self.name, known)} ({finished}.)"
+                f"There is no run {self.name!r} in {self.folder.parent}.{did_you_mean(self.name, known)} {finished}."
             )
         if not self.finished:
             raise KitError(f"The run {self.name!r} is not finished: start 03_train again with the same parameters.")

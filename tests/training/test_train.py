@@ -626,7 +626,7 @@ def test_a_precision_that_the_device_lacks_is_refused_in_a_sentence(root, tiny_c
 def test_runs_are_found(root, run):
     assert [found.name for found in list_runs()] == ["tiny"]
     assert find_run().name == "tiny"
-    with pytest.raises(KitError, match=r"no run 'other' .* finished runs, the newest first: tiny"):
+    with pytest.raises(KitError, match=r"no run 'other' .* Finished runs, the newest first: tiny"):
         find_run("other")
     with pytest.raises(KitError, match="must be a folder name"):
         find_run("a" * 300)
