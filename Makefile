@@ -62,7 +62,7 @@ test-slow: $(READY)  ## the long ones: twenty kills in a row, several processes 
 bench: $(READY)  ## how fast the kit is, beside what one would use instead: a table with goals and verdicts
 	$(BIN)/python benchmarks/run.py
 
-bench-full: $(READY)  ## the long measurements: AutoGluon on all of data/emoji, every model and stack with three seeds
+bench-full: $(READY)  ## the long measurements: AutoGluon on both catalogues, every model and stack with three seeds
 	$(BIN)/python benchmarks/run.py --full
 
 lint: $(READY)  ## ruff, types, and notebooks committed without outputs

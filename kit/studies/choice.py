@@ -79,7 +79,7 @@ def _choice(study: str, runs: list[Run]) -> Choice | None:
 
 
 def expectation(run: Run) -> str:
-    """Return a sentence on what an ensemble is and how far it is expected to move the score; "" for a training."""
+    """Return a sentence on what an ensemble is and how many points it is expected to gain; "" for a training."""
     if not isinstance(run, EnsembleRun):
         return ""
     summary = run.summary
@@ -91,9 +91,9 @@ def expectation(run: Run) -> str:
             f"combination of its {count} members did better."
         )
     return (
-        f"The stack {run.name!r} of {count} members (method {method}) is expected to move macro-F1 by {gain} [{low}, "
-        f"{high}] points against its best member, {summary['best_member']}: {summary['evaluation']}, on validation "
-        "items."
+        f"The stack {run.name!r} of {count} members (method {method}) is expected to change macro-F1 by {gain} [{low}, "
+        f"{high}] points, compared with its best member, {summary['best_member']}: {summary['evaluation']}, on "
+        "validation items."
     )
 
 

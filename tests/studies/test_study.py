@@ -251,7 +251,7 @@ def test_an_ensemble_with_baselines_is_none_of_the_papers_and_says_what_it_shoul
     sentence = expectation(run)
     members = len(run.config.members)
     assert sentence.startswith(
-        f"The stack {run.name!r} of {members} members (method greedy) is expected to move macro-F1 by"
+        f"The stack {run.name!r} of {members} members (method greedy) is expected to change macro-F1 by"
     )
     assert run.summary["best_member"] in sentence and f"{100 * run.summary['gain_high']:+.1f}]" in sentence
     assert expectation(open_run(light[0])) == ""
