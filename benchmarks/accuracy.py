@@ -18,7 +18,7 @@ from kit.analysis.estimates import READING, Answers, Estimate, from_summary, mac
 from kit.config import train_config
 from kit.core.files import write_text
 from kit.data.challenge import read_challenge
-from kit.metrics import calibration_error, macro_f1, scores
+from kit.metrics import macro_f1, scores
 from kit.runs import Run, open_run, prepare_run
 from kit.stacking.ensemble import ensemble_config, stack
 from kit.studies.report import read_answers
@@ -132,6 +132,15 @@ def pooled(gains: list[Estimate]) -> Estimate:
         error += ((one.high - one.low) / (2 * 1.96 * len(gains))) ** 2
     half = 1.96 * error**0.5
     return Estimate(float(value), float(value - half), float(value + half), True)
+
+
+def calibration_error(probabilities: np.ndarray, labels: np.ndarray, bins: int = 15) -> float:
+    """Return the expected calibration error of probabilities `[N, K]`: the mean gap between the highest probability
+    and the accuracy, over `bins` bins with equally many items each (Nguyen and O'Connor 2015); `labels` `[N]`: class
+    indices."""
+    sure, right = probabilities.max(1), probabilities.argmax(1) == labels
+    parts = np.array_split(np.argsort(sure, kind="stable"), min(bins, len(labels)))
+    return float(sum(abs(sure[part].mean() - right[part].mean()) * len(part) for part in parts) / len(labels))
 
 
 def calibration(runs: list[Run]) -> tuple[float, float]:

@@ -120,7 +120,7 @@ def _catalogue(options: argparse.Namespace) -> None:  # in a shell, a relative p
 
 
 def _predict(options: argparse.Namespace) -> None:
-    from kit.predict import predict_table  # loads torch, which the other commands can do without
+    from kit.predict import predict_table  # which takes seconds to load
 
     paths = (value and value.absolute() for value in (options.items, options.images, options.out))
     print(predict_table(options.run, *paths))

@@ -124,9 +124,8 @@ PAIRS: dict[str, list[tuple[str, str]]] = {
 }
 # Further changes for the baselines: a small head on fixed features needs its own learning rate.
 BASELINE_RECIPES: dict[str, dict[str, Any]] = {
-    "paper": {},
-    "demo": {"epochs": 10, "lr": 1e-3, "lr_decay": 0.9, "keep": "last"},
-    "laptop": {"epochs": 10, "lr": 1e-3, "lr_decay": 0.9, "keep": "last"},
+    "demo": {"epochs": 10, "lr_decay": 0.9},
+    "laptop": {"epochs": 10, "lr_decay": 0.9},
 }
 
 
@@ -183,8 +182,8 @@ class TrainConfig:
     """
 
     data: str = "data/shop"  # challenge folder of either edition, or a catalogue of your own
-    text: str = "camembert"  # text backbone: camembert, flaubert, mbert, e5_small, minilm, a hub name or a directory
-    image: str = "resnet152"  # image backbone: resnet152, resnext101_32x8d, efficientnet_lite0/1/2, timm name or folder
+    text: str = "camembert"  # text backbone: a name of kit.models.registry.TEXT, a hub name or a directory
+    image: str = "resnet152"  # image backbone: a name of kit.models.registry.IMAGE, a timm name or a directory
     recipe: Annotated[str, RECIPES] = "paper"  # sets every parameter that is not given
     run: str = ""  # name of the run's folder under runs/; empty: derived from the other parameters
     study: str = ""  # name of the study that the run belongs to
@@ -230,7 +229,7 @@ class TrainConfig:
     keep: Literal["best", "last", "soup", "held_out"] = (
         "best"  # epoch whose model is used; best: by validation macro-F1
     )
-    curve: bool = True  # validate after every epoch; False (only if keep is last): after the last one only
+    curve: bool = True  # validate after every epoch; False (if keep is last or held_out): after the last one only
     # The paper gives new layers ".01 times the learning rate of the base network to avoid over-fitting of the learned
     # features". Here it is the other way round, as that reason demands and as in the authors' code (0.1 there): new
     # layers learn at lr, pretrained ones at 0.01 times lr.
@@ -291,9 +290,9 @@ class TrainConfig:
                 raise KitError(
                     f"{name}={getattr(self, name)!r} is not in this shell's encoding: rename it, or set LC_ALL=C.UTF-8."
                 )
-        if self.bilstm and self.width % 2:
+        if self.system == "coattention" and self.bilstm and self.width % 2:
             raise KitError(f"width={self.width} must be even: each direction of the BiLSTM provides one half.")
-        if not self.coattention and self.attention != "both":
+        if self.system == "coattention" and not self.coattention and self.attention != "both":
             other = "image" if self.attention == "text" else "text"
             raise KitError(
                 f"attention={self.attention!r} with coattention=False never reads the {other}: take "

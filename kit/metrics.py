@@ -5,6 +5,7 @@ N items · K classes
 
 import numpy as np
 from scipy.optimize import minimize_scalar
+from scipy.special import log_softmax
 
 
 def confusion(true: np.ndarray, predicted: np.ndarray, classes: int) -> np.ndarray:
@@ -99,17 +100,10 @@ def softmax(logits: np.ndarray) -> np.ndarray:
 def temperature(logits: np.ndarray, labels: np.ndarray) -> tuple[float, float]:
     """Return the temperature by which logits `[N, K]` lose least on labels `[N]`, and that loss (Guo et al. 2017)."""
 
+    rows = np.arange(len(labels))
+
     def loss(log_temperature: float) -> float:
-        return scores(softmax(logits / np.exp(log_temperature)), labels)["loss"]
+        return -log_softmax(logits / np.exp(log_temperature), axis=1)[rows, labels].mean()
 
     best = minimize_scalar(loss, bounds=(-3, 3), method="bounded")
     return float(np.exp(best.x)), float(best.fun)
-
-
-def calibration_error(probabilities: np.ndarray, labels: np.ndarray, bins: int = 15) -> float:
-    """Return the expected calibration error of probabilities `[N, K]`: the mean gap between the highest probability
-    and the accuracy, over `bins` bins with equally many items each (Nguyen and O'Connor 2015); `labels` `[N]`: class
-    indices."""
-    sure, right = probabilities.max(1), probabilities.argmax(1) == labels
-    parts = np.array_split(np.argsort(sure, kind="stable"), min(bins, len(labels)))
-    return float(sum(abs(sure[part].mean() - right[part].mean()) * len(part) for part in parts) / len(labels))

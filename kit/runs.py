@@ -221,7 +221,7 @@ class Run:
 
 
 class TrainingRun(Run):
-    """The folder of a training: of a network, or of a linear model."""
+    """The folder of a training: of a network, or of a light baseline; or a member from elsewhere."""
 
     @property
     def config(self) -> TrainConfig:
@@ -261,7 +261,7 @@ def open_run(name: str) -> Run:
 
 
 def open_training(name: str) -> TrainingRun:
-    """Return the finished training of that name. Raises KitError, also if it is an ensemble."""
+    """Return the finished training of that name. Raise KitError also if it is an ensemble."""
     run = open_run(name)
     run.require()
     if isinstance(run, EnsembleRun):

@@ -97,6 +97,7 @@ def _train_all(arguments: list[str], state: PartialState, watch: Watch, teller: 
 def _train_one(run: TrainingRun, state: PartialState, watch: Watch, teller: Teller) -> int:
     """Train one run; return the exit status."""
     main = state.is_main_process
+    teller.begin()
     try:
         run.config  # noqa: B018 (asked before the lock, which would make a folder that is not there)
         finished = _finished(run)

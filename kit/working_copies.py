@@ -21,7 +21,7 @@ def copy_notebooks(shipped: Path, work: Path) -> list[str]:
     paths, record, sentences = sorted(shipped.glob("*.ipynb")), work / ".shipped.json", []
     if not paths:
         raise KitError(f"{shipped} has no notebooks: run this from the project's folder, after pip install -e.")
-    copied = read_json(record) if record.is_file() else {}  # name → hash of the copied version
+    copied = read_json(record, "remove it") if record.is_file() else {}  # name → hash of the copied version
     for path in paths:
         copy, content = work / path.name, path.read_bytes()
         current = copy.read_bytes() if copy.exists() else None

@@ -104,9 +104,12 @@ def check_make(words: list[str]) -> None:
         assert re.search(rf"^{target}:", makefile, re.MULTILINE), f"the Makefile has no target {target}"
     for variable in settings:
         assert f"$({variable})" in makefile, f"the Makefile has no variable {variable}"
-    if "paper" in words:
+    for target in {"paper", "best"} & set(words):
         options = shlex.split(settings.get("OPTIONS", ""))
-        cli.parser().parse_args(["paper", *options])
+        try:
+            cli.parser().parse_args([target, *options])
+        except SystemExit:
+            pytest.fail(f"kit refuses {options}")
         check_values(given(options), {*FIELDS, "processes", "again"})
         for variable, names in {"TEXTS": registry.TEXT, "IMAGES": registry.IMAGE}.items():
             assert {name for name in settings.get(variable, "").split(",") if name} <= set(names)
@@ -144,6 +147,10 @@ def check_hub(words: list[str]) -> None:
     assert words[2] in hub, f"{words[2]} is no backbone of the registry"
 
 
+def check_source(words: list[str]) -> None:
+    assert words[1:] == [".venv/bin/activate"]
+
+
 CHECKS = {
     "kit": check_kit,
     "make": check_make,
@@ -151,7 +158,7 @@ CHECKS = {
     "accelerate": check_accelerate,
     "python": check_python,
     "hf": check_hub,
-    "source": lambda words: words[1] == ".venv/bin/activate",
+    "source": check_source,
 }
 
 
@@ -176,6 +183,8 @@ WRONG = [
     "make papers",
     "make paper SEED=3",
     "make paper OPTIONS='-p epoch 3'",
+    "make best OPTIONS='--sead 3'",
+    "source venv/bin/activate",
     "papermill notebooks/03_train.ipynb -p run second",
     "python -m kit.story",
     "hf download almanach/nothing",

@@ -75,14 +75,15 @@ def write_json(path: Path, content: dict) -> None:
     write_text(path, json.dumps(content, indent=1, ensure_ascii=False) + "\n")
 
 
-def read_json(path: Path) -> dict:
+def read_json(path: Path, advice: str = TRAIN_AGAIN) -> dict:
+    """Return the object in a file. Raise KitError, with `advice` on what to do, if there is none."""
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
         if not isinstance(content, dict):
             raise ValueError("no JSON object")
         return content
     except (OSError, ValueError) as error:
-        raise KitError(f"{path} cannot be read ({error}): {TRAIN_AGAIN}.") from error
+        raise KitError(f"{path} cannot be read ({error}): {advice}.") from error
 
 
 def now() -> str:

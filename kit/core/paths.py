@@ -14,7 +14,7 @@ MARK = re.compile(r'^name = "rakuten-notebook-kit"$', re.MULTILINE)  # in a proj
 
 
 def project() -> Path:
-    """Return the folder in which relative paths start. Raises KitError if there is none.
+    """Return the folder in which relative paths start. Raise KitError if there is none.
 
     The project is the one that the user stands in, else the one that this package is part of, else KIT_ROOT. Processes
     that the kit starts are told by KIT_PROJECT.
@@ -32,23 +32,23 @@ def project() -> Path:
 
 
 def root() -> Path:
-    """Return the folder of runs/, submissions/ and cache/: KIT_ROOT if it is set, else the project. Raises KitError."""
+    """Return the folder of runs/, submissions/ and cache/: KIT_ROOT if it is set, else the project. Raise KitError."""
     place = _kit_root()
     return (place if place.is_absolute() else project() / place).resolve()
 
 
 def runs_folder() -> Path:
-    """Return the folder with one folder per run. Raises KitError."""
+    """Return the folder with one folder per run. Raise KitError."""
     return root() / "runs"
 
 
 def submissions_folder() -> Path:
-    """Return the folder of submission files, one folder per run. Raises KitError."""
+    """Return the folder of submission files, one folder per run. Raise KitError."""
     return root() / "submissions"
 
 
 def cache_folder() -> Path:
-    """Return the folder of what can be computed again. Raises KitError."""
+    """Return the folder of what can be computed again. Raise KitError."""
     return _private[-1] if _private else root() / "cache"
 
 
@@ -64,7 +64,7 @@ def private_cache() -> Iterator[None]:
 
 
 def notebooks_folder() -> Path:
-    """Return the folder of the shipped notebooks. Raises KitError."""
+    """Return the folder of the shipped notebooks. Raise KitError."""
     return project() / "notebooks"
 
 
@@ -80,7 +80,7 @@ def find_project(start: Path) -> Path | None:
 def resolve(path) -> Path:
     """Return an absolute path; a relative one starts at the project, wherever the notebook's kernel was started.
 
-    Raises KitError.
+    Raise KitError.
     """
     try:
         place = Path(path).expanduser()

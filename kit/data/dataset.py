@@ -61,8 +61,10 @@ class Pixels:
 
     key = "pixels"
 
-    def __init__(self, paths: list[str | None], size: int, cached: np.ndarray | None = None):
-        self.paths, self.size, self.cached = paths, size, cached
+    cached: np.ndarray | None = None
+
+    def __init__(self, paths: list[str | None], size: int):
+        self.paths, self.size = paths, size
         self.item_bytes = size * size * 3
 
     def batch(self, places: np.ndarray) -> Tensor:

@@ -25,7 +25,7 @@ from kit.core.exceptions import KitError
 from kit.data.folds import split_up_to
 from kit.metrics import bootstrap_macro_f1, macro_f1
 from kit.runs import STACKER, EnsembleRun, open_run, prepare_run
-from kit.stacking.members import Members, _percent, is_current, open_members, read_members
+from kit.stacking.members import Members, is_current, open_members, read_members
 from kit.stacking.stackers import METHODS, Best, Blend, Single, Tempered
 
 TOO_GOOD = "in-sample: the ensemble is scored on the items that it learned from, so its scores are too good."
@@ -93,11 +93,10 @@ def stack(config: EnsembleConfig, again: bool = False) -> EnsembleRun:
     if earlier and not again and not earlier.changes(config) and is_current(earlier):
         return earlier
     members = read_members(config.members)
-    if earlier and config.study and config.members != earlier.config.members:
-        again = True  # the study has other members now
-    run = prepare_run(config, again)
-    if run.finished:  # of the same configuration, but its members changed
-        run = prepare_run(config, again=True)
+    if earlier and (not earlier.changes(config) or (config.study and config.members != earlier.config.members)):
+        again = True  # its members changed, or the study has other members now
+    if found.finished and not again:
+        prepare_run(config)  # says why it is in the way
 
     X = members.oof.transpose(1, 0, 2)  # [N, M, K]
     stacker = _fit(members, config, np.arange(len(X)))
@@ -113,8 +112,10 @@ def stack(config: EnsembleConfig, again: bool = False) -> EnsembleRun:
     if isinstance(inner, (Single, Blend)):
         summary["weights"] = dict(zip(members.names, inner.weights_.tolist(), strict=True))
     summary["seconds"] = round(time.perf_counter() - started, 1)
-    write_arrays(run.folder / STACKER, stacker.state())
-    run.write(members.codes, (members.items, scored), (members.test_items, test[None]), summary)
+    run = prepare_run(config, again)
+    with run.alone():
+        write_arrays(run.folder / STACKER, stacker.state())
+        run.write(members.codes, (members.items, scored), (members.test_items, test[None]), summary)
     return run
 
 
@@ -234,8 +235,9 @@ def compare(
     rows = []
     for label, method in Bar(pairs, desc="ensembles", leave=False):
         summary = stack(ensemble_config(groups[label], label, study, method=method, seed=seed), again).summary
-        row = {"ensemble": label, "method": method, **_percent(summary)}
-        row |= {name: 100 * summary[name.replace(" ", "_")] for name in ("gain", "gain low", "gain high")}
+        names = {"macro-F1": "macro_f1", "low": "macro_f1_low", "high": "macro_f1_high"}
+        names |= {name: name.replace(" ", "_") for name in ("gain", "gain low", "gain high")}
+        row = {"ensemble": label, "method": method} | {name: 100 * summary[key] for name, key in names.items()}
         row["in-sample"] = 100 * summary["in_sample_macro_f1"]
         rows.append(row | {"seconds": summary["seconds"], "run": summary["run"]})
     return pd.DataFrame(rows)

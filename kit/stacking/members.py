@@ -131,11 +131,6 @@ def member_backbones(names: Iterable[str]) -> dict[str, tuple[str, str]]:
     return {run.name: (run.config.text, run.config.image) for run in open_members(names)}
 
 
-def _percent(summary: dict) -> dict[str, float]:
-    names = {"macro-F1": "macro_f1", "low": "macro_f1_low", "high": "macro_f1_high"}
-    return {name: 100 * summary[key] for name, key in names.items()}
-
-
 def both_wrong(members: Members) -> pd.DataFrame:
     """Return in per cent how many items two members both get wrong, `[M, M]`; the diagonal has their error rates."""
     wrong = (members.predicted != members.labels).astype(float)

@@ -111,6 +111,7 @@ class Ladder:
 
     def __init__(self, study: str, values: dict, pairs: list[tuple[str, str]], seeds: int, again: bool):
         self.study, self.started = study, time.monotonic()
+        self.submitted: Run | None = None
         ladder = rungs(study, values, pairs, seeds)
         if isinstance(open_run(study), TrainingRun):
             raise KitError(f"The run {study!r} is a training, and the study's stack would have its name: pass --study.")
@@ -118,13 +119,14 @@ class Ladder:
         if not challenge.test:
             raise KitError(f"{values['data']} has no test file, so there is nothing to submit: {challenge.add_test}.")
         self.configs = [config for rung in ladder for config in rung.configs]
-        for config in self.configs if again else []:
-            prepare_run(config, again)
-        require_settings(self.configs)
         frames = read_items(self.configs[0])[1]
+        self.cannot = missing_backbones(self.configs)
+        for config in self.configs if again else []:
+            if config.run not in self.cannot:
+                prepare_run(config, again)
+        require_settings(self.configs)
         require_data(frames, self.configs)
         self.items = len(frames["train"]), len(frames["test"]), challenge.images_per_item
-        self.cannot = missing_backbones(self.configs)
         able = [replace(rung, configs=[c for c in rung.configs if c.run not in self.cannot]) for rung in ladder]
         if not (able := [rung for rung in able if rung.configs]):
             raise KitError(next(iter(self.cannot.values())))
@@ -186,7 +188,7 @@ class Ladder:
             self.submit(label)
         return failed
 
-    def submit(self, label: str) -> Run:
+    def submit(self, label: str) -> None:
         """Stack all finished members, write the submission and print a line about it."""
         names = [config.run for config in self.configs if is_done(config)]  # the rungs' order may change
         run = open_run(names[0])
@@ -198,7 +200,7 @@ class Ladder:
         score = from_summary(run, "macro_f1")
         count = f"{len(names)} member{'s' * (len(names) > 1)}"
         print(f"{label}: macro-F1 {score}, {count}, {self.minutes:.1f} min → {folder}", flush=True)
-        return run
+        self.submitted = run
 
 
 @contextmanager
@@ -277,8 +279,8 @@ def run_ladder(options: argparse.Namespace) -> int:
     except KeyboardInterrupt:
         print("\nInterrupted: the same command resumes.", file=sys.stderr)
         return 130
-    if open_run(options.study).finished:
-        print(expectation(open_run(options.study)))
+    if ladder.submitted and (sentence := expectation(ladder.submitted)):
+        print(sentence)
     for name, sentence in failed.items():
         print(f"FAILED {name}: {sentence}", file=sys.stderr)
     return int(bool(failed))

@@ -13,8 +13,19 @@ from kit.studies.pipeline import read_run_fields
 from kit.training.launch import launch
 from kit.training.teacher import teacher_fingerprint
 
-# what decides on which items a run trains and is scored, which the student has in common with its teacher
-ITEMS = ("data", "limit", "folds", "split", "val_share", "split_seed", "clean_titles", "clean_descriptions", "missing")
+# what decides on which items a run trains and is scored, or what faults they may have: the student's are its teacher's
+ITEMS = (
+    "data",
+    "limit",
+    "folds",
+    "split",
+    "val_share",
+    "split_seed",
+    "clean_titles",
+    "clean_descriptions",
+    "missing",
+    "corrupt",
+)
 PAIR = ("recipe", "text", "image", "pretrained")
 
 

@@ -71,14 +71,14 @@ def duration(configs: list[TrainConfig], learned: int, predicted: int, images: f
             seconds, measured = seconds + START * measured, False
         in_step = beside = 0.0  # operations of the backbones
         for side in config.sides:
-            backbone = _backbone(config, side)
-            operations = (images if side == "image" else 1) * _work(*backbone)[0]  # per item
+            outputs = _outputs(config, side)
+            operations = (images if side == "image" else 1) * _work(*_backbone(config, side))[0]  # per item
             if side not in config.frozen or side in live:  # three passes to train, of which one is forward
                 in_step += (1 if side in live else 3) * config.batch_size * operations
                 beside += _only_forward(config, learned, predicted) * operations
-            elif backbone not in computed and not any(_has_kept(run, backbone, images) for run in same_data):
+            elif outputs not in computed and not any(_has_kept(run, outputs, images) for run in same_data):
                 beside, measured = beside + (learned + predicted) * operations, False
-            computed.add(backbone)
+            computed.add(outputs)
         seconds += beside / _speed() if beside else 0
         if paces:
             seconds += paces[-1] * (learned if light else steps)
@@ -120,8 +120,15 @@ def _kind(config: TrainConfig) -> tuple:
 
 
 def _backbone(config: TrainConfig, side: str) -> tuple[str, str, int]:
-    """Return what a side's outputs depend on, beside the items: the side, its backbone, and the size of its inputs."""
+    """Return a side, its backbone, and the size of its inputs."""
     return side, getattr(config, side), config.max_tokens if side == "text" else config.image_size
+
+
+def _outputs(config: TrainConfig, side: str) -> tuple[str, str, int, bool]:
+    """Return what a frozen backbone's kept outputs depend on, beside the items: `_backbone`, and if they are kept in
+    half precision."""
+    half = config.precision in ("bf16", "fp16") or (config.precision == "auto" and bool(available_gpus()))
+    return *_backbone(config, side), half and config.system not in LIGHT
 
 
 def _only_forward(config: TrainConfig, learned: int, predicted: int) -> int:
@@ -137,21 +144,20 @@ def _live(config: TrainConfig, items: float, images: float) -> list[str]:
     """Return the sides whose frozen backbone runs in every step, because its outputs for all items exceed `features_gb`
     (`kit.training.features`); each text counts as `max_tokens` long, which it is at most."""
     live = []
-    half = config.precision in ("bf16", "fp16") or (config.precision == "auto" and available_gpus())
     for side in config.frozen:
         if config.pooled and not (side == "text" and config.train_text_layers):
             continue  # only its means are kept
         _, numbers, depth = _work(*_backbone(config, side))
         numbers *= len(range(depth + 1)[fixed_layers(config, depth)]) if side == "text" else images
-        if items * numbers * (2 if half else 4) > config.features_gb * 2**30:
+        if items * numbers * (2 if _outputs(config, side)[-1] else 4) > config.features_gb * 2**30:
             live.append(side)
     return live
 
 
-def _has_kept(run: _Past, backbone: tuple[str, str, int], images: float) -> bool:
+def _has_kept(run: _Past, outputs: tuple[str, str, int, bool], images: float) -> bool:
     """Return whether the run has left a frozen backbone's outputs in the cache."""
-    side = backbone[0]
-    frozen = side in run.config.frozen and _backbone(run.config, side) == backbone
+    side = outputs[0]
+    frozen = side in run.config.frozen and _outputs(run.config, side) == outputs
     return frozen and side not in _live(run.config, run.items, images)
 
 

@@ -135,6 +135,11 @@ class Named(io.TextIOBase):
         sys.stdout.write("".join(f"{self.name}: {line}\n" for line in lines))
         return len(text)
 
+    def close(self) -> None:
+        if not self.closed and self.pending:
+            self.write("\n")
+        super().close()
+
     def flush(self) -> None:
         sys.stdout.flush()
 

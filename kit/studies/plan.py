@@ -44,13 +44,12 @@ class Plan:
         self.cannot = missing_backbones(self.configs)
         if all(config.run in self.cannot for config in self.members):
             raise KitError(next(iter(self.cannot.values())))
-        if again:
-            for config in self.configs:
-                if config.run not in self.cannot:
-                    prepare_run(config, again)
-        else:
+        if not again:
             require_settings(self.configs)
         frames = read_items(self.members[0])[1]
+        for config in self.configs if again else []:
+            if config.run not in self.cannot:
+                prepare_run(config, again)
         self.items = int((frames["train"]["fold"] != 0).sum())  # number of items that a model trains on
         self.tests = len(frames["test"])
         if not again:

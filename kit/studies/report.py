@@ -63,7 +63,8 @@ def write_report(study: str) -> Path:
     Raise KitError if the study has neither a member nor an ensemble, or if its data is damaged.
     """
     folder = runs_folder() / study
-    settings = read_json(folder / "study.json") if (folder / "study.json").is_file() else {}
+    path = folder / "study.json"
+    settings = read_json(path, "remove it, or run the study again") if path.is_file() else {}
     choice = choice_of(study)
     final = choice.run
     challenge = challenge_of(final)

@@ -6,6 +6,7 @@ import pandas as pd
 import torch
 from torch import Tensor, nn
 
+from kit.models.layers import EvenAttention
 from kit.training.predict import prediction_batches
 from kit.training.trained import Trained
 
@@ -27,11 +28,11 @@ INPUTS = {
 }
 
 
-def anatomy(trained: Trained, fold: int = 0) -> pd.DataFrame:
-    """Return the parts of a fold's model in order, with the shape of what each returns for one batch of its validation
-    items, and its number of parameters, trained or frozen."""
-    model = trained.model(fold)
-    scored = (trained.frames["train"]["fold"] == fold).to_numpy().nonzero()[0][: trained.config.micro_batch]
+def anatomy(trained: Trained) -> pd.DataFrame:
+    """Return the parts of the first fold's model in order, with the shape of what each returns for one batch of its
+    validation items, and its number of parameters, trained or frozen."""
+    model = trained.model(0)
+    scored = (trained.frames["train"]["fold"] == 0).to_numpy().nonzero()[0][: trained.config.micro_batch]
     batch = next(iter(prediction_batches(trained.products["train"].part(scored), trained.config, trained.accelerator)))
     modules = {name: module for name, module in model.named_modules() if name in PARTS}
     rows = [{"part": name, "shape": _shape(batch[key])} for key, name in INPUTS.items() if key in batch]
@@ -53,7 +54,8 @@ def anatomy(trained: Trained, fold: int = 0) -> pd.DataFrame:
         if not isinstance(module, nn.Identity):
             fixed = name in trained.config.frozen
             count = f"{sum(one.numel() for one in module.parameters()):,}{' (frozen)' if fixed else ''}"
-            label = PARTS[name].format(type(module).__name__)
+            even = isinstance(module, EvenAttention)
+            label = "even attention" if even else PARTS[name].format(type(module).__name__)
             rows.append({"part": label, "shape": shapes.get(name, ""), "parameters": count})
     return pd.DataFrame(rows).fillna("")
 

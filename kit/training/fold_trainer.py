@@ -125,7 +125,9 @@ class FoldTrainer:
                 self._train_epoch(epoch)
             labels = self.parts["oof"].labels
             assert labels is not None
-            progress.held_out.append(temperature(self._predict("oof", held_out), labels)[1])
+            loss = temperature(self._predict("oof", held_out), labels)[1]
+            self._require_finite([loss], epoch)
+            progress.held_out.append(loss)
             if epoch:
                 progress.next_epoch()
         return int(np.argmin(progress.held_out))
@@ -252,15 +254,19 @@ class FoldTrainer:
         if config.curve or config.keep in ("best", "soup") or epoch == self.epochs:
             validated, logits = self._validate(validation)
             row |= validated
-        if not np.isfinite(list(row.values())).all():
-            raise KitError(
-                f"The loss became NaN or infinite in epoch {epoch}: start over with a lower lr or a clip_norm."
-            )
+        self._require_finite(list(row.values()), epoch)
         if not epoch:
             return row, logits
         seconds = progress.epoch_seconds
         pace = {"samples_per_second": self.items / seconds, "step_seconds": seconds / self.steps}
         return row | {"seconds": seconds} | pace, logits
+
+    @staticmethod
+    def _require_finite(values: list[float], epoch: int) -> None:
+        if not np.isfinite(values).all():
+            raise KitError(
+                f"The loss became NaN or infinite in epoch {epoch}: start over with a lower lr or a clip_norm."
+            )
 
     def _validate(self, validation: Iterable[dict[str, Tensor]]) -> tuple[dict, np.ndarray]:
         """Return scores and logits `[N, K]` of the items that validate."""

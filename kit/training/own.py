@@ -72,9 +72,9 @@ class OwnMember:
         seconds = round(time.perf_counter() - self._started, 1)
         summary = {"system": OWN, "recipe": self.config.recipe, "seconds": seconds}
         summary |= summarise_items(self.frames, data_fingerprints(self.frames))
+        folds = test if test.ndim == 3 else test[None]  # [F, N, K]
         run = prepare_run(self.config, again)
         with run.alone():
-            folds = test.reshape(-1, *test.shape[-2:])  # [F, N, K]
             run.write(self.codes, (self.train[scored], oof[scored]), (self.test, folds), summary)
         return run
 

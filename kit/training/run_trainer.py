@@ -170,11 +170,11 @@ def _train(run: TrainingRun, config: TrainConfig, watch: Watch, accelerator: Acc
 def hold_out(labels: pd.Series, groups: np.ndarray, seed: int) -> np.ndarray:
     """Return the mask `[N]` of the training items that choose the number of epochs: a random one of HELD_OUT_PARTS.
 
-    A group stays together, and a class that would have no other item stays in training. Raise KitError if nothing is
+    A group stays together; one with all items of a class stays in training. Raise KitError if nothing is
     left to hold out.
     """
     held_out = split_up_to(HELD_OUT_PARTS, labels, seed, groups) == 0
-    held_out &= labels.isin(labels[~held_out]).to_numpy()
+    held_out &= ~np.isin(groups, groups[held_out & ~labels.isin(labels[~held_out])])
     if not held_out.any():
         raise KitError("There are too few training items to hold some out: pass -p keep last.")
     return held_out

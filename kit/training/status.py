@@ -53,7 +53,8 @@ class Teller:
     """Writes the status files of the run that this process trains."""
 
     def __init__(self):
-        self.folder, self.before, self.writing = None, [], threading.RLock()
+        self.folder, self.writing = None, threading.RLock()
+        self.before: list[str] = []
         self.status, self.written = {}, -PERIOD
 
     @contextmanager
@@ -77,9 +78,8 @@ class Teller:
         self.status = {"process": os.getpid(), "launcher": launcher, "started": now(), "phase": "", "bar": ""}
         self.written = -PERIOD
         self.note()
-        for line in self.before or ():
+        for line in self.before:
             self.line(line)
-        self.before = None
         _teller, console.sink = self, lambda phase, bar: self.note(phase=phase, bar=bar)
         try:
             yield
@@ -89,11 +89,14 @@ class Teller:
             self.note(phase="", bar="")
             self.folder = None
 
+    def begin(self) -> None:
+        """Forget the lines that wait: what follows is about another run."""
+        self.before = []
+
     def line(self, line: str) -> None:
         with self.writing:
             if not self.folder:
-                if self.before is not None:
-                    self.before.append(line)
+                self.before.append(line)
                 return
             with suppress(OSError), open(self.folder / "train.log", "a", encoding="utf-8") as file:
                 file.write(line + "\n")

@@ -78,10 +78,9 @@ class Trained:
         return scored[places]
 
 
-def open_trained(run: TrainingRun, frames: dict[str, pd.DataFrame] | None = None, data: str = "") -> Trained:
-    """Return a finished training with its own items, or with the items of `frames` (those of a part "test" need no
-    label); outputs of frozen backbones come from the cache, or are computed. `data`: the run's challenge folder, if it
-    has moved.
+def open_trained(run: TrainingRun, data: str = "") -> Trained:
+    """Return a finished training with its items; outputs of frozen backbones come from the cache, or are computed.
+    `data`: the run's challenge folder, if it has moved.
 
     Raise KitError if the run is not finished, or no network, or if its items or backbones have changed since.
     """
@@ -91,13 +90,12 @@ def open_trained(run: TrainingRun, frames: dict[str, pd.DataFrame] | None = None
         raise KitError(f"The run {run.name!r} is a {config.system} baseline, which keeps no network: take another run.")
     require_backbones(run)
     accelerator, codes = make_accelerator(config), run.predictions("oof")[1]
-    if frames is None:
-        _, frames = read_items(config)
-        seen, found = run.summary.get("outline", {}), data_fingerprints(frames)
-        if changed := [name for name in seen if found.get(name) != seen[name]]:
-            raise KitError(
-                f"The data changed since the run {run.name!r} was trained ({', '.join(changed)}): put back the old "
-                f"data, or train the run again."
-            )
+    _, frames = read_items(config)
+    seen, found = run.summary.get("outline", {}), data_fingerprints(frames)
+    if changed := [name for name in seen if found.get(name) != seen[name]]:
+        raise KitError(
+            f"The data changed since the run {run.name!r} was trained ({', '.join(changed)}): put back the old "
+            f"data, or train the run again."
+        )
     products, build = prepare_items(config, codes, frames, accelerator)
     return Trained(run, config, codes, frames, products, accelerator, build)

@@ -83,6 +83,9 @@ def test_every_rung_leaves_a_submission_and_an_interrupted_ladder_goes_on(climb,
     assert climb() == 0 and len(climb.trained) == 4
     assert open_run("best").summary == stacked
     assert cli.main(["check", str(submissions_folder() / "best" / "y_test_pred.csv")]) == 0
+    capsys.readouterr()
+    assert climb("-p", "again", "True", "--max-minutes", "0") == 0
+    assert "1 member" in (out := capsys.readouterr().out) and "The stack" not in out  # the old one is not submitted
 
 
 def test_a_ladder_that_is_told_to_end_ends_its_training_too(climb, monkeypatch, capsys):

@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+from fakes import catalogue
 
 from kit.config import train_config
 from kit.core.exceptions import KitError
@@ -59,6 +60,12 @@ def test_what_is_no_prediction_of_these_items_is_refused(member, oof, test, sent
     with pytest.raises(KitError, match=sentence):
         member.write(oof(confident(member, "train")), test(confident(member, "test")))
     assert not open_run("mine").finished
+
+
+def test_without_test_items_the_own_predictions_of_training_items_are_enough(root):
+    member = OwnMember("mine", data=catalogue(root, "text", test=False), recipe="demo")
+    run = member.write(confident(member, "train"))
+    assert run.finished and len(run.predictions("test")[0]) == 0
 
 
 def test_an_own_member_is_not_overwritten_trained_or_exported(member, tmp_path):

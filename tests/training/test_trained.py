@@ -48,15 +48,6 @@ def test_the_model_of_each_fold_predicts_what_the_run_predicted(run):
         assert np.allclose(predicted, test[2][test[0]["fold"] == fold], atol=1e-5)
 
 
-def test_new_items_are_prepared_as_in_training(run):
-    _, _, values = run.predictions("test")
-    new = open_trained(run).frames["test"][["title", "description", "image_path"]].iloc[::-1]
-    trained = open_trained(run, {"test": new})
-    assert np.allclose(
-        trained.probabilities([trained.model(0)], trained.products["test"])[0][::-1], values[:7], atol=1e-5
-    )
-
-
 def test_what_cannot_predict_again_is_refused(run, monkeypatch):
     with pytest.raises(KitError, match=r"no out-of-fold item 99999"):
         open_trained(run).places([99999])
