@@ -41,7 +41,7 @@ class CoAttentionHead(nn.Module):
     isometric), free to depart from it in training. The classifier is at zero until `start_classifier` sets it.
     """
 
-    lengths: Tensor
+    side_lengths: Tensor
 
     def __init__(
         self,
@@ -61,6 +61,7 @@ class CoAttentionHead(nn.Module):
     ):
         super().__init__()
         self.attention, self.attention_scale, self.linear_start = attention, attention_scale, linear_start
+        self.width = width
         self.new = ("coattention",) if linear_start else ("",)  # the other layers start from values worth keeping
         self.text_input = Standardise(layers, 1, text_width) if linear_start else None
         self.image_input = Standardise(image_width) if linear_start else nn.Identity()
@@ -78,31 +79,39 @@ class CoAttentionHead(nn.Module):
             last = linear(joint, classes)
             nn.init.zeros_(last.weight)
             self.classifier: nn.Module = last
-            self.register_buffer("lengths", torch.tensor(LENGTHS))
-            self._start_linear()
+            self.register_buffer("side_lengths", torch.tensor(LENGTHS))
+            self._start_linear(text_width, image_width)
         else:
             hidden = linear(joint, classifier_width)
             self.classifier = nn.Sequential(hidden, nn.ReLU(), nn.Dropout(dropout), linear(classifier_width, classes))
 
-    def _start_linear(self) -> None:
+    def _start_linear(self, text_width: int, image_width: int) -> None:
         self.coattention.start_uniform()
         if self.mix is not None:
             self.mix.start_top()
-        if isinstance(self.text, BiLSTM):
-            self.text.start_linear()
-        for layer in (self.text, self.image):
-            if isinstance(layer, nn.Linear):
-                nn.init.orthogonal_(layer.weight)
+        for side, width in (("text", text_width), ("image", image_width)):
+            self._start_map(side, nn.init.orthogonal_(torch.empty(self.width, width)))
 
     @torch.no_grad()
-    def start_image(self, means: Tensor) -> None:
-        """Project regions onto the directions in which the items' mean regions `[N, d_image]` vary most.
+    def start_projections(self, tokens: Tensor, regions: Tensor) -> None:
+        """Project each side that is wider than D onto the D directions in which the items' means vary most.
 
-        Up to N directions that keeps all that a linear classifier could read from the means.
+        `tokens` `[N, L, d_text]`, `regions` `[N, d_image]`: as from `inputs`. Up to N directions that keeps all that a
+        linear classifier could read from the means.
         """
-        if isinstance(self.image, nn.Linear) and self.image.out_features < self.image.in_features:
-            _, _, directions = torch.linalg.svd(self.image_input(means), full_matrices=True)
-            self.image.weight.copy_(directions[: self.image.out_features])
+        means = {"text": self._mix(tokens.unsqueeze(2).unbind(1)).squeeze(1), "image": self.image_input(regions)}
+        for side, values in means.items():
+            if values.shape[1] > self.width:
+                self._start_map(side, torch.linalg.svd(values, full_matrices=True).Vh[: self.width])
+
+    @torch.no_grad()
+    def _start_map(self, side: str, map: Tensor) -> None:
+        """Let a side's projection start as the linear map `[D, d]`."""
+        layer = getattr(self, side)
+        if isinstance(layer, BiLSTM):
+            layer.start_linear(map)
+        elif isinstance(layer, nn.Linear):
+            layer.weight.copy_(map)
 
     @torch.no_grad()
     def start_classifier(self, weight: Tensor, bias: Tensor, lengths: Tensor) -> None:
@@ -110,7 +119,7 @@ class CoAttentionHead(nn.Module):
         assert isinstance(self.classifier, nn.Linear)
         self.classifier.weight.copy_(weight)
         self.classifier.bias.copy_(bias)
-        self.lengths.copy_(lengths)
+        self.side_lengths.copy_(lengths)
 
     def forward(self, layers: Sequence[Tensor], mask: Tensor, regions: Tensor, shown: Tensor | None = None) -> Tensor:
         """Return logits `[B, K]` from L layers `[B, T, d_text]`, mask `[B, T]` and regions `[B, R, d_image]`.
@@ -121,15 +130,15 @@ class CoAttentionHead(nn.Module):
 
     def joint(self, layers: Sequence[Tensor], mask: Tensor, regions: Tensor, shown: Tensor | None = None) -> Tensor:
         """Return what the classifier sees: the attended vectors of both sides `[B, 2 D]`, or of one `[B, D]`."""
-        text, regions = self._encode(layers, mask, regions)
-        text, image, _, _ = self.coattention(text, mask, regions, shown)  # [B, D] each
-        return self._join(text, image)
+        text, regions, inputs = self._encode(layers, mask, regions)
+        text, image, _, a_image = self.coattention(text, mask, regions, shown)  # [B, D] each, and [B, R]
+        return self._join(text, image, a_image, inputs)
 
     def attend(
         self, layers: Sequence[Tensor], mask: Tensor, regions: Tensor, shown: Tensor | None = None
     ) -> tuple[Tensor, Tensor]:
         """Return the attention on tokens, a_t `[B, T]`, and on regions, a_i `[B, R]` (eq. 6 and 7)."""
-        text, regions = self._encode(layers, mask, regions)
+        text, regions, _ = self._encode(layers, mask, regions)
         _, _, a_text, a_image = self.coattention(text, mask, regions, shown)
         return a_text, a_image
 
@@ -139,28 +148,41 @@ class CoAttentionHead(nn.Module):
         """Return logits `[B, 4, K]` with the learned attention, and with even attention on text, image and both; and
         how far the learned attention on text and image is from even, `[B, 2, 2]` (`kit.models.layers:spread`).
         """
-        text, regions = self._encode(layers, mask, regions)
-        even_text, even_image = weighted_sum(even_attention(mask), text), mean_of_real(regions, shown)
+        text, regions, inputs = self._encode(layers, mask, regions)
         learned_text, learned_image, a_text, a_image = self.coattention(text, mask, regions, shown)
-        texts = (learned_text, even_text, learned_text, even_text)
-        images = (learned_image, learned_image, even_image, even_image)
-        logits = [self.classifier(self.dropout(self._join(*pair))) for pair in zip(texts, images, strict=True)]
-        spreads = [spread(a_text, mask), spread(a_image, torch.ones_like(a_image) if shown is None else shown)]
+        real = torch.ones_like(a_image) if shown is None else shown
+        even = even_attention(real)
+        texts = learned_text, weighted_sum(even_attention(mask), text)
+        images = (learned_image, a_image), (weighted_sum(even, regions), even)
+        joints = [self._join(text, image, weights, inputs) for image, weights in images for text in texts]
+        logits = [self.classifier(self.dropout(joint)) for joint in joints]
+        spreads = [spread(a_text, mask), spread(a_image, real)]
         return torch.stack(logits, dim=1), torch.stack(spreads, dim=1)
 
-    def _encode(self, layers: Sequence[Tensor], mask: Tensor, regions: Tensor) -> tuple[Tensor, Tensor]:
-        """Return what attends to each other: text `[B, T, D]` and regions `[B, R, D]`."""
-        if self.mix is not None:
-            text = self.mix(layers, self.text_input)  # [B, T, d]
-        else:
-            text = layers[-1].float() if self.text_input is None else self.text_input(layers[-1])
+    def _encode(self, layers: Sequence[Tensor], mask: Tensor, regions: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Return what attends to each other, text `[B, T, D]` and regions `[B, R, D]`, and the regions before their
+        projection, `[B, R, d_image]`."""
+        text = self._mix(layers)
         text = self.text(text, mask) if isinstance(self.text, BiLSTM) else self.text(text)  # [B, T, D]
-        return text, self.image(self.image_input(regions))
+        inputs = self.image_input(regions)
+        return text, self.image(inputs), inputs
 
-    def _join(self, text: Tensor, image: Tensor) -> Tensor:
-        """Return the classifier's input of the attended vectors `[B, D]`."""
+    def _mix(self, layers: Sequence[Tensor]) -> Tensor:
+        """Return the weighted layers, `[B, T, d_text]`."""
+        if self.mix is not None:
+            return self.mix(layers, self.text_input)
+        return layers[-1].float() if self.text_input is None else self.text_input(layers[-1])
+
+    def _join(self, text: Tensor, image: Tensor, a_image: Tensor, inputs: Tensor) -> Tensor:
+        """Return the classifier's input of the attended vectors `[B, D]`; `a_image` `[B, R]`: the attention on regions,
+        `inputs` `[B, R, d_image]`: these before their projection.
+
+        A linear start divides the image by its length before the projection, which keeps all of training items that
+        are few, and less of others.
+        """
         if self.linear_start:
-            text, image = self.lengths[0] * normalize(text, dim=1), self.lengths[1] * normalize(image, dim=1)
+            length = weighted_sum(a_image, inputs).norm(dim=1, keepdim=True).clamp_min(1e-12)
+            text, image = self.side_lengths[0] * normalize(text, dim=1), self.side_lengths[1] * image / length
         elif self.attention_scale:
             text, image = rms_norm(text, text.shape[1:]), rms_norm(image, image.shape[1:])
         return torch.cat({"both": (text, image), "text": (text,), "image": (image,)}[self.attention], dim=1)

@@ -58,14 +58,13 @@ class BiLSTM(nn.Module):
                 nn.init.zeros_(parameter)
 
     @torch.no_grad()
-    def start_linear(self, gain: float = 0.1) -> None:
-        """Start as nearly an isometry of each token: input and output gates open, forget gates shut.
+    def start_linear(self, map: Tensor, gain: float = 0.1) -> None:
+        """Start as nearly the linear map `[D, d]` of each token: input and output gates open, forget gates shut.
 
-        Each direction's cell input is half of an orthogonal map, scaled by `gain` so that its tanh stays linear.
+        Each direction's cell input is half of the map, scaled by `gain` so that its tanh stays linear.
         """
         h = self.ahead.hidden_size
-        maps = nn.init.orthogonal_(torch.empty(2 * h, self.ahead.input_size), gain).chunk(2)
-        for direction, cell in zip((self.ahead, self.back), maps, strict=True):
+        for direction, cell in zip((self.ahead, self.back), (gain * map).chunk(2), strict=True):
             weights = dict(direction.named_parameters())
             weights["weight_ih_l0"].zero_()  # [4h, d]: input, forget, cell, output
             weights["weight_ih_l0"][2 * h : 3 * h] = cell
@@ -98,7 +97,7 @@ class Standardise(nn.Module):
 
     def fit(self, mean: Tensor, std: Tensor) -> None:
         self.mean.copy_(mean)
-        self.std.copy_(std.clamp_min(1e-6))
+        self.std.copy_(torch.where(std > 1e-6, std, 1.0))  # one that never varies in training is not blown up later
 
     def forward(self, features: Tensor) -> Tensor:
         return torch.addcmul(-self.mean / self.std, features.float(), 1 / self.std)  # one pass over memory

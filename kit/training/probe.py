@@ -12,7 +12,7 @@ from sklearn.compose import ColumnTransformer
 from sklearn.linear_model import LogisticRegression
 from sklearn.model_selection import GridSearchCV, GroupShuffleSplit, PredefinedSplit
 from sklearn.pipeline import Pipeline, make_pipeline
-from sklearn.preprocessing import Normalizer, StandardScaler
+from sklearn.preprocessing import FunctionTransformer, Normalizer, StandardScaler
 from threadpoolctl import threadpool_limits
 
 from kit.core.arrays import LINEAR, Arrays, fitted, put_under, set_fitted, take_under
@@ -27,15 +27,17 @@ SEARCHED = 10_000  # items that choose them at most; C is a prior's variance, so
 def make_probe(widths: Sequence[int], standardise: bool = True) -> Pipeline:
     """Return a pipeline from features `[N, Σd]` to codes `[N]`; `widths`: d of text and image, 0 for a side left out.
 
-    Each side is brought to a fixed length of its own, and standardised before if `standardise`.
+    Each side is standardised and brought to a fixed length of its own; without `standardise`, it is only multiplied by
+    that length.
     """
     sides = scale_sides(widths, standardise).set_params(transformer_weights=WEIGHTS[1])
     return make_pipeline(sides, LogisticRegression(max_iter=2000))
 
 
 def scale_sides(widths: Sequence[int], standardise: bool = True) -> ColumnTransformer:
-    """Return a transformer of features `[N, Σd]` that standardises each side, if asked, and brings it to length 1."""
-    scaler, edges = make_pipeline(*[StandardScaler()] * standardise, Normalizer()), np.cumsum([0, *widths])
+    """Return a transformer of features `[N, Σd]` that standardises each side and brings it to length 1, if asked."""
+    scaler = make_pipeline(StandardScaler(), Normalizer()) if standardise else FunctionTransformer()
+    edges = np.cumsum([0, *widths])
     return ColumnTransformer(
         [(name, scaler, slice(*edges[i : i + 2])) for i, name in enumerate(("text", "image")) if widths[i]]
     )

@@ -36,6 +36,7 @@ def fit_start(
     """
     _fit_inputs(config, model, products, device)
     if isinstance(model.head, CoAttentionHead):
+        model.head.side_lengths.fill_(1)
         vectors = _joint_vectors(config, model, products, device)
         start = [_probe(config, vectors, products, groups) if PartialState().is_main_process else None]
         model.head.start_classifier(*broadcast_object_list(start)[0])
@@ -85,7 +86,7 @@ def _fit_inputs(
     model.eval()
     # of x and of x² in double precision, and the count
     sums: dict[str, list[Any]] = {side: [0.0, 0.0, 0] for side in ("text", "image")}
-    images = []  # each batch's vectors
+    means: dict[str, list[Tensor]] = {"text": [], "image": []}  # each batch's vectors
     head: Any = model.head
     seen = 0
     for batch in Bar(batches, desc="standardise", leave=False):
@@ -101,7 +102,7 @@ def _fit_inputs(
                 sums[side][0] += values.sum(0).double()
                 sums[side][1] += squares.double()
                 sums[side][2] += len(values)
-                images += [values] * (side == "image")
+                means[side].append(values)
         seen += len(batch["row"])
         if seen >= items and seen % config.batch_size == 0:  # the same items, whatever `accumulate` is
             break
@@ -113,8 +114,8 @@ def _fit_inputs(
             mean = total / count
             std = (squares / count - mean.square()).clamp_min(0).sqrt()
             layer.fit(mean.reshape(layer.mean.shape), std.reshape(layer.std.shape))
-            if side == "image" and isinstance(head, CoAttentionHead):
-                head.start_image(torch.cat(images))
             if model.missing is not None:  # start as one among the items' vectors
                 vector = getattr(model.missing, side)
                 vector.copy_(mean.reshape(vector.shape) + std.reshape(vector.shape) * vector)
+    if isinstance(head, CoAttentionHead):
+        head.start_projections(*(torch.cat(values) for values in means.values()))

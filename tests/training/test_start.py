@@ -82,10 +82,28 @@ def test_the_head_starts_as_the_probe_of_its_vectors(root, tiny_config, attentio
         vectors = model.head.joint(*model.features(batch)[:1], batch["mask"], model.features(batch)[1])
         logits = model(batch).softmax(1).numpy()
     widths = [config.width if attention in ("both", side) else 0 for side in ("text", "image")]
-    probe = fit_probe(make_probe(widths, standardise=False), vectors.numpy(), items.labels, np.arange(len(rows)))
-    assert np.allclose(logits, probe.predict_proba(vectors.numpy()), atol=0.02)
+    vectors = vectors.numpy() / np.repeat(model.head.side_lengths.numpy(), widths)
+    probe = fit_probe(make_probe(widths, standardise=False), vectors, items.labels, np.arange(len(rows)))
+    assert np.allclose(logits, probe.predict_proba(vectors), atol=0.02)
     if attention != "image":
         assert (logits.argmax(1) == items.labels).mean() > 0.6  # the titles give the class away
+
+
+def test_new_images_are_told_apart_as_the_probe_tells_them(root, tiny_config):
+    """Also if the training items span fewer directions than the head keeps, of which new items have more."""
+    config = train_config(**tiny_config | FROZEN | {"attention": "image"})
+    accelerator = make_accelerator(config)
+    _, _, products, build = prepare(config, accelerator)
+    model, items, learn = build(), products["train"], np.arange(12)
+    fit_start(config, model, items.part(learn), learn, accelerator.device)
+    batch = items.__getitems__(list(range(len(items))))
+    with torch.no_grad():
+        layers, regions = model.features(batch)
+        logits = model.head(layers, batch["mask"], regions).softmax(1).numpy()
+    assert model.head.image.in_features > model.head.image.out_features > len(learn)
+    means = regions.mean(1).numpy()
+    probe = fit_probe(make_probe([0, means.shape[1]]), means[learn], items.labels[learn], learn)
+    assert np.allclose(logits, probe.predict_proba(means), atol=1e-3)
 
 
 def test_held_out_items_choose_the_epochs(root, tiny_config, capsys):
