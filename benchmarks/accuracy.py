@@ -24,7 +24,7 @@ from kit.stacking.ensemble import ensemble_config, stack
 from kit.studies.report import read_answers
 from kit.training.launch import launch
 
-DEMO = {"recipe": "demo", "text": "e5_small", "image": "efficientnet_lite0", "study": "accuracy", "curve": False}
+DEMO = {"recipe": "demo", "text": "e5_small", "image": "efficientnet_lite0", "curve": False}
 SMALLER = {"image_size": 224, "max_tokens": 64, "split": "grouped"}
 FOLDS = 3  # the demo's
 CATALOGUES, SEEDS = ("shop", "emoji"), (0, 1, 2)

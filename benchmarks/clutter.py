@@ -101,7 +101,7 @@ def write_pages(frames: dict[str, pd.DataFrame], pictures: int, folder: Path) ->
 
 def configuration(folder: Path, pictures: int, system: str, seed: int) -> TrainConfig:
     name = f"clutter-{pictures}-{system.replace(' ', '-')}-s{seed}"
-    return train_config(**DEMO, **SYSTEMS[system], data=str(folder), study="clutter", run=name, seed=seed)
+    return train_config(**DEMO, **SYSTEMS[system], data=str(folder), run=name, seed=seed)
 
 
 def check_folds(run: TrainingRun, frame: pd.DataFrame) -> None:
