@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from kit.analysis.board import board, show, tell_board, tell_comparison
-from kit.core.console import accept_any_character
+from kit.core.console import accept_any_character, plain_warnings
 from kit.core.exceptions import KitError
 from kit.data.catalogue import describe
 from kit.data.challenge import summarise
@@ -144,6 +144,7 @@ def _kaggle(options: argparse.Namespace) -> None:  # in a shell, a relative path
 def main(arguments: list[str] | None = None) -> int:
     """Run one sub-command; return its exit status: 1 after a sentence about what is wrong, 130 if interrupted."""
     accept_any_character()
+    plain_warnings()
     options = parser().parse_args(arguments)
     usual = signal.signal(signal.SIGTERM, signal.default_int_handler)  # as Ctrl-C: what was started saves and ends too
     try:

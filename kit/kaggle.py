@@ -50,6 +50,8 @@ def build(out: Path, text: str, image: str) -> str:
         notebook = (source / "docs" / "kaggle.ipynb").read_text(encoding="utf-8")
         for side, name in names.items():
             notebook = re.sub(rf'({side}: str = \\").*?(\\")', rf"\g<1>{name}\g<2>", notebook, count=1)
+        if all(isinstance(files, list) for _, files in found.values()):  # the demo's, which its recipe is for
+            notebook = notebook.replace('recipe: str = \\"paper\\"', 'recipe: str = \\"demo\\"')
         write_text(out / "kaggle.ipynb", notebook)
     except OSError as error:
         raise KitError(f"{out} cannot be written ({error}): make room, or name another folder with --out.") from error

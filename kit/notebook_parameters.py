@@ -5,6 +5,7 @@ import dataclasses
 from typing import Literal, get_origin, get_type_hints
 
 from kit.config import NAMES, TrainConfig, check_type
+from kit.core.console import plain_warnings
 from kit.core.exceptions import KitError, did_you_mean
 
 INJECTED = "# Parameters\n"  # first line of the cell that papermill inserts after the tagged one
@@ -23,6 +24,7 @@ def read_parameters(namespace: dict, types: dict[str, type]) -> dict:
     cell or papermill's cell assigns is a mistake, and is refused; variables of other cells are ignored. None is allowed
     if a recipe decides the value.
     """
+    plain_warnings()
     by_recipe = {field.name for field in dataclasses.fields(TrainConfig)} - {*NAMES} if "recipe" in types else ()
     values = {name: namespace[name] for name in _assigned_names(namespace, types) if name in namespace}
     for name in values:

@@ -150,7 +150,8 @@ def _require_same_products(rows: pd.DataFrame, test: pd.DataFrame, subject: str)
     for what, ids in sides.items():
         if len(ids):
             raise KitError(
-                f"{subject} {what} id {shorten(ids)} ({len(rows)} rows for {len(test)}); predict that test file."
+                f"{subject} {what} id {shorten(ids)} ({len(rows)} rows for {len(test)}): predict that test file, by a "
+                "training that starts again (-p again True) or with kit predict."
             )
     rows, differ = rows.set_index("id").loc[test["id"]].reset_index(), pd.Series(False, range(len(test)))
     for name in {"class_fingerprint"}.intersection(rows, test):

@@ -4,6 +4,7 @@ import io
 import os
 import shutil
 import sys
+import warnings
 from collections.abc import Callable
 
 from tqdm import tqdm
@@ -16,6 +17,16 @@ def accept_any_character() -> None:
     """Let standard output replace characters that its encoding lacks (as in a Latin-1 locale) instead of failing."""
     if hasattr(sys.stdout, "reconfigure"):
         sys.stdout.reconfigure(errors="replace")  # standard error does so by default
+
+
+def plain_warnings() -> None:
+    """Print a warning as its sentence, without the place in the code that gave it."""
+    usual = warnings.formatwarning
+
+    def plain(message, category, filename, lineno, line=None) -> str:
+        return f"{message}\n" if category is UserWarning else usual(message, category, filename, lineno, line)
+
+    warnings.formatwarning = plain
 
 
 def in_notebook() -> bool:

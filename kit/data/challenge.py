@@ -98,8 +98,9 @@ class Challenge:
 
     @property
     def add_test(self) -> str:
-        """Return in words how its owner adds the items to predict."""
-        return "describe it again with kit catalogue … --test" if self.description else "add it to the folder"
+        """Return in words how its owner adds the items to predict, or predicts others."""
+        add = "describe it again with kit catalogue … --test" if self.description else "add it to the folder"
+        return f"{add} and train again, or predict a table of new items with kit predict"
 
 
 class _Source(NamedTuple):

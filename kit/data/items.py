@@ -63,7 +63,7 @@ def _require_sides(config: TrainConfig, challenge: Challenge) -> None:
     """Raise KitError if the system reads texts or images that a catalogue does not have."""
     for side in needed_sides(config.system) - set(challenge.sides):
         (other,) = challenge.sides
-        instead = "text (or tfidf)" if other == "text" else other
+        instead = f"logistic_{other} (or {other}{', or tfidf' * (other == 'text')})"
         raise KitError(
             f"{challenge.folder} was described without {side}s, which system={config.system!r} reads: pass -p system "
             f"{instead}, or describe it again with the columns of its {side}s."
@@ -119,10 +119,12 @@ def changed_items(predicted: pd.DataFrame, train: pd.DataFrame) -> np.ndarray:
     return np.any([now[name].to_numpy() != predicted[name].to_numpy() for name in names], axis=0)
 
 
-def challenge_of(run: Run, data: str = "", images: str = "warn") -> Challenge:
+def challenge_of(run: Run, data: str = "", images: str = "") -> Challenge:
     """Return the challenge folder that a run was trained on, cleaned in the same way.
 
-    `data`: its path, if it has moved. Raise KitError as `read_challenge` does.
+    `data`: its path, if it has moved · `images`: as in `read_challenge`; empty: warn of missing ones, unless the run
+    took white ones instead. Raise KitError as `read_challenge` does.
     """
     config = run.config
+    images = images or ("leave" if getattr(config, "missing", "") == "blank" else "warn")
     return read_challenge(data or config.data, config.clean_titles, config.clean_descriptions, images)

@@ -106,7 +106,8 @@ def rungs(study: str, values: dict, pairs: list[tuple[str, str]], seeds: int) ->
 class Ladder:
     """The rungs on one challenge folder, in the order of the gain per minute.
 
-    Raise KitError if there is nothing to submit, or if existing runs were made with other settings or data.
+    Without items to predict, the stack is made all the same, for `kit predict`. Raise KitError if existing runs were
+    made with other settings or data.
     """
 
     def __init__(self, study: str, values: dict, pairs: list[tuple[str, str]], seeds: int, again: bool):
@@ -116,8 +117,6 @@ class Ladder:
         if isinstance(open_run(study), TrainingRun):
             raise KitError(f"The run {study!r} is a training, and the study's stack would have its name: pass --study.")
         challenge = read_challenge(values["data"], False, False, images="ignore")
-        if not challenge.test:
-            raise KitError(f"{values['data']} has no test file, so there is nothing to submit: {challenge.add_test}.")
         self.configs = [config for rung in ladder for config in rung.configs]
         frames = read_items(self.configs[0])[1]
         self.cannot = missing_backbones(self.configs)
@@ -152,8 +151,9 @@ class Ladder:
                 steps = sum(config.steps(items_per_fold(config, self.items[0])) for config in rung.todo)
                 state = f"{steps:,} steps, " * bool(steps) + in_words(seconds) + " (estimated)" * (not measured)
             print(f"  {place:>2}  {rung.name:<60} {state}")
-        for reason in dict.fromkeys(self.cannot.values()):
-            print(f"  left out: {reason}")
+        if self.cannot:
+            print(f"  left out, because their backbones cannot be loaded: {', '.join(self.cannot)}")
+            print(f"  {next(iter(self.cannot.values()))} (Here the options are --texts, --images and --recipe.)")
         print(f"In all about {in_words(total)}, without stacking and features that are in the cache.", flush=True)
 
     def climb(self, max_minutes: float | None) -> dict[str, str]:
@@ -195,8 +195,10 @@ class Ladder:
         if len(names) > 1:
             run = stack(replace(ensemble_config(names, "members", self.study), run=self.study))
             choose(run)
-        folder = submissions_folder() / self.study
-        write_submission(read_predictions(run.folder), challenge_of(run, images="leave"), folder)
+        folder = run.folder
+        if self.items[1]:
+            folder = submissions_folder() / self.study
+            write_submission(read_predictions(run.folder), challenge_of(run, images="leave"), folder)
         score = from_summary(run, "macro_f1")
         count = f"{len(names)} member{'s' * (len(names) > 1)}"
         print(f"{label}: macro-F1 {score}, {count}, {self.minutes:.1f} min → {folder}", flush=True)
@@ -281,6 +283,8 @@ def run_ladder(options: argparse.Namespace) -> int:
         return 130
     if ladder.submitted and (sentence := expectation(ladder.submitted)):
         print(sentence)
+    if ladder.cannot:
+        print(f"{len(ladder.cannot)} runs were left out, because their backbones cannot be loaded here (see above).")
     for name, sentence in failed.items():
         print(f"FAILED {name}: {sentence}", file=sys.stderr)
     return int(bool(failed))

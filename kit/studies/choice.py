@@ -66,7 +66,7 @@ def _choice(study: str, runs: list[Run]) -> Choice | None:
         known = recorded.config.members if isinstance(recorded, EnsembleRun) else ()
         later = [run.name for run in members if run.name not in known and run.name != recorded.name]
         without = f"; it lacks {shorten(later)}: run 05_ensemble again" if later else ""
-        return Choice(recorded, f"{recorded.name}, {pool}: 05_ensemble chose it{without}.{_caution(recorded)}")
+        return Choice(recorded, f"{recorded.name}, {pool}: {_chooser(recorded)} chose it{without}.{_caution(recorded)}")
     stacked = [run for run in runs if isinstance(run, EnsembleRun) and is_current(run)]
     if nested := [run for run in stacked if run.config.evaluation == "nested"]:
         usual = EnsembleConfig.method
@@ -88,7 +88,8 @@ def expectation(run: Run) -> str:
     if method == "single":
         return (
             f"The stack {run.name!r} submits its best member, {summary['best_member']}, alone: in inner folds no "
-            f"combination of its {count} members did better."
+            f"combination of its {count} members did better. Its own score may be another, since each fold's stack "
+            "chooses without that fold."
         )
     return (
         f"The stack {run.name!r} of {count} members (method {method}) is expected to change macro-F1 by {gain} [{low}, "
@@ -158,6 +159,10 @@ def _recorded(study: str) -> tuple[Run | None, str]:
     else:
         return run, ""
     return None, f"; 05_ensemble chose {name}, which {wrong}: run it again"
+
+
+def _chooser(run: Run) -> str:
+    return "kit best" if run.name == run.config.study else "05_ensemble"
 
 
 def _caution(run: Run) -> str:

@@ -12,25 +12,35 @@ import torch
 from accelerate import Accelerator
 
 from kit.config import TrainConfig
+from kit.core.exceptions import KitError
 from kit.core.files import write_atomically
 from kit.data.items import tables_fingerprint
-from kit.runs import Run
+from kit.runs import TrainingRun
 from kit.training.attention import average_folds
 from kit.training.checkpoint import Progress
 
 
-def report_blank_images(run: Run, frames: dict[str, pd.DataFrame]) -> None:
+def report_blank_images(run: TrainingRun, frames: dict[str, pd.DataFrame]) -> None:
     """List the items without a readable image, and those of whose images some are not readable, in the run's blank.csv,
-    and print how many there are."""
+    and print how many there are. A run that reads no images has nothing to list.
+
+    Raise KitError if no training item has a readable image.
+    """
     tables = [frame.assign(part=part) for part, frame in frames.items() if "blank" in frame]
-    if not tables:
+    if not tables or "image" not in run.config.sides:
         return
+    if len(train := frames["train"]) and (train["blank"] != "").all():
+        raise KitError(
+            f"None of the {len(train)} training items of {run.config.data} has a readable image, so there is nothing "
+            "to learn from images: check where they are, or train on the texts alone (-p system logistic_text)."
+        )
     items = pd.concat(tables)
     blank, fewer = (items[column] != "" for column in ("blank", "left_out"))
     if not (blank | fewer).any():
         return
     path = run.folder / "blank.csv"
-    table = items.assign(why=items["blank"] + items["left_out"])[["part", "id", "why"]][blank | fewer]
+    table = items.assign(why=items["blank"] + items["left_out"], id=items.get("key", items["id"]))
+    table = table[["part", "id", "why"]][blank | fewer]
     write_atomically(path, functools.partial(table.to_csv, index=False))
     if blank.any():
         print(f"{blank.sum()} items have no readable image and get a white one: see {path}", flush=True)

@@ -262,7 +262,10 @@ def test_rows_with_their_problems(folder, root):
 def test_one_side_only(folder, root):
     texts = describe(folder / "items.csv", **TEXT, out=root / "texts")
     images = describe(folder / "items.csv", image=["photo"], label="category", out=root / "images")
-    for data, system, instead in ((texts, "coattention", "text (or tfidf)"), (images, "tfidf", "image")):
+    for data, system, instead in (
+        (texts, "coattention", "logistic_text (or text, or tfidf)"),
+        (images, "tfidf", "logistic_image (or image)"),
+    ):
         sentence = refusal(read_items, train_config(data=str(data), system=system))
         assert f"system={system!r} reads: pass -p system {instead}" in sentence
     codes, frames = read_items(train_config(data=str(texts), system="text", split="grouped", folds=2))

@@ -152,7 +152,8 @@ def test_a_rung_that_fails_is_named_and_the_others_are_made(climb, capsys, tiny_
 def test_backbones_that_are_not_here_are_left_out(climb, capsys, tiny_texts):
     assert climb("--max-minutes", "0", texts=f"{tiny_texts['bert']},camembert") == 0
     plan, _, _ = capsys.readouterr().out.partition("In all")
-    assert "left out: The text backbone 'camembert'" in plan
+    assert "left out, because their backbones cannot be loaded: best-" in plan
+    assert "The text backbone 'camembert'" in plan
     assert (
         plan.count("co-attention") == 1 and plan.count("  light ") == 1
     )  # of the second pair only the image is here, as in the first
@@ -248,7 +249,8 @@ def test_without_backbones_for_the_images_alone_the_ladder_says_so(climb, root, 
     assert "The image backbone 'resnet152'" in capsys.readouterr().err and not climb.trained
 
 
-def test_nothing_to_predict_is_told_with_what_to_do(climb, root, capsys):
-    assert climb("--data", catalogue(root, "text", test=False)) == 1
-    sentence = "has no test file, so there is nothing to submit: describe it again with kit catalogue … --test."
-    assert sentence in capsys.readouterr().err and not climb.trained
+def test_without_items_to_predict_there_is_a_stack_and_no_submission(climb, root, capsys):
+    climb.check = lambda: None
+    assert climb("--data", catalogue(root, "text", "image", test=False)) == 0
+    assert f"→ {root / 'runs' / 'best'}" in capsys.readouterr().out
+    assert len(open_run("best").summary["members"]) == 4 and not submissions_folder().exists()

@@ -17,6 +17,7 @@ import pytest
 import torch
 from accelerate import Accelerator, PartialState
 from accelerate.data_loader import BatchSamplerShard
+from fakes import catalogue
 from safetensors.torch import load_file
 
 import kit.data.augment
@@ -27,6 +28,7 @@ from kit.config import OWN, SYSTEMS, EnsembleConfig, train_config
 from kit.core.exceptions import KitError
 from kit.core.files import write_json
 from kit.data.folds import holdout, stratified_sample
+from kit.data.items import read_items
 from kit.data.sampler import LengthBatches, make_loader
 from kit.metrics import macro_f1
 from kit.models.backbones import find_backbones
@@ -42,6 +44,7 @@ from kit.training.run_trainer import prepare, train
 from kit.training.saved_weights import load_weights
 from kit.training.soup import cook
 from kit.training.status import AT_WORK, Teller, read_error, read_status
+from kit.training.summary import report_blank_images
 
 
 @pytest.fixture
@@ -635,6 +638,15 @@ def test_runs_are_found(root, run):
 def test_no_run_yet(root):
     with pytest.raises(KitError, match=r"no finished run .* 03_train"):
         find_run()
+
+
+def test_a_catalogue_without_any_image_does_not_train_on_white_ones(root, tmp_path):
+    data = catalogue(tmp_path, "text", "image")
+    for path in tmp_path.glob("*.png"):
+        path.unlink()
+    config = train_config(run="white", data=data, recipe="demo", system="image", missing="blank")
+    with pytest.raises(KitError, match=r"None of the 36 training items of .* has a readable image"):
+        report_blank_images(prepare_run(config), read_items(config)[1])
 
 
 def test_a_broken_image_is_named_whoever_reads_it(root, tiny_config, tiny_data, tmp_path, capsys):
