@@ -99,7 +99,7 @@ RECIPES: dict[str, dict[str, Any]] = {
     "demo": FROZEN,
     "laptop": FROZEN,
     # one H200 and a night
-    "night": FINE_TUNED | {"image_size": 384, "batch_size": 64, "epochs": 5, "folds": 5},
+    "night": FINE_TUNED | {"image_size": 384, "max_tokens": 256, "batch_size": 64, "epochs": 5, "folds": 5},
     # two T4 and nine hours: no bf16, 16 GB each, and time for one model per member
     "kaggle": FINE_TUNED | {"image_size": 224, "batch_size": 32, "epochs": 4, "precision": "fp16", "val_share": 0.1},
 }
