@@ -4,6 +4,7 @@ import argparse
 import shlex
 import signal
 import sys
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -34,8 +35,8 @@ def parser() -> argparse.ArgumentParser:
     own.add_argument("items", type=Path, help="CSV, TSV or Parquet file with one labelled item per row")
     own.add_argument("--label", required=True, help="column of the classes to learn")
     own.add_argument("--title", default="", help="column of the items' names")
-    own.add_argument("--text", type=_names, default=[], help="further columns of text, comma-separated")
-    own.add_argument("--image", type=_names, default=[], help="columns of image paths, comma-separated")
+    own.add_argument("--text", default="", help="further columns of text, comma-separated")
+    own.add_argument("--image", default="", help="columns of image paths, comma-separated")
     own.add_argument("--id", default="", help="column of your own ids (default: the number of the row)")
     own.add_argument("--test", type=Path, help="table of the items to predict, with the same columns but the label")
     own.add_argument("--images", type=Path, help="folder in which the image paths start (default: of the table)")
@@ -107,16 +108,15 @@ def _run(options: argparse.Namespace) -> None:
     print(f"Executed notebook: {run_notebook(options.notebook, options.p)}")
 
 
-def _names(text: str) -> list[str]:
-    return [name.strip() for name in text.split(",") if name.strip()]
-
-
 def _catalogue(options: argparse.Namespace) -> None:  # in a shell, a relative path starts at the working directory
     values: dict[str, Any] = {
         k: v.absolute() if isinstance(v, Path) else v for k, v in vars(options).items() if k != "action"
     }
-    folder = describe(values.pop("items"), **values)
-    print(f"{summarise(folder)}\nNext: kit run 01_eda -p data {shlex.quote(str(folder))}")
+    with warnings.catch_warnings(record=True) as told:
+        warnings.simplefilter("always")
+        folder = describe(values.pop("items"), **values)
+    print("\n".join([summarise(folder), *(str(warning.message) for warning in told)]))
+    print(f"Next: kit run 01_eda -p data {shlex.quote(str(folder))}")
 
 
 def _predict(options: argparse.Namespace) -> None:

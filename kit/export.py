@@ -19,6 +19,7 @@ from fnmatch import fnmatch
 from pathlib import Path
 from typing import Any
 
+import pandas as pd
 from safetensors.torch import save_file
 
 from kit.config import OWN, TrainConfig, short_name
@@ -27,7 +28,8 @@ from kit.core.exceptions import KitError
 from kit.core.files import TRAIN_AGAIN, read_json, write_json, write_text
 from kit.core.paths import resolve, runs_folder
 from kit.data.catalogue import Description, read_catalogue, read_description
-from kit.data.challenge import read_names
+from kit.data.challenge import clean_items, read_names
+from kit.data.items import COLUMNS, changed_items
 from kit.models import registry
 from kit.models.image_backbones import read_timm_directory
 from kit.models.pretrained import local_directory
@@ -89,7 +91,7 @@ def open_source(run: str | Path) -> Source:
     for member in members:
         require_backbones(member)
     items, codes, _ = found.predictions("oof")
-    names, description = _read_classes(found, items.get("class_fingerprint", [""])[0])
+    names, description = _read_classes(found, members, items)
     return Source(found, members, codes, names, description, {}, False)
 
 
@@ -103,23 +105,36 @@ def _members(run: Run) -> list[TrainingRun]:
     return members
 
 
-def _read_classes(run: Run, labels: str) -> tuple[dict[int, str], Description | None]:
-    """Return the class names by code, and the description of a catalogue; `labels`: the hash of its labels.
+def _read_classes(
+    run: Run, members: list[TrainingRun], learned: pd.DataFrame
+) -> tuple[dict[int, str], Description | None]:
+    """Return the class names by code, and the description of a catalogue, with the columns that the members read in
+    training; `learned`: the run's items.
 
     Raise KitError if the catalogue is gone or has other labels now: the codes would mean others.
     """
-    folder = resolve(run.config.data)
+    folder, labels = resolve(run.config.data), learned.get("class_fingerprint", [""])[0]
     description = read_description(folder) if folder.is_dir() else None
     if not labels:
         return read_names(folder) if folder.is_dir() else {}, None
     if description is None:
         raise KitError(f"{folder} no longer has the catalogue that names the classes of {run.name!r}: put it back.")
-    _, names = read_catalogue(description)
+    frames, names = read_catalogue(dataclasses.replace(description, test=""))
     if fingerprint(*names) != labels:
         raise KitError(
             f"{folder} has other labels now than {run.name!r} learned: put the old ones back, or train again."
         )
-    return dict(enumerate(names)), description
+    outlines = [member.summary.get("outline", {}) for member in members]
+    records = {(name, outline[name]) for outline in outlines for name in COLUMNS if name in outline}
+    if len(records) > len({name for name, _ in records}):
+        raise KitError(f"The members of {run.name!r} read different columns of {folder}: train them again on the same.")
+    # an earlier version of the kit recorded no columns: the texts tell
+    if not records and changed_items(learned, clean_items(frames["train"], False, False)).any():
+        raise KitError(
+            f"The data changed since the run {run.name!r} was trained (texts or labels in {folder}): put back the old "
+            f"data and columns, or train the run again."
+        )
+    return dict(enumerate(names)), description.recall(record for _, record in records)
 
 
 def _open_export(folder: Path) -> Source:

@@ -4,6 +4,8 @@ N items · F folds · K classes
 """
 
 import dataclasses
+import warnings
+from collections import Counter
 from collections.abc import Iterable
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
@@ -20,7 +22,7 @@ from kit.core.exceptions import KitError
 from kit.core.files import write_atomically
 from kit.core.paths import private_cache
 from kit.data.challenge import clean_items
-from kit.data.new_items import Items, read_new_items
+from kit.data.new_items import MISSING, Items, NewItems, read_new_items
 from kit.data.table import PARQUET
 from kit.export import open_source
 from kit.models.backbones import BackboneHandle, check_backbones, find_backbones
@@ -66,16 +68,25 @@ class Predictor:
         classes.csv, if there is one. An image that is missing or unreadable counts as blank, as in training. A row
         with nothing that the run reads has no label.
 
-        Raise KitError if the table cannot be read, or if it lacks the columns.
+        Warn if a table or a frame lacks columns of the run's catalogue: they count as empty. Raise KitError if the
+        table cannot be read, or if it has no column that the run reads.
         """
+        table, rows = self._predict(items, images)
+        if rows.absent and isinstance(items, (str, Path, pd.DataFrame)):
+            warnings.warn(tell_absent(rows), stacklevel=2)
+        return table
+
+    def _predict(self, items: Items, images: str | Path | None) -> tuple[pd.DataFrame, NewItems]:
+        """Return what `predict` returns, and the rows that were read."""
         with self._cache(self.source.exported or not isinstance(items, (str, Path))):
             folder = None if images is None else Path(images)
-            frame, key = read_new_items(items, self.source.description, folder, self.sides)
+            rows = read_new_items(items, self.source.description, folder, self.sides)
+            frame = rows.frame
             able = frame["able"].to_numpy(bool)
             values = np.full((len(frame), len(self.source.codes)), np.nan)
             if able.any():
                 values[able] = self.probabilities(frame[able].reset_index(drop=True))
-        return self._table(frame, key, values)
+        return self._table(frame, rows.key, values), rows
 
     def probabilities(self, frame: pd.DataFrame) -> np.ndarray:
         """Return the probabilities `[N, K]` of rows of `read_new_items`."""
@@ -102,7 +113,7 @@ class Predictor:
                 if source.names:
                     columns[f"name{end}"] = names
             columns[f"probability{end}"] = values[np.arange(len(values)), places]
-        columns["problem"] = ["; ".join(problems) for problems in frame["problems"]]
+        columns["problem"] = ["; ".join(problem.words for problem in problems) for problems in frame["problems"]]
         return pd.DataFrame({"id" if key in columns else key: frame["key"], **columns})
 
 
@@ -172,7 +183,7 @@ class _Member:
 
 def predict_table(run: str | Path, items: Path, images: Path | None, out: Path | None) -> str:
     """Predict a table and write the rows of `Predictor.predict` to `out`, in the format that its ending names (CSV, TSV
-    or Parquet); return a sentence about them. Without `out`, the file is <items>-predicted.csv in the working
+    or Parquet); return sentences about them. Without `out`, the file is <items>-predicted.csv in the working
     directory.
 
     Raise KitError as `Predictor` does, or if the file cannot be written, or is of another format.
@@ -182,7 +193,7 @@ def predict_table(run: str | Path, items: Path, images: Path | None, out: Path |
         raise KitError(f"{out} must end in .csv, .tsv or .parquet, the formats that can be written: change -o.")
     if out.resolve() == items.resolve():
         raise KitError(f"{out} is the table of the items: choose another file with -o.")
-    table = Predictor(run).predict(items, images)
+    table, rows = Predictor(run)._predict(items, images)
 
     def write(path: Path) -> None:
         if ending in PARQUET:
@@ -192,5 +203,26 @@ def predict_table(run: str | Path, items: Path, images: Path | None, out: Path |
 
     write_atomically(out, write)
     without, noted = table["label"].isna().sum(), (table["problem"] != "").sum()
-    problems = f", {noted:,} with a problem, {without:,} of these without a label" if noted else ""
-    return f"{out}: {len(table):,} items{problems}."
+    counts = f", {noted:,} with a problem (see the column problem), {without:,} of these without a label" * bool(noted)
+    absent = [tell_absent(rows)] if rows.absent else []
+    return "\n".join([f"{out}: {len(table):,} items{counts}.", *absent, *_tell_problems(rows)])
+
+
+def tell_absent(rows: NewItems) -> str:
+    """Return a sentence about columns of the catalogue that a table lacks."""
+    return (
+        f"The run also reads the {rows.absent}, absent from the table and taken as empty: rename the table's columns "
+        f"if they have other names."
+    )
+
+
+def _tell_problems(rows: NewItems) -> list[str]:
+    """Return a line per kind of problem, the most frequent first, with the first example."""
+    examples: dict[str, str] = {}
+    counts = Counter[str]()
+    for key, problems in zip(rows.frame["key"], rows.frame["problems"], strict=True):
+        counts.update({problem.kind for problem in problems})
+        for problem in problems:
+            examples.setdefault(problem.kind, f"such as item {key}: {problem.words}")
+    where = {MISSING: f"; looked for under {rows.folder}: give the folder of the images with --images"}
+    return [f"  {count:,} × {kind} ({examples[kind]}){where.get(kind, '')}" for kind, count in counts.most_common()]

@@ -154,7 +154,15 @@ def test_broken_rows_cost_nothing_but_themselves(data, tmp_path):
     (tmp_path / "items.csv").write_text("\n".join(lines))
     out = tmp_path / "out.parquet"
     sentence = predict_table("first", tmp_path / "items.csv", folder, out)
-    assert sentence == f"{out}: 7 items, 4 with a problem, 2 of these without a label."
+    assert sentence.splitlines() == [
+        f"{out}: 7 items, 4 with a problem (see the column problem), 2 of these without a label.",
+        f"  2 × missing image (such as item {table.iloc[0, 0]}: image {files[0].name} is missing); looked for under "
+        f"{folder}: give the folder of the images with --images",
+        f"  1 × unreadable image (such as item {table.iloc[1, 0]}: image {files[1].name} cannot be read: no JPEG, PNG, "
+        "GIF, WebP, BMP or TIFF)",
+        f"  1 × no text (such as item {table.iloc[2, 0]}: no text)",
+        "  1 × row that does not fit the header (such as item 39: 4 fields, not 5)",
+    ]
     predict_table("first", tmp_path / "items.csv", folder, out.with_suffix(".tsv"))
     found = pd.read_parquet(out)
     assert list(pd.read_csv(out.with_suffix(".tsv"), sep="\t")) == list(found)
@@ -330,7 +338,8 @@ def test_a_catalogue_of_ones_own(tmp_path, backbones, data):
     items[:12].to_csv(tmp_path / "items.csv", index=False)
     items[12:].to_csv(tmp_path / "new.csv", index=False)
     columns = {"label": "kind", "title": "name", "text": ["about"], "image": ["photo"], "id": "sku"}
-    catalogue = describe(tmp_path / "items.csv", **columns, test=tmp_path / "new.csv", out=tmp_path / "mine")
+    with pytest.warns(UserWarning, match="'name' gives the label away"):
+        catalogue = describe(tmp_path / "items.csv", **columns, test=tmp_path / "new.csv", out=tmp_path / "mine")
     make("mine", catalogue, backbones, system="logistic")
     found = Predictor("mine").predict(tmp_path / "new.csv")
     assert found["sku"].tolist() == items["sku"][12:].tolist() and set(found["label"]) <= {*kinds}
@@ -346,9 +355,36 @@ def test_a_catalogue_of_ones_own(tmp_path, backbones, data):
     items.drop(columns="photo").to_csv(tmp_path / "short.csv", index=False)
     plain = [{"title": row.name, "description": row.about} for row in items[12:].itertuples(index=False)]
     own = items[12:][["name", "about"]]
-    pd.testing.assert_frame_equal(Predictor("mine").predict(plain), Predictor("mine").predict(own))
-    with pytest.raises(KitError, match="no column 'photo'"):
-        Predictor("mine").predict(tmp_path / "short.csv")
+    absent = "The run also reads the column 'photo', absent from the table and taken as empty: rename"
+    with pytest.warns(UserWarning, match=absent):
+        pd.testing.assert_frame_equal(Predictor("mine").predict(plain), Predictor("mine").predict(own))
+    told = predict_table("mine", tmp_path / "short.csv", None, tmp_path / "short-out.csv").splitlines()
+    assert told[1].startswith(absent) and told[2] == "  16 × no image (such as item A0: no image)" and len(told) == 3
+    assert pd.read_csv(tmp_path / "short-out.csv")["label"].notna().all()
+    items.rename(columns={"name": "Nom", "about": "abou", "photo": "x", "sku": "y"}).to_csv(tmp_path / "others.csv")
+    sentence = (
+        r"others.csv has no columns 'name', 'about' \(did you mean 'abou'\?\), 'photo', and nothing else that the run "
+        r"reads; rename the table's columns to those that the run learned from; it has: "
+    )
+    with pytest.raises(KitError, match=sentence):
+        Predictor("mine").predict(tmp_path / "others.csv")
+    with pytest.warns(UserWarning, match="gives the label away"):  # the columns of today are not those of the training
+        describe(tmp_path / "items.csv", **columns | {"text": (), "image": (), "id": ""}, out=catalogue)
+    again = Predictor("mine").predict(tmp_path / "new.csv").rename(columns={"row": "sku"})
+    pd.testing.assert_frame_equal(again.assign(sku=found["sku"]), found)
+    export("mine", tmp_path / "later")
+    again = Predictor(tmp_path / "later").predict(tmp_path / "new.csv").rename(columns={"row": "sku"})
+    pd.testing.assert_frame_equal(again.assign(sku=found["sku"]), found)
+    summary = open_run("mine").folder / "summary.json"  # an earlier version of the kit recorded no columns
+    content = json.loads(summary.read_text())
+    older = {name: value for name, value in content["outline"].items() if not name.endswith("_columns")}
+    summary.write_text(json.dumps(content | {"outline": older}))
+    for refused in (lambda: Predictor("mine"), lambda: export("mine", tmp_path / "never")):
+        with pytest.raises(KitError, match=r"The data changed since the run 'mine' was trained .*texts or labels"):
+            refused()
+    with pytest.warns(UserWarning, match="gives the label away"):
+        describe(tmp_path / "items.csv", **columns, test=tmp_path / "new.csv", out=catalogue)
+    pd.testing.assert_frame_equal(Predictor("mine").predict(tmp_path / "new.csv"), found)
     items.assign(kind=items["kind"] + "!")[:12].to_csv(tmp_path / "items.csv", index=False)
     with pytest.raises(KitError, match="has other labels now than 'mine' learned"):
         Predictor("mine")

@@ -6,15 +6,17 @@ are; nothing is copied.
 
 import dataclasses
 import difflib
+import functools
 import json
 import os
 import re
 import unicodedata
+import warnings
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeAlias
+from typing import Any, NamedTuple, TypeAlias
 
 import numpy as np
 import pandas as pd
@@ -23,14 +25,16 @@ import pyarrow.parquet as pq
 from kit.core.exceptions import KitError, shorten
 from kit.core.files import write_atomically, write_json
 from kit.core.paths import resolve
-from kit.data.images import first_images
+from kit.data.images import first_images, item_images
 from kit.data.table import PARQUET, PLAIN_NUMBER, WHOLE_NUMBER, read_delimited
 
 FILE = "catalogue.json"
 UNKNOWN = {"", "nan", "none", "null", "<na>", "n/a", "#n/a"}  # what programs write for a label that is not known
 SEVERAL = "|"  # between the images of one cell
+URL = re.compile("https?://", re.IGNORECASE)
 Table: TypeAlias = str | Path | pd.DataFrame  # a path, or a frame in memory
 DESCRIBE = "describe the catalogue again with kit catalogue"
+SIDES = {"text": ("title", "text"), "image": ("image",)}  # fields of a description that name what a model reads
 
 
 @dataclass(frozen=True)
@@ -55,7 +59,23 @@ class Description:
     @property
     def sides(self) -> tuple[str, ...]:
         """Return what the items have: text, image."""
-        return ("text",) * bool(self.title or self.text) + ("image",) * bool(self.image)
+        return tuple(side for side in SIDES if self.columns(side))
+
+    def columns(self, *sides: str) -> list[str]:
+        """Return the columns of what a model of `sides` reads, in order."""
+        fields = (getattr(self, field) for side in sides for field in SIDES[side])
+        return [name for field in fields for name in ([field] if isinstance(field, str) else field) if name]
+
+    def record(self, side: str) -> str:
+        """Return the fields that name the columns of one side, as JSON, for a run to keep."""
+        return json.dumps({field: getattr(self, field) for field in SIDES[side]}, ensure_ascii=False)
+
+    def recall(self, records: Iterable[str]) -> "Description":
+        """Return the description with the columns that `record` returned earlier. Raise TypeError if it did not."""
+        fields: dict[str, Any] = {
+            key: tuple(v) if isinstance(v, list) else v for one in records for key, v in json.loads(one).items()
+        }
+        return dataclasses.replace(self, **fields)
 
     @property
     def key(self) -> str:
@@ -72,8 +92,8 @@ def describe(
     *,
     label: str,
     title: str = "",
-    text: Sequence[str] = (),
-    image: Sequence[str] = (),
+    text: str | Sequence[str] = (),
+    image: str | Sequence[str] = (),
     id: str = "",
     test: Table | None = None,
     images: str | Path | None = None,
@@ -82,8 +102,10 @@ def describe(
     """Check a catalogue, write its description into the folder `out`, and return that folder.
 
     `items`, `test`: the path of a CSV, TSV or Parquet file, which stays where it is, or a pandas frame, which is
-    written to the folder. `images`: the folder in which the images' paths start, by default that of the table. `out`:
-    by default data/<name of the file>. Raise KitError if the tables do not have those columns, or other faults.
+    written to the folder. `text`, `image`: names of columns, or one text with commas between them. `images`: the folder
+    in which the images' paths start, by default that of the table; for a frame of items, the working directory. `out`:
+    by default data/<name of the file>. Warn of images that are missing, and of columns that give the label away. Raise
+    KitError if the tables do not have those columns, or other faults.
     """
     if out is None and isinstance(items, pd.DataFrame):
         raise KitError("A frame has no name: pass out= the folder for its description, such as data/mine.")
@@ -95,20 +117,86 @@ def describe(
         name: str(folder / f"{name}.parquet" if isinstance(table, pd.DataFrame) else resolve(table))
         for name, table in tables.items()
     }
+    if images is None and image and isinstance(items, pd.DataFrame):
+        images = Path.cwd()
     start = "" if images is None else str(resolve(images))
     description = Description(
-        **paths, label=label, title=title, text=tuple(text), image=tuple(image), id=id, images=start
+        **paths, label=label, title=title, text=_split(text), image=_split(image), id=id, images=start
     )
     _check_columns(description)
     if start and not Path(start).is_dir():
         raise KitError(f"{start} is not a folder; give --images the folder in which the images' paths start.")
-    frames = {name: table for name, table in tables.items() if isinstance(table, pd.DataFrame)}
-    read_catalogue(description, frames)
-    for name, frame in frames.items():
+    given = {name: table for name, table in tables.items() if isinstance(table, pd.DataFrame)}
+    frames, _ = read_catalogue(description, given)
+    for name, frame in given.items():
         texts = Rows(frame, description, [label] if name == "items" else []).texts
         write_atomically(Path(paths[name]), pd.DataFrame(texts).to_parquet)
     write_json(folder / FILE, dataclasses.asdict(description))
+    sentences = [
+        tell_missing_images(frame, Path(path).name, description.image_folder(path))
+        for frame, path in zip(frames.values(), paths.values(), strict=True)
+        if "image" in description.sides
+    ]
+    for sentence in filter(None, [*sentences, *_tell_answers(Rows(paths["items"], description, [label]))]):
+        warnings.warn(sentence, stacklevel=2)
     return folder
+
+
+def _split(names: str | Sequence[str]) -> tuple[str, ...]:
+    """Return names of columns, of which a text has commas between them."""
+    return tuple(filter(None, map(str.strip, names.split(",")))) if isinstance(names, str) else tuple(names)
+
+
+def tell_missing_images(frame: pd.DataFrame, name: str, folder: str | Path, own: bool = True) -> str:
+    """Return a sentence about the images that a table's items name and that do not exist, and about items that name
+    none; "" if there are neither.
+
+    `name`: the table's · `folder`: where images were looked for · `own`: it is a catalogue's.
+    """
+    items = list(zip(frame["image_names"], item_images(frame), strict=True))
+    named = [pair for names, paths in items if paths for pair in zip(names, paths, strict=True)]
+    unnamed = [names[0] for names, paths in items if not paths]
+    missing = [image for image, path in named if path is None]
+    urls = [image for image in missing if URL.match(image)]
+    parts, advice = [], []
+    if missing:
+        where = f"{folder} (--images)" if own else folder
+        parts.append(
+            f"{len(missing)} of the {len(named)} images of {name} are missing under {where}: {shorten(missing, 3)}"
+        )
+    if unnamed:
+        parts.append(f"{len(unnamed)} of the {len(items)} items of {name} name no image ({shorten(unnamed, 3)})")
+    if urls:
+        advice.append(f"URLs are not fetched ({len(urls)} here): download those images and give their paths")
+    if own and len(missing) > len(urls):
+        advice.append("if they are elsewhere, describe the table again with kit catalogue … --images FOLDER")
+    put = "otherwise put them there" if len(advice) else "put them there" if missing else "fill them in"
+    return f"{'; '.join([*parts, *advice])}; {put}, or train without them: -p missing blank." if parts else ""
+
+
+def _tell_answers(rows: "Rows") -> list[str]:
+    """Return a sentence per column of text that gives the label away, as its name in another language or its code does.
+
+    Each value occurs with one label only, and there are at most half as many values more than labels: a brand or a
+    colour occurs with several labels, or has more values. Few cells are empty: a label that only some items have is no
+    answer.
+    """
+    labels, sentences = rows.texts[rows.description.label], []
+    for name in rows.description.columns("text"):
+        pairs = [(text.strip(), label) for text, label in zip(rows.texts[name], labels, strict=True) if text.strip()]
+        values, classes = ({pair[side] for pair in pairs} for side in (0, 1))
+        if (
+            len(values) == len({*pairs})
+            and len(classes) == len({*labels})
+            and len(values) <= 1.5 * len(classes)
+            and len(pairs) >= max(0.9 * len(labels), 2 * len(values))
+        ):
+            sentences.append(
+                f"The column {name!r} gives the label away: each of its {len(values)} values occurs with one "
+                f"{rows.description.label} only, so a model would read the answer there; leave it out, unless new "
+                f"items have it before their {rows.description.label} is known."
+            )
+    return sentences
 
 
 def _check_columns(description: Description) -> None:
@@ -167,9 +255,19 @@ def read_rows(
     `table`: a path or a pandas frame; a column of labels is not read. `images`: the folder in which the images' paths
     start, by default the description's. Raise KitError if the table cannot be read, or if a row is at fault: repeats or
     lacks its id, has another number of fields than the header, or has neither text nor image. With `collect`, faulty
-    rows stay, the column `problems` lists the reasons per row, and `whole` says whether its fields fit the header.
+    rows stay, the column `problems` has a list of Problem per row, and `whole` says whether its fields fit the header.
     """
     return Rows(table, description, []).frame(images, collect)
+
+
+class Problem(NamedTuple):
+    """What is wrong with a row: of which kind, and in words."""
+
+    kind: str
+    words: str
+
+
+EMPTY = "no text and no image"
 
 
 class Rows:
@@ -179,19 +277,20 @@ class Rows:
         self.description = description
         self.path = None if isinstance(table, pd.DataFrame) else Path(table)
         self.name = "the frame" if self.path is None else self.path.name
-        columns = [description.id, description.title, *description.text, *description.image]
-        columns = list(dict.fromkeys([*filter(None, columns), *more]))
+        columns = [*description.columns("text", "image"), *more, *filter(None, [description.id])]
+        columns = list(dict.fromkeys(columns))
+        require = functools.partial(require_columns, labelled=bool(more))
         self.faults: dict[int, str] = {}  # rows whose fields do not fit the header
         if self.path is not None and not self.path.is_file():
             raise KitError(f"There is no table {self.path}; check the path, or if it has moved, {DESCRIBE}.")
         if self.path is None or self.path.suffix.lower() in PARQUET:
-            frame: Any = table if self.path is None else _read_parquet(self.path, columns)
+            frame: Any = table if self.path is None else _read_parquet(self.path, columns, require)
             frame = frame.rename(columns=str)
-            require_columns(self.name, frame.columns, columns)
+            require(self.name, frame.columns, columns)
             self.texts = {name: _as_texts(frame[name], name, self) for name in columns}
             self.places = [f"row {number}" for number in range(1, len(frame) + 1)]
         else:
-            self.texts, lines, self.faults = read_delimited(self.path, columns, require_columns)
+            self.texts, lines, self.faults = read_delimited(self.path, columns, require)
             self.places = [f"line {number}" for number in lines]
         if not self.places:
             raise KitError(f"{self.name} has no rows; give a table with one item per row.")
@@ -219,15 +318,18 @@ class Rows:
         parts = [self.texts[name] for name in description.text]
         texts = [" ".join(part[i].strip() for part in parts if part[i].strip()) for i in rows]
         named = [self._images(i) for i in rows]
-        read = ", ".join(filter(None, (description.title, *description.text, *description.image)))
-        empty = {i: f"no text and no image ({read})" for i in rows if not (titles[i].strip() or texts[i] or named[i])}
-        kinds = [
-            (self.faults, "mend that row or its quotation marks, or save the table as Parquet"),
-            (ids, "give each item an id of its own"),
-            (empty, "fill in that row or remove it"),
-        ]
+        read = ", ".join(description.columns("text", "image"))
+        empty = {i: f"{EMPTY} ({read})" for i in rows if not (titles[i].strip() or texts[i] or named[i])}
+        kinds = {
+            "row that does not fit the header": (
+                self.faults,
+                "mend that row or its quotation marks, or save the table as Parquet",
+            ),
+            "missing or repeated id": (ids, "give each item an id of its own"),
+            EMPTY: (empty, "fill in that row or remove it"),
+        }
         if not collect:
-            for reasons, advice in kinds:
+            for reasons, advice in kinds.values():
                 self.refuse(reasons, reasons, advice)
         folder = images or description.image_folder(str(self.path or description.items))
         full = [[os.path.join(folder, name) for name in names] for names in named]
@@ -236,9 +338,11 @@ class Rows:
         frame = pd.DataFrame({"id": [int(key) for key in own] if whole and not ids else [i + 1 for i in rows]})
         columns = {"key": own, "title": titles, "description": texts, "image_paths": paths}
         columns["image_path"] = first_images(paths)
-        columns["image_names"] = [tuple(names) or (f"none in {self.places[i]}",) for i, names in enumerate(named)]
+        columns["image_names"] = [tuple(names) or (self.places[i],) for i, names in enumerate(named)]
         if collect:
-            columns["problems"] = [[reasons[i] for reasons, _ in kinds if i in reasons] for i in rows]
+            columns["problems"] = [
+                [Problem(kind, reasons[i]) for kind, (reasons, _) in kinds.items() if i in reasons] for i in rows
+            ]
             columns["whole"] = [i not in self.faults for i in rows]
         return frame.assign(**{name: pd.Series(values, dtype=object) for name, values in columns.items()})
 
@@ -247,25 +351,33 @@ class Rows:
         return [cell.strip().replace("\\", "/") for cell in cells if cell.strip()]  # as Windows writes paths
 
 
-def require_columns(name: str, columns: Sequence[str], wanted: Sequence[str]) -> None:
-    """Raise KitError if a table's header lacks a wanted column, or has it twice."""
+def require_columns(name: str, columns: Sequence[str], wanted: Sequence[str], labelled: bool = True) -> None:
+    """Raise KitError, naming all of them, if a table's header lacks wanted columns, or if it has one twice.
+
+    `labelled`: it is the table that a description is made for, and not one that must be like it.
+    """
     columns = [str(column) for column in columns]
-    for column in wanted:
-        if (count := columns.count(column)) == 1:
-            continue
-        if count:
-            raise KitError(f"{name} has {count} columns {column!r}; rename one of them.")
-        lower = {other.casefold(): other for other in columns}
-        close = difflib.get_close_matches(column.casefold(), lower, 1)
-        meant = f" (did you mean {lower[close[0]]!r}?)" if close else ""
-        raise KitError(
-            f"{name} has no column {column!r}{meant}; name one that it has: {shorten(map(repr, columns), 20)}."
-        )
+    if twice := [column for column in wanted if columns.count(column) > 1]:
+        raise KitError(f"{name} has {columns.count(twice[0])} columns {twice[0]!r}; rename one of them.")
+    if absent := [column for column in wanted if column not in columns]:
+        has = shorten(map(repr, columns), 20)
+        one = f"name {'one' if len(absent) == 1 else 'columns'} that it has: {has}"
+        same = f"both tables need the same names, so rename its columns: {has}"
+        raise KitError(f"{name} has no {name_absent(absent, columns, wanted)}; {one if labelled else same}.")
 
 
-def _read_parquet(path: Path, columns: list[str]) -> pd.DataFrame:
+def name_absent(absent: Sequence[str], columns: Sequence[str], wanted: Sequence[str]) -> str:
+    """Return in words the columns that a table lacks, each with the one that may be meant, none of them `wanted`."""
+    lower = {other.casefold(): other for other in columns if other not in wanted}
+    close = [difflib.get_close_matches(column.casefold(), lower, 1) for column in absent]
+    meant = [f" (did you mean {lower[near[0]]!r}?)" if near else "" for near in close]
+    named = ", ".join(f"{column!r}{question}" for column, question in zip(absent, meant, strict=True))
+    return f"column{'s' * (len(absent) > 1)} {named}"
+
+
+def _read_parquet(path: Path, columns: list[str], require: Callable) -> pd.DataFrame:
     try:
-        require_columns(path.name, pq.read_schema(path).names, columns)
+        require(path.name, pq.read_schema(path).names, columns)
         return pd.read_parquet(path, columns=columns)
     except (OSError, ValueError) as error:  # pyarrow's errors are ValueErrors
         raise KitError(f"{path} cannot be read as Parquet ({error}); write it again.") from None

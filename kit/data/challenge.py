@@ -16,8 +16,7 @@ import pandas as pd
 from kit.core.cache import fingerprint
 from kit.core.exceptions import KitError, shorten
 from kit.core.paths import resolve
-from kit.data.catalogue import Description, read_catalogue, read_description, read_rows
-from kit.data.images import item_images
+from kit.data.catalogue import Description, read_catalogue, read_description, read_rows, tell_missing_images
 from kit.data.table import read_table
 from kit.data.text import clean_text, compose
 
@@ -214,15 +213,7 @@ def _add_images(frame: pd.DataFrame, split: str, path: Path, images: dict) -> No
 
 
 def _require_images(frame: pd.DataFrame, name: str, where: str, policy: str, own: bool) -> None:
-    pairs = zip(frame["image_names"], item_images(frame), strict=True)
-    named = [pair for names, paths in pairs for pair in zip(names, paths or (None,), strict=True)]
-    missing = [name for name, path in named if path is None]
-    if missing and policy in ("require", "warn"):
-        elsewhere = "if they are elsewhere, describe the table again with kit catalogue … --images FOLDER; otherwise "
-        sentence = (
-            f"{len(missing)} of the {len(named)} images of {name} are missing under {where}: {shorten(missing, 3)}; "
-            f"{elsewhere * own}put them there, or train without them: -p missing blank."
-        )
+    if policy in ("require", "warn") and (sentence := tell_missing_images(frame, name, where, own)):
         if policy == "require":
             raise KitError(sentence)
         warnings.warn(sentence, stacklevel=3)
@@ -273,7 +264,7 @@ def _read_own(description: Description) -> _Source:
     tables = {"train": Path(description.items), "test": Path(description.test)}
     for split, frame in frames.items():
         frames[split] = frame.assign(class_fingerprint=fingerprint(*labels))
-    where = {split: f"{description.image_folder(str(path))} (--images)" for split, path in tables.items()}
+    where = {split: str(description.image_folder(str(path))) for split, path in tables.items()}
     return _Source("catalogue", frames, tables, dict(enumerate(labels)), where)
 
 
@@ -335,12 +326,13 @@ def _sides(description: Description | None) -> tuple[str, ...]:
 
 
 def summarise(folder: Path) -> str:
-    """Return what a catalogue holds, in sentences for its owner. Raise KitError as `read_challenge` does."""
-    with warnings.catch_warnings(record=True) as told:
-        challenge = read_challenge(folder, images="warn")
+    """Return what a catalogue holds, in sentences for its owner, who knows by `describe` which images are missing.
+
+    Raise KitError as `read_challenge` does.
+    """
+    challenge = read_challenge(folder, images="leave")
     train, test = challenge.train, sum(len(frame) for frame in challenge.test.values())
     parts = [f"{challenge.folder}: {len(train):,} items of {len(challenge.classes)} classes, {test:,} to predict."]
-    parts += [str(warning.message) for warning in told]
     counts = train["class"].value_counts()
     if len(few := counts.index[counts < 2]):
         parts.append(f"Training needs two items per class: {shorten(few)} has one; add items or remove those rows.")

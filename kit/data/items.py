@@ -15,12 +15,15 @@ from kit.data.images import check_images, image_hashes, inspect_items, item_imag
 from kit.data.text import product_texts
 from kit.runs import Run
 
+COLUMNS = ("text_columns", "image_columns")  # of the frame `train`: what a catalogue's columns were called
+
 
 def read_items(config: TrainConfig) -> tuple[list[int], dict[str, pd.DataFrame]]:
     """Return the class codes in the order of the model's outputs, and the frames `train` and `test`.
 
     `train` has the column `fold`, in which each item validates (-1: it always trains), and with a grouped split
-    `group`, the same for duplicates. `test` has the rows of every test file, distinguished by `split`, with
+    `group`, the same for duplicates; of a catalogue also `text_columns` and `image_columns`, the names of the columns
+    that the run reads (`Description.record`). `test` has the rows of every test file, distinguished by `split`, with
     FINGERPRINTS. If images are read, the column `blank` says why an item has none: "missing", "corrupt: …", or "" if it
     has one (`kit.data.images:check_images`). Raise KitError if the data is damaged, or too small for the split.
     """
@@ -33,6 +36,8 @@ def read_items(config: TrainConfig) -> tuple[list[int], dict[str, pd.DataFrame]]
     items = items.reset_index(drop=True)
     tests = [frame.assign(split=split) for split, frame in challenge.test.items()]
     test = pd.concat(tests, ignore_index=True) if tests else items[:0].assign(split="")
+    if own := challenge.description:
+        items = items.assign(**{f"{side}_columns": own.record(side) for side in needed_sides(config.system)})
     if reads_images:
         inspected = check_images([items, test], config.corrupt)
         if "image" in config.sides:
@@ -89,7 +94,7 @@ def _split_grouped(items: pd.DataFrame, inspected: pd.DataFrame, settings: tuple
 
 
 def data_fingerprints(frames: dict[str, pd.DataFrame]) -> dict[str, str]:
-    """Return a hash of each part of the data that a training uses, by name."""
+    """Return a hash of each part of the data that a training uses, by name, and a catalogue's columns as they are."""
     train, fingerprints = frames["train"], {}
     for name, columns in {
         "ids": ["id", "key"],
@@ -99,6 +104,7 @@ def data_fingerprints(frames: dict[str, pd.DataFrame]) -> dict[str, str]:
         parts = [frame[column] for frame in frames.values() for column in columns if column in frame]
         fingerprints[name] = fingerprint(*(part.to_json() for part in parts))
     fingerprints["folds"] = fingerprint(train["fold"].to_json())
+    fingerprints |= {name: train[name].iloc[0] for name in COLUMNS if name in train}  # in words: predicting reads them
     if "blank" in train:
         hashes = [value for frame in frames.values() for value in image_hashes(frame)]
         fingerprints["images"] = fingerprint(*hashes)

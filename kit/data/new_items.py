@@ -5,34 +5,47 @@ import itertools
 import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TypeAlias
+from typing import NamedTuple, TypeAlias
 
 import numpy as np
 import pandas as pd
 import pyarrow.parquet as pq
 
 from kit.core.exceptions import KitError, shorten
-from kit.data.catalogue import Description, Rows, Table, read_rows
+from kit.data.catalogue import EMPTY, URL, Description, Problem, Rows, Table, name_absent, read_rows
 from kit.data.challenge import EDITIONS, find_images
 from kit.data.images import inspect_items, item_images, keep_readable
 from kit.data.table import PANDAS_INDEX, PARQUET, WHOLE_NUMBER, read_headers
 
 Items: TypeAlias = Table | Sequence[Mapping]  # a path, a frame, or dictionaries
+MISSING = "missing image"  # a kind of Problem
 PLAIN = ("title", "description", "image", "id")  # columns of items that no catalogue describes
+
+
+class NewItems(NamedTuple):
+    """The rows of a table in order, the name of the column of their own ids, the folder in which their images' paths
+    start, and in words the columns of a catalogue that the table lacks.
+
+    Columns of the rows: `key` (the own id), `title`, `description`, `image_paths`, `image_path`, `problems` (what is
+    wrong, a list of Problem) and `able` (whether the row has anything that a model of the sides reads). An image that
+    is missing or cannot be read has the path None.
+    """
+
+    frame: pd.DataFrame
+    key: str
+    folder: Path
+    absent: str
 
 
 def read_new_items(
     items: Items, description: Description | None, images: Path | None, sides: Sequence[str]
-) -> tuple[pd.DataFrame, str]:
-    """Return the rows in order, and the name of the column of their own ids.
-
-    Columns of the rows: `key` (the own id), `title`, `description`, `image_paths`, `image_path`, `problems` (what is
-    wrong, a list of words) and `able` (whether the row has anything that a model of `sides` reads). An image that is
-    missing or cannot be read has the path None.
+) -> NewItems:
+    """Return the items of a table, for a model of `sides`.
 
     The columns of `items` are those of `description`, if a catalogue was learned from, otherwise those of the
     challenge's X files, of either edition; or else `title`, `description`, `image` and `id`, of which a file must have
-    the title (or the image, if no text is read), and dictionaries any.
+    the title (or the image, if no text is read), and dictionaries any. Of a catalogue's columns one is enough: an
+    absent one counts as empty.
     `images`: the folder in which the images' paths start, or in which the challenge's images are; by default the
     table's. Raise KitError if there is no such table, or if it lacks those columns.
     """
@@ -43,15 +56,16 @@ def read_new_items(
     headers = _headers(table)
     if images and not images.is_dir():
         raise KitError(f"{images} is not a folder: give --images the folder of the images.")
+    absent = ""
     if found := None if description else _find_edition(headers):
         folder = images or (Path.cwd() if path is None else path.parent)
         frame, name = _read_challenge_rows(table, found, folder), found["id"]
     else:
-        columns = _find_columns(headers, description, path, sides)
-        start = images or columns.image_folder(str(path or columns.items))
-        frame, name = read_rows(table, columns, start, collect=True), columns.key
+        columns, absent = _find_columns(headers, description, path, sides)
+        folder = images or columns.image_folder(str(path or columns.items))
+        frame, name = read_rows(table, columns, folder, collect=True), columns.key
     _look_at_images(frame, sides)
-    return frame, name or "id"
+    return NewItems(frame, name or "id", folder, absent)
 
 
 def _frame(items: Sequence[Mapping]) -> pd.DataFrame:
@@ -92,25 +106,30 @@ def _find_edition(headers: list[list[str]]) -> dict[str, str] | None:
 
 def _find_columns(
     headers: list[list[str]], description: Description | None, path: Path | None, sides: Sequence[str]
-) -> Description:
-    """Return what the columns mean: as a catalogue describes them, or else by their PLAIN names.
+) -> tuple[Description, str]:
+    """Return what the columns mean, as a catalogue describes them, or else by their PLAIN names; and in words those of
+    the catalogue that a model of `sides` reads and the table lacks.
 
-    A table must have all columns of a catalogue, except the ids, or else `title`, or `image` for a model of images
-    alone; of dictionaries and frames those that are there count. Raise KitError if there are none.
+    A table must have a column of the catalogue, or if there is none `title`, or `image` for a model of images alone;
+    dictionaries and frames have one of either. Raise KitError if there are none.
     """
     enough = {*PLAIN[:3]} if path is None else {"title" if "text" in sides else "image"}
-    own = description and {*filter(None, (description.title, *description.text, *description.image))}
-    if description and path:  # whose reader names the column that the table lacks
-        fitting = [header for header in headers if own and own <= {*header}]
-        has_id = not fitting or description.id in fitting[0]
-        return description if has_id else dataclasses.replace(description, id="")
+    own = description.columns(*sides) if description else []
+    header = max(headers, key=lambda header: (len({*own} & {*header}), len(header)))
+    absent = [name for name in own if name not in header]
+    missing = name_absent(absent, header, own) if absent else ""
+    present = {*own} - {*absent}
+    if description and present and (path or not absent or not present <= {*PLAIN}):
+        return _restrict(description, header), missing
+    columns = shorten(header, 20) or "(none)"
+    if description and path:
+        raise KitError(
+            f"{path.name} has no {missing}, and nothing else that the run reads; rename the table's columns to those "
+            f"that the run learned from; it has: {columns}."
+        )
     for header in headers:
-        present = own and own & {*header}
-        if description and present and (present == own or not present <= {*PLAIN}):
-            return _restrict(description, header)
         if enough & {*header}:
-            return _restrict(Description("", "", PLAIN[0], PLAIN[1:2], PLAIN[2:3], PLAIN[3]), header)
-    columns = shorten(max(headers, key=len), 20) or "(none)"
+            return _restrict(Description("", "", PLAIN[0], PLAIN[1:2], PLAIN[2:3], PLAIN[3]), header), ""
     instead = f"the catalogue's ({', '.join(sorted(own))})" if own else "those of the challenge's X files"
     raise KitError(
         f"The items have the columns {columns}, and need {' or '.join(sorted(enough, key=PLAIN.index))}, or {instead}: "
@@ -145,23 +164,27 @@ def _look_at_images(frame: pd.DataFrame, sides: Sequence[str]) -> None:
     """Note what the rows lack of what a model of `sides` reads; an unreadable image counts as none."""
     whole = frame["whole"].to_numpy(bool)
     has = {"text": ((frame["title"] + frame["description"]).str.strip() != "").to_numpy(bool)}
-    lacks: dict[str, list[list[str]]] = {"text": [[] if there else ["no text"] for there in has["text"]]}
+    lacks = {"text": [[] if there else [Problem("no text", "no text")] for there in has["text"]]}
     if "image" in sides:
         inspected = inspect_items(item_images(frame))
         has["image"] = (inspected["blank"] == "").to_numpy(bool)
         keep_readable(frame, inspected)
         lacks["image"] = [
-            [f"image {name} {_in_words(why)}" for name, why in zip(names, whys, strict=True) if why]
+            [_image_problem(name, why) for name, why in zip(names, whys, strict=True) if why]
             if whys
-            else ["no image"]
+            else [Problem("no image", "no image")]
             for names, whys in zip(frame["image_names"], inspected["reasons"], strict=True)
         ]
     frame["able"] = whole & np.any([has[side] for side in sides], axis=0)
     for side in sides:
         for problems, reasons in zip(frame["problems"][whole], itertools.compress(lacks[side], whole), strict=True):
-            if not any(problem.startswith("no text and no image") for problem in problems):
+            if not any(problem.kind == EMPTY for problem in problems):
                 problems.extend(reasons)
 
 
-def _in_words(why: str) -> str:
-    return "is missing" if why == "missing" else why.replace("corrupt: ", "cannot be read: ", 1)
+def _image_problem(name: str, why: str) -> Problem:
+    if why != "missing":
+        return Problem("unreadable image", f"image {name} {why.replace('corrupt: ', 'cannot be read: ', 1)}")
+    if URL.match(name):
+        return Problem("URL instead of an image", f"image {name} is a URL, which is not fetched: download it")
+    return Problem(MISSING, f"image {name} is missing")

@@ -120,6 +120,8 @@ def read_delimited(
         )
     start = next(number for number, record in enumerate(records) if "".join(record.fields).strip())  # the header
     width, records = len(headers[sep]), records[start + 1 :]
+    while records and not "".join(records[-1].fields).strip():  # as Excel writes below a table
+        records.pop()
     places, faults = [headers[sep].index(column) for column in columns], {}
     for number, record in enumerate(records):
         if len(record.fields) != width:

@@ -165,6 +165,10 @@ def test_parquet_and_frames(folder):
     [
         ({"title": "Nam"}, ["no column 'Nam' (did you mean 'name'?)", "'about', 'photo', 'category'"]),
         ({"id": "zzz"}, ["no column 'zzz'; name one that it has: 'sku'"]),
+        (
+            {"title": "Nam", "text": "Brand , zzz", "id": "x"},
+            ["no columns 'Nam' (did you mean 'name'?), 'Brand' (did you mean 'brand'?), 'zzz', 'x'; name columns that"],
+        ),
         ({"text": ["name"]}, ["'name' is named twice"]),
         ({"text": ["category"]}, ["'category' is named twice", "must not read the label"]),
         ({"id": "category"}, ["'category' is named twice"]),
@@ -225,13 +229,92 @@ def test_prose_in_quotation_marks_is_no_row(folder):
 
 def test_images_that_are_missing(folder, root):
     put(folder, ITEMS.replace("b.png", "").replace("d.png", "gone.png"))
-    out = describe(folder / "items.csv", **COLUMNS, out=root / "mine")
+    with pytest.warns(UserWarning, match="are missing") as told:
+        out = describe(folder / "items.csv", **COLUMNS, out=root / "mine")
     sentence = refusal(read_challenge, out)
-    assert f"2 of the 5 images of items.csv are missing under {folder} (--images): none in line 3, gone.png" in sentence
+    assert [str(one.message) for one in told] == [sentence]
+    assert f"1 of the 4 images of items.csv are missing under {folder} (--images): gone.png; " in sentence
+    assert "; 1 of the 4 items of items.csv name no image (line 3); " in sentence
     assert "if they are elsewhere, describe the table again with kit catalogue … --images FOLDER" in sentence
     assert read_challenge(out, images="leave").train["image_path"].isna().tolist() == [False, True, False, True]
     with pytest.warns(UserWarning, match="-p missing blank"):
         read_challenge(out, images="warn")
+
+
+def test_images_that_are_urls_are_not_fetched(folder, root):
+    put(folder, ITEMS.replace("b.png", "https://shop.example/b.png").replace("d.png", "HTTP://shop.example/d.png"))
+    with pytest.warns(
+        UserWarning, match=r"2 of the 5 images .*; URLs are not fetched \(2 here\): download those images"
+    ):
+        out = describe(folder / "items.csv", **COLUMNS, out=root / "mine")
+    assert "--images FOLDER" not in refusal(read_challenge, out)  # the folder is not at fault
+
+
+def test_the_test_table_needs_the_same_columns(folder):
+    put(folder, "Name,photo,text\na,a.png,b\n", "new.csv")
+    new = {"test": folder / "new.csv", "out": folder / "out"}
+    sentence = refusal(describe, folder / "items.csv", **COLUMNS, **new)
+    assert sentence == (
+        "new.csv has no columns 'name' (did you mean 'Name'?), 'brand', 'about', 'sku'; both tables need the same "
+        "names, so rename its columns: 'Name', 'photo', 'text'."
+    )
+
+
+def test_columns_named_in_one_text(folder):
+    out = describe(folder / "items.csv", **COLUMNS | {"text": " brand, about", "image": "photo"}, out=folder / "out")
+    description = read_description(out)
+    assert (description.text, description.image) == (("brand", "about"), ("photo",))
+
+
+def test_images_of_a_frame_start_in_the_working_directory(folder, root, monkeypatch):
+    monkeypatch.chdir(folder)
+    frame = pd.read_csv("items.csv", keep_default_na=False)
+    out = describe(frame, **COLUMNS, out=root / "mine")
+    monkeypatch.chdir(root)
+    assert read_challenge(out).train["image_path"].tolist()[0] == str(folder / "a.png")
+
+
+@pytest.mark.parametrize("end", [";;;;\r\n" * 3, ";;;;\r\n ; ;;;", "\r\n;;;;\r\n\r\n"])
+def test_empty_rows_below_a_table_are_no_items(folder, end):
+    table = "sku;name;about;photo;category\r\n1;a;;;x\r\n2;b;;;x\r\n3;c;;;y\r\n4;d;;;y\r\n"
+    out = describe(put(folder, table + end), title="name", label="category", id="sku", out=folder / "out")
+    assert read_challenge(out).train["key"].tolist() == ["1", "2", "3", "4"]
+    rows = read_new_items(put(folder, table + end, "new.csv"), read_description(out), None, ("text",))
+    assert rows.frame["key"].tolist() == ["1", "2", "3", "4"] and not any(rows.frame["problems"])
+    assert "line 3: no text" in refusal(
+        describe, put(folder, table.replace("2;b;;;x", ";;;;")), title="name", label="category", out=folder / "out"
+    )
+
+
+def shelf() -> pd.DataFrame:
+    """60 items of 6 categories, 4 of which share their colours and brands, and the category under two other names."""
+    kinds = [f"kind {i % 6}" for i in range(60)]
+    return pd.DataFrame(
+        {
+            "name": [f"item {i}" for i in range(60)],
+            "kind": kinds,
+            "code": [{"kind 0": "A1"}.get(kind, f"B{kind[-1]}") for kind in kinds],
+            "shop": [f"{kind.upper()}{' old' * (i > 50 and kind == 'kind 1')}" for i, kind in enumerate(kinds)],
+            "colour": [["red", "blue", "green", "white"][i * i % 7 % 4] for i in range(60)],
+            "brand": [f"brand {i % 18}" for i in range(60)],  # each of one kind, but three times as many
+            "offer": ["offer" if kind == "kind 0" else "" for kind in kinds],
+            "season": ["warm" if kind < "kind 3" else "cold" for kind in kinds],
+        }
+    )
+
+
+def test_a_text_that_is_the_label_is_named(folder, recwarn):
+    names = ["code", "shop", "colour", "brand", "offer"]
+    describe(shelf(), title="name", text=names, label="kind", out=folder / "out")
+    told = [str(warning.message) for warning in recwarn]
+    assert [sentence.partition(" gives")[0] for sentence in told] == ["The column 'code'", "The column 'shop'"]
+    assert "each of its 7 values occurs with one kind only, so a model would read the answer" in told[1]
+
+
+def test_a_label_coarser_than_a_text_or_finer_is_no_alarm(folder, recwarn):
+    describe(shelf(), title="name", text=["kind"], label="season", out=folder / "coarse")
+    describe(shelf(), title="name", text=["season"], label="kind", out=folder / "fine")
+    assert not list(recwarn)
 
 
 def test_image_paths_from_windows(folder, root):
@@ -246,8 +329,9 @@ def test_rows_with_their_problems(folder, root):
     new = "photo,sku,about,brand,name\na.png,1,,,Bol\n,1,,,\n,,,,Vase,x\nnone.png,4,,,Pot\n"
     rows = read_rows(put(folder, new, "rows.csv"), description, collect=True)
     assert rows["problems"].str.len().tolist() == [0, 2, 2, 0]
-    assert rows["problems"][1] == ["sku is '1' as in line 2", "no text and no image (name, brand, about, photo)"]
-    assert rows["problems"][2][0] == "6 fields, not 5"
+    words = [[problem.words for problem in problems] for problems in rows["problems"]]
+    assert words[1] == ["sku is '1' as in line 2", "no text and no image (name, brand, about, photo)"]
+    assert words[2][0] == "6 fields, not 5"
     assert rows["image_path"].tolist() == [str(folder / "a.png"), None, None, None] and rows["image_names"][3] == (
         "none.png",
     )
@@ -307,6 +391,9 @@ def test_the_command(folder, root, monkeypatch, capsys):
     assert f"Next: kit run 01_eda -p data {root / 'data' / 'items'}" in told
     assert "case" not in told
     assert read_challenge("data/items").test["test"]["key"].tolist() == ["Z-9", "Z-1"]
+    put(folder, ITEMS.replace("d.png", "gone.png"))
+    assert main(["catalogue", "items.csv", "--label", "category", *columns]) == 0
+    assert "1 of the 5 images of items.csv are missing under" in capsys.readouterr().out
     assert main(["catalogue", "items.csv", "--label", "kind", *columns]) == 1
     assert capsys.readouterr().err.count("\n") == 1
     put(folder, "name,category\na,Mug\nb,Mug\nc,mug\nd,mug\n")

@@ -198,7 +198,7 @@ def test_images_that_cannot_be_read_are_left_out_by_name(shop, tmp_path, backbon
     (folder / "second41.png").write_bytes(b"broken")
     data = catalogue(folder, rows, "several")
     config = SMALL | backbones | {"data": str(data)}
-    with pytest.raises(KitError, match=r"1 of the 81 images of several.csv are missing .*: second3.png; put them"):
+    with pytest.raises(KitError, match=r"1 of the 81 images of several.csv are missing .*: second3.png; if they"):
         read_items(train_config(**config))
     with pytest.raises(KitError, match=r"2 of the 96 images can't be read: .*third0.png \(no JPEG.*second41.png"):
         read_items(train_config(**config, missing="blank"))
