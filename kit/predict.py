@@ -41,15 +41,16 @@ ITEMS_PER_WORKER = 128  # a process that reads images takes as long to start
 class Predictor:
     """A finished run, loaded once, to predict any items: `Predictor("best").predict([{"title": "Lampe"}])`.
 
-    `run`: the name or the folder of a run, or a folder that `kit export` wrote. Raise KitError if it cannot predict.
+    `run`: the name or the folder of a run, or a folder that `kit export` wrote · `keep`: keep models in memory for the
+    next items; False: load one fold's at a time. Raise KitError if it cannot predict.
     """
 
-    def __init__(self, run: str | Path):
+    def __init__(self, run: str | Path, keep: bool = True):
         self.source = open_source(run)
         with self._cache(self.source.exported):
             handles: dict[BackboneHandle, BackboneHandle] = {}
             self.members = [
-                _Member(run, self.source.config(run), self.source.codes, handles, len(self.source.members) > 1)
+                _Member(run, self.source.config(run), self.source.codes, handles, len(self.source.members) > 1, keep)
                 for run in self.source.members
             ]
         self.stacker: Tempered | None = None
@@ -118,10 +119,10 @@ class Predictor:
 
 
 class _Member:
-    """One training, with the models of its folds; what is loaded stays in memory.
+    """One training, with the models of its folds.
 
     `handles`: backbones that other members read as well · `shares`: other members need the GPU, too, so its models
-    leave it after use.
+    leave it after use · `keep`: models stay in memory.
     """
 
     def __init__(
@@ -131,24 +132,28 @@ class _Member:
         codes: list[int],
         handles: dict[BackboneHandle, BackboneHandle],
         shares: bool,
+        keep: bool,
     ):
-        self.run, self.config, self.codes, self.shares = run, config, codes, shares
+        self.run, self.config, self.codes, self.shares, self.keep = run, config, codes, shares, keep
+        self.together = keep  # the models of all folds predict at once, which reads the items once
         check_backbones(config)
         self.backbones = {side: handles.setdefault(one, one) for side, one in find_backbones(config).items()}
-        self.light = light.load(run, self.backbones, PartialState().device) if config.system in LIGHT else None
+        self.light = self._load_light() if keep and config.system in LIGHT else None
         self.networks: dict[tuple, Classifier] = {}
 
     def probabilities(self, frame: pd.DataFrame) -> np.ndarray:
         """Return the mean over folds of the probabilities `[N, K]`, rounded as in a file of predictions."""
         items = clean_items(frame, self.config.clean_titles, self.config.clean_descriptions)
-        folds = self._light(items) if self.light else self._networks(items)  # F × [N, K]
+        folds = self._light(items) if self.config.system in LIGHT else self._networks(items)  # F × [N, K]
         return np.mean([values.astype(np.float32) for values in folds], axis=0, dtype=float)
 
+    def _load_light(self) -> list:
+        return light.load(self.run, self.backbones, PartialState().device)
+
     def _light(self, items: pd.DataFrame) -> list[np.ndarray]:
-        assert self.light is not None
         device = PartialState().device
         inputs = light.read_inputs(self.config, self.codes, {"test": items}, self.backbones, device)["test"]
-        return [model.predict_proba(inputs) for model in self.light]
+        return [model.predict_proba(inputs) for model in self.light or self._load_light()]
 
     def _networks(self, items: pd.DataFrame) -> list[np.ndarray]:
         workers = min(self.config.workers, len(items) // ITEMS_PER_WORKER)
@@ -159,11 +164,14 @@ class _Member:
             except RuntimeError as error:
                 if not should_reduce_batch_size(error):
                     raise
-                if not (parts := more_parts(config)):
+                if self.together and config.folds > 1:
+                    self.together = False
+                elif parts := more_parts(config):
+                    config = dataclasses.replace(config, accumulate=parts)  # smaller batches
+                else:
                     raise KitError(f"There is too little memory to predict one item with {self.run.name!r}.") from error
-                config = dataclasses.replace(config, accumulate=parts)  # smaller batches
             finally:
-                if self.shares:
+                if self.shares or not self.together:
                     for network in self.networks.values():
                         network.cpu()
                     clear_device_cache()
@@ -174,11 +182,22 @@ class _Member:
         products, build = prepare_items(config, self.codes, frames, accelerator, self.backbones)
         trained = Trained(self.run, config, self.codes, frames, products, accelerator, build)
         running = tuple(side.key for side in products["test"].sides.values())  # what a model computes, or is given
-        for fold in range(config.folds):
-            if (fold, running) not in self.networks:
-                self.networks[fold, running] = trained.model(fold)
-        models = [self.networks[fold, running].to(accelerator.device) for fold in range(config.folds)]
-        return trained.probabilities(models, products["test"])
+
+        def load(fold: int) -> Classifier:
+            network = self.networks.get((fold, running)) or trained.model(fold)
+            if self.keep:
+                self.networks[fold, running] = network
+            return network.to(accelerator.device)
+
+        folds = range(config.folds)
+        if self.together:
+            return trained.probabilities([load(fold) for fold in folds], products["test"])
+        found = []
+        for fold in folds:
+            network = load(fold)
+            found += trained.probabilities([network], products["test"])
+            network.cpu()
+        return found
 
 
 def predict_table(run: str | Path, items: Path, images: Path | None, out: Path | None) -> str:
@@ -193,7 +212,7 @@ def predict_table(run: str | Path, items: Path, images: Path | None, out: Path |
         raise KitError(f"{out} must end in .csv, .tsv or .parquet, the formats that can be written: change -o.")
     if out.resolve() == items.resolve():
         raise KitError(f"{out} is the table of the items: choose another file with -o.")
-    table, rows = Predictor(run)._predict(items, images)
+    table, rows = Predictor(run, keep=False)._predict(items, images)
 
     def write(path: Path) -> None:
         if ending in PARQUET:
