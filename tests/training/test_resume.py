@@ -28,6 +28,7 @@ from kit.models.heads import CoAttentionHead, FusionHead
 from kit.runs import Run, prepare_run
 from kit.train import main
 from kit.training import interrupt
+from kit.training.checkpoint import Checkpoints
 from kit.training.interrupt import Interrupted, Watch
 from kit.training.launch import launch
 from kit.training.run_trainer import train
@@ -93,6 +94,17 @@ def test_a_killed_training_goes_on_to_the_same_bytes(root, crash_config, number,
         whole.metrics.drop(columns=["seconds", "samples_per_second", "step_seconds"])
     )
     assert not (torn.folder / "state.pt").exists()
+
+
+@pytest.mark.parametrize(("save_steps", "saved"), [(2, [2, 4, 5, 0]), (3, [3, 5, 0]), (4, [4, 5, 0]), (5, [5, 0])])
+def test_a_state_is_saved_in_time_and_not_again_at_an_epochs_end(root, crash_config, monkeypatch, save_steps, saved):
+    seen, write = [], Checkpoints.write
+    monkeypatch.setattr(Checkpoints, "write", lambda *given: [seen.append(given[1].step), write(*given)])
+    train(begun(crash_config | {"save_steps": save_steps}, "run"))
+    assert seen == saved * 2  # five steps in each fold
+    seen.clear()
+    train(begun(crash_config | {"batch_size": 2, "save_steps": 8}, "fine"))  # nine steps
+    assert seen == [9, 0] * 2
 
 
 FINE_TUNING = {
