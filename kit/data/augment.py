@@ -13,28 +13,31 @@ from torchvision.transforms import v2
 from kit.config import TrainConfig
 
 
-def vary(batch: dict[str, Tensor], seeds: np.ndarray, config: TrainConfig) -> dict[str, Tensor]:
-    """Return the batch with its images augmented and a side of some items left out, as the items' `seeds` `[N]` decide.
+def vary(batch: dict[str, Tensor], seeds: np.ndarray, config: TrainConfig, device: torch.device) -> dict[str, Tensor]:
+    """Return the batch on `device`, its images augmented and a side of some items left out, as the items' `seeds` `[N]`
+    decide.
 
     `batch["row"]` are the items' places in `seeds`; an item that lacks one side keeps the other.
     """
-    changes = {}
+    # read before they are moved: to read them back from a GPU would wait for the step that it is at
+    own = seeds[batch["row"].numpy(force=True)]  # [B]
+    of_images = _image_seeds(own, batch)
+    changes, batch = {}, {key: value.to(device, non_blocking=True) for key, value in batch.items()}
     if config.augment and "pixels" in batch:
-        changes["pixels"] = augment(batch["pixels"], _image_seeds(batch, seeds))
+        changes["pixels"] = augment(batch["pixels"], of_images)
     if (missing := batch.get("missing")) is not None:
-        drawn = torch.from_numpy(seeds).to(missing.device)[batch["row"]][:, None]  # [B, 1]
+        drawn = torch.from_numpy(own).to(device)[:, None]  # [B, 1]
         side = drawn % 2 == torch.arange(2, device=missing.device)  # [B, 2]
         chosen = side & (drawn < config.modality_dropout * 2**32)
         changes["missing"] = missing | (chosen & ~missing.flip(1))
     return batch | changes
 
 
-def _image_seeds(batch: dict[str, Tensor], seeds: np.ndarray) -> list[int]:
-    """Return a seed per image of the batch: the item's, plus 1 for its second image, 2 for the third, …"""
-    of_items, counts = seeds[batch["row"].cpu().numpy()].tolist(), [1] * len(batch["row"])
-    if "images" in batch:
-        counts = batch["images"].tolist()
-    return [seed + place for seed, count in zip(of_items, counts, strict=True) for place in range(count)]
+def _image_seeds(seeds: np.ndarray, batch: dict[str, Tensor]) -> list[int]:
+    """Return a seed per image of the batch: the item's of `seeds` `[B]`, plus 1 for its second image, 2 for the third,
+    …"""
+    counts = batch["images"].tolist() if "images" in batch else [1] * len(seeds)
+    return [seed + place for seed, count in zip(seeds.tolist(), counts, strict=True) for place in range(count)]
 
 
 def augment(pixels: Tensor, seeds: Iterable[int]) -> Tensor:

@@ -35,7 +35,7 @@ from kit.data.items import challenge_of, read_items
 from kit.runs import Run, TrainingRun, open_run, prepare_run
 from kit.stacking.ensemble import ensemble_config, stack
 from kit.studies.choice import choose, expectation
-from kit.studies.pace import duration, items_per_fold
+from kit.studies.pace import duration, steps_left
 from kit.studies.pipeline import read_fields
 from kit.studies.plan import is_done, missing_backbones, require_data, require_settings
 from kit.studies.study_runs import usable_systems
@@ -148,7 +148,7 @@ class Ladder:
                 measured, before = self.duration(rung.todo)[1], total
                 total = self.duration(configs)[0]  # rungs share features
                 seconds = total - before
-                steps = sum(config.steps(items_per_fold(config, self.items[0])) for config in rung.todo)
+                steps = sum(steps_left(config, self.items[0]) for config in rung.todo)
                 state = f"{steps:,} steps, " * bool(steps) + in_words(seconds) + " (estimated)" * (not measured)
             print(f"  {place:>2}  {rung.name:<60} {state}")
         if self.cannot:

@@ -15,7 +15,7 @@ from kit.data.challenge import Challenge
 from kit.models.classifier import fixed_layers
 from kit.models.image_backbones import image_work
 from kit.models.text_backbones import text_work
-from kit.runs import TrainingRun, run_at
+from kit.runs import TrainingRun, open_run, run_at
 from kit.training.probe import SEARCHED
 from kit.training.status import read_status
 
@@ -56,13 +56,14 @@ def duration(configs: list[TrainConfig], learned: int, predicted: int, images: f
     """Return the seconds that the runs take one after the other, and whether all are measured rather than estimated.
 
     `learned`: training items · `predicted`: test items · `images`: images per item. A training has the pace per step of
-    any run like it, a light run that of one like it on the same data. The outputs of frozen backbones are counted once,
-    and not if a finished run has left them in the cache; those too large for the cache, whenever they are read.
+    any run like it, a light run that of one like it on the same data. Of an interrupted one only the rest counts.
+    The outputs of frozen backbones are counted once, and not if a run has left them in the cache; those too large for
+    the cache, whenever they are read.
     """
-    seconds, measured, past = 0.0, True, _past()
+    seconds, measured, past = 0.0, True, _past(configs, learned, learned + predicted)
     computed: set[tuple] = set()
     for config in configs:
-        light, steps = config.system in LIGHT, config.steps(items_per_fold(config, learned))
+        light, steps = config.system in LIGHT, steps_left(config, learned)
         live = _live(config, learned + predicted, images)
         same_data = [run for run in past if run.config.data == config.data and 0.5 <= run.learned / learned <= 2]
         alike = [run for run in (same_data if light else past) if _kind(run.config) == _kind(config)]
@@ -75,7 +76,7 @@ def duration(configs: list[TrainConfig], learned: int, predicted: int, images: f
             operations = (images if side == "image" else 1) * _work(*_backbone(config, side))[0]  # per item
             if side not in config.frozen or side in live:  # three passes to train, of which one is forward
                 in_step += (1 if side in live else 3) * config.batch_size * operations
-                beside += _only_forward(config, learned, predicted) * operations
+                beside += _only_forward(config, side, learned, predicted) * operations
             elif outputs not in computed and not any(_has_kept(run, outputs, images) for run in same_data):
                 beside, measured = beside + (learned + predicted) * operations, False
             computed.add(outputs)
@@ -110,6 +111,12 @@ def expected_time(config: TrainConfig, challenge: Challenge) -> str:
     return f"{line} There is no GPU here; what takes minutes: {quick}."
 
 
+def steps_left(config: TrainConfig, learned: int) -> int:
+    """Return the optimizer steps that a run on so many training items still has to do."""
+    begun, steps = _begun(config), config.steps(items_per_fold(config, learned))
+    return round(steps * (1 - begun["done"] / begun["total"])) if begun else steps
+
+
 def items_per_fold(config: TrainConfig, items: int) -> int:
     """Return how many of the training items each of the run's models learns from."""
     return round(items * (1 - (1 / config.folds if config.folds > 1 else config.val_share)))
@@ -131,13 +138,25 @@ def _outputs(config: TrainConfig, side: str) -> tuple[str, str, int, bool]:
     return *_backbone(config, side), half and config.system not in LIGHT
 
 
-def _only_forward(config: TrainConfig, learned: int, predicted: int) -> int:
-    """Return how many items all of a training's models read without learning from them, an item each time anew."""
+def _begun(config: TrainConfig) -> dict:
+    """Return how far an interrupted training of this configuration is (`read_status`), or {} if there is none."""
+    run = open_run(config.run)
+    try:
+        status = read_status(run) if run.begun and not run.changes(config) else {}
+    except KitError:  # another version's
+        return {}
+    return status if status.get("total") else {}
+
+
+def _only_forward(config: TrainConfig, side: str, learned: int, predicted: int) -> int:
+    """Return how many items a side's backbone still reads without learning from them, an item each time anew."""
     fold = items_per_fold(config, learned)
     validations = config.epochs if config.curve or config.keep in ("best", "soup") else 1
-    validations += config.attends  # measured once more with even attention
     start = fold if config.linear_start else 0
-    return config.folds * (start + validations * (learned - fold) + predicted)
+    passes = 2 if side == "image" and config.augment else 1  # over the mirror image too
+    # attention is measured once more, even
+    items = start + (passes * validations + config.attends) * (learned - fold) + passes * predicted
+    return (config.folds - _begun(config).get("fold", 1) + 1) * items
 
 
 def _live(config: TrainConfig, items: float, images: float) -> list[str]:
@@ -161,12 +180,13 @@ def _has_kept(run: _Past, outputs: tuple[str, str, int, bool], images: float) ->
     return frozen and side not in _live(run.config, run.items, images)
 
 
-def _past() -> list[_Past]:
+def _past(configs: list[TrainConfig], learned: int, items: int) -> list[_Past]:
     """Return the finished trainings in run folders, and unfinished ones that have measured their pace.
 
-    Of the latter only those without frozen backbones, as no one knows whether their steps run these.
+    Of the latter, those with frozen backbones only if they read the items of `configs`: of others no one knows how many
+    items they have, and so whether their steps run these backbones.
     """
-    past = []
+    past, here = [], {(config.data, config.limit) for config in configs}
     for path in runs_folder().glob("*/config.json"):
         run = run_at(path.parent)
         try:
@@ -175,12 +195,12 @@ def _past() -> list[_Past]:
             config, pace = run.config, read_status(run).get("seconds_per_step")
             if run.finished:
                 summary, counts = run.summary, run.summary["items"]
-                learned = counts["oof"] / (1 if config.folds > 1 else config.val_share)
+                train = counts["oof"] / (1 if config.folds > 1 else config.val_share)
                 light = config.system in LIGHT
-                pace = summary["seconds"] / learned if light else summary.get("step_seconds", pace)
-                past.append(_Past(config, learned, learned + counts["test"], pace))
-            elif not config.frozen:
-                past.append(_Past(config, 0, 0, pace))
+                pace = summary["seconds"] / train if light else summary.get("step_seconds", pace)
+                past.append(_Past(config, train, train + counts["test"], pace))
+            elif pace and ((known := (config.data, config.limit) in here) or not config.frozen):
+                past.append(_Past(config, learned * known, items * known, pace))
         except (KitError, KeyError):  # another version's
             continue
     return past

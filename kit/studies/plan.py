@@ -7,11 +7,14 @@ from contextlib import contextmanager
 import pandas as pd
 
 from kit.config import TrainConfig
+from kit.core.console import in_words
 from kit.core.exceptions import KitError
+from kit.data.challenge import read_challenge
 from kit.data.items import data_fingerprints, read_items
 from kit.models.backbones import check_backbones
 from kit.runs import open_run, prepare_run
-from kit.studies.study_runs import ablations, baselines, is_frozen, members
+from kit.studies.pace import duration, steps_left
+from kit.studies.study_runs import ablations, baselines, members
 from kit.training.status import read_status
 
 # fields that the study's own options set, or that distinguish members, baselines and ablations
@@ -37,7 +40,6 @@ class Plan:
             "03_train": self.members,
             "04_ablations": [config for row in rows.values() for config in row if config != self.members[0]],
         }
-        self.paces: dict[tuple, float] = {}  # by kind of run: seconds per step, divided by the runs that train at once
         self.jobs = jobs
         self.timed = {config.run: _timed(config) for config in self.configs}  # when each training began
         self.looking = threading.Lock()
@@ -50,8 +52,8 @@ class Plan:
         for config in self.configs if again else []:
             if config.run not in self.cannot:
                 prepare_run(config, again)
-        self.items = int((frames["train"]["fold"] != 0).sum())  # number of items that a model trains on
-        self.tests = len(frames["test"])
+        self.items, self.tests = len(frames["train"]), len(frames["test"])
+        self.images = read_challenge(values["data"], False, False, images="ignore").images_per_item
         if not again:
             require_data(frames, self.configs)
 
@@ -67,10 +69,12 @@ class Plan:
         for notebook, configs in self.groups.items():
             for config in configs:
                 state = self.cannot.get(config.run) or ("finished" if is_done(config) else "to do")
-                steps = config.steps(self.items)
+                steps = 0 if state == "finished" else steps_left(config, self.items)
                 print(f"  {notebook:<13} {config.run:<48} {f'{steps:,} steps' if steps else '':>14}  {state}")
         last = "05_ensemble, 06_error_analysis, 07_submission" if self.tests else "05_ensemble, 06_error_analysis"
-        print(f"Then {last} and the report. Time: known after the first steps.")
+        print(f"Then {last} and the report.")
+        if self.left():
+            print(self.estimate(), flush=True)
 
     @contextmanager
     def following(self) -> Iterator[None]:
@@ -96,27 +100,13 @@ class Plan:
                 if (began := _timed(config)) and began != self.timed[config.run]:
                     self.timed[config.run] = began
                     pace = read_status(open_run(config.run))["seconds_per_step"]
-                    self.paces[self._kind(config)] = pace / self.jobs
                     print(f"   run {place} of {len(self.configs)}, {config.run}: {pace:.3g} s per step", flush=True)
-                    print(self.estimate(), flush=True)
+                    print(f"   {self.estimate()}", flush=True)
 
     def estimate(self) -> str:
-        """Return a line on the time that the remaining training steps need, for kinds of runs whose pace is known."""
-        seconds, timed, untimed = 0.0, 0, 0
-        for config in self.left():
-            alike = [pace for kind, pace in self.paces.items() if kind[0] == self._kind(config)[0]]
-            if alike:
-                timed += 1
-                pace = self.paces.get(self._kind(config), sum(alike) / len(alike))
-                seconds += config.steps(self.items) * pace
-            else:
-                untimed += 1
-        later = f", and {untimed} of other kinds, not timed yet" if untimed else ""
-        return f"   (training steps left, at this pace: about {seconds / 60:.0f} min in {timed} runs{later})"
-
-    @staticmethod
-    def _kind(config: TrainConfig) -> tuple:
-        return (config.system == "coattention", is_frozen(config)), config.text, config.image
+        """Return a line on how long the runs that are left may take, `jobs` of them at a time."""
+        seconds, measured = duration(left := self.left(), self.items, self.tests, self.images)
+        return f"{len(left)} runs left: about {in_words(seconds / self.jobs)}{'' if measured else ' (estimated)'}."
 
 
 def _timed(config: TrainConfig) -> str:

@@ -54,6 +54,7 @@ class FoldTrainer:
     seeds: np.ndarray  # [N], of the epoch's chances per item: the same wherever it resumes, and in whichever process
     first_step: int  # of the epoch, at which training resumed
     seen: int  # items of the epoch that all processes together have trained on
+    slow: float  # seconds of the epoch until the first step since then was done
     spoiled: bool  # whether a batch of the current step had a loss that was not finite
 
     def __init__(
@@ -73,7 +74,8 @@ class FoldTrainer:
         self.class_weights = None
         if config.class_weights and (labels := parts["train"].labels) is not None:
             self.class_weights = class_weights(labels, model.classes, config.class_weights).to(accelerator.device)
-        self.model, self.optimizer, self.batches = accelerator.prepare(model, optimizer, loader)
+        self.model, self.optimizer = accelerator.prepare(model, optimizer)
+        self.batches = accelerator.prepare_data_loader(loader, device_placement=False)  # `vary` moves the batches
 
     def fit(self) -> tuple[np.ndarray, np.ndarray]:
         """Return the kept epoch's logits `[N, K]` of the items that validate, and of the test items."""
@@ -147,7 +149,7 @@ class FoldTrainer:
         """
         accelerator, progress, watch = self.session.accelerator, self.session.progress, self.session.watch
         self.first_step, self.seen = progress.step, progress.step * self.session.config.batch_size
-        self.spoiled, clock = False, time.perf_counter()
+        self.spoiled, self.slow, clock = False, 0.0, time.perf_counter()
         random = np.random.default_rng((self.session.config.seed, progress.fold, progress.epoch))
         self.seeds = random.integers(2**32, size=self.items)
         self.model.train()
@@ -170,9 +172,10 @@ class FoldTrainer:
         teacher, the target is a distribution over the classes (`kit.training.teacher`). Raise NotFinite.
         """
         config, accelerator = self.session.config, self.session.accelerator
+        batch = vary(batch, self.seeds, config, accelerator.device)
         in_step = min(config.batch_size, self.items - self.session.progress.step * config.batch_size)
         own = self._share(len(batch["label"]))  # the rest is padding that evens out the shares
-        logits, targets = self.model(vary(batch, self.seeds, config))[:own], batch.get("target", batch["label"])[:own]
+        logits, targets = self.model(batch)[:own], batch.get("target", batch["label"])[:own]
         smoothing = config.label_smoothing
         loss = cross_entropy(logits, targets, self.class_weights, label_smoothing=smoothing, reduction="sum")
         value = loss.item()  # waits for a GPU here, so that it is busy with the gradient while the next step is queued
@@ -218,8 +221,10 @@ class FoldTrainer:
         config, progress = self.session.config, self.session.progress
         self.schedule.step()
         progress.step, progress.skipped, self.spoiled = progress.step + 1, progress.skipped + self.spoiled, False
-        report_step(self.session, self.before, self.steps, self.first_step)
-        if stop or (config.save_steps and progress.step % config.save_steps == 0 and self.seen < self.items):
+        self.slow = self.slow or progress.epoch_seconds
+        report_step(self.session, self.before, self.steps, self.first_step + 1, self.slow)
+        due = config.save_steps and progress.step % config.save_steps == 0
+        if stop or (due and self.steps - progress.step >= config.save_steps / 4):  # the epoch's end saves it too
             self._save()
         if stop:
             raise Interrupted(self.session.watch.heard)

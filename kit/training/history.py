@@ -8,7 +8,7 @@ from kit.core.files import write_atomically
 from kit.training.session import Session
 from kit.training.status import report
 
-PACE_STEPS = 10  # the steps after which a run says how long it will take
+PACE_STEPS = 10  # the steps after the first that say how long a run will take
 
 
 def record_epoch(session: Session, row: dict, epochs: int) -> None:
@@ -31,24 +31,21 @@ def write_metrics(session: Session) -> None:
         write_atomically(session.run.folder / "metrics.csv", functools.partial(table.to_csv, index=False))
 
 
-def report_step(session: Session, before: int, steps: int, first: int) -> None:
+def report_step(session: Session, before: int, steps: int, first: int, slow: float) -> None:
     """Report how far the run is; once enough steps are measured also their pace, which is printed once.
 
-    `before`: the run's steps before this training · `steps` per epoch · `first`: the epoch's step at which it resumed.
+    `before`: the run's steps before this training · `steps` per epoch · `first`: the epoch's first step in this
+    process, which is slow, as the model is compiled and the loader starts · `slow`: the epoch's seconds up to its end.
     """
     progress = session.progress
     measured, total = min(first + PACE_STEPS, steps), session.steps
-    seconds = progress.epoch_seconds / progress.step
+    timed = progress.step - first
+    seconds = (progress.epoch_seconds - slow) / timed if timed else progress.epoch_seconds / progress.step
     done = before + progress.epoch * steps + progress.step
     place = {"fold": progress.fold + 1, "epoch": progress.epoch + 1, "step": progress.step}
     report(**place, done=done, total=total, **({"seconds_per_step": seconds} if progress.step >= measured else {}))
     if progress.step == measured and not (progress.epoch or progress.history) and session.accelerator.is_main_process:
-        print(describe_pace(seconds, measured, total), flush=True)
-
-
-def describe_pace(seconds: float, steps: int, total: int) -> str:
-    """Return what the first `steps`, at so many seconds each, say of a run of `total` steps."""
-    return f"{seconds:.3g} s a step over the first {steps}: about {seconds * total / 60:.1f} min for {total} steps"
+        print(f"{seconds:.3g} s a step: about {seconds * total / 60:.1f} min for {total} steps", flush=True)
 
 
 def describe_epoch(row: dict, epochs: int) -> str:

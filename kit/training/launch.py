@@ -9,7 +9,7 @@ import tempfile
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-from kit.config import LAUNCHER
+from kit.config import LAUNCHER, LIGHT
 from kit.core.console import Line, Terminal, accept_any_character, in_notebook
 from kit.core.exceptions import KitError
 from kit.core.files import write_json
@@ -236,11 +236,16 @@ def _accumulate(run: TrainingRun) -> int:
 
 
 def _most_processes(runs: list[TrainingRun], gpus: int) -> int:
-    """Return the largest number of processes, up to `gpus`, that divides every run's batches; at least one."""
+    """Return the largest number of processes, up to `gpus`, that divides every training's batches; at least one.
+
+    If all are light, it is one: the others would only wait, and take their share of the threads.
+    """
     sizes = []
     for run in runs:
         with contextlib.suppress(KitError):  # training itself will say what is wrong with config.json
-            sizes.append(run.config.micro_batch)
+            sizes += [] if run.config.system in LIGHT else [run.config.micro_batch]
+    if not sizes:
+        return 1
     count = max((n for n in range(1, gpus + 1) if not any(size % n for size in sizes)), default=1)
     if count < gpus:
         print(

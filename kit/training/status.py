@@ -24,6 +24,7 @@ from kit.runs import Run
 AT_WORK = 75  # exit status of a training if another process holds its run (sysexits' "try again later")
 PERIOD = 0.5  # seconds between two writes of status.json, except for a new phase
 STATUS, ERROR = "status.json", "error.json"
+FAR = ("fold", "epoch", "step", "done", "total")  # how far a training is: so far, until it resumes
 
 _teller: "Teller | None" = None  # the one of the run that this process trains
 
@@ -75,7 +76,8 @@ class Teller:
         with suppress(OSError):
             (run.folder / ERROR).unlink(missing_ok=True)
         launcher = int(os.environ.get(LAUNCHER) or 0)
-        self.status = {"process": os.getpid(), "launcher": launcher, "started": now(), "phase": "", "bar": ""}
+        far = {name: value for name, value in read_status(run).items() if name in FAR} if run.begun else {}
+        self.status = {"process": os.getpid(), "launcher": launcher, "started": now(), "phase": "", "bar": ""} | far
         self.written = -PERIOD
         self.note()
         for line in self.before:

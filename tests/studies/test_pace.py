@@ -97,13 +97,38 @@ def test_a_light_run_on_one_split_has_read_all_items():
     assert pace.duration([config], 625, 7) == (pytest.approx(5), True)
 
 
+def unfinished(config, **status) -> None:
+    write_json(open_run(config.run).folder / "config.json", dataclasses.asdict(config))
+    write_json(open_run(config.run).folder / "status.json", status)
+
+
 def test_an_interrupted_training_has_a_pace_unless_its_steps_may_have_run_frozen_backbones():
     for name, frozen in (("tuned", False), ("frozen", True)):
         config = train_config(**SMALL, run=name, freeze_text=frozen, freeze_image=frozen)
-        write_json(open_run(name).folder / "config.json", dataclasses.asdict(config))
-        write_json(open_run(name).folder / "status.json", {"seconds_per_step": 9.0})
-        seconds, measured = pace.duration([config], 626, 7)
-        assert [measured, seconds > 9 * config.steps(417)] == [not frozen] * 2
+        unfinished(config, seconds_per_step=9.0)
+        for other, known in ((config, True), (dataclasses.replace(config, data="data/challenge"), not frozen)):
+            seconds, measured = pace.duration([other], 626, 7)
+            assert [measured, seconds >= 9 * config.steps(417)] == [known] * 2
+
+
+def test_of_an_interrupted_training_the_rest_is_planned():
+    config = train_config(**SMALL, run="long", freeze_text=False, freeze_image=False, linear_start=False)
+    steps = config.steps(417)
+    unfinished(config, seconds_per_step=9.0, fold=3, done=steps - 10, total=steps)
+    whole, _ = pace.duration([config], 626, 7)  # nothing was saved
+    (open_run("long").folder / "state.pt").touch()
+    rest, measured = pace.duration([config], 626, 7)
+    assert measured and config.folds == 3
+    assert whole - 9 * steps == pytest.approx(3 * (rest - 90))  # the last fold is still predicted
+    assert rest - 90 == pytest.approx(computing(7 * 209 + 7))
+    other = dataclasses.replace(config, lr=0.5)
+    assert pace.duration([other], 626, 7)[0] == pytest.approx(whole)  # which would not resume
+
+
+def test_images_are_also_predicted_mirrored_if_training_augments_them():
+    config = train_config(**SMALL, freeze_image=False, linear_start=False, keep="last", curve=False)
+    more = pace.duration([dataclasses.replace(config, augment=True)], 626, 7)[0] - pace.duration([config], 626, 7)[0]
+    assert more == pytest.approx((626 + 3 * 7) * image_work("efficientnet_lite0", 224)[0] / SPEED, rel=0.01)
 
 
 def test_a_folder_that_a_file_manager_copied_does_not_matter():

@@ -28,6 +28,7 @@ from kit.models.heads import CoAttentionHead, FusionHead
 from kit.runs import Run, prepare_run
 from kit.train import main
 from kit.training import interrupt
+from kit.training.checkpoint import Checkpoints
 from kit.training.interrupt import Interrupted, Watch
 from kit.training.launch import launch
 from kit.training.run_trainer import train
@@ -93,6 +94,13 @@ def test_a_killed_training_goes_on_to_the_same_bytes(root, crash_config, number,
         whole.metrics.drop(columns=["seconds", "samples_per_second", "step_seconds"])
     )
     assert not (torn.folder / "state.pt").exists()
+
+
+def test_a_state_is_saved_in_time_and_not_again_at_an_epochs_end(root, crash_config, monkeypatch):
+    seen, write = [], Checkpoints.write
+    monkeypatch.setattr(Checkpoints, "write", lambda *given: [seen.append(given[1].step), write(*given)])
+    train(begun(crash_config | {"batch_size": 2, "folds": 1, "save_steps": 7}, "run"))
+    assert seen == [7, 15, 0]  # at step 14 of 15 it is not worth it
 
 
 FINE_TUNING = {

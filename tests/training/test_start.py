@@ -113,7 +113,7 @@ def test_held_out_items_choose_the_epochs(root, tiny_config, capsys):
     assert run.metrics["epoch"].tolist() == list(range(int(kept["epoch"].item()) + 1))
     assert run.summary["kept_epochs"] == kept["epoch"].tolist()
     printed = capsys.readouterr().out
-    assert "start" in printed and printed.count(" a step over the first ") == 1
+    assert "start" in printed and printed.count(" a step: about ") == 1
 
 
 def test_a_start_that_is_best_is_kept(root, tiny_config):

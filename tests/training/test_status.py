@@ -5,6 +5,7 @@ import math
 import os
 import sys
 import threading
+from types import SimpleNamespace
 
 import pytest
 
@@ -16,7 +17,8 @@ from kit.runs import prepare_run
 from kit.studies.pipeline import Named
 from kit.studies.plan import Plan
 from kit.train import _train, main
-from kit.training import launch, status
+from kit.training import fold_trainer, launch, status
+from kit.training.fold_trainer import FoldTrainer
 from kit.training.interrupt import Interrupted, Watch
 from kit.training.status import Teller, fail, read_error, read_status
 
@@ -166,20 +168,49 @@ def test_whoever_watches_sees_what_its_own_training_tells(root, tiny_config, mon
 def test_a_studys_plan_takes_the_pace_from_the_folders(root, tiny_config, capsys):
     configs = [train_config(**tiny_config, run=name) for name in ("old", "new", "later")]
     runs = [prepare_run(config) for config in configs]
-    write_json(runs[0].folder / "status.json", {"started": "before", "seconds_per_step": 9.0})
+    write_json(runs[0].folder / "status.json", {"started": "before", "seconds_per_step": 6000.0})
     plan = Plan.__new__(Plan)
-    plan.groups, plan.cannot, plan.paces, plan.jobs, plan.items = {"03_train": configs}, {}, {}, 1, 29
+    plan.groups, plan.cannot, plan.jobs, plan.items, plan.tests, plan.images = {"03_train": configs}, {}, 2, 36, 7, 1
     plan.timed, plan.looking = {"old": "before", "new": "", "later": ""}, threading.Lock()
     write_json(runs[1].folder / "status.json", {"started": "now", "step": 1})
     plan.look()
     assert capsys.readouterr().out == ""
-    write_json(runs[1].folder / "status.json", {"started": "now", "seconds_per_step": 60.0})
+    write_json(runs[1].folder / "status.json", {"started": "now", "seconds_per_step": 6000.0})
     with plan.following():
         plan.look()
         plan.look()
     printed = capsys.readouterr().out
-    assert printed.count("run 2 of 3, new: 60 s per step") == 1
-    assert f"about {sum(config.steps(29) for config in configs)} min in 3 runs)" in printed
+    assert printed.count("run 2 of 3, new: 6e+03 s per step") == 1
+    seconds = sum(config.steps(29) for config in configs) * 6000 / 2  # two at a time
+    assert f"3 runs left: about {console.in_words(seconds)}." in printed
+
+
+def test_the_pace_is_without_the_first_step_which_compiles(root, tiny_config, monkeypatch, capsys):
+    clock, step = [0.0], FoldTrainer.step
+
+    def timed(self, batch):
+        clock[0] += 0.25 if clock[0] else 46
+        return step(self, batch)
+
+    monkeypatch.setattr(FoldTrainer, "step", timed)
+    monkeypatch.setattr(fold_trainer, "time", SimpleNamespace(perf_counter=lambda: clock[0]))
+    run = prepare_run(train_config(**tiny_config | {"epochs": 1, "batch_size": 2}, run="run"))
+    assert main([str(run.folder / "config.json")]) == 0
+    assert "0.25 s a step: about 0.1 min for 15 steps" in capsys.readouterr().out
+    assert read_status(run)["seconds_per_step"] == 0.25
+    assert run.metrics["seconds"].item() == 49.5  # all of it
+
+
+def test_a_training_that_resumes_is_as_far_as_it_was_until_its_first_step(run):
+    told = {"fold": 1, "epoch": 1, "step": 3, "done": 3, "total": 8, "seconds_per_step": 9.0}
+    for saved in (False, True):
+        write_json(run.folder / "status.json", told)
+        with Teller().telling(run):
+            assert (read_status(run).get("done"), "seconds_per_step" in read_status(run)) == (
+                3 if saved else None,
+                False,
+            )
+        (run.folder / "state.pt").touch()
 
 
 def test_each_line_of_one_notebook_among_several_has_its_name(capsys):

@@ -499,6 +499,25 @@ def test_as_many_processes_as_can_share_a_batch(root, tiny_config, monkeypatch, 
     assert ("batches of [4] items cannot be divided by more" in capsys.readouterr().out) == (count < gpus)
 
 
+def test_light_runs_get_one_process_and_all_threads(root, tiny_config, monkeypatch, capsys):
+    from kit.training import launch
+
+    light = prepare_run(train_config(**tiny_config, system="neighbours", run="light"))
+    run, asked = prepare_run(train_config(**tiny_config, run="run")), []
+    monkeypatch.setattr(launch, "available_gpus", lambda: 2)
+    monkeypatch.setattr(launch, "available_threads", lambda: 4)
+    monkeypatch.setattr(
+        launch._Crew,
+        "_start",
+        lambda crew, runs: asked.append((crew.count, crew.environment["OMP_NUM_THREADS"])) or (len(runs) - 1, {}),
+    )
+    for runs in ([light], [light, run]):
+        with pytest.raises(KitError):
+            launch.launch(runs)
+    assert asked[0] == (1, "4") and asked[-1] == (2, "2")
+    assert "Using" not in capsys.readouterr().out
+
+
 def test_a_stopped_run_keeps_the_others_from_starting(root, tiny_config, monkeypatch):
     from kit.training import launch
 
