@@ -46,6 +46,7 @@ LIGHT_MEMBERS = ("logistic_text", "neighbours", "logistic_image", "logistic")
 # Macro-F1 points that a rung is expected to add. Light members: the mean of data/shop and data/emoji (docs/best.md).
 # Fine-tuning: on emoji, against frozen backbones; frozen co-attention: hardly any, on shop. They decide only the order.
 GAINS = {"light": 5.0, "more light": 0.5, "fine-tuned": 3.5, "frozen": 0.1}
+LEAST = 60.0  # seconds that are worth beginning a training in
 AGAIN = 0.5  # share of a training's gain that the next seed, or the next pair, still has
 
 
@@ -159,34 +160,46 @@ class Ladder:
     def climb(self, max_minutes: float | None) -> dict[str, str]:
         """Climb as far as the minutes allow, the first rung in any case; return why rungs failed, by name.
 
-        Raise KitError if not even the first rung can be made.
+        Minutes that are left at the end go to the first training that did not fit, which saves its state: one that
+        takes longer than all the minutes gets done over several calls. Raise KitError if not even the first rung can be
+        made.
         """
         failed: dict[str, str] = {}
+        end = math.inf if max_minutes is None else max_minutes
         if done := [rung for rung in self.rungs if not rung.todo]:
             self.submit(f"{len(done)} of {len(self.rungs)} rungs, finished already")
+        too_long = []
         for place, rung in enumerate(self.rungs, 1):
             if not rung.todo:
                 continue
-            label, left = f"{place:>2}  {rung.name}", None
-            if max_minutes is not None and place > 1:
-                left = 60 * (max_minutes - self.minutes)
-                seconds, measured = self.duration(rung.todo)
-                if seconds > left:
-                    needed = in_words(seconds) + " (estimated)" * (not measured)
-                    print(f"{label}: left out, it needs {needed} and {in_words(max(left, 0))} are left", flush=True)
-                    continue
-            try:
-                with limited(left):
-                    launch([prepare_run(config) for config in rung.todo])
-            except TimeUp:
-                print(f"{label}: stopped after {max_minutes:g} minutes, the same command goes on", flush=True)
-            except KitError as error:
-                if place == 1:
-                    raise
-                failed[rung.name] = str(error)
-                print(f"{label}: failed: {error}", flush=True)
-            self.submit(label)
+            label, left = f"{place:>2}  {rung.name}", 60 * (end - self.minutes)
+            seconds, measured = self.duration(rung.todo)
+            if place > 1 and seconds > left:
+                needed = in_words(seconds) + " (estimated)" * (not measured)
+                print(f"{label}: left out, it needs {needed} and {in_words(max(left, 0))} are left", flush=True)
+                too_long.append((label, rung))
+                continue
+            self._make(label, rung, None if place == 1 or left == math.inf else left, failed)
+            if failed and place == 1:
+                raise KitError(failed[rung.name])
+        for label, rung in too_long:
+            left = 60 * (end - self.minutes)
+            if any(config.system == "coattention" for config in rung.todo) and left > LEAST:
+                self._make(f"{label}, in the {in_words(left)} that are left", rung, left, failed)
         return failed
+
+    def _make(self, label: str, rung: Rung, left: float | None, failed: dict[str, str]) -> None:
+        """Make a rung, for so many seconds at most, and submit; record in `failed` why it failed."""
+        try:
+            with limited(left):
+                launch([prepare_run(config) for config in rung.todo])
+        except TimeUp:
+            print(f"{label}: stopped when the time was over, the same command goes on", flush=True)
+        except KitError as error:
+            failed[rung.name] = str(error)
+            print(f"{label}: failed: {error}", flush=True)
+        if any(is_done(config) for config in self.configs):
+            self.submit(label)
 
     def submit(self, label: str) -> None:
         """Stack all finished members, write the submission and print a line about it."""

@@ -127,7 +127,20 @@ def test_a_rung_that_runs_out_of_time_ends_the_ladder(climb, capsys):
             raise best.TimeUp
 
     assert climb("--max-minutes", "1000", at=end) == 0
-    assert "stopped after 1000 minutes" in capsys.readouterr().out
+    assert "stopped when the time was over" in capsys.readouterr().out
+    climb.check()
+
+
+def test_a_training_longer_than_the_time_begins_in_what_is_left_of_it(climb, monkeypatch, capsys):
+    def end(rung: int) -> None:
+        if rung == 2:
+            raise best.TimeUp
+
+    hours = {"coattention": 1e6}
+    monkeypatch.setattr(best, "duration", lambda configs, *_: (hours.get(configs[0].system, 1.0), False))
+    assert climb("--max-minutes", "1000", at=end) == 0
+    out = capsys.readouterr().out
+    assert "left out, it needs 12 days" in out and "that are left: stopped when the time was over" in out
     climb.check()
 
 
