@@ -1,4 +1,7 @@
-"""The command `kit`: one sub-command for each thing that is started from a shell. No logic of its own."""
+"""The command `kit`: one sub-command for each thing that is started from a shell. No logic of its own.
+
+What a sub-command does is imported when it is started: torch and the notebooks' libraries take seconds.
+"""
 
 import argparse
 import shlex
@@ -8,17 +11,9 @@ import warnings
 from pathlib import Path
 from typing import Any
 
-from kit.analysis.board import board, show, tell_board, tell_comparison
 from kit.core.console import accept_any_character, plain_warnings
 from kit.core.exceptions import KitError
-from kit.data.catalogue import describe
-from kit.data.challenge import summarise
-from kit.kaggle import build
-from kit.studies import best, distil
-from kit.studies.pipeline import add_options, run_notebook, run_study
-from kit.studies.report import write_report
-from kit.submission import check_file
-from kit.working_copies import open_notebooks
+from kit.studies.options import add_best, add_distil, add_paper
 
 
 def parser() -> argparse.ArgumentParser:
@@ -44,33 +39,33 @@ def parser() -> argparse.ArgumentParser:
     own.set_defaults(action=_catalogue)
 
     paper = commands.add_parser("paper", help="run a whole study: every notebook in turn, then the report")
-    add_options(paper)
-    paper.set_defaults(action=run_study)
+    add_paper(paper)
+    paper.set_defaults(action=_paper)
 
     ladder = commands.add_parser("best", help="the best submission that the time allows, one member after the other")
-    best.add_options(ladder)
-    ladder.set_defaults(action=best.run_ladder)
+    add_best(ladder)
+    ladder.set_defaults(action=_best)
 
     student = commands.add_parser("distil", help="train one model on what a stack predicts out of fold")
-    distil.add_options(student)
-    student.set_defaults(action=distil.distil)
+    add_distil(student)
+    student.set_defaults(action=_distil)
 
     report = commands.add_parser("report", help="write a study's report again, with its notebooks as a static site")
     report.add_argument("study", help="name of the study")
-    report.set_defaults(action=lambda options: print(write_report(options.study)))
+    report.set_defaults(action=_report)
 
     runs = commands.add_parser("runs", help="list all runs with their scores and states; show one; compare two")
     runs.add_argument("--study", default="", help="list only the runs of this study")
-    runs.set_defaults(action=lambda options: print(tell_board(board(options.study))))
+    runs.set_defaults(action=_runs)
     about = runs.add_subparsers(metavar="COMMAND")
     one = about.add_parser("show", help="show one run: differences from its recipe, scores, worst classes, files")
     one.add_argument("name", help="name of the run")
-    one.set_defaults(action=lambda options: print(show(options.name)))
+    one.set_defaults(action=_show)
     two = about.add_parser("compare", help="compare two runs on the same items: difference, and the items that flip")
     two.add_argument("first", metavar="A", help="name of a finished run")
     two.add_argument("second", metavar="B", help="name of another")
     two.add_argument("--all", action="store_true", help="list all items that flip")
-    two.set_defaults(action=lambda options: print(tell_comparison(options.first, options.second, options.all)))
+    two.set_defaults(action=_compare)
 
     predict = commands.add_parser("predict", help="predict new items with a finished run")
     predict.add_argument("run", help="name or folder of the run, or a folder of kit export")
@@ -100,15 +95,20 @@ def parser() -> argparse.ArgumentParser:
     text = "open working copies of the notebooks in JupyterLab"
     notebooks = commands.add_parser("notebooks", help=text, prefix_chars="+", add_help=False)  # "-" is Jupyter's
     notebooks.add_argument("options", nargs="*", help="options of jupyter lab")
-    notebooks.set_defaults(action=lambda options: open_notebooks(options.options))
+    notebooks.set_defaults(action=_notebooks)
     return main
 
 
 def _run(options: argparse.Namespace) -> None:
+    from kit.studies.pipeline import run_notebook
+
     print(f"Executed notebook: {run_notebook(options.notebook, options.p)}")
 
 
 def _catalogue(options: argparse.Namespace) -> None:  # in a shell, a relative path starts at the working directory
+    from kit.data.catalogue import describe
+    from kit.data.challenge import summarise
+
     values: dict[str, Any] = {
         k: v.absolute() if isinstance(v, Path) else v for k, v in vars(options).items() if k != "action"
     }
@@ -120,7 +120,7 @@ def _catalogue(options: argparse.Namespace) -> None:  # in a shell, a relative p
 
 
 def _predict(options: argparse.Namespace) -> None:
-    from kit.predict import predict_table  # which takes seconds to load
+    from kit.predict import predict_table
 
     paths = (value and value.absolute() for value in (options.items, options.images, options.out))
     print(predict_table(options.run, *paths))
@@ -132,11 +132,63 @@ def _export(options: argparse.Namespace) -> None:
     print(export(options.run, options.folder.absolute()))
 
 
+def _paper(options: argparse.Namespace) -> int:
+    from kit.studies.pipeline import run_study
+
+    return run_study(options)
+
+
+def _best(options: argparse.Namespace) -> int:
+    from kit.studies.best import run_ladder
+
+    return run_ladder(options)
+
+
+def _distil(options: argparse.Namespace) -> None:
+    from kit.studies.distil import distil
+
+    distil(options)
+
+
+def _report(options: argparse.Namespace) -> None:
+    from kit.studies.report import write_report
+
+    print(write_report(options.study))
+
+
+def _runs(options: argparse.Namespace) -> None:
+    from kit.analysis.board import board, tell_board
+
+    print(tell_board(board(options.study)))
+
+
+def _show(options: argparse.Namespace) -> None:
+    from kit.analysis.board import show
+
+    print(show(options.name))
+
+
+def _compare(options: argparse.Namespace) -> None:
+    from kit.analysis.board import tell_comparison
+
+    print(tell_comparison(options.first, options.second, options.all))
+
+
+def _notebooks(options: argparse.Namespace) -> None:
+    from kit.working_copies import open_notebooks
+
+    open_notebooks(options.options)
+
+
 def _check(options: argparse.Namespace) -> None:  # in a shell, a relative path starts at the working directory
+    from kit.submission import check_file
+
     print(check_file(options.file.absolute(), options.data and options.data.absolute()))
 
 
 def _kaggle(options: argparse.Namespace) -> None:  # in a shell, a relative path starts at the working directory
+    from kit.kaggle import build
+
     sides = (str(Path(name).absolute()) if Path(name).is_dir() else name for name in (options.text, options.image))
     print(build(options.out.absolute(), *sides))
 

@@ -62,6 +62,7 @@ def test_reading_runs_needs_no_torch():
         "studies.site",
         "training.launch",
         "data.duplicates",
+        "cli",
     ]
     code = f"import sys, {', '.join(f'kit.{name}' for name in light)}; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

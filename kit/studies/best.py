@@ -18,7 +18,6 @@ from dataclasses import dataclass, replace
 from kit.analysis.estimates import from_summary
 from kit.config import (
     PAIRS,
-    RECIPES,
     SYSTEMS,
     UNTRAINED,
     TrainConfig,
@@ -234,49 +233,8 @@ def limited(seconds: float | None) -> Iterator[None]:
         signal.signal(signal.SIGALRM, usual)
 
 
-def add_options(parser: argparse.ArgumentParser) -> None:
-    """Add the options of `run_ladder` to a parser."""
-    parser.add_argument(
-        "--study",
-        default="best",
-        help="the study's name, which its stack and the folder in submissions/ get too (default: %(default)s)",
-    )
-    parser.add_argument(
-        "--data",
-        default=TrainConfig.data,
-        help="challenge folder of either edition, or a catalogue (default: %(default)s)",
-    )
-    parser.add_argument("--recipe", default="laptop", help=f"{', '.join(RECIPES)} (default: %(default)s)")
-    parser.add_argument("--texts", default="", help="text backbones, comma-separated (default: the recipe's)")
-    parser.add_argument(
-        "--images",
-        default="",
-        help="image backbones, comma-separated: the first joins the first text backbone, and so on; of the shorter "
-        "list, they start again from its first (default: the recipe's)",
-    )
-    parser.add_argument(
-        "--seeds",
-        type=int,
-        default=2,
-        help="co-attention trainings per pair of backbones; 0: light members alone (default: %(default)s)",
-    )
-    parser.add_argument(
-        "--max-minutes",
-        type=float,
-        help="end after so many minutes with the best submission so far; the first rung is always made (default: none)",
-    )
-    parser.add_argument(
-        "-p",
-        nargs=2,
-        action="append",
-        default=[],
-        metavar=("FIELD", "VALUE"),
-        help="a field of every run that differs from the recipe, or again True, which trains finished runs again",
-    )
-
-
 def run_ladder(options: argparse.Namespace) -> int:
-    """Climb the ladder as `add_options` describes it; return the exit status."""
+    """Climb the ladder as `kit.studies.options:add_best` describes it; return the exit status."""
     values = read_fields(options.p, again=bool) | {"data": options.data, "recipe": options.recipe}
     again = values.pop("again", False)
     if options.max_minutes is not None and not 0 <= options.max_minutes < math.inf:

@@ -46,16 +46,8 @@ def student_config(teacher: Run, values: dict) -> TrainConfig:
     return train_config(**first | run | ({"system": sides[0]} if len(sides) == 1 else {}) | values)
 
 
-def add_options(parser: argparse.ArgumentParser) -> None:
-    """Add the options of `distil` to a parser."""
-    parser.add_argument("teacher", metavar="STACK", help="name of a finished stack, or of another run to learn from")
-    parser.add_argument(
-        "-p", nargs=2, action="append", default=[], metavar=("NAME", "VALUE"), help="a field of the run, or again"
-    )
-
-
 def distil(options: argparse.Namespace) -> None:
-    """Train the student as `add_options` describes it.
+    """Train the student as `kit.studies.options:add_distil` describes it.
 
     Raise KitError if the two do not fit together, or the teacher is out of date or changed since the student learned.
     """

@@ -23,7 +23,7 @@ import papermill
 import psutil
 from papermill.exceptions import PapermillExecutionError
 
-from kit.config import NAMES, RECIPES, EnsembleConfig, TrainConfig, check_type
+from kit.config import NAMES, EnsembleConfig, TrainConfig, check_type
 from kit.core.console import SHELL
 from kit.core.exceptions import KitError
 from kit.core.files import write_json
@@ -288,52 +288,8 @@ def read_fields(given: list[list[str]], **others: type) -> dict:
     return values
 
 
-def add_options(parser: argparse.ArgumentParser) -> None:
-    """Add the options of `run_study` to a parser."""
-    parser.add_argument(
-        "--study", default="paper", help="the study's name: its folder is runs/<study> (default: %(default)s)"
-    )
-    parser.add_argument(
-        "--data",
-        default=TrainConfig.data,
-        help="challenge folder of either edition, or a catalogue (default: %(default)s)",
-    )
-    parser.add_argument(
-        "--texts", default="camembert,flaubert,mbert", help="text backbones, comma-separated (default: %(default)s)"
-    )
-    parser.add_argument(
-        "--images", default="resnet152,resnext101_32x8d", help="image backbones, comma-separated (default: %(default)s)"
-    )
-    parser.add_argument("--recipe", default=TrainConfig.recipe, help=f"{', '.join(RECIPES)} (default: %(default)s)")
-    parser.add_argument("--seeds", type=int, default=1, help="number of seeds per ablation (default: %(default)s)")
-    parser.add_argument(
-        "--matched",
-        action=argparse.BooleanOptionalAction,
-        default=True,
-        help="unless the recipe freezes both backbones: also train concat fine-tuned and co-attention frozen, which "
-        "separates what co-attention gains from what fine-tuning gains and takes as long as up to two members",
-    )
-    parser.add_argument(
-        "--jobs",
-        type=int,
-        default=1,
-        help="number of trainings at once; each needs its own memory (default: %(default)s)",
-    )
-    parser.add_argument(
-        "--answers", default="", help="table of the test items' codes, used only for scoring in the report"
-    )
-    parser.add_argument(
-        "-p",
-        nargs=2,
-        action="append",
-        default=[],
-        metavar=("FIELD", "VALUE"),
-        help="set a field of every run, or processes, or again",
-    )
-
-
 def run_study(options: argparse.Namespace) -> int:
-    """Run a whole study as `add_options` describes it; return the exit status."""
+    """Run a whole study as `kit.studies.options:add_paper` describes it; return the exit status."""
     texts, images = ([name for name in names.split(",") if name] for names in (options.texts, options.images))
     started = time.perf_counter()
     failed: dict[str, str] = {}
