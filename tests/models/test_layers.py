@@ -153,6 +153,18 @@ def test_linear_start_is_nearly_an_isometry_of_each_token():
     assert torch.allclose(found_text, torch.ones(1, 6))
 
 
+@pytest.mark.parametrize("bilstm", [True, False])
+@torch.no_grad()
+def test_a_text_wider_than_the_head_keeps_what_tells_its_items_apart(bilstm):
+    torch.manual_seed(0)
+    head = CoAttentionHead(3, 1, 64, 8, width=8, attention_width=4, bilstm=bilstm, linear_start=True).eval()
+    tokens, regions = torch.randn(20, 6) @ torch.randn(6, 64) / 8, torch.randn(20, 8)  # six directions of 64
+    head.start_projections(tokens.unsqueeze(1), regions)
+    text, _ = head.joint([tokens.unsqueeze(1)], torch.ones(20, 1, dtype=torch.long), regions.unsqueeze(1)).chunk(2, 1)
+    cosine = torch.nn.functional.cosine_similarity
+    assert (cosine(text[:-1], text[1:]) - cosine(tokens[:-1], tokens[1:])).abs().max() < 0.05
+
+
 @torch.no_grad()
 def test_standardise_survives_a_constant_feature():
     layer, values = Standardise(2), torch.tensor([[1.0, 5.0], [3.0, 5.0]])
