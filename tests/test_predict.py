@@ -338,7 +338,7 @@ def test_a_catalogue_of_ones_own(tmp_path, backbones, data):
     items[:12].to_csv(tmp_path / "items.csv", index=False)
     items[12:].to_csv(tmp_path / "new.csv", index=False)
     columns = {"label": "kind", "title": "name", "text": ["about"], "image": ["photo"], "id": "sku"}
-    with pytest.warns(UserWarning, match="'name' gives the label away"):
+    with pytest.warns(UserWarning, match="'name' determines the label"):
         catalogue = describe(tmp_path / "items.csv", **columns, test=tmp_path / "new.csv", out=tmp_path / "mine")
     make("mine", catalogue, backbones, system="logistic")
     found = Predictor("mine").predict(tmp_path / "new.csv")
@@ -368,7 +368,7 @@ def test_a_catalogue_of_ones_own(tmp_path, backbones, data):
     )
     with pytest.raises(KitError, match=sentence):
         Predictor("mine").predict(tmp_path / "others.csv")
-    with pytest.warns(UserWarning, match="gives the label away"):  # the columns of today are not those of the training
+    with pytest.warns(UserWarning, match="determines the label"):  # the columns of today are not those of the training
         describe(tmp_path / "items.csv", **columns | {"text": (), "image": (), "id": ""}, out=catalogue)
     again = Predictor("mine").predict(tmp_path / "new.csv").rename(columns={"row": "sku"})
     pd.testing.assert_frame_equal(again.assign(sku=found["sku"]), found)
@@ -382,7 +382,7 @@ def test_a_catalogue_of_ones_own(tmp_path, backbones, data):
     for refused in (lambda: Predictor("mine"), lambda: export("mine", tmp_path / "never")):
         with pytest.raises(KitError, match=r"The data changed since the run 'mine' was trained .*texts or labels"):
             refused()
-    with pytest.warns(UserWarning, match="gives the label away"):
+    with pytest.warns(UserWarning, match="determines the label"):
         describe(tmp_path / "items.csv", **columns, test=tmp_path / "new.csv", out=catalogue)
     pd.testing.assert_frame_equal(Predictor("mine").predict(tmp_path / "new.csv"), found)
     items.assign(kind=items["kind"] + "!")[:12].to_csv(tmp_path / "items.csv", index=False)

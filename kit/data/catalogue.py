@@ -175,7 +175,7 @@ def tell_missing_images(frame: pd.DataFrame, name: str, folder: str | Path, own:
 
 
 def _tell_answers(rows: "Rows") -> list[str]:
-    """Return a sentence per column of text that gives the label away, as its name in another language or its code does.
+    """Return a sentence per column of text that determines the label, such as its code or its name in another language.
 
     Each value occurs with one label only, and there are at most half as many values more than labels: a brand or a
     colour occurs with several labels, or has more values. Few cells are empty: a label that only some items have is no
@@ -192,7 +192,7 @@ def _tell_answers(rows: "Rows") -> list[str]:
             and len(pairs) >= max(0.9 * len(labels), 2 * len(values))
         ):
             sentences.append(
-                f"The column {name!r} gives the label away: each of its {len(values)} values occurs with one "
+                f"The column {name!r} determines the label: each of its {len(values)} values occurs with one "
                 f"{rows.description.label} only, so a model would read the answer there; leave it out, unless new "
                 f"items have it before their {rows.description.label} is known."
             )

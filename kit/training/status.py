@@ -92,7 +92,7 @@ class Teller:
             self.folder = None
 
     def begin(self) -> None:
-        """Forget the lines that wait: what follows is about another run."""
+        """Drop pending lines: what follows is about another run."""
         self.before = []
 
     def line(self, line: str) -> None:

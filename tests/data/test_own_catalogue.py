@@ -307,7 +307,7 @@ def test_a_text_that_is_the_label_is_named(folder, recwarn):
     names = ["code", "shop", "colour", "brand", "offer"]
     describe(shelf(), title="name", text=names, label="kind", out=folder / "out")
     told = [str(warning.message) for warning in recwarn]
-    assert [sentence.partition(" gives")[0] for sentence in told] == ["The column 'code'", "The column 'shop'"]
+    assert [sentence.partition(" determines")[0] for sentence in told] == ["The column 'code'", "The column 'shop'"]
     assert "each of its 7 values occurs with one kind only, so a model would read the answer" in told[1]
 
 
