@@ -155,8 +155,7 @@ def run_task(catalogue: Catalogue, task: Task, seed: int) -> dict:
     best = METHODS["best"](0).fit(X, positions, groups[learn])
     single = Tempered(Single()).fit(X, positions)
     ours, picked = best.predict(tests), single.predict(tests)
-    row = {"catalogue": catalogue.name, "task": str(task), "learn": len(learn), "scored": len(scored)}
-    row |= {"picked": MEMBERS[single.stacker_.weights_.argmax()], "chosen": best.stacker_.chosen_}
+    row = {"catalogue": catalogue.name, "task": str(task), "learn": len(learn), "chosen": best.stacker_.chosen_}
     row |= {"macro-F1": 100 * macro_f1(true, ours), "gain": macro_f1_of(true, ours, picked)}
     if task.noise:
         good = [MEMBERS.index(name) for name in SIDE[task.noise]]

@@ -22,6 +22,7 @@ A run is a training or an ensemble: two classes over this one format, told apart
 N items · K classes · F folds
 """
 
+import contextlib
 import dataclasses
 import functools
 from collections.abc import Iterator
@@ -284,6 +285,16 @@ def find_run(name: str = "") -> Run:
 def list_runs() -> list[Run]:
     """Return the finished runs, oldest first, by the time in their summaries."""
     return sorted((run_at(path.parent) for path in runs_folder().glob("*/summary.json")), key=finished_at)
+
+
+def finished_trainings(study: str) -> list[TrainingRun]:
+    """Return a study's finished trainings, oldest first, without those of another version of the kit; none for ""."""
+    found = []
+    for run in list_runs() if study else ():
+        with contextlib.suppress(KitError):
+            if isinstance(run, TrainingRun) and run.config.study == study:
+                found.append(run)
+    return found
 
 
 def finished_at(run: Run) -> tuple[bool, datetime, str]:

@@ -104,7 +104,7 @@ def describe(
     `items`, `test`: the path of a CSV, TSV or Parquet file, which stays where it is, or a pandas frame, which is
     written to the folder. `text`, `image`: names of columns, or one text with commas between them. `images`: the folder
     in which the images' paths start, by default that of the table; for a frame of items, the working directory. `out`:
-    by default data/<name of the file>. Warn of images that are missing, and of columns that give the label away. Raise
+    by default data/<name of the file>. Warn of images that are missing, and of columns that determine the label. Raise
     KitError if the tables do not have those columns, or other faults.
     """
     if out is None and isinstance(items, pd.DataFrame):

@@ -171,14 +171,14 @@ class Ladder:
         for place, rung in enumerate(self.rungs, 1):
             if not rung.todo:
                 continue
-            label, left = f"{place:>2}  {rung.name}", 60 * (end - self.minutes)
-            seconds, measured = self.duration(rung.todo)
-            if place > 1 and seconds > left:
+            label, left = f"{place:>2}  {rung.name}", math.inf if place == 1 else 60 * (end - self.minutes)
+            seconds, measured = self.duration(rung.todo) if left < math.inf else (0.0, True)
+            if seconds > left:
                 needed = in_words(seconds) + " (estimated)" * (not measured)
                 print(f"{label}: left out, it needs {needed} and {in_words(max(left, 0))} are left", flush=True)
                 too_long.append((label, rung))
                 continue
-            self._make(label, rung, None if place == 1 or left == math.inf else left, failed)
+            self._make(label, rung, left, failed)
             if failed and place == 1:
                 raise KitError(failed[rung.name])
         for label, rung in too_long:
@@ -187,10 +187,10 @@ class Ladder:
                 self._make(f"{label}, in the {in_words(left)} that are left", rung, left, failed)
         return failed
 
-    def _make(self, label: str, rung: Rung, left: float | None, failed: dict[str, str]) -> None:
-        """Make a rung, for so many seconds at most, and submit; record in `failed` why it failed."""
+    def _make(self, label: str, rung: Rung, left: float, failed: dict[str, str]) -> None:
+        """Make a rung, for `left` seconds at most, and submit; record in `failed` why it failed."""
         try:
-            with limited(left):
+            with limited(left if left < math.inf else None):
                 launch([prepare_run(config) for config in rung.todo])
         except TimeUp:
             print(f"{label}: stopped when the time was over, the same command goes on", flush=True)

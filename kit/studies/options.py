@@ -10,11 +10,7 @@ def add_paper(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--study", default="paper", help="the study's name: its folder is runs/<study> (default: %(default)s)"
     )
-    parser.add_argument(
-        "--data",
-        default=TrainConfig.data,
-        help="challenge folder of either edition, or a catalogue (default: %(default)s)",
-    )
+    _add_data(parser)
     parser.add_argument(
         "--texts", default="camembert,flaubert,mbert", help="text backbones, comma-separated (default: %(default)s)"
     )
@@ -39,14 +35,7 @@ def add_paper(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--answers", default="", help="table of the test items' codes, used only for scoring in the report"
     )
-    parser.add_argument(
-        "-p",
-        nargs=2,
-        action="append",
-        default=[],
-        metavar=("FIELD", "VALUE"),
-        help="set a field of every run, or processes, or again",
-    )
+    _add_fields(parser, "FIELD", "set a field of every run, or processes, or again")
 
 
 def add_best(parser: argparse.ArgumentParser) -> None:
@@ -56,11 +45,7 @@ def add_best(parser: argparse.ArgumentParser) -> None:
         default="best",
         help="the study's name, which its stack and the folder in submissions/ get too (default: %(default)s)",
     )
-    parser.add_argument(
-        "--data",
-        default=TrainConfig.data,
-        help="challenge folder of either edition, or a catalogue (default: %(default)s)",
-    )
+    _add_data(parser)
     parser.add_argument("--recipe", default="laptop", help=f"{', '.join(RECIPES)} (default: %(default)s)")
     parser.add_argument("--texts", default="", help="text backbones, comma-separated (default: the recipe's)")
     parser.add_argument(
@@ -80,19 +65,20 @@ def add_best(parser: argparse.ArgumentParser) -> None:
         type=float,
         help="end after so many minutes with the best submission so far; the first rung is always made (default: none)",
     )
-    parser.add_argument(
-        "-p",
-        nargs=2,
-        action="append",
-        default=[],
-        metavar=("FIELD", "VALUE"),
-        help="a field of every run that differs from the recipe, or again True, which trains finished runs again",
-    )
+    text = "a field of every run that differs from the recipe, or again True, which trains finished runs again"
+    _add_fields(parser, "FIELD", text)
 
 
 def add_distil(parser: argparse.ArgumentParser) -> None:
     """Add the options of `kit.studies.distil:distil`."""
     parser.add_argument("teacher", metavar="STACK", help="name of a finished stack, or of another run to learn from")
-    parser.add_argument(
-        "-p", nargs=2, action="append", default=[], metavar=("NAME", "VALUE"), help="a field of the run, or again"
-    )
+    _add_fields(parser, "NAME", "a field of the run, or again")
+
+
+def _add_data(parser: argparse.ArgumentParser) -> None:
+    text = "challenge folder of either edition, or a catalogue (default: %(default)s)"
+    parser.add_argument("--data", default=TrainConfig.data, help=text)
+
+
+def _add_fields(parser: argparse.ArgumentParser, name: str, text: str) -> None:
+    parser.add_argument("-p", nargs=2, action="append", default=[], metavar=(name, "VALUE"), help=text)

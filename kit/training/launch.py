@@ -15,7 +15,7 @@ from kit.core.exceptions import KitError
 from kit.core.files import write_json
 from kit.core.machine import available_gpus, available_threads
 from kit.core.paths import project, resolve, root
-from kit.runs import EnsembleRun, TrainingRun, list_runs
+from kit.runs import EnsembleRun, TrainingRun, finished_trainings
 from kit.training.status import AT_WORK, read_error, read_status
 
 # Environment variables by which torchrun, Accelerate and MPI tell a process its rank and how it trains. If a pod or a
@@ -70,17 +70,13 @@ def launch(runs: list[TrainingRun], processes: int = 0, jobs: int = 1) -> None:
 def _require_one_catalogue(runs: list[TrainingRun]) -> None:
     """Raise KitError if a run's study has a finished one on other data: a study compares runs on the same items."""
     places = {run.config.study: (run.name, resolve(run.config.data)) for run in runs if run.config.study}
-    for other in list_runs() if places else ():
-        try:
-            study, theirs = other.config.study, resolve(other.config.data)
-        except KitError:  # another version's
-            continue
-        name, ours = places.get(study, ("", theirs))
-        if theirs != ours and isinstance(other, TrainingRun):
-            raise KitError(
-                f"{name!r} would learn from {ours}, and {other.name!r} of the same study {study!r} learned from "
-                f"{theirs}: give each catalogue a study of its own, or remove {other.folder}."
-            )
+    for study, (name, ours) in places.items():
+        for other in finished_trainings(study):
+            if (theirs := resolve(other.config.data)) != ours:
+                raise KitError(
+                    f"{name!r} would learn from {ours}, and {other.name!r} of the same study {study!r} learned from "
+                    f"{theirs}: give each catalogue a study of its own, or remove {other.folder}."
+                )
 
 
 class _Crew:

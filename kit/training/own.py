@@ -8,10 +8,10 @@ from typing import Any
 
 import numpy as np
 
-from kit.config import OWN, TrainConfig, train_config
+from kit.config import OWN, train_config
 from kit.core.exceptions import KitError
 from kit.data.items import data_fingerprints, read_items
-from kit.runs import TrainingRun, list_runs, open_run, prepare_run
+from kit.runs import TrainingRun, finished_trainings, open_run, prepare_run
 from kit.training.summary import summarise_items
 
 
@@ -38,14 +38,10 @@ class OwnMember:
         """Raise KitError if the study has a run on other folds, which this member could not be stacked with."""
         folds = self.train.set_index("id")["fold"]
         folds = folds[folds >= 0]
-        for run in list_runs() if self.config.study else ():
-            try:
-                config = run.config
-            except KitError:  # another version's
+        for run in finished_trainings(self.config.study):
+            if run.name == self.config.run:
                 continue
-            if not isinstance(config, TrainConfig) or config.study != self.config.study or run.name == self.config.run:
-                continue
-            theirs = run.predictions("oof")[0].set_index("id")["fold"]
+            config, theirs = run.config, run.predictions("oof")[0].set_index("id")["fold"]
             if len(theirs) != len(folds) or (theirs != folds.reindex(theirs.index)).any():
                 names = ("data", "limit", "folds", "split", "val_share", "split_seed")
                 values = {name: getattr(config, name) for name in names}

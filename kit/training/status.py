@@ -92,7 +92,7 @@ class Teller:
             self.folder = None
 
     def begin(self) -> None:
-        """Drop pending lines: what follows is about another run."""
+        """Discard the lines that were kept for the previous run."""
         self.before = []
 
     def line(self, line: str) -> None:
