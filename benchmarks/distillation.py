@@ -67,7 +67,7 @@ def main() -> None:
     gains: dict[str, list] = {}
     for catalogue in ("shop", "emoji"):
         study, data = f"distil-{catalogue}", f"data/{catalogue}"
-        ladder = rungs(study, {"data": data, "recipe": "demo"}, [PAIR], seeds=1)
+        ladder = rungs(study, {"data": data, "recipe": "demo"}, [PAIR], [PAIR], seeds=1)
         members = [prepare_run(config) for rung in ladder for config in rung.configs]
         launch(members)
         teacher = stack(dataclasses.replace(ensemble_config([run.name for run in members], "all", study), run=study))

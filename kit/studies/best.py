@@ -11,20 +11,23 @@ import math
 import signal
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from itertools import product
 
 from kit.analysis.estimates import from_summary
 from kit.config import (
+    LIGHT,
+    LIGHT_PAIRS,
     PAIRS,
     SYSTEMS,
-    UNTRAINED,
     TrainConfig,
     bounded_name,
     check_name,
     short_names,
     train_config,
+    unused,
 )
 from kit.core.console import in_words
 from kit.core.exceptions import KitError
@@ -37,14 +40,18 @@ from kit.studies.choice import choose, expectation
 from kit.studies.pace import duration, steps_left
 from kit.studies.pipeline import read_fields
 from kit.studies.plan import is_done, missing_backbones, require_data, require_settings
-from kit.studies.study_runs import usable_systems
+from kit.studies.study_runs import is_frozen, usable_systems
 from kit.submission import read_predictions, write_submission
 from kit.training.launch import launch
 
 LIGHT_MEMBERS = ("logistic_text", "neighbours", "logistic_image", "logistic")
-# Macro-F1 points that a rung is expected to add. Light members: the mean of data/shop and data/emoji (docs/best.md).
-# Fine-tuning: on emoji, against frozen backbones; frozen co-attention: hardly any, on shop. They decide only the order.
-GAINS = {"light": 5.0, "more light": 0.5, "fine-tuned": 3.5, "frozen": 0.1}
+TRAININGS = ("text", "coattention")
+NAMES = {"text": "text alone", "image": "image alone", "coattention": "co-attention"}
+Pairs = list[tuple[str, str]]  # backbones: text, image
+# Macro-F1 points that a rung is expected to add, which decide only the order; of a training with backbones that are
+# frozen but for a few layers, and of one that fine-tunes them.
+LIGHT_GAINS = 5.0, 0.5  # of the first pair, of further ones
+GAINS = {"text": (0.5, 2.0), "image": (0.5, 2.0), "coattention": (0.1, 3.5)}
 LEAST = 60.0  # seconds that are worth beginning a training in
 AGAIN = 0.5  # share of a training's gain that the next seed, or the next pair, still has
 
@@ -66,40 +73,49 @@ class Rung:
         return [config for config in self.configs if not is_done(config)]
 
 
-def rungs(study: str, values: dict, pairs: list[tuple[str, str]], seeds: int) -> list[Rung]:
+def rungs(study: str, values: dict, light: Pairs, trained: Pairs, seeds: int) -> list[Rung]:
     """Return the rungs that read what the items have, first the text alone, or the images if there is no text.
 
-    `values`: parameters of `kit.config.train_config` · `pairs`: backbones (text, image) · `seeds`: trainings per pair.
+    Beside co-attention the text is trained alone, and the image if there is no text, but only with layers of its
+    backbone: on frozen features the probe is as good.
+
+    `values`: parameters of `kit.config.train_config` · `light`, `trained`: the pairs of backbones (text, image) that
+    light members and trainings read · `seeds`: trainings of each model.
     """
     check_name(study)
     if seeds < 0:
         raise KitError(f"seeds={seeds} is too small: it must be at least 0.")
-    short = [short_names(dict.fromkeys(pair[side] for pair in pairs)) for side in (0, 1)]
+    short = [short_names(dict.fromkeys(pair[side] for pair in [*light, *trained])) for side in (0, 1)]
 
     def config(system: str, pair: tuple[str, str], **changes) -> TrainConfig:
         """Return a run's configuration; its name has the backbones that it reads."""
         names = {"text": short[0][pair[0]], "image": short[1][pair[1]]}
         label = "-".join([system, *(names[side] for side in SYSTEMS[system]), *map(str, changes.values())])
         run = {"study": study, "run": bounded_name(f"{study}-{label}"), "system": system}
-        run |= UNTRAINED if system != "coattention" else {}
-        return train_config(**values | run | {"text": pair[0], "image": pair[1]} | changes)
+        return train_config(**values | run | unused(system) | {"text": pair[0], "image": pair[1]} | changes)
+
+    def title(kind: str, pair: tuple[str, str], read: Collection[str]) -> str:
+        return f"{kind} {' × '.join(short[i][pair[i]] for i, side in enumerate(('text', 'image')) if side in read)}"
 
     sides = read_sides(train_config(**values).data)
     first, *_ = usable_systems(("tfidf", "logistic_image"), sides)
-    ladder = [Rung(first, [config(first, pairs[0])], 0.0)]
+    ladder = [Rung(first, [config(first, light[0])], 0.0)]
     seen = {config.run for config in ladder[0].configs}
-    for place, pair in enumerate(pairs):
-        names = " × ".join(short[i][pair[i]] for i, side in enumerate(("text", "image")) if side in sides)
-        light = [config(system, pair) for system in usable_systems(LIGHT_MEMBERS, sides)]
-        light = [one for one in light if one.run not in seen]  # another pair may have the same text or image
-        seen |= {one.run for one in light}
-        if light:
-            ladder.append(Rung(f"light {names}", light, GAINS["more light" if place else "light"]))
-        for number in range(seeds) if len(sides) == 2 else ():
-            training = config("coattention", pair, seed=values.get("seed", 0) + number)
-            kind = "frozen" if training.frozen == training.sides else "fine-tuned"
-            gain = GAINS[kind] * AGAIN ** (place + 2 * number)
-            ladder.append(Rung(f"co-attention {names}, seed {training.seed}", [training], gain))
+    for place, pair in enumerate(light):
+        members = [config(system, pair) for system in usable_systems(LIGHT_MEMBERS, sides)]
+        members = [one for one in members if one.run not in seen]  # another pair may have the same text or image
+        seen |= {one.run for one in members}
+        if members:
+            ladder.append(Rung(title("light", pair, sides), members, LIGHT_GAINS[place > 0]))
+    systems = usable_systems(TRAININGS if "text" in sides else ("image",), sides)
+    for place, number, system in product(range(len(trained)), range(seeds), systems):
+        training = config(system, trained[place], seed=values.get("seed", 0) + number)
+        if training.run in seen or (is_frozen(training) and system != "coattention"):
+            continue
+        seen.add(training.run)
+        name = f"{title(NAMES[system], trained[place], training.sides)}, seed {training.seed}"
+        gain = GAINS[system][training.frozen != training.sides] * AGAIN ** (place + 2 * number)
+        ladder.append(Rung(name, [training], gain))
     return ladder
 
 
@@ -110,10 +126,10 @@ class Ladder:
     made with other settings or data.
     """
 
-    def __init__(self, study: str, values: dict, pairs: list[tuple[str, str]], seeds: int, again: bool):
+    def __init__(self, study: str, values: dict, light: Pairs, trained: Pairs, seeds: int, again: bool):
         self.study, self.started = study, time.monotonic()
         self.submitted: Run | None = None
-        ladder = rungs(study, values, pairs, seeds)
+        ladder = rungs(study, values, light, trained, seeds)
         if isinstance(open_run(study), TrainingRun):
             raise KitError(f"The run {study!r} is a training, and the study's stack would have its name: pass --study.")
         challenge = read_challenge(values["data"], False, False, images="ignore")
@@ -183,7 +199,7 @@ class Ladder:
                 raise KitError(failed[rung.name])
         for label, rung in too_long:
             left = 60 * (end - self.minutes)
-            if any(config.system == "coattention" for config in rung.todo) and left > LEAST:
+            if any(config.system not in LIGHT for config in rung.todo) and left > LEAST:
                 self._make(f"{label}, in the {in_words(left)} that are left", rung, left, failed)
         return failed
 
@@ -241,11 +257,13 @@ def run_ladder(options: argparse.Namespace) -> int:
         raise KitError(f"max_minutes={options.max_minutes} is not a number of minutes: leave it out for no limit.")
     train_config(**values)  # refuses an unknown recipe
     texts, images = ([name for name in names.split(",") if name] for names in (options.texts, options.images))
-    usual = PAIRS[options.recipe]
-    texts, images = texts or [text for text, _ in usual], images or [image for _, image in usual]
-    count = max(len(texts), len(images))
-    pairs = [*dict.fromkeys((texts[i % len(texts)], images[i % len(images)]) for i in range(count))]
-    ladder = Ladder(options.study, values, pairs, options.seeds, again)
+    trained = PAIRS[options.recipe]
+    light = LIGHT_PAIRS.get(options.recipe, trained)
+    if texts or images:
+        texts, images = texts or [text for text, _ in trained], images or [image for _, image in trained]
+        count = max(len(texts), len(images))
+        light = trained = [*dict.fromkeys((texts[i % len(texts)], images[i % len(images)]) for i in range(count))]
+    ladder = Ladder(options.study, values, light, trained, options.seeds, again)
     ladder.tell()
     try:
         failed = ladder.climb(options.max_minutes)

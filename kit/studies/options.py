@@ -58,7 +58,7 @@ def add_best(parser: argparse.ArgumentParser) -> None:
         "--seeds",
         type=int,
         default=2,
-        help="co-attention trainings per pair of backbones; 0: light members alone (default: %(default)s)",
+        help="trainings of each model; 0: light members alone (default: %(default)s)",
     )
     parser.add_argument(
         "--max-minutes",

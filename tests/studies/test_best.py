@@ -10,7 +10,7 @@ from fakes import catalogue
 from transformers import CONFIG_MAPPING
 
 from kit import cli
-from kit.config import LIGHT, PAIRS, RECIPES, recipe_changes, train_config
+from kit.config import LIGHT, LIGHT_PAIRS, PAIRS, RECIPES, recipe_changes, train_config
 from kit.core.paths import submissions_folder
 from kit.data.challenge import read_challenge
 from kit.models.image_backbones import image_work
@@ -24,6 +24,8 @@ from kit.training import light
 from kit.training.launch import launch as real_launch
 from kit.training.run_trainer import train
 
+PAPER = PAIRS["paper"]
+IMAGES = ("resnet152", "resnext101_32x8d")
 TINY = {
     "image_size": 64, "max_tokens": 16, "batch_size": 8, "width": 16, "attention_width": 8, "classifier_width": 8,
     "epochs": 1, "workers": 0, "folds": 2, "features_gb": 1,
@@ -211,22 +213,32 @@ def test_an_estimate_gives_way_to_a_measured_pace(climb, tiny_config):
 
 @pytest.mark.parametrize("recipe", RECIPES)
 def test_each_recipe_has_a_ladder(recipe):
-    ladder = best.rungs("best", {"recipe": recipe, "teacher": "", "folds": 5}, PAIRS[recipe], seeds=1)
+    light, trained = LIGHT_PAIRS.get(recipe, PAIRS[recipe]), PAIRS[recipe]
+    ladder = best.rungs("best", {"recipe": recipe, "teacher": "", "folds": 5}, light, trained, seeds=1)
     systems = [[config.system for config in rung.configs] for rung in ladder]
     assert systems[0] == ["tfidf"] and systems[1] == [*best.LIGHT_MEMBERS] and ["coattention"] in systems
+    assert (["text"] in systems) == (recipe != "demo")  # whose text backbone is frozen: the probe does as well
     for config in (config for rung in ladder for config in rung.configs):
         assert set(recipe_changes(config)) <= {"study", "system", "text", "image", "folds"}
 
 
 def test_what_a_network_alone_can_do_does_not_stop_the_light_members():
-    ladder = best.rungs("best", {"recipe": "demo", "train_text_layers": 2, "teacher": "t"}, PAIRS["demo"][:1], seeds=1)
-    assert [rung.configs[0].train_text_layers for rung in ladder] == [0, 0, 2]
+    values, pairs = {"recipe": "demo", "train_text_layers": 2, "teacher": "t"}, PAIRS["demo"][:1]
+    ladder = best.rungs("best", values, pairs, pairs, seeds=1)
+    assert [rung.configs[0].train_text_layers for rung in ladder] == [0, 0, 2, 2]
+
+
+def test_a_text_of_two_pairs_is_trained_alone_once():
+    pairs = [("camembert", "resnet152"), ("camembert", "resnext101_32x8d")]
+    names = [rung.name for rung in best.rungs("best", {"recipe": "night"}, pairs[:1], pairs, seeds=2)]
+    assert [name for name in names if "alone" in name] == [f"text alone camembert, seed {n}" for n in (0, 1)]
+    assert sum("co-attention" in name for name in names) == 4 and sum("light" in name for name in names) == 1
 
 
 @pytest.mark.parametrize("recipe", RECIPES)
 def test_the_recipes_backbones_exist(recipe):
     known, config = timm.list_models(pretrained=True), train_config(recipe=recipe)
-    for text, image in PAIRS[recipe]:
+    for text, image in [*PAIRS[recipe], *LIGHT_PAIRS.get(recipe, [])]:
         assert TEXT[text].model_type in CONFIG_MAPPING
         name = IMAGE[image].timm if image in IMAGE else image
         assert name in known or (image in IMAGE and IMAGE[image].file)
@@ -237,15 +249,19 @@ def test_the_recipes_backbones_exist(recipe):
 @pytest.mark.parametrize(
     ("side", "named"),
     [
-        ("text", ["tfidf", "light camembert", "light flaubert", "light mbert"]),
-        ("image", ["logistic_image", "light resnext101_32x8d"]),  # the third pair has the first one's images
+        (
+            "text",
+            ["tfidf", *(f"light {name}" for name, _ in PAPER), *(f"text alone {name}, seed 0" for name, _ in PAPER)],
+        ),
+        # the third pair has the first one's images
+        ("image", ["logistic_image", "light resnext101_32x8d", *(f"image alone {name}, seed 0" for name in IMAGES)]),
     ],
 )
 def test_a_catalogue_of_one_side_has_the_rungs_that_read_it(side, named, root):
-    ladder = best.rungs("best", {"data": catalogue(root, side), "recipe": "paper"}, PAIRS["paper"], seeds=2)
+    ladder = best.rungs("best", {"data": catalogue(root, side), "recipe": "paper"}, PAPER, PAPER, seeds=1)
     assert [rung.name for rung in ladder] == named
     assert {side for rung in ladder for config in rung.configs for side in config.sides} == {side}
-    assert {config.system for rung in ladder[1:] for config in rung.configs} == {f"logistic_{side}"}
+    assert {config.system for rung in ladder[1:] for config in rung.configs} == {f"logistic_{side}", side}
 
 
 def test_the_ladder_is_climbed_on_images_alone(climb, root, capsys):
