@@ -93,3 +93,14 @@ def test_scores_of_certain_and_impossible_predictions():
     assert found["accuracy"] == 0.5
     assert found["loss"] == pytest.approx(-np.log(np.finfo(np.float32).tiny) / 2)
     assert found["macro_f1"] == pytest.approx(1 / 3)
+
+
+def test_copies_of_items_make_no_interval_narrower_if_they_are_drawn_together():
+    random = np.random.default_rng(0)
+    true = random.integers(0, 4, 200)
+    ours, theirs = (np.where(random.random(200) < share, true, (true + 1) % 4) for share in (0.8, 0.7))
+    four = [np.repeat(codes, 4) for codes in (true, ours, theirs)]
+    together = bootstrap_macro_f1(*four, groups=np.repeat(np.arange(200), 4), samples=200)
+    assert together == pytest.approx(bootstrap_macro_f1(true, ours, theirs, samples=200))
+    low, high = bootstrap_macro_f1(*four, samples=200)
+    assert high - low < 0.7 * (together[1] - together[0])
