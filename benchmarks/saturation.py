@@ -42,7 +42,7 @@ def measure(task: str, scale: bool, seed: int) -> dict:
     """Return how a new head sees a batch, and its accuracy on fresh items after training."""
     torch.manual_seed(seed)
     maps = [torch.randn(planted.WIDTH, width) / planted.WIDTH**0.5 for width in (TEXT_WIDTH, IMAGE_WIDTH)]
-    head = CoAttentionHead(planted.THINGS, 1, TEXT_WIDTH, IMAGE_WIDTH, attention_scale=scale)
+    head = CoAttentionHead(planted.THINGS, 1, text_width=TEXT_WIDTH, image_width=IMAGE_WIDTH, attention_scale=scale)
     row = {"task": task, "attention_scale": scale, "seed": seed} | at_the_start(head, draw(task, maps))
     optimizer = torch.optim.Adam(head.parameters(), LR, fused=True)
     for _ in range(STEPS):

@@ -50,6 +50,7 @@ class Classifier(nn.Module):
         head: CoAttentionHead | FusionHead,
         text: nn.Module | None,
         image: nn.Module | None,
+        *,
         layers: slice,
         frozen: tuple[str, ...],
         classes: int,
@@ -182,5 +183,12 @@ def build_model(
     if config.modality_dropout and text and image:
         missing = StandIns(count, text.width, image.width)
     return Classifier(
-        head, live.get("text"), live.get("image"), slice(-count, None), frozen, classes, config.augment, missing
+        head,
+        live.get("text"),
+        live.get("image"),
+        layers=slice(-count, None),
+        frozen=frozen,
+        classes=classes,
+        mirror=config.augment,
+        missing=missing,
     )

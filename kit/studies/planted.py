@@ -20,6 +20,9 @@ from kit.models.heads import CoAttentionHead, FusionHead
 from kit.studies.study_runs import ABLATIONS
 
 THINGS, TOKENS, LAYERS, WIDTH = 4, 4, 3, 32
+SIZES: dict[str, Any] = dict.fromkeys(
+    ("text_width", "image_width", "width", "classifier_width"), WIDTH
+)  # of every head
 NOISE = 0.5  # standard deviation of features that say nothing; that of words, things and colours is 1
 # a word, and what it looks like, for each thing; and one vector for each colour: [THINGS, d] each
 WORDS, LOOKS, COLOURS = torch.randn(3, THINGS, WIDTH, generator=torch.Generator().manual_seed(0))
@@ -129,12 +132,12 @@ def coattention_head(task: Task, *rows: str, **settings: Any) -> CoAttentionHead
     """Return the paper's head, small and untrained, with the changes of these rows of table 2."""
     changes = {name: value for row in rows for name, value in ABLATIONS[row].items()}
     layers = LAYERS if changes.pop("layer_weights", True) else 1
-    return CoAttentionHead(task.classes, layers, WIDTH, WIDTH, WIDTH, WIDTH, WIDTH, **changes | settings)
+    return CoAttentionHead(task.classes, layers, attention_width=WIDTH, **SIZES | changes | settings)
 
 
 def fusion_head(task: Task, system: str) -> FusionHead:
     """Return a baseline's head, small and untrained."""
-    return FusionHead(task.classes, system, WIDTH, WIDTH, WIDTH, WIDTH)
+    return FusionHead(task.classes, system, **SIZES)
 
 
 def accuracy(

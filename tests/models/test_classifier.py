@@ -118,7 +118,7 @@ def test_fusions_compute_what_their_names_say():
     first, mean = text[:, 0], image.mean(1)
     fused = {}
     for system in ("concat", "bilinear", "dot", "text", "image"):
-        head = FusionHead(2, system, 6, 8, width=7)
+        head = FusionHead(2, system, text_width=6, image_width=8, width=7)
         head.classifier = torch.nn.Identity()
         fused[system] = head([text], None, image), head
     assert torch.equal(fused["concat"][0], torch.cat([first, mean], 1))
@@ -163,7 +163,7 @@ def test_a_model_that_saw_mirror_images_reads_both_ways(build):
 def test_standardised_fusions_read_the_mean_token_and_forget_lengths(system):
     """So that they see what co-attention's linear start sees, whose vectors have fixed lengths."""
     text, regions = torch.randn(3, 2, 6), torch.randn(3, 5, 8)
-    head = FusionHead(2, system, 6, 8, width=7, standardise=True).eval()
+    head = FusionHead(2, system, text_width=6, image_width=8, width=7, standardise=True).eval()
     logits = head([text], None, regions)
     longer = torch.stack([torch.randn(3, 6), 4 * text[:, 1]], 1)  # another first token, a longer mean token
     assert torch.allclose(head([longer], None, 0.1 * regions), logits, atol=1e-5)
@@ -178,7 +178,9 @@ def test_standardised_fusions_read_the_mean_token_and_forget_lengths(system):
 @pytest.mark.parametrize("linear_start", [False, True])
 def test_inspecting_a_head_tries_even_attention_on_each_side(linear_start):
     torch.manual_seed(0)
-    head = CoAttentionHead(3, 2, 6, 8, width=4, attention_width=4, linear_start=linear_start).eval()
+    head = CoAttentionHead(
+        3, 2, text_width=6, image_width=8, width=4, attention_width=4, linear_start=linear_start
+    ).eval()
     for parameter in head.parameters():  # away from any start
         parameter.copy_(torch.randn_like(parameter))
     mask = torch.tensor([[1, 1, 1, 1, 1], [1, 1, 1, 0, 0]])

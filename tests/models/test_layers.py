@@ -157,7 +157,9 @@ def test_linear_start_is_nearly_an_isometry_of_each_token():
 @torch.no_grad()
 def test_a_text_wider_than_the_head_keeps_what_tells_its_items_apart(bilstm):
     torch.manual_seed(0)
-    head = CoAttentionHead(3, 1, 64, 8, width=8, attention_width=4, bilstm=bilstm, linear_start=True).eval()
+    head = CoAttentionHead(
+        3, 1, text_width=64, image_width=8, width=8, attention_width=4, bilstm=bilstm, linear_start=True
+    ).eval()
     tokens, regions = torch.randn(20, 6) @ torch.randn(6, 64) / 8, torch.randn(20, 8)  # six directions of 64
     head.start_projections(tokens.unsqueeze(1), regions)
     text, _ = head.joint([tokens.unsqueeze(1)], torch.ones(20, 1, dtype=torch.long), regions.unsqueeze(1)).chunk(2, 1)
