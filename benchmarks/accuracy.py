@@ -14,7 +14,8 @@ import numpy as np
 import pandas as pd
 from measure import RESULTS, machine_line
 
-from kit.analysis.estimates import READING, Answers, Estimate, certainty, from_summary, macro_f1_of
+from kit.analysis.calibration import certainty
+from kit.analysis.estimates import READING, Answers, Estimate, from_summary, macro_f1_of
 from kit.config import train_config
 from kit.core.files import write_text
 from kit.data.challenge import read_challenge
