@@ -88,7 +88,7 @@ def main() -> None:
         for name, run in runs.items():
             row = {"catalogue": catalogue, "model": name}
             for part, told in parts.items():
-                true, predicted = told[name]
+                true, predicted, *_ = told[name]
                 on_best, stacks = gain(told[name], told["best member"]), gain(told["stack"], told["best member"]).value
                 kept = f"{on_best.value / stacks:.0%}" if name.startswith("student") and stacks > 0 else ""
                 row |= {part: f"{100 * macro_f1(true, predicted[0]):.1f}", f"{part}, kept": kept}

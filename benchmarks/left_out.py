@@ -78,7 +78,7 @@ def without_suspects(catalogue: str, system: str) -> list[dict]:
         row = {"catalogue": catalogue, "system": system, "planted": f"{share:.0%}"}
         row |= {"all": f"{macro_f1_of(true, np.stack(predicted['all'])).value:.1f}"}
         for name in ("no suspects", "no surer half"):
-            row[name] = macro_f1_of(true, np.stack(predicted[name]), np.stack(predicted["all"]))
+            row[name] = macro_f1_of(true, np.stack(predicted[name]), np.stack(predicted["all"]), groups)
         rows.append(row | {"suspects": f"{np.mean(dropped):.0%}", "of them planted": f"{np.mean(planted):.0%}"})
     return rows
 

@@ -35,12 +35,19 @@ def weighted_f1(true: np.ndarray, predicted: np.ndarray) -> float:
 
 
 def bootstrap_macro_f1(
-    true: np.ndarray, predicted: np.ndarray, other: np.ndarray | None = None, samples: int = 1000, seed: int = 0
+    true: np.ndarray,
+    predicted: np.ndarray,
+    other: np.ndarray | None = None,
+    *,
+    groups: np.ndarray | None = None,
+    samples: int = 1000,
+    seed: int = 0,
 ) -> tuple[float, float]:
     """Return the 95 % bootstrap interval, over items, of macro-F1; with `other`, of the gain of `predicted` over it.
 
     `predicted` and `other` are `[N]`, or `[S, N]` for several seeds, whose mean score counts. The gain is paired: both
-    are scored on the same resampled items.
+    are scored on the same resampled items. With `groups` `[N]`, whole groups are drawn: near-duplicates are right or
+    wrong together, so that single items would make the interval too narrow.
 
     If classes are small, a resample scores below the sample, just as the sample scores below its population. So the
     interval of a score is the basic bootstrap of its logit, which reflects the resamples about the score; percentiles
@@ -50,15 +57,20 @@ def bootstrap_macro_f1(
     systems = [np.atleast_2d(predicted), *([] if other is None else [np.atleast_2d(other)])]
     (true, *rows), classes = _positions(true, *np.concatenate(systems))
     cells = true * classes + np.stack(rows)  # [S, N]: each item's cell in its system's confusion counts
-    seeds = len(systems[0])
+    seeds, group = len(systems[0]), np.arange(len(true))
+    if groups is not None:
+        group = np.unique(groups, return_inverse=True)[1]
+    drawable = group.max() + 1
 
-    def score(drawn: np.ndarray) -> float:
-        counts = np.stack([np.bincount(row, minlength=classes**2) for row in drawn]).reshape(-1, classes, classes)
+    def score(times: np.ndarray) -> float:
+        """Return the score if each group `[G]` is there so many times."""
+        counts = np.stack([np.bincount(row, times[group], classes**2) for row in cells]).reshape(-1, classes, classes)
         each = np.nanmean(f1_per_class(counts), axis=1)
         return each[:seeds].mean() - (0 if other is None else each[seeds:].mean())
 
-    random, estimate = np.random.default_rng(seed), score(cells)
-    resampled = [score(cells[:, random.integers(0, len(true), len(true))]) for _ in range(samples)]
+    random, estimate = np.random.default_rng(seed), score(np.ones(drawable))
+    draws = (random.integers(0, drawable, drawable) for _ in range(samples))
+    resampled = [score(np.bincount(draw, minlength=drawable)) for draw in draws]
     low, high = np.percentile(resampled, [2.5, 97.5])
     if other is None:
         half = 0.5 / len(true)  # half an item, so that scores of 0 and 1 have a logit

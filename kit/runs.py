@@ -194,7 +194,7 @@ class Run:
         rows = [test_frame[["id", "split"]].assign(fold=fold, **known) for fold in range(len(folds))]
         self._write("test", pd.concat(rows, ignore_index=True), np.concatenate(folds), codes)
         labels = pd.Categorical(frame["label"], categories=codes).codes.astype(int)
-        low, high = bootstrap_macro_f1(labels, values.argmax(1))
+        low, high = bootstrap_macro_f1(labels, values.argmax(1), groups=frame.get("group"))
         content = {"run": self.name, **scores(values, labels), "macro_f1_low": low, "macro_f1_high": high}
         content |= {"classes": len(codes), "items": {"oof": len(frame), "test": len(test_frame)}, "finished": now()}
         write_json(self.folder / "summary.json", content | summary)

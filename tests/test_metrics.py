@@ -120,3 +120,14 @@ def test_what_chance_leaves_of_exact_probabilities_is_what_exact_probabilities_h
     assert calibration_error_by_chance(sure) == pytest.approx(expected, rel=0.1)
     assert calibration_error_by_chance(np.tile(sure, 16)) < expected / 2
     assert calibration_error_by_chance(np.ones(9)) == 0
+
+
+def test_copies_of_items_make_no_interval_narrower_if_they_are_drawn_together():
+    random = np.random.default_rng(0)
+    true = random.integers(0, 4, 200)
+    ours, theirs = (np.where(random.random(200) < share, true, (true + 1) % 4) for share in (0.8, 0.7))
+    four = [np.repeat(codes, 4) for codes in (true, ours, theirs)]
+    together = bootstrap_macro_f1(*four, groups=np.repeat(np.arange(200), 4), samples=200)
+    assert together == pytest.approx(bootstrap_macro_f1(true, ours, theirs, samples=200))
+    low, high = bootstrap_macro_f1(*four, samples=200)
+    assert high - low < 0.7 * (together[1] - together[0])

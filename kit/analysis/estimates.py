@@ -15,10 +15,11 @@ from kit.runs import Run, open_run
 
 READING = (
     "Scores are macro-F1 in per cent on items that the model did not learn from. Intervals are 95 % bootstraps over "
-    "items: they cover the choice of the items, but neither the seed nor the split; only the ablations average over "
-    "seeds. A score need not be in the middle of its interval: with small classes scores are lower than with more "
-    "items, and the interval corrects for that. Differences are paired on the same items. To compare two systems, read "
-    "the difference, not whether their intervals overlap."
+    "items, and out of fold over groups of them if the split keeps duplicates together: they cover the choice of the "
+    "items, but neither the seed nor the split; only the ablations average over seeds. A score need not be in the "
+    "middle of its interval: with small classes scores are lower than with more items, and the interval corrects for "
+    "that. Differences are paired on the same items. To compare two systems, read the difference, not whether their "
+    "intervals overlap."
 )
 
 
@@ -41,13 +42,16 @@ def estimate(share: float, bounds: tuple[float, float], signed: bool = False) ->
     return Estimate(100 * share, 100 * bounds[0], 100 * bounds[1], signed)
 
 
-def macro_f1_of(true: np.ndarray, ours: np.ndarray, theirs: np.ndarray | None = None) -> Estimate:
+def macro_f1_of(
+    true: np.ndarray, ours: np.ndarray, theirs: np.ndarray | None = None, groups: np.ndarray | None = None
+) -> Estimate:
     """Return the macro-F1 of predictions `[N]`, or the mean of those of several seeds `[S, N]`; with `theirs`, how much
-    it gains on theirs, paired on the same items."""
+    it gains on theirs, paired on the same items, of which `groups` `[N]` are drawn together."""
     means = [
         np.mean([macro_f1(true, row) for row in np.atleast_2d(side)]) for side in (ours, theirs) if side is not None
     ]
-    return estimate(float(means[0] - sum(means[1:])), bootstrap_macro_f1(true, ours, theirs), theirs is not None)
+    bounds = bootstrap_macro_f1(true, ours, theirs, groups=groups)
+    return estimate(float(means[0] - sum(means[1:])), bounds, theirs is not None)
 
 
 def from_summary(run: Run, key: str, signed: bool = False) -> Estimate:
@@ -95,7 +99,7 @@ def gain(ours: Sequence[Run], others: Sequence[Run]) -> Estimate:
                 raise KitError(f"{two} read different items ({'; '.join(changed)}): train one again like the other.")
             raise KitError(f"The data changed between {two}: train the older one again.")
     sides = [np.stack([predicted_codes(run, frame["id"], ours[0].name) for run in runs]) for runs in (ours, others)]
-    return macro_f1_of(true, *sides)
+    return macro_f1_of(true, sides[0], sides[1], frame.get("group"))
 
 
 def gains(runs: Mapping[str, Run], pairs: Iterable[tuple[str, str]]) -> pd.DataFrame:

@@ -76,7 +76,7 @@ def measure_leakage(
             raise KitError("Too few items are left without the duplicates: use more items or a larger limit.")
         predicted.append(tfidf_model().fit(texts[chosen], labels[chosen]).predict(texts[validates]))
     with_duplicates, without = (macro_f1(true, codes) for codes in predicted)
-    low, high = bootstrap_macro_f1(true, *predicted)
+    low, high = bootstrap_macro_f1(true, *predicted, groups=groups[validates])
     items = {"training": chosen, "validation": validates, "duplicates": duplicates}
     scores = {"with": with_duplicates, "without": without, "gain": with_duplicates - without, "low": low, "high": high}
     return {name: int(mask.sum()) for name, mask in items.items()} | scores

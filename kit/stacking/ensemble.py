@@ -145,7 +145,7 @@ def _summarise(config: EnsembleConfig, members: Members, scored: np.ndarray, in_
     y, predicted = members.labels, scored.argmax(1)
     singles = [macro_f1(y, single) for single in members.predicted]
     best = int(np.argmax(singles))
-    low, high = bootstrap_macro_f1(y, predicted, members.predicted[best])
+    low, high = bootstrap_macro_f1(y, predicted, members.predicted[best], groups=members.groups)
     summary = {
         "members": members.names,
         "members_identity": members.identity,

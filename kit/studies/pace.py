@@ -73,7 +73,10 @@ def duration(configs: list[TrainConfig], learned: int, predicted: int, images: f
         in_step = beside = 0.0  # operations of the backbones
         for side in config.sides:
             outputs = _outputs(config, side)
-            operations = (images if side == "image" else 1) * _work(*_backbone(config, side))[0]  # per item
+            work, _, depth = _work(*_backbone(config, side))
+            operations = work * (images if side == "image" else 1)  # per item
+            if side == "text" and config.train_text_layers:
+                in_step += 3 * config.batch_size * operations * config.train_text_layers / max(depth, 1)
             if side not in config.frozen or side in live:  # three passes to train, of which one is forward
                 in_step += (1 if side in live else 3) * config.batch_size * operations
                 beside += _only_forward(config, side, learned, predicted) * operations
@@ -95,7 +98,8 @@ def duration(configs: list[TrainConfig], learned: int, predicted: int, images: f
             step = in_step / _speed()
             step = max(step, GPU_STEP) if step and available_gpus() else step
             # the BiLSTM is most of the head
-            seconds += steps * (step + 3 * config.batch_size * 8 * config.max_tokens * config.width**2 / _speed())
+            head = 3 * config.batch_size * 8 * config.max_tokens * config.width**2 * (config.system == "coattention")
+            seconds += steps * (step + head / _speed())
     return seconds, measured
 
 

@@ -47,6 +47,14 @@ def test_the_papers_recipe_takes_days_on_a_processor(monkeypatch):
     assert "no GPU" not in pace.expected_time(train_config(), challenge(84916))
 
 
+def test_trained_text_layers_are_counted_in_every_step():
+    frozen = train_config(**SMALL, system="text")
+    two = train_config(**SMALL, system="text", train_text_layers=2)
+    steps, forward = frozen.steps(pace.items_per_fold(frozen, 600)), text_work("e5_small", 64)[0]
+    more = pace.duration([two], 600, 0)[0] - pace.duration([frozen], 600, 0)[0]
+    assert more == pytest.approx(steps * 3 * 32 * forward * 2 / 12 / SPEED)
+
+
 def test_frozen_outputs_that_are_too_large_to_keep_are_computed_whenever_they_are_read():
     config = train_config(**SMALL)
     kept, _ = pace.duration([dataclasses.replace(config, features_gb=KEPT)], *CHALLENGE)
