@@ -14,11 +14,12 @@ import numpy as np
 import pandas as pd
 from measure import RESULTS, machine_line
 
+from kit.analysis.calibration import certainty
 from kit.analysis.estimates import READING, Answers, Estimate, from_summary, macro_f1_of
 from kit.config import train_config
 from kit.core.files import write_text
 from kit.data.challenge import read_challenge
-from kit.metrics import macro_f1, scores
+from kit.metrics import calibration_error, macro_f1, scores
 from kit.runs import Run, open_run, prepare_run
 from kit.stacking.ensemble import ensemble_config, stack
 from kit.studies.report import read_answers
@@ -142,22 +143,13 @@ def pooled(gains: list[Estimate]) -> Estimate:
     return Estimate(float(value), float(value - half), float(value + half), True)
 
 
-def calibration_error(probabilities: np.ndarray, labels: np.ndarray, bins: int = 15) -> float:
-    """Return the expected calibration error of probabilities `[N, K]`: the mean gap between the highest probability
-    and the accuracy, over `bins` bins with equally many items each (Nguyen and O'Connor 2015); `labels` `[N]`: class
-    indices."""
-    sure, right = probabilities.max(1), probabilities.argmax(1) == labels
-    parts = np.array_split(np.argsort(sure, kind="stable"), min(bins, len(labels)))
-    return float(sum(abs(sure[part].mean() - right[part].mean()) * len(part) for part in parts) / len(labels))
-
-
 def calibration(runs: list[Run]) -> tuple[float, float]:
     """Return log-loss and expected calibration error out of fold, means of the runs."""
     found = []
     for run in runs:
         frame, codes, values = run.predictions("oof")
         labels = pd.Categorical(frame["label"], categories=codes).codes.astype(int)
-        found.append((scores(values, labels)["loss"], calibration_error(values, labels)))
+        found.append((scores(values, labels)["loss"], calibration_error(*certainty(run))))
     return tuple(np.mean(found, axis=0))
 
 

@@ -5,7 +5,7 @@ Floors, lowest first: a module imports only from lower floors, and within a fold
 core                paths, whole files and locks, the cache, the console: plumbing
 config              what a run is: TrainConfig, EnsembleConfig, the recipes
 notebook_parameters what a notebook's parameters cell says
-metrics             macro-F1 and its uncertainty
+metrics             macro-F1 and its uncertainty, calibration
 predictions         files of probabilities
 runs                run folders, the contract between all steps
 data                items, before any model: challenges, own catalogues, texts, images, duplicates, folds, batches

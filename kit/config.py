@@ -60,6 +60,7 @@ LIGHT = (
 UNTRAINED: dict[str, Any] = {"train_text_layers": 0, "augment": False, "teacher": ""}
 SIDES = {"train_text_layers": "text", "augment": "image"}  # fields that only a model which reads that side has
 NAMES = ("run", "study", "data", "text", "image", "members", "teacher")  # free-text parameters that no recipe sets
+TOP_LAYER = 5.0  # a linear start: the top text layer's weight before the softmax; that of the others is 0
 FROZEN: dict[str, Any] = {
     "width": 384,
     "attention_width": 128,

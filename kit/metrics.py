@@ -103,6 +103,25 @@ def scores(probabilities: np.ndarray, labels: np.ndarray) -> dict[str, float]:
     return {"loss": float(loss), "macro_f1": macro_f1(labels, predicted), "accuracy": float(accuracy)}
 
 
+def calibration_bins(sure: np.ndarray, bins: int = 15) -> list[np.ndarray]:
+    """Return the positions of items in `bins` bins of equally many each (Nguyen and O'Connor 2015), in the order of
+    `sure` `[N]`, the probability of the predicted class."""
+    return np.array_split(np.argsort(sure, kind="stable"), min(bins, len(sure)))
+
+
+def calibration_error(sure: np.ndarray, right: np.ndarray, bins: int = 15) -> float:
+    """Return the expected calibration error: the mean gap, over items, between a bin's mean probability of the
+    predicted class, `sure` `[N]`, and the share of its predictions that are `right` `[N]`."""
+    parts = calibration_bins(sure, bins)
+    return float(sum(abs(sure[part].mean() - right[part].mean()) * len(part) for part in parts) / len(sure))
+
+
+def calibration_error_by_chance(sure: np.ndarray, bins: int = 15, samples: int = 200, seed: int = 0) -> float:
+    """Return the mean `calibration_error` if the probabilities `sure` `[N]` were exact: what so few items leave."""
+    drawn = np.random.default_rng(seed).random((samples, len(sure))) < sure
+    return float(np.mean([calibration_error(sure, right, bins) for right in drawn]))
+
+
 def softmax(logits: np.ndarray) -> np.ndarray:
     """Return probabilities `[N, K]`, in double precision so that rows sum to one."""
     shifted = np.exp(logits.astype(np.float64) - logits.max(1, keepdims=True))

@@ -4,7 +4,17 @@ import numpy as np
 import pytest
 from sklearn.metrics import f1_score
 
-from kit.metrics import bootstrap_macro_f1, confusion, f1_per_class, macro_f1, scores, softmax
+from kit.metrics import (
+    bootstrap_macro_f1,
+    calibration_bins,
+    calibration_error,
+    calibration_error_by_chance,
+    confusion,
+    f1_per_class,
+    macro_f1,
+    scores,
+    softmax,
+)
 
 
 @pytest.mark.parametrize("seed", range(20))
@@ -93,6 +103,23 @@ def test_scores_of_certain_and_impossible_predictions():
     assert found["accuracy"] == 0.5
     assert found["loss"] == pytest.approx(-np.log(np.finfo(np.float32).tiny) / 2)
     assert found["macro_f1"] == pytest.approx(1 / 3)
+
+
+def test_calibration_error_is_the_gap_between_probability_and_accuracy():
+    sure = np.array([0.9, 0.6, 0.9, 0.6])
+    right = np.array([True, False, False, True])
+    assert calibration_error(sure, right, bins=2) == pytest.approx((abs(0.6 - 0.5) + abs(0.9 - 0.5)) / 2)
+    assert [part.tolist() for part in calibration_bins(sure, 2)] == [[1, 3], [0, 2]]
+    assert calibration_error(sure[:1], right[:1]) == pytest.approx(0.1)  # fewer items than bins
+
+
+def test_what_chance_leaves_of_exact_probabilities_is_what_exact_probabilities_have():
+    random = np.random.default_rng(1)
+    sure = random.uniform(0.3, 1, 600)
+    expected = np.mean([calibration_error(sure, random.random(600) < sure) for _ in range(300)])
+    assert calibration_error_by_chance(sure) == pytest.approx(expected, rel=0.1)
+    assert calibration_error_by_chance(np.tile(sure, 16)) < expected / 2
+    assert calibration_error_by_chance(np.ones(9)) == 0
 
 
 def test_copies_of_items_make_no_interval_narrower_if_they_are_drawn_together():

@@ -135,6 +135,8 @@ def test_the_report_stands_beside_the_paper_and_names_its_runs(told):
     for title in ("## Table 1", "## Table 2", "## Table 3", "## Table 4", "## Figure 2", "## Figure 5"):
         assert title in report
     assert "with even attention" in report and "co-attention itself beats concat, both fine-tuned" in report
+    shown = str(outputs(root / "runs" / "tiny" / "02_baselines.ipynb"))
+    assert "What co-attention itself gains" in shown and "Nothing to compare" not in shown  # made beside the members
     for number in ("76.18", "6.81", "79.16"):  # the paper's
         assert number in report
     rows = [line for line in report.splitlines() if line.startswith("| runs/")]

@@ -4,13 +4,15 @@ L layers · F folds
 """
 
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 import pandas as pd
 from safetensors import SafetensorError, safe_open
 
+from kit.config import TOP_LAYER
 from kit.core.exceptions import KitError
-from kit.metrics import bootstrap_mean
+from kit.metrics import bootstrap_mean, softmax
 from kit.runs import EnsembleRun, Run, TrainingRun, open_run
 
 # Total variation from even below which attention counts as even. It bounds the effect: the attended vector is then
@@ -83,9 +85,10 @@ def describe_blanking(blanked: pd.DataFrame) -> str:
         low, high = bootstrap_mean(difference)
         places = {"image": "regions", "text": "tokens"}[str(side)]
         verdict = (
-            f"the most attended {places} matter more than others"
+            f"the most attended {places} matter more than others, by {difference.mean():.1f} points"
             if low > 0
-            else f"the most attended {places} matter less than others, and the map misleads"
+            else f"the most attended {places} matter less than others, by {-difference.mean():.1f} points, and the map "
+            "misleads"
             if high < 0
             else f"the map of {places} means little here"
         )
@@ -99,20 +102,32 @@ def describe_blanking(blanked: pd.DataFrame) -> str:
 
 
 def layer_weights(run: TrainingRun) -> pd.DataFrame:
-    """Return the weight of each text layer after training (eq. 2), a row per fold and a column per layer, counted from
-    the embeddings' output, 0; no rows if the run has none.
+    """Return the weight of each text layer (eq. 2), a column per layer, counted from the embeddings' output, 0: the row
+    "start" before training, and a row per fold after it; no rows if the run has none.
 
     Raise KitError if the weights cannot be read.
     """
-    rows = {}
+    scores: dict[Any, np.ndarray] = {}
     for fold in range(run.config.folds if run.config.system == "coattention" and run.config.layer_weights else 0):
         path = run.folder / f"model-{fold}.safetensors"
         try:
             with safe_open(path, framework="np") as file:
                 names = [*file.keys()]
-                scores = file.get_tensor(MIX) if MIX in names else np.zeros(1)  # without one: a single layer
+                scores[fold] = file.get_tensor(MIX) if MIX in names else np.zeros(1)  # without one: a single layer
         except (OSError, SafetensorError) as error:
             raise KitError(f"{path} cannot be read ({error}): train the run again, with -p again True.") from error
-        rows[fold] = np.exp(scores - scores.max()) / np.exp(scores - scores.max()).sum()
+    if scores:
+        top = TOP_LAYER if run.config.linear_start else 0.0
+        scores = {"start": np.append(np.zeros(len(scores[0]) - 1), top), **scores}
     first = 0 if run.config.embedding_layer else 1
-    return pd.DataFrame.from_dict(rows, "index").rename(columns=lambda layer: layer + first).rename_axis("fold")
+    table = pd.DataFrame.from_dict({row: softmax(values[None])[0] for row, values in scores.items()}, "index")
+    return table.rename(columns=lambda layer: layer + first).rename_axis("fold")
+
+
+def describe_layers(weights: pd.DataFrame) -> str:
+    """Return in words how far the `layer_weights` moved in training; "" if there are none."""
+    if weights.empty:
+        return ""
+    moved = 100 * (weights.drop(index="start").mean() - weights.loc["start"])
+    layer = moved.abs().idxmax()
+    return f"Largest change from the start, in the mean of the folds: {moved[layer]:+.2g} points, of layer {layer}."

@@ -3,7 +3,7 @@
 N items
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -100,6 +100,13 @@ def gain(ours: Sequence[Run], others: Sequence[Run]) -> Estimate:
             raise KitError(f"The data changed between {two}: train the older one again.")
     sides = [np.stack([predicted_codes(run, frame["id"], ours[0].name) for run in runs]) for runs in (ours, others)]
     return macro_f1_of(true, sides[0], sides[1], frame.get("group"))
+
+
+def gains(runs: Mapping[str, Run], pairs: Iterable[tuple[str, str]]) -> pd.DataFrame:
+    """Return how much the first system of each pair gains on the second, for those pairs of which `runs` has both."""
+    both = [pair for pair in pairs if runs.keys() >= {*pair}]
+    cells = [(*pair, gain(*([runs[system]] for system in pair))) for pair in both]
+    return pd.DataFrame(cells, columns=["system", "against", "gain"])
 
 
 def predicted_codes(run: Run, ids: pd.Series, first: str) -> np.ndarray:

@@ -10,15 +10,18 @@ import re
 import sys
 import textwrap
 import unicodedata
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import suppress
+from typing import Any
 
 import numpy as np
 import pandas as pd
 from PIL import Image, ImageOps
+from scipy.stats import binomtest
 
 from kit.core.exceptions import KitError
 from kit.data.images import read_image, readable_images
+from kit.metrics import calibration_bins
 
 # An unknown backend in MPLBACKEND would break the import of matplotlib.
 _imported, _asked = "matplotlib" in sys.modules, os.environ.pop("MPLBACKEND", None)
@@ -265,28 +268,57 @@ def duplicate_rows(frame: pd.DataFrame, groups: np.ndarray, names: dict, rows: i
 
 @_figure
 def intervals(frame: pd.DataFrame, label: str, mark: float | None = None) -> Figure:
-    """Draw estimates with their intervals (objects with value, low and high), one per row, and a line at `mark`."""
+    """Draw estimates with their intervals (objects with value, low and high; "": none), one row per line, a colour per
+    column, and a line at `mark`. One that is much farther from `mark` than most is written at the edge."""
+    columns = {name: {row: cell for row, cell in enumerate(cells) if cell} for name, cells in frame.items()}
     figure, axis = _axes(8, 0.4 * len(frame) + 1)
-    colours = dict(zip(frame.columns, (BLUE, ORANGE, GREY), strict=False))
-    for place, (column, cells) in enumerate(frame.items()):
-        shown = [(row - 0.18 * place, cell) for row, cell in enumerate(reversed(cells.tolist())) if cell]
-        rows, values = [row for row, _ in shown], [cell.value for _, cell in shown]
-        bars = [[cell.value - cell.low for _, cell in shown], [cell.high - cell.value for _, cell in shown]]
-        axis.errorbar(values, rows, xerr=bars, fmt="o", color=colours[column], capsize=3, label=column)
+    far = _far([cell for cells in columns.values() for cell in cells.values()], mark)
+    heights = np.arange(len(frame), dtype=float)  # of each row's next estimate
+    for (name, cells), colour in zip(columns.items(), (BLUE, ORANGE, GREY), strict=False):
+        near = [row for row, cell in cells.items() if not far(cell)]
+        value, low, high = (np.array([getattr(cells[row], end) for row in near]) for end in ("value", "low", "high"))
+        style = {"fmt": "o" if (low < high).any() else "D", "color": colour, "capsize": 3, "label": name}
+        axis.errorbar(value, heights[near], xerr=[value - low, high - value], **style)
+        for row in cells.keys() - set(near):
+            cell, left = cells[row], cells[row].value < mark
+            text = str(cell) if cell.low < cell.high else f"{cell.value:+.1f}"
+            at = {"transform": axis.get_yaxis_transform(), "va": "center", "ha": "left" if left else "right"}
+            axis.text(0.01 if left else 0.99, heights[row], f"← {text}" if left else f"{text} →", color=colour, **at)
+        heights[[*cells]] += 0.25
     if mark is not None:
         axis.axvline(mark, color=GREY, linewidth=1, zorder=0)
-    axis.set_yticks(range(len(frame)), [_text(name, 44, 2) or UNWRITTEN for name in reversed(frame.index.tolist())])
-    axis.set(xlabel=label)
+    axis.set_yticks(range(len(frame)), [_text(name, 44, 2) or UNWRITTEN for name in frame.index])
+    axis.set(xlabel=label, ylim=(len(frame) - 0.4, -0.6))
     axis.tick_params(axis="y", length=0)
-    axis.margins(y=0.1)
+    axis.margins(x=0.1)
     if len(frame.columns) > 1:
-        axis.legend(frameon=False, loc="best")
+        _legend_above(axis)
     return figure
+
+
+def ranked(scores: pd.Series, kinds: Sequence[str], label: str) -> Figure:
+    """Draw estimates as `intervals` does, the highest on top, with a colour for each of up to three `kinds`."""
+    order = np.argsort([-cell.value for cell in scores], kind="stable")
+    columns = {kind: scores.where([one == kind for one in kinds], "").iloc[order] for kind in dict.fromkeys(kinds)}
+    return intervals(pd.DataFrame(columns), label)
+
+
+def _far(cells: list, mark: float | None, times: float = 5) -> Callable[[Any], bool]:
+    """Return what says whether an estimate would stretch a scale that begins at `mark`: its interval reaches `times` as
+    far as that of the median."""
+    if mark is None or not cells:
+        return lambda cell: False
+
+    def reach(cell) -> float:
+        return max(abs(cell.low - mark), abs(cell.high - mark))
+
+    usual = times * float(np.median([reach(cell) for cell in cells]))
+    return lambda cell: reach(cell) > usual > 0
 
 
 @_figure
 def learning_curves(metrics: pd.DataFrame) -> Figure:
-    """Draw loss and macro-F1 per epoch, one line per fold; the selected epochs are marked."""
+    """Draw loss and macro-F1 per epoch, one line per fold; the kept epochs are marked."""
     figure, (left, right) = _axes(9, 3, ncols=2)
     if metrics.empty:
         left.text(0, 0.5, "nothing was trained in epochs")
@@ -297,9 +329,9 @@ def learning_curves(metrics: pd.DataFrame) -> Figure:
             if column in rows:  # a start that is kept was not trained
                 left.plot(rows["epoch"], rows[column], "o-", color=colour, label=name if named else None)
         right.plot(rows["epoch"], 100 * rows["macro_f1"], "o-", color=BLUE)
-        selected = rows[rows["kept"]]
-        label = "selected epoch" if named else None
-        right.plot(selected["epoch"], 100 * selected["macro_f1"], "o", color=ORANGE, markersize=10, label=label)
+        kept = rows[rows["kept"]]
+        label = "kept epoch" if named else None
+        right.plot(kept["epoch"], 100 * kept["macro_f1"], "o", color=ORANGE, markersize=10, label=label)
     left.set(xlabel="epoch", ylabel="cross-entropy")
     right.set(xlabel="epoch", ylabel="validation macro-F1, per cent")
     for axis in (left, right):
@@ -349,7 +381,7 @@ def confusion_matrix(counts: np.ndarray, codes: list[int], names: dict, least: f
     axis.set_yticks(range(len(codes)), labels, fontsize=size)
     axis.set_xticks(range(len(codes)), [str(code) for code in codes], fontsize=size, rotation=90)
     axis.set_xlabel("predicted class")
-    figure.suptitle(f"per cent of each true class (row), from {least:.0%} on", fontsize=10)
+    figure.suptitle(f"per cent of each true class (row), from {100 * least:.0f} % on", fontsize=10)
     axis.tick_params(length=0)
     axis.spines[:].set_visible(False)
     return figure
@@ -369,7 +401,7 @@ def confusion_bars(pairs: pd.DataFrame) -> Figure:
     )
     labels = [f"{a}\n→ {b}" for a, b in zip(predicted, actual, strict=True)]
     bars = axis.barh(range(len(pairs)), pairs["count"], color=ORANGE, height=0.65)
-    ends = [f"{count:,} ({share:.1%})" for count, share in zip(pairs["count"], pairs["share"], strict=True)]
+    ends = [f"{count:,} ({100 * share:.1f} %)" for count, share in zip(pairs["count"], pairs["share"], strict=True)]
     axis.bar_label(bars, ends, padding=4, fontsize=9)
     axis.set_yticks(range(len(pairs)), labels)
     label = "misclassified items, predicted → actual (share of all mistakes)" if ends else "no mistakes"
@@ -412,20 +444,47 @@ def loss_boxes(items: pd.DataFrame, least: float = 1e-4) -> Figure:
 
 @_figure
 def layer_weights(weights: pd.DataFrame) -> Figure:
-    """Draw the weight of each text layer: bars of the mean over folds, a dot per fold, a line at equal weights.
+    """Draw the weight of each text layer beside its start, and how far it moved: bars of the mean over folds, a dot per
+    fold.
 
     `weights`: the result of `attention.layer_weights`.
     """
-    figure, axis = _axes(max(4, 0.4 * len(weights.columns) + 1.5), 2.6)
     if weights.empty:
+        figure, axis = _axes(4, 2.6)
         axis.text(0, 0.5, "this run has no layer weights")
         axis.axis("off")
         return figure
-    axis.bar(weights.columns, 100 * weights.mean(), color=BLUE, width=0.7)
-    for _, row in weights.iterrows() if len(weights) > 1 else ():
-        axis.plot(weights.columns, 100 * row, ".", color=ORANGE)
-    axis.axhline(100 / len(weights.columns), color=GREY, linewidth=1, label="equal weights")
-    axis.set(xlabel="text layer (the last is the top)", ylabel="weight, per cent", ylim=(0, None))
-    axis.set_xticks(weights.columns)
+    figure, (left, right) = _axes(9, 2.8, ncols=2)
+    start, trained = 100 * weights.loc["start"], 100 * weights.drop(index="start")
+    left.plot(weights.columns, start, "_", color="black", markersize=14, label="start", zorder=3)
+    for axis, shown in ((left, trained), (right, trained - start)):
+        axis.bar(weights.columns, shown.mean(), color=BLUE, width=0.7, label="mean of the folds")
+        if len(shown) > 1:
+            across = np.tile(weights.columns, len(shown))
+            axis.plot(across, shown.to_numpy().ravel(), ".", color=ORANGE, label="each fold")
+        axis.set_xticks(weights.columns)
+        axis.set(xlabel="text layer (the last is the top)")
+    left.set(ylabel="weight, per cent", ylim=(0, None))
+    right.axhline(0, color="black", linewidth=0.8)
+    right.set(ylabel="change from the start, points")
+    _legend_above(left)
+    return figure
+
+
+@_figure
+def calibration(sure: np.ndarray, right: np.ndarray, bins: int = 15) -> Figure:
+    """Draw how often predictions are right by how probable the model holds them: a dot per bin of
+    `kit.metrics:calibration_bins`, with its 95 % Wilson interval; on the line, probabilities are what they say."""
+    figure, axis = _axes(5, 4.2)
+    parts = calibration_bins(sure, bins)
+    shares = np.array([right[part].mean() for part in parts])
+    bounds = [binomtest(int(right[part].sum()), len(part)).proportion_ci(method="wilson") for part in parts]
+    low, high = np.array(bounds).T
+    axis.plot([0, 100], [0, 100], color=GREY, linewidth=1, label="calibrated")
+    means, reach = [sure[part].mean() for part in parts], np.clip([shares - low, high - shares], 0, None)
+    label = f"bins of about {len(sure) / len(parts):.0f} items, 95 % interval"
+    axis.errorbar(100 * np.array(means), 100 * shares, 100 * reach, fmt="o", color=BLUE, capsize=3, label=label)
+    axis.set(xlabel="mean probability of the predicted class, per cent", ylabel="of these right, per cent")
+    axis.set(xlim=(0, 102), ylim=(0, 102), aspect="equal")
     _legend_above(axis)
     return figure

@@ -1,4 +1,4 @@
-"""The parts of the paper's models. torch only.
+"""The parts of the paper's models.
 
 B batch · T tokens · R regions · L layers · d backbone width · D joint width · k attention width
 """
@@ -8,6 +8,8 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 from torch.nn.utils.rnn import pad_sequence
+
+from kit.config import TOP_LAYER
 
 
 class WeightedLayers(nn.Module):
@@ -23,8 +25,8 @@ class WeightedLayers(nn.Module):
 
     @torch.no_grad()
     def start_top(self) -> None:
-        """Give the top layer e⁵ times the weight of each other."""
-        self.weights[-1] = 5.0
+        """Give the top layer e^TOP_LAYER times the weight of each other."""
+        self.weights[-1] = TOP_LAYER
 
     def forward(self, layers: Sequence[Tensor], inputs: "Standardise | None" = None) -> Tensor:
         """Return the mix `[B, T, d]`, float32, of L layers `[B, T, d]`, standardised by `inputs` `[L, 1, d]` if given.

@@ -14,7 +14,6 @@ import sys
 import time
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
-from itertools import groupby
 from pathlib import Path
 from typing import TextIO
 
@@ -158,24 +157,21 @@ def run_notebooks(
     """Execute the notebooks in order; record each failure and its sentence in `failed`."""
     failed |= plan.cannot
     shared = base | {"study": study, "processes": processes, "again": again}
-    steps: list[tuple[str, str, dict, list[TrainConfig]]] = [("01_eda", study, {"data": base["data"]}, [])]
-    steps += [("02_baselines", study, shared | {"jobs": jobs, "matched": matched}, plan.groups["02_baselines"])]
-    for config in plan.members:
-        if config.run not in plan.cannot:
-            values = {"text": config.text, "image": config.image, "run": config.run}
-            steps.append(("03_train", config.run, shared | values, [config]))
+    several, compared = shared | {"jobs": jobs}, plan.groups["02_baselines"]
+    trained = [config for config in plan.members if config.run not in plan.cannot]
+    each = [(c.run, shared | {"text": c.text, "image": c.image, "run": c.run}, [c]) for c in trained]
     rows = [plan.members[0], *plan.groups["04_ablations"]]
-    steps += [("04_ablations", study, shared | {"seeds": seeds, "jobs": jobs}, rows)]
-    for notebook, alike in groupby(steps, key=lambda step: step[0]):
-        todo = []
-        for _, folder, values, configs in alike:
-            done = all(is_done(config) for config in configs)
-            if done and not again and (runs_folder() / folder / f"{notebook}.ipynb").is_file():
-                print(f"── {notebook} ({folder}): finished already", flush=True)
-            else:
-                todo.append((folder, values, configs))
-        with plan.following():
-            _execute_all(notebook, todo, plan, failed, jobs)
+
+    def execute(notebook: str, *steps: tuple[str, dict, list[TrainConfig]]) -> None:
+        _execute_all(notebook, [*steps], plan, failed, jobs, again)
+
+    execute("01_eda", (study, {"data": base["data"]}, []))
+    execute("02_baselines", (study, several | {"matched": matched}, compared))
+    execute("03_train", *each)
+    if "02_baselines" not in failed:  # once more, beside the members: it trains nothing
+        beside = [*compared, *filter(is_done, trained)]
+        execute("02_baselines", (study, several | {"matched": matched, "again": False}, beside))
+    execute("04_ablations", (study, several | {"seeds": seeds}, rows))
     try:
         if len(member_runs(study)) + len(baseline_runs(study)) > 1:
             how = {} if again else preferred(study)  # what the user chose with 05_ensemble stays chosen
@@ -192,9 +188,31 @@ def run_notebooks(
         print(f"\n── 07_submission: left out, because {base['data']} has no items to predict", flush=True)
 
 
-def _execute_all(notebook: str, todo: list[tuple], plan: Plan, failed: dict[str, str], jobs: int) -> None:
-    """Execute the notebook once per (folder, parameters, runs that it makes) of `todo`, `jobs` at a time, which share
-    the cores."""
+def _execute_all(
+    notebook: str, steps: list[tuple[str, dict, list[TrainConfig]]], plan: Plan, failed: dict, jobs: int, again: bool
+) -> None:
+    """Execute the notebook once per (folder, parameters, runs that it shows) of `steps`, `jobs` at a time, which share
+    the cores. Without `again`, leave out those whose copy is there and newer than these runs."""
+    todo = []
+    for step in steps:
+        if not again and _is_current(runs_folder() / step[0] / f"{notebook}.ipynb", step[2]):
+            print(f"── {notebook} ({step[0]}): finished already", flush=True)
+        else:
+            todo.append(step)
+    with plan.following():
+        _execute_several(notebook, todo, plan, failed, jobs)
+
+
+def _is_current(copy: Path, configs: Sequence[TrainConfig]) -> bool:
+    """Return whether an executed notebook is there and shows the runs of `configs`, all finished, as they are now."""
+    if not copy.is_file() or not all(is_done(config) for config in configs):
+        return False
+    written = (open_run(config.run).folder / "summary.json" for config in configs)
+    return copy.stat().st_mtime_ns >= max((path.stat().st_mtime_ns for path in written), default=0)
+
+
+def _execute_several(notebook: str, todo: list[tuple], plan: Plan, failed: dict[str, str], jobs: int) -> None:
+    """Execute the notebook once per step of `todo`, `jobs` at a time."""
     if min(jobs, len(todo)) < 2:
         for folder, values, configs in todo:
             _execute(notebook, folder, values, plan, failed, configs)

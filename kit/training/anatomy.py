@@ -2,10 +2,12 @@
 
 from typing import Any
 
+import numpy as np
 import pandas as pd
 import torch
 from torch import Tensor, nn
 
+from kit.models.backbones import find_backbones
 from kit.models.layers import EvenAttention
 from kit.training.predict import prediction_batches
 from kit.training.trained import Trained
@@ -58,6 +60,16 @@ def anatomy(trained: Trained) -> pd.DataFrame:
             label = "even attention" if even else PARTS[name].format(type(module).__name__)
             rows.append({"part": label, "shape": shapes.get(name, ""), "parameters": count})
     return pd.DataFrame(rows).fillna("")
+
+
+def describe_lengths(trained: Trained) -> str:
+    """Return in words what share of the items' texts reaches `max_tokens`; "" if the run reads no texts."""
+    if "text" not in trained.config.sides:
+        return ""
+    longest = min(trained.config.max_tokens, find_backbones(trained.config)["text"].outline.max_tokens)
+    lengths = np.concatenate([items.lengths for items in trained.products.values()])
+    share = 100 * (lengths >= longest).mean()
+    return f"{share:.1f} % of the {len(lengths):,} texts have {longest} tokens or more: what exceeds {longest} is cut."
 
 
 def _shape(value: Any) -> str:

@@ -4,6 +4,7 @@ import functools
 
 import pandas as pd
 
+from kit.core.console import in_words
 from kit.core.files import write_atomically
 from kit.training.session import Session
 from kit.training.status import report
@@ -45,7 +46,7 @@ def report_step(session: Session, before: int, steps: int, first: int, slow: flo
     place = {"fold": progress.fold + 1, "epoch": progress.epoch + 1, "step": progress.step}
     report(**place, done=done, total=total, **({"seconds_per_step": seconds} if progress.step >= measured else {}))
     if progress.step == measured and not (progress.epoch or progress.history) and session.accelerator.is_main_process:
-        print(f"{seconds:.3g} s a step: about {seconds * total / 60:.1f} min for {total} steps", flush=True)
+        print(f"{seconds:.3g} s a step: about {in_words(seconds * total)} for {total} steps", flush=True)
 
 
 def describe_epoch(row: dict, epochs: int) -> str:

@@ -29,7 +29,8 @@ LAST_LINES = 200  # kept of the output of a training that was killed
 
 
 def launch(runs: list[TrainingRun], processes: int = 0, jobs: int = 1) -> None:
-    """Train the unfinished runs among `runs`, and show their folders' new lines of train.log and their progress bar.
+    """Train the unfinished runs among `runs`, and show their folders' new lines of train.log and their progress bar; if
+    several train at once, only the last line of each.
 
     `processes`: number per run, one per GPU; 0: one per GPU of this machine, or as many as divide the runs' batches;
     without a GPU, one. Several start through `accelerate launch`; one needs no launcher. For several machines, start
@@ -46,6 +47,8 @@ def launch(runs: list[TrainingRun], processes: int = 0, jobs: int = 1) -> None:
         raise KitError(f"{', '.join(ensembles)} cannot be trained: 05_ensemble makes an ensemble, from trained runs.")
     _require_one_catalogue(runs)
     gpus, waiting = available_gpus(), [run for run in runs if not run.finished]
+    if finished := len(runs) - len(waiting):
+        print(f"Finished already: {finished} of {len(runs)} runs", flush=True)
     failed: dict[str, str] = {}
     count = processes or _most_processes(waiting, gpus)
     if count < 1 or 0 < gpus < count:
@@ -80,7 +83,7 @@ def _require_one_catalogue(runs: list[TrainingRun]) -> None:
 
 
 class _Crew:
-    """Training processes: `count` per run, with `threads` threads each; `named`: the run's name begins each line."""
+    """Training processes: `count` per run, with `threads` threads each; `named`: several runs train at once."""
 
     def __init__(self, count: int, threads: int, named: bool):
         self.count, self.named, self.stopped = count, named, False
@@ -156,10 +159,11 @@ class _Crew:
 
 
 class _View:
-    """Show what is new in the folders of `runs`, which are trained in turn; `at`: position of the last one begun."""
+    """Show what is new in the folders of `runs`, which are trained in turn; `at`: position of the last one begun.
+    `named`: they are not the only ones at work."""
 
     def __init__(self, runs: list[TrainingRun], named: bool):
-        self.runs, self.named, self.at, self.shown = runs, named, 0, ""
+        self.runs, self.named, self.at, self.shown, self.last = runs, named, 0, "", ""
         self.seen = [_size(run.folder / "train.log") for run in runs]
         self.before = [(read_status(run), read_error(run)) for run in runs]
         self.bar = Line() if in_notebook() else Terminal()
@@ -167,25 +171,38 @@ class _View:
     def refresh(self) -> None:
         """Print the new lines of the logs, and show the bar of the run at work."""
         for place, run in enumerate(self.runs):
-            name, status = f"{run.name}: " if self.named else "", read_status(run)
+            status = read_status(run)
             if status == self.before[place][0] or status.get("launcher") != os.getpid():  # not begun, or not by us
                 self.seen[place] = _size(run.folder / "train.log")
                 continue
-            for line in self._new_lines(place):
-                self._show("")
-                print(name + line, flush=True)
-            self.at = max(self.at, place)
-            if self.at == place:
-                self._show((bar := status.get("bar", "")) and name + bar)
+            if place > self.at:
+                self._print_lines(ended=True)
+                self.at = place
+            if place == self.at:
+                self._print_lines()
+                self._show((bar := status.get("bar", "")) and self.named * f"{run.name}: " + bar)
 
     def close(self) -> None:
         self.refresh()
+        self._print_lines(ended=True)
         self._show("")
 
     def errors(self) -> dict[str, dict]:
         """Return the errors of the runs that failed since then, by name."""
         found = {run.name: (read_error(run), error) for run, (_, error) in zip(self.runs, self.before, strict=True)}
         return {name: error for name, (error, before) in found.items() if error and error != before}
+
+    def _print_lines(self, ended: bool = False) -> None:
+        """Print the new lines of the run at work; of one among several, only the last, once it has ended."""
+        name, lines = self.runs[self.at].name, self._new_lines(self.at)
+        if self.named:
+            self.last = [self.last, *lines][-1]
+            lines = [self.last] if ended and self.last else []
+            self.last = "" if ended else self.last
+        for line in lines:
+            self._show("")
+            named = line if not self.named or line.startswith(name) else f"{name}: {line}"
+            print(f"{named}\n", end="", flush=True)  # with its end, because other threads print too
 
     def _new_lines(self, place: int) -> list[str]:
         path = self.runs[place].folder / "train.log"

@@ -24,6 +24,7 @@ from kit.analysis.attention import (
     attention_table,
     describe_attention,
     describe_blanking,
+    describe_layers,
     layer_weights,
 )
 from kit.analysis.gallery import attention_gallery
@@ -31,6 +32,7 @@ from kit.analysis.show import table
 from kit.config import EnsembleConfig, train_config
 from kit.core.exceptions import KitError
 from kit.core.files import write_json
+from kit.models.layers import WeightedLayers
 from kit.runs import open_run
 
 
@@ -68,7 +70,7 @@ def test_a_map_is_said_to_mean_little_unless_blanking_it_costs_more():
     said = describe_blanking(pd.concat([image, text]))
     for_image = said.partition(" items, so ")[0]
     assert "fifth of the regions lowers the true class's probability by 1" in for_image and "over 200" in for_image
-    assert said.count("the most attended regions matter more than others") == 1
+    assert said.count("the most attended regions matter more than others, by 10.") == 1
     assert said.endswith("the map of tokens means little here.")
     assert "misleads" in describe_blanking(image.assign(attended=noise - 0.1))
     assert "a random fifth by 0.0:" in describe_blanking(image.assign(random=-1e-6))
@@ -89,7 +91,8 @@ def test_an_ensembles_best_member_with_attention_and_weights_speaks_for_it(root)
 
 
 def test_layer_weights_are_read_from_each_folds_model_and_drawn(root):
-    for run, changes in (("full", {"folds": 2}), ("top", {"layer_weights": False}), ("concat", {"system": "concat"})):
+    changed = {"full": {"folds": 2, "linear_start": True}, "top": {"layer_weights": False}}
+    for run, changes in (changed | {"concat": {"system": "concat"}}).items():
         fake(train_config(**VALUES, run=run, **changes), 0.9)
     folder = open_run("full").folder
     for fold, scores in enumerate(([0, 0, 0, np.log(7)], [0, 0, 0, 0])):
@@ -97,12 +100,21 @@ def test_layer_weights_are_read_from_each_folds_model_and_drawn(root):
         save_file(weights, folder / f"model-{fold}.safetensors")
     found = layer_weights(open_run("full"))
     assert found.columns.tolist() == [1, 2, 3, 4]
-    assert np.allclose(found, [[0.1, 0.1, 0.1, 0.7], [0.25] * 4])
-    bars = plots.layer_weights(found).axes[0].patches
-    assert [bar.get_height() for bar in bars] == pytest.approx([17.5, 17.5, 17.5, 47.5])
+    start = WeightedLayers(4)
+    start.start_top()
+    start = start.weights.detach().softmax(0).numpy()
+    assert np.allclose(found, [start, [0.1, 0.1, 0.1, 0.7], [0.25] * 4])
+    trained, moved = ([bar.get_height() for bar in axis.patches] for axis in plots.layer_weights(found).axes)
+    assert trained == pytest.approx([17.5, 17.5, 17.5, 47.5])
+    assert moved == pytest.approx(trained - 100 * start, rel=1e-5)
+    assert describe_layers(found).endswith(f"{47.5 - 100 * start[3]:+.2g} points, of layer 4.")
+    config = open_run("full").config
+    write_json(folder / "config.json", dataclasses.asdict(config) | {"linear_start": False})
+    assert np.allclose(layer_weights(open_run("full")).loc["start"], 0.25)
     for name in ("top", "concat"):
         empty = layer_weights(open_run(name))
-        assert empty.empty and "no layer weights" in plots.layer_weights(empty).axes[0].texts[0].get_text()
+        assert empty.empty and not describe_layers(empty)
+        assert "no layer weights" in plots.layer_weights(empty).axes[0].texts[0].get_text()
     (folder / "model-1.safetensors").write_bytes(b"{")
     with pytest.raises(KitError, match=r"model-1.safetensors cannot be read"):
         layer_weights(open_run("full"))

@@ -18,6 +18,7 @@ from test_errors import make_errors
 
 from kit.analysis import plots
 from kit.analysis.errors import confusions, per_class
+from kit.analysis.estimates import Estimate
 from kit.studies import report
 
 
@@ -50,7 +51,7 @@ def test_figures_draw_for_any_number_of_classes_and_mistakes(classes, share):
 def test_confusion_bars_point_from_predicted_to_actual():
     found = make_errors([10, 10, 40], [40, 40, 10], names={10: "Livres", 40: "Jeux"})
     written = texts(plots.confusion_bars(confusions(found)))
-    assert "Jeux\n→ Livres" in written and "2 (66.7%)" in written
+    assert "Jeux\n→ Livres" in written and "2 (66.7 %)" in written
     assert "no mistakes" in texts(plots.confusion_bars(confusions(make_errors([10], [10]))))
 
 
@@ -79,6 +80,39 @@ def test_loss_boxes_of_groups_that_may_be_empty(described, predicted):
     for group in (described, wrong):
         assert f"without description\n{len(group) - sum(group)} items" in written
         assert f"with description\n{sum(group)} items" in written
+
+
+def test_an_estimate_far_from_the_line_is_written_and_does_not_stretch_the_scale():
+    ours = [Estimate(-0.5, -1.7, 0.6, True), Estimate(-25.7, -30.1, -21.6, True), Estimate(-1.0, -2.1, 0.1, True)]
+    paper = [Estimate(-12.6, -12.6, -12.6), Estimate(-2.0, -2.0, -2.0), ""]
+    figure = plots.intervals(pd.DataFrame({"ours": ours, "paper": paper}, ["a", "b", "c"]), "points", mark=0)
+    low, high = figure.axes[0].get_xlim()
+    assert -15 < low < -1.7 and 0.6 < high < 5
+    written = texts(figure)
+    assert {"← -25.7 [-30.1, -21.6]", "← -12.6", "ours", "paper"} <= set(written)
+    figure = plots.intervals(pd.DataFrame({"F1": ours}, ["a", "b", "c"]), "per cent")  # no line: all are drawn
+    assert figure.axes[0].get_xlim()[0] < -30.1 and not any("←" in text for text in texts(figure))
+    assert texts(plots.intervals(pd.DataFrame({"F1": [Estimate(0, 0, 0)] * 2}, ["a", "b"]), "points", mark=0))
+
+
+def test_the_best_score_is_on_top_with_the_colour_of_its_kind():
+    scores = pd.Series([Estimate(50, 40, 60), Estimate(70, 60, 80), Estimate(60, 50, 70)], ["image", "both", "text"])
+    figure = plots.ranked(scores, ["image", "text and image", "text"], "per cent")
+    (axis,) = figure.axes
+    assert [label.get_text() for label in axis.get_yticklabels()] == ["both", "text", "image"]
+    assert axis.get_ylim()[0] > axis.get_ylim()[1]  # the first row is on top
+    drawn = {kind: line.lines[0].get_xydata().tolist() for line in axis.containers for kind in [line.get_label()]}
+    assert drawn == {"image": [[50, 2]], "text and image": [[70, 0]], "text": [[60, 1]]}
+    assert {"image", "text and image", "text"} <= set(texts(figure))
+
+
+@pytest.mark.parametrize("items", [1, 20, 700])
+def test_calibration_draws_each_bins_share_of_right_predictions(items):
+    sure = np.linspace(0.3, 1, items)
+    figure = plots.calibration(sure, np.ones(items, bool))
+    (bars,) = figure.axes[0].containers
+    assert bars.lines[0].get_ydata().tolist() == [100] * min(items, 15)
+    assert any("calibrated" in text for text in texts(figure))
 
 
 NAMES = {  # a class's name → what is written of it

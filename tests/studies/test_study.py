@@ -624,6 +624,45 @@ def test_a_study_of_one_member_is_stacked_and_submitted_only_if_there_is_somethi
     assert ("07_submission: left out" in capsys.readouterr().out) != test and not failed
 
 
+def test_the_baselines_are_shown_beside_the_members_and_a_copy_older_than_its_runs_is_made_again(
+    root, tiny_config, monkeypatch
+):
+    """What the notebooks do is recorded; their runs are made up."""
+    values, executed = tiny_config | {"study": "s"}, []
+    plan = Plan(values, [values["text"]], [values["image"]], 1, 1, again=False, matched=False)
+    (member,) = plan.members
+
+    def execute(notebook, folder, given, plan, failed, configs=(), **_):
+        executed.append((notebook, given.get("again")))
+        for config in configs:
+            if not open_run(config.run).finished:
+                fake(config, 0.9)
+        copy = root / "runs" / folder / f"{notebook}.ipynb"
+        copy.parent.mkdir(parents=True, exist_ok=True)
+        copy.touch()
+        if notebook == "02_baselines":
+            copy.write_text(str(open_run(member.run).finished))
+
+    def again(**changes) -> list:
+        executed.clear()
+        usual = {"again": False, "matched": False, "failed": {}}
+        pipeline.run_notebooks("s", plan, values, 1, 1, 0, **usual | changes)
+        return [step for step in executed if step[0] < "05"]
+
+    monkeypatch.setattr(pipeline, "_execute", execute)
+    notebooks = ["01_eda", "02_baselines", "03_train", "02_baselines", "04_ablations"]
+    assert again() == [(name, None if name == "01_eda" else False) for name in notebooks]
+    copy = root / "runs" / "s" / "02_baselines.ipynb"
+    assert copy.read_text() == "True"
+    assert not again()
+    later = copy.stat().st_mtime_ns + 10**10
+    os.utime(open_run(member.run).folder / "summary.json", ns=(later, later))  # trained since
+    assert [name for name, _ in again()] == notebooks[2:]
+    told = [given for name, given in again(again=True) if name == "02_baselines"]
+    assert told == [True, False]  # the second time nothing is trained
+    assert [name for name, _ in again(again=True, failed={"02_baselines": "why"})].count("02_baselines") == 1
+
+
 def test_a_planned_study_that_starts_again_forgets_its_runs_on_other_data(root, tiny_config, tiny_data):
     values = tiny_config | {"study": "s"}
     made = Plan(values, [values["text"]], [values["image"]], 1, 1, again=False, matched=False).members[0]

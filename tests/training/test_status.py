@@ -141,28 +141,45 @@ def test_a_bar_says_what_it_shows(monkeypatch):
     assert "50%|" in told[1][1] and told[-1][1] == ""
 
 
-def test_whoever_watches_sees_what_its_own_training_tells(root, tiny_config, monkeypatch, capsys):
+@pytest.mark.parametrize("several", [False, True])
+def test_whoever_watches_sees_what_its_own_training_tells(several, root, tiny_config, monkeypatch, capsys):
     runs = [prepare_run(train_config(**tiny_config, run=name)) for name in "abc"]
     shown = []
     monkeypatch.setattr(launch.Terminal, "write", lambda _, text: shown.append(text))
     fail(runs[0], "error", "of an earlier training")
     (runs[0].folder / "train.log").write_text("earlier\n")
-    view = launch._View(runs, named=True)
-    for run, launcher, log in zip(
-        runs, (os.getpid(), os.getpid(), 1), ("earlier\nepoch 1\nepo", "", "x\n"), strict=True
-    ):
+    view = launch._View(runs, several)
+
+    def tell(run, launcher: int, log: str) -> None:
         (run.folder / "train.log").write_text(log)
         write_json(run.folder / "status.json", {"launcher": launcher, "bar": f"{run.name}'s bar"})
-    view.refresh()
-    assert capsys.readouterr().out == "a: epoch 1\n"
+        view.refresh()
+
+    tell(runs[0], os.getpid(), "earlier\nepoch 1\nepo")
+    assert capsys.readouterr().out == ("" if several else "epoch 1\n")
+    assert shown[-1] == ("a: a's bar" if several else "a's bar")
     with open(runs[0].folder / "train.log", "a") as file:
-        file.write("ch 2\n")
+        file.write("ch 2\na: macro-F1\n")
+    tell(runs[1], os.getpid(), "epoch 1\n")
+    assert capsys.readouterr().out == ("a: macro-F1\n" if several else "epoch 2\na: macro-F1\nepoch 1\n")
+    tell(runs[2], 1, "x\n")  # another's
     view.close()
-    assert capsys.readouterr().out == "a: epoch 2\n"
-    assert shown[-2:] == ["b: b's bar", ""] and view.at == 1
+    assert capsys.readouterr().out == ("b: epoch 1\n" if several else "")
+    assert shown[-1] == "" and view.at == 1
     assert not view.errors()
     fail(runs[1], "error", "new")
     assert {name: error["sentence"] for name, error in view.errors().items()} == {"b": "new"}
+
+
+def test_runs_that_train_at_once_end_their_lines(root, tiny_config, monkeypatch):
+    """Each line reaches the notebook in one piece."""
+    run, pieces = prepare_run(train_config(**tiny_config, run="a")), []
+    view = launch._View([run], named=True)
+    (run.folder / "train.log").write_text("epoch 1\n")
+    write_json(run.folder / "status.json", {"launcher": os.getpid()})
+    monkeypatch.setattr("sys.stdout", SimpleNamespace(write=pieces.append, flush=lambda: None))
+    view.close()
+    assert [piece for piece in pieces if piece] == ["a: epoch 1\n"]
 
 
 def test_a_studys_plan_takes_the_pace_from_the_folders(root, tiny_config, capsys):
@@ -196,7 +213,7 @@ def test_the_pace_is_without_the_first_step_which_compiles(root, tiny_config, mo
     monkeypatch.setattr(fold_trainer, "time", SimpleNamespace(perf_counter=lambda: clock[0]))
     run = prepare_run(train_config(**tiny_config | {"epochs": 1, "batch_size": 2}, run="run"))
     assert main([str(run.folder / "config.json")]) == 0
-    assert "0.25 s a step: about 0.1 min for 15 steps" in capsys.readouterr().out
+    assert "0.25 s a step: about 3.8 s for 15 steps" in capsys.readouterr().out
     assert read_status(run)["seconds_per_step"] == 0.25
     assert run.metrics["seconds"].item() == 49.5  # all of it
 

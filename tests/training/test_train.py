@@ -298,6 +298,8 @@ def test_several_runs_train_at_once_and_share_the_cores(root, tiny_config, tmp_p
     with pytest.raises(KitError, match=r"There is no directory .*nowhere.* \(1 of 4 runs failed: b\)"):
         launch(runs, jobs=2)
     assert [run.finished for run in runs] == [True, False, True, True]
+    told = sorted(capsys.readouterr().out.splitlines())
+    assert [line.partition(": ")[0] for line in told] == [*"abcd"] and "no directory" in told[1]  # a line each
     alone = prepare_run(train_config(**tiny_config | {"epochs": 1, "run": "alone"}))
     monkeypatch.setenv("OMP_NUM_THREADS", "1")
     launch([alone])

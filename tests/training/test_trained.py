@@ -13,7 +13,7 @@ from kit.config import train_config
 from kit.core.exceptions import KitError
 from kit.runs import TrainingRun, prepare_run
 from kit.studies.examples import attention_examples, attention_matters, open_attending
-from kit.training.anatomy import anatomy
+from kit.training.anatomy import anatomy, describe_lengths
 from kit.training.explain import blanking, explain
 from kit.training.run_trainer import train
 from kit.training.saved_weights import load_weights
@@ -100,6 +100,11 @@ def test_a_notebook_shows_examples_their_test_and_the_models_parts(run, monkeypa
     assert page.count(">right<") == min(2, right.sum()) and page.count(">wrong<") == min(1, wrong.sum())
     assert page.count("attention on regions:") == page.count("(true)") == page.count(" · item ")
     assert attention_matters(trained).startswith("tiny: Blanking the most attended fifth of the regions")
+    lengths = np.concatenate([trained.products[part].lengths for part in ("train", "test")])
+    shorter = dataclasses.replace(trained.config, max_tokens=int(np.median(lengths)))
+    said = describe_lengths(dataclasses.replace(trained, config=shorter))
+    share = 100 * (lengths >= np.median(lengths)).mean()
+    assert said.startswith(f"{share:.1f} % of the 43 texts have {shorter.max_tokens} tokens or more") and share > 50
     parts = anatomy(trained).set_index("part")
     trained.model(0)
     assert len(loaded) <= 5  # of two folds, each loaded when it follows the other
