@@ -92,8 +92,9 @@ def confusions(errors: Errors, top: int = 5) -> pd.DataFrame:
     return pairs.assign(share=pairs["count"] / max(len(wrong), 1))
 
 
-def welch(errors: Errors) -> pd.DataFrame:
-    """Test whether a missing description goes with a larger loss (table 4); one row per comparison.
+def welch(errors: Errors, value: str = "loss") -> pd.DataFrame:
+    """Test whether a missing description goes with a larger loss (table 4) or, if `value` is "wrong", with more errors,
+    which the columns then call losses; one row per comparison.
 
     `misclassified items` (the paper's group) and `all items`: Welch's t-test. `within class`: the same for items of one
     class, because classes differ both in how often they lack descriptions and in how hard they are. Columns: number of
@@ -101,8 +102,12 @@ def welch(errors: Errors) -> pd.DataFrame:
     losses, without − with, and its 95 % interval; its `t` (the paper prints with − without), `df`, and the one-sided
     `p` (H1: without is larger). If no test is possible, these are nan and `note` says why.
     """
-    items = errors.items
-    rows = {"misclassified items": _welch(errors.wrong), "all items": _welch(items), "within class": _within(items)}
+    items = errors.items.assign(loss=errors.items[value].astype(float))
+    rows = {
+        "misclassified items": _welch(items[items["wrong"]]),
+        "all items": _welch(items),
+        "within class": _within(items),
+    }
     return pd.DataFrame.from_dict(rows, orient="index")
 
 
