@@ -205,6 +205,32 @@ def worst_mistakes(errors: Errors, n: int = 12) -> pd.DataFrame:
     return errors.wrong.nlargest(_positive("worst", n), "loss")
 
 
+def next_steps(errors: Errors) -> list[str]:
+    """Return, in at most three sentences, what the weakest class and missing descriptions suggest."""
+    scores, steps = per_class(errors).dropna(subset="f1"), []
+    weakest = scores.loc[scores["f1"].idxmin()]
+    taken_for = errors.wrong.loc[errors.wrong["label"] == weakest["code"], "predicted"].value_counts()
+    if len(taken_for):
+        steps.append(
+            f"{weakest['name']} is the weakest class (F1 {100 * weakest['f1']:.1f} [{100 * weakest['f1_low']:.1f}, "
+            f"{100 * weakest['f1_high']:.1f}], {weakest['support']:,} items), most often taken for "
+            f"{errors.name(taken_for.index[0])} ({taken_for.iloc[0]:,}): look at these first, or find more such items."
+        )
+    if weakest["recall"] < weakest["precision"] and weakest["support"] < scores["support"].mean():
+        steps.append(
+            f"It is small and found too rarely (recall {100 * weakest['recall']:.1f}, precision "
+            f"{100 * weakest['precision']:.1f}): -p class_weights 0.5 in 03_train gives small classes more weight."
+        )
+    rate = welch(errors, "wrong").loc["all items"]
+    if rate["difference_low"] > 0:
+        steps.append(
+            f"{rate['items_without']:,} items lack a description and are misclassified more often, by "
+            f"{100 * rate['difference']:.1f} [{100 * rate['difference_low']:.1f}, {100 * rate['difference_high']:.1f}] "
+            "points: complete their texts, if they are yours."
+        )
+    return steps
+
+
 def _positive(name: str, value: int) -> int:
     if value < 1:
         raise KitError(f"{name}={value} is too small: it must be at least 1.")

@@ -15,7 +15,7 @@ from scipy.stats import t as student
 from scipy.stats import ttest_ind
 from sklearn.metrics import f1_score, precision_score, recall_score
 
-from kit.analysis.errors import Errors, confusions, hardest, per_class, read_errors, welch, worst_mistakes
+from kit.analysis.errors import Errors, confusions, hardest, next_steps, per_class, read_errors, welch, worst_mistakes
 from kit.analysis.gallery import gallery
 from kit.config import train_config
 from kit.core.exceptions import KitError
@@ -166,6 +166,17 @@ def test_the_effect_of_descriptions_is_said_and_measured_in_errors_too(shift, ve
     assert tell_descriptions(errors).startswith(f"Items without a description {verdict}")
     assert f"error rate by {shown['within class']} points" in tell_descriptions(errors)
     assert "is not tested. Too few" in tell_descriptions(make_errors([10] * 4, [10] * 4, np.arange(4.0), [True] * 4))
+
+
+@pytest.mark.filterwarnings("error")
+def test_what_to_try_next_follows_from_the_tables():
+    label, predicted = [10] * 20 + [40] * 4 + [60] * 8, [10] * 20 + [10, 10, 60, 40] + [60] * 8
+    described = [True] * 20 + [False] * 4 + [True] * 6 + [False] * 2
+    weak, rare, texts = next_steps(make_errors(label, predicted, described=described, names={10: "big", 40: "small"}))
+    assert weak.startswith("small is the weakest class (F1 40.0 [") and "4 items), most often taken for big (2)" in weak
+    assert "recall 25.0, precision 100.0" in rare and "-p class_weights 0.5" in rare
+    assert texts.startswith("6 items lack a description and are misclassified more often, by 50.0 [")
+    assert next_steps(make_errors(label, label)) == []
 
 
 @pytest.mark.filterwarnings("error")
