@@ -172,10 +172,13 @@ def test_the_effect_of_descriptions_is_said_and_measured_in_errors_too(shift, ve
 def test_what_to_try_next_follows_from_the_tables():
     label, predicted = [10] * 20 + [40] * 4 + [60] * 8, [10] * 20 + [10, 10, 60, 40] + [60] * 8
     described = [True] * 20 + [False] * 4 + [True] * 6 + [False] * 2
-    weak, rare, texts = next_steps(make_errors(label, predicted, described=described, names={10: "big", 40: "small"}))
-    assert weak.startswith("small is the weakest class (F1 40.0 [") and "4 items), most often taken for big (2)" in weak
+    errors = make_errors(label * 4, predicted * 4, described=described * 4, names={10: "big", 40: "small"})
+    weak, rare, texts = next_steps(errors)
+    assert (
+        weak.startswith("small is the weakest class (F1 40.0 [") and "16 items), most often taken for big (8)" in weak
+    )
     assert "recall 25.0, precision 100.0" in rare and "-p class_weights 0.5" in rare
-    assert texts.startswith("6 items lack a description and are misclassified more often, by 50.0 [")
+    assert texts.startswith("24 items lack a description and are misclassified more often, by 50.0 [")
     assert next_steps(make_errors(label, label)) == []
 
 
