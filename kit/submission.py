@@ -112,9 +112,10 @@ def write_submission(predictions: pd.DataFrame, challenge: Challenge, out_dir, s
     return list(written.values())
 
 
-def class_shares(predictions: pd.DataFrame, challenge: Challenge) -> pd.DataFrame:
-    """Return each class's share in per cent among the training items and among the predicted labels, largest first."""
-    shares = {"training": challenge.train["label"], "predicted": predictions["label"]}
+def class_shares(predictions: pd.DataFrame, challenge: Challenge, validated: pd.Series) -> pd.DataFrame:
+    """Return each class's share in per cent among the training items, among the labels predicted for them out of fold
+    (`validated`), and among the predictions, largest first."""
+    shares = {"training": challenge.train["label"], "out of fold": validated, "predictions": predictions["label"]}
     shares = {name: labels.value_counts(normalize=True) * 100 for name, labels in shares.items()}
     frame = pd.DataFrame(shares).fillna(0).sort_values("training", ascending=False)
     return frame.set_axis([f"{code}  {challenge.names.get(code, '')}".strip() for code in frame.index])

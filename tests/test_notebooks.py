@@ -98,7 +98,7 @@ def outputs(path: Path) -> list:
     return [output for cell in cells(path) for output in cell.outputs]
 
 
-FIGURES = {"01_eda": 5, "02_baselines": 1, "04_ablations": 1, "05_ensemble": 1, "06_error_analysis": 4}
+FIGURES = {"01_eda": 5, "02_baselines": 1, "04_ablations": 1, "05_ensemble": 2, "06_error_analysis": 4}
 
 
 @pytest.mark.parametrize(("name", "figures"), FIGURES.items())

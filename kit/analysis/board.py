@@ -14,14 +14,13 @@ import pandas as pd
 
 from kit.analysis.attention import describe_attention
 from kit.analysis.errors import per_class, read_errors
-from kit.analysis.estimates import Estimate, from_summary, gain, predicted_codes
+from kit.analysis.estimates import Estimate, from_summary, gain, predicted_codes, weighted_f1_of
 from kit.config import SAME_RESULT, EnsembleConfig, recipe_changes
 from kit.core.console import in_words
 from kit.core.exceptions import Busy, KitError
 from kit.core.files import read_time
 from kit.core.paths import runs_folder
 from kit.data.items import challenge_of
-from kit.metrics import weighted_f1
 from kit.runs import Run, finished_at, open_run, run_at
 from kit.training.status import read_error, read_status
 
@@ -150,9 +149,7 @@ def _row(run: Run) -> dict:
     try:
         row["changes"] = _changes(run)
         if run.finished:
-            frame, codes, values = run.predictions("oof")
-            weighted = weighted_f1(frame["label"].to_numpy(), np.array(codes)[values.argmax(1)])
-            scores = {"macro-F1": from_summary(run, "macro_f1"), "weighted F1": f"{100 * weighted:.1f}"}
+            scores = {"macro-F1": from_summary(run, "macro_f1"), "weighted F1": f"{weighted_f1_of(run):.1f}"}
             summary = {"time": in_words(run.summary.get("seconds")), "why": run.summary.get("warning", "")}
             return row | scores | summary | {"state": "finished"}
         return row | _unfinished(run)

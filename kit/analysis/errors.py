@@ -92,8 +92,9 @@ def confusions(errors: Errors, top: int = 5) -> pd.DataFrame:
     return pairs.assign(share=pairs["count"] / max(len(wrong), 1))
 
 
-def welch(errors: Errors) -> pd.DataFrame:
-    """Test whether a missing description goes with a larger loss (table 4); one row per comparison.
+def welch(errors: Errors, value: str = "loss") -> pd.DataFrame:
+    """Test whether a missing description goes with a larger loss (table 4) or, if `value` is "wrong", with more errors,
+    which the columns then call losses; one row per comparison.
 
     `misclassified items` (the paper's group) and `all items`: Welch's t-test. `within class`: the same for items of one
     class, because classes differ both in how often they lack descriptions and in how hard they are. Columns: number of
@@ -101,8 +102,12 @@ def welch(errors: Errors) -> pd.DataFrame:
     losses, without − with, and its 95 % interval; its `t` (the paper prints with − without), `df`, and the one-sided
     `p` (H1: without is larger). If no test is possible, these are nan and `note` says why.
     """
-    items = errors.items
-    rows = {"misclassified items": _welch(errors.wrong), "all items": _welch(items), "within class": _within(items)}
+    items = errors.items.assign(loss=errors.items[value].astype(float))
+    rows = {
+        "misclassified items": _welch(items[items["wrong"]]),
+        "all items": _welch(items),
+        "within class": _within(items),
+    }
     return pd.DataFrame.from_dict(rows, orient="index")
 
 
@@ -198,6 +203,32 @@ def hardest(scores: pd.DataFrame, n: int = 8) -> pd.DataFrame:
 def worst_mistakes(errors: Errors, n: int = 12) -> pd.DataFrame:
     """Return the misclassified items with the highest loss, highest first."""
     return errors.wrong.nlargest(_positive("worst", n), "loss")
+
+
+def next_steps(errors: Errors) -> list[str]:
+    """Return, in at most three sentences, what the weakest class and missing descriptions suggest."""
+    scores, steps = per_class(errors).dropna(subset="f1"), []
+    weakest = scores.loc[scores["f1"].idxmin()]
+    taken_for = errors.wrong.loc[errors.wrong["label"] == weakest["code"], "predicted"].value_counts()
+    if len(taken_for):
+        steps.append(
+            f"{weakest['name']} is the weakest class (F1 {100 * weakest['f1']:.1f} [{100 * weakest['f1_low']:.1f}, "
+            f"{100 * weakest['f1_high']:.1f}], {weakest['support']:,} items), most often taken for "
+            f"{errors.name(taken_for.index[0])} ({taken_for.iloc[0]:,}): look at these first, or find more such items."
+        )
+    if weakest["recall"] < weakest["precision"] and weakest["support"] < scores["support"].mean():
+        steps.append(
+            f"It is small and found too rarely (recall {100 * weakest['recall']:.1f}, precision "
+            f"{100 * weakest['precision']:.1f}): -p class_weights 0.5 in 03_train gives small classes more weight."
+        )
+    rate = welch(errors, "wrong").loc["all items"]
+    if rate["difference_low"] > 0:
+        steps.append(
+            f"{rate['items_without']:,} items lack a description and are misclassified more often, by "
+            f"{100 * rate['difference']:.1f} [{100 * rate['difference_low']:.1f}, {100 * rate['difference_high']:.1f}] "
+            "points: complete their texts, if they are yours."
+        )
+    return steps
 
 
 def _positive(name: str, value: int) -> int:

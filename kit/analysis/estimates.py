@@ -10,7 +10,7 @@ import numpy as np
 import pandas as pd
 
 from kit.core.exceptions import KitError
-from kit.metrics import bootstrap_macro_f1, macro_f1
+from kit.metrics import bootstrap_macro_f1, bootstrap_mean, macro_f1, weighted_f1
 from kit.runs import Run, open_run
 
 READING = (
@@ -60,6 +60,17 @@ def from_summary(run: Run, key: str, signed: bool = False) -> Estimate:
     return estimate(summary[key], (summary[f"{key}_low"], summary[f"{key}_high"]), signed)
 
 
+def accuracy_of(hits: np.ndarray) -> Estimate:
+    """Return the share of `hits` `[N]`, True for an item that is predicted right."""
+    return estimate(float(hits.mean()), bootstrap_mean(hits))
+
+
+def weighted_f1_of(run: Run) -> float:
+    """Return weighted F1 on the validation items, in per cent."""
+    frame, codes, probabilities = run.predictions("oof")
+    return 100 * weighted_f1(frame["label"].to_numpy(), np.array(codes)[probabilities.argmax(1)])
+
+
 @dataclass
 class Answers:
     """The true codes of the test items by id, if available: for scoring, never for choosing."""
@@ -67,8 +78,17 @@ class Answers:
     codes: pd.Series = field(default_factory=lambda: pd.Series(dtype=int))
     fingerprints: pd.Series | None = None  # by id: identify the products that the answers are for
 
-    def score(self, run: Run) -> Estimate | None:
-        """Return macro-F1; None if there are no answers for the items that the run predicts."""
+    def score(self, run: Run, other: Run | None = None) -> Estimate | None:
+        """Return macro-F1, or how much it gains on `other`; None if there are no answers for the items that the runs
+        predict."""
+        ours, theirs = self.predicted(run), self.predicted(other) if other else None
+        if ours is None or (other and theirs is None):
+            return None
+        codes = [side.loc[ours.index, "predicted"].to_numpy() for side in (ours, theirs) if side is not None]
+        return macro_f1_of(ours["true"].to_numpy(), *codes)
+
+    def predicted(self, run: Run) -> pd.DataFrame | None:
+        """Return the test items' codes by id, `true` and `predicted`; None as in `score`."""
         if self.codes.empty:
             return None
         items, means = run.read_test()
@@ -78,8 +98,7 @@ class Answers:
         known = self.fingerprints if "fingerprint" in items else None
         if known is not None and (items["fingerprint"].to_numpy() != known.loc[ids].to_numpy()).any():
             return None  # the same ids stand for other products
-        true, predicted = self.codes.loc[ids].to_numpy(), means.idxmax(axis=1).to_numpy()
-        return macro_f1_of(true, predicted)
+        return pd.DataFrame({"true": self.codes.loc[ids], "predicted": means.idxmax(axis=1).to_numpy()})
 
 
 def gain(ours: Sequence[Run], others: Sequence[Run]) -> Estimate:

@@ -1,4 +1,4 @@
-"""How much a split that separates near-duplicates inflates a score.
+"""What near-duplicates in training are worth to a score, and which items have some.
 
 N items
 """
@@ -8,6 +8,7 @@ import pandas as pd
 
 from kit.core.console import Bar
 from kit.core.exceptions import KitError
+from kit.data.duplicates import duplicate_groups
 from kit.data.folds import holdout, named_labels, split_up_to, stratified_sample
 from kit.data.text import product_texts
 from kit.metrics import bootstrap_macro_f1, macro_f1
@@ -26,6 +27,12 @@ def random_split(train: pd.DataFrame, share: float = 0.2, seed: int = 0) -> np.n
             raise
         mask[several] = split_up_to(round(1 / share), labels[several], seed) == 0
     return mask
+
+
+def known_items(train: pd.DataFrame, test: pd.DataFrame) -> np.ndarray:
+    """Return a mask `[N]` of the test items: True if the item has a duplicate among the training items."""
+    groups = duplicate_groups(pd.concat([train, test], ignore_index=True))
+    return np.isin(groups[len(train) :], groups[: len(train)])
 
 
 def count_duplicates(kinds: pd.DataFrame, labels: pd.Series, validates: np.ndarray) -> pd.DataFrame:
@@ -51,7 +58,8 @@ def count_duplicates(kinds: pd.DataFrame, labels: pd.Series, validates: np.ndarr
 def measure_leakage(
     train: pd.DataFrame, groups: np.ndarray, val_share: float = 0.2, seed: int = 0, limit: int = 20_000
 ) -> dict[str, float]:
-    """Measure how much a random split overstates the macro-F1 of a TF-IDF model (`tfidf_model`), with a 95 % interval.
+    """Measure what a random split gains from duplicates: macro-F1 of a TF-IDF model (`tfidf_model`), with a 95 %
+    interval.
 
     The model is trained twice and scored on the same validation items, those of `random_split`: once without their
     duplicates, and once without equally many other items of the same classes. So the runs differ in the duplicates

@@ -10,7 +10,7 @@ import re
 import time
 import warnings
 from collections.abc import Iterable
-from itertools import combinations
+from itertools import combinations, product
 from math import comb
 
 import numpy as np
@@ -222,22 +222,14 @@ def compare(
     seed: int = 0,
     again: bool = False,
 ) -> pd.DataFrame:
-    """Stack every grouping with each of `methods` (all but `best` if none is named), nested; return one row for each,
-    scores in per cent.
+    """Stack every grouping with each of `methods` (all but `best` if none is named), nested; return the runs, one row
+    per grouping and one column per method.
 
-    `gain` is over the grouping's best member, with the bounds of its paired 95 % interval; `in-sample` is the score
-    that the paper's evaluation would report. Finished ensembles are read, not made again.
-
-    Raise KitError if members do not fit together.
+    Finished ensembles are read, not made again. Raise KitError if members do not fit together.
     """
     methods = [*methods] or [method for method in METHODS if method != "best"]
-    pairs = [(label, method) for label in groups for method in methods]
-    rows = []
-    for label, method in Bar(pairs, desc="ensembles", leave=False):
-        summary = stack(ensemble_config(groups[label], label, study, method=method, seed=seed), again).summary
-        names = {"macro-F1": "macro_f1", "low": "macro_f1_low", "high": "macro_f1_high"}
-        names |= {name: name.replace(" ", "_") for name in ("gain", "gain low", "gain high")}
-        row = {"ensemble": label, "method": method} | {name: 100 * summary[key] for name, key in names.items()}
-        row["in-sample"] = 100 * summary["in_sample_macro_f1"]
-        rows.append(row | {"seconds": summary["seconds"], "run": summary["run"]})
-    return pd.DataFrame(rows)
+    stacked = pd.DataFrame(index=pd.Index(groups, name="ensemble"), columns=methods, dtype=object)
+    for label, method in Bar([*product(groups, methods)], desc="ensembles", leave=False):
+        config = ensemble_config(groups[label], label, study, method=method, seed=seed)
+        stacked.loc[label, method] = stack(config, again)
+    return stacked

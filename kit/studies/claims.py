@@ -8,7 +8,7 @@ from scipy.stats import norm
 
 from kit.analysis.attention import MOVED
 from kit.analysis.errors import Errors, welch
-from kit.analysis.estimates import Estimate, from_summary
+from kit.analysis.estimates import Estimate, from_summary, gain
 from kit.runs import EnsembleRun, Run, open_run, open_training
 from kit.stacking.members import is_current
 from kit.studies.paper_numbers import PAPER_ABLATIONS, PAPER_BASELINE, PAPER_GAIN, PAPER_WELCH, paper_change
@@ -18,8 +18,9 @@ from kit.studies.tables import GAINS, OWN_GAIN, own_gain
 AT_ONCE = "verdict, all at once"
 MARKS = {"holds": "✓", "not told apart": "–", "contradicted": "✗", "not tested": "·", "not testable": "·"}
 LEGEND = (
-    "✓ holds: the interval confirms the sign · – not told apart: the interval includes zero, which refutes nothing · "
-    "✗ contradicted: the interval lies on the other side · more at the end"
+    "✓ holds: the interval confirms the sign, also when it is judged with all the others · – not told apart: the "
+    "interval includes zero, which refutes nothing, or excludes it only alone · ✗ contradicted: the interval lies on "
+    "the other side · more at the end"
 )
 WORSE = {  # ablation → its claim
     "no-bilstm": "without its BiLSTM the model is worse",
@@ -60,13 +61,17 @@ def claims(compared: pd.DataFrame, ablated: pd.DataFrame, final: Run, errors: Er
         if row["system"] == "logistic":
             claim, model = "co-attention beats logistic regression on frozen features", models["co-attention"]
             rows.append(_gain_claim(claim, None, row[GAINS], [model]))
-    full: list[Run] = []
-    for row in ablated.to_dict("records"):
-        if row["model"] == "full":
-            full = [open_run(name) for name in row["runs"].split(", ")]
+    changed = ablated.to_dict("records")
+    runs = {row["model"]: [*map(open_run, row["runs"].split(", "))] for row in changed if "runs" in row}
+    full = runs.get("full", [])
+    for row in changed:
         if row["difference"]:
             change, sides = paper_change(row["model"]), REMOVED.get(row["model"], ())
             rows.append(_gain_claim(WORSE[row["model"]], change, row["difference"], full, sides, sign=-1))
+    image, text = "image-attention-only", "text-attention-only"
+    if runs.keys() >= {image, text}:
+        paper, ours = PAPER_ABLATIONS[image] - PAPER_ABLATIONS[text], gain(runs[image], runs[text])
+        rows.append(_gain_claim("the attended image is worth more than the attended text", paper, ours, full))
     in_sample = ""
     if isinstance(final, EnsembleRun):
         if final.config.evaluation == "in-sample":
@@ -78,7 +83,11 @@ def claims(compared: pd.DataFrame, ablated: pd.DataFrame, final: Run, errors: Er
         if not papers and (network := _network(final.config.study)):
             ours = from_summary(network, "gain", signed=True)
             rows.append(_gain_claim("the members' network ensemble beats their best", PAPER_GAIN, ours))
-    rows.append(_description_claim(errors, in_sample))
+    tests = welch(errors)
+    claim = "items without a description have a larger loss than others of their class"
+    rows.append(_description_claim(claim, "not asked", tests.loc["within class"], "items", in_sample))
+    claim, papers_t = "mistakes on items without a description have a larger loss", f"t = {PAPER_WELCH['t']}"
+    rows.append(_description_claim(claim, papers_t, tests.loc["misclassified items"], "mistakes", in_sample))
     table = pd.DataFrame(rows)
     stands = table["p"].isna() | (holm(table["p"]) < 0.05)  # nan: not testable, or not tested
     table[AT_ONCE] = table["verdict"].where(stands, "not told apart")
@@ -86,9 +95,12 @@ def claims(compared: pd.DataFrame, ablated: pd.DataFrame, final: Run, errors: Er
 
 
 def mark(claimed: pd.DataFrame) -> pd.DataFrame:
-    """Return the table of `claims` to be shown: verdicts first and with MARKS."""
-    verdicts = claimed[["verdict", AT_ONCE]].map(lambda verdict: f"{MARKS[verdict]} {verdict}")
-    return claimed.assign(**verdicts)[["verdict", "claim", "ours", "paper", "attention", AT_ONCE]]
+    """Return the table of `claims` to be shown: verdicts first, with MARKS; the mark is that of all claims at once."""
+    tested, verdicts = _tested(claimed), []
+    for alone, at_once in claimed[["verdict", AT_ONCE]].itertuples(index=False):
+        only = "" if alone == at_once else f" alone, not among {tested}"
+        verdicts.append(f"{MARKS[at_once]} {alone}{only}")
+    return claimed.assign(verdict=verdicts)[["verdict", "claim", "ours", "paper", "attention"]]
 
 
 def explain_verdicts(claimed: pd.DataFrame) -> str:
@@ -96,8 +108,9 @@ def explain_verdicts(claimed: pd.DataFrame) -> str:
     text = (
         "holds: the difference has the claimed sign, and its 95 % interval excludes zero; this says nothing about the "
         "size. not told apart: the interval includes zero, which refutes nothing. contradicted: the interval lies on "
-        "the other side. The claim about descriptions is tested one-sidedly, as in the paper: it holds if p is below "
-        ".05. A verdict covers the choice of the items only: other seeds and splits would also change a difference."
+        "the other side. The claims about descriptions are tested one-sidedly, as the paper does: they hold if p "
+        "is below .05. A verdict covers the choice of the items only: other seeds and splits would "
+        "also change a difference."
     )
     if (claimed["attention"] != "").any():
         text += (
@@ -109,13 +122,18 @@ def explain_verdicts(claimed: pd.DataFrame) -> str:
             f" not tested: that attention stayed even (below {MOVED}), so the difference, whatever its size, is not "
             "its doing. Of the BiLSTM and the layer weights no such thing is measured."
         )
-    if (tested := (~claimed["verdict"].isin(("not testable", "not tested"))).sum()) > 1:
+    if (tested := _tested(claimed)) > 1:
         text += (
-            f" {tested} claims are tested at once. `verdict` judges each separately, so chance alone confirms at least "
-            f"one more often than 1 time in 20; `{AT_ONCE}` limits it to that (Holm's method; the p of a difference of "
-            "scores is that of a normal distribution with the width of its interval)."
+            f" {tested} claims are tested at once. If each is judged alone, chance confirms at least one more often "
+            f"than 1 time in 20. So a mark counts all of them (Holm's method; the p of a difference of scores is that "
+            f"of a normal distribution with the width of its interval), and “alone, not among {tested}” is a verdict "
+            "that this takes back."
         )
     return text
+
+
+def _tested(claimed: pd.DataFrame) -> int:
+    return int((~claimed["verdict"].isin(("not testable", "not tested"))).sum())
 
 
 def _network(study: str) -> EnsembleRun | None:
@@ -163,14 +181,13 @@ def _attention(models: Sequence[Run], sides: Sequence[str]) -> tuple[str, bool]:
     return f"{words}; {100 * changed:.1f} %", max(moved.values()) >= MOVED
 
 
-def _description_claim(errors: Errors, untestable: str) -> dict:
-    test = welch(errors).loc["misclassified items"]
-    row = {"claim": "mistakes on items without a description have a larger loss"}
-    row |= {"paper": f"t = {PAPER_WELCH['t']}", "attention": ""}
+def _description_claim(claim: str, paper: str, test: pd.Series, items: str, untestable: str) -> dict:
+    """Return the row of a claim that `items` lose more without a description, from a row of `welch`."""
+    row = {"claim": claim, "paper": paper, "attention": ""}
     if untestable or test.note:
         return row | {"ours": untestable or test.note, "verdict": "not testable", "p": np.nan}
     ours = f"{test.difference:+.2f} [{test.difference_low:+.2f}, {test.difference_high:+.2f}] nats, p = {test.p:.2g}, "
-    ours += f"{test.items_without} of {test.items_without + test.items_with} mistakes lack one"
+    ours += f"{test.items_without} of {test.items_without + test.items_with} {items} lack one"
     verdict = _verdict(test.p < 0.05, test.difference_high < 0)
     return row | {"ours": ours, "verdict": verdict, "p": min(test.p, 2 * (1 - test.p))}
 

@@ -17,8 +17,9 @@ from matplotlib.figure import Figure
 from kit.analysis import plots
 from kit.analysis.attention import EXPLAIN_ATTENTION, attention_table, describe_attention
 from kit.analysis.errors import Errors, confusions, read_errors, worst_mistakes
-from kit.analysis.estimates import READING, Answers, from_summary
+from kit.analysis.estimates import READING, Answers, accuracy_of, from_summary, weighted_f1_of
 from kit.analysis.gallery import gallery
+from kit.analysis.leakage import known_items
 from kit.core.console import in_words
 from kit.core.exceptions import KitError
 from kit.core.files import read_json, write_atomically, write_text
@@ -26,7 +27,7 @@ from kit.core.paths import project, resolve, runs_folder, submissions_folder
 from kit.data.challenge import EDITIONS, Challenge
 from kit.data.items import challenge_of
 from kit.data.table import read_table
-from kit.runs import EnsembleRun, Run, TrainingRun, open_training
+from kit.runs import EnsembleRun, Run, TrainingRun, open_run, open_training
 from kit.studies import claims, tables
 from kit.studies.choice import choice_of, expectation
 from kit.studies.paper_numbers import PAPER_BASELINE
@@ -78,6 +79,7 @@ def write_report(study: str) -> Path:
         f"# {study}: {challenge.folder.name}, the paper beside this study",
         _headline(study, final, answers, _copy_submission(final, folder / "site")),
         *_failures(settings),
+        why_test_differs(final, trained[0], errors, answers, challenge),
         f"Analysed and submitted: {choice.why} {expectation(final)}".rstrip(),
         *_section("What held up", claims.mark(held_up), claims.LEGEND),
         *_section("Table 1: models", tables.models(study, answers), BESIDE_PAPER, as_markdown(tables.paper_models())),
@@ -97,11 +99,15 @@ def write_report(study: str) -> Path:
         *_section("Attention", measured, *(f"{run.name}: {describe_attention(run)}" for run in members[:1])),
         *_section(
             "Table 3: ensembles",
-            tables.ensembles(study, answers),
+            tables.ensembles(study, answers).drop(columns="run", errors="ignore"),
             "The paper's:",
             as_markdown(tables.paper_ensembles()),
         ),
-        *_section(f"Table 4: does a missing description hurt? ({final.name})", tables.descriptions(errors)),
+        *_section(
+            f"Table 4: does a missing description hurt? ({final.name})",
+            tables.descriptions(errors),
+            tables.tell_descriptions(errors),
+        ),
         *_figures(folder / "figures", challenge, errors),
         *_section("Runs", tables.runs(study_runs(study))),
     ]
@@ -116,13 +122,17 @@ def _headline(study: str, final: Run, answers: Answers, submission: list[str]) -
     """Return what a reader wants first: scores, gain, submission, and time."""
     summary, finished = final.summary, study_runs(study)
     lines = [
-        f"**{from_summary(final, 'macro_f1')}** macro-F1 in per cent on {summary['items']['oof']:,} validation items"
+        f"**{from_summary(final, 'macro_f1')}** macro-F1 in per cent on {summary['items']['oof']:,} validation items "
+        f"(weighted F1, which challengedata's leaderboard scores: {weighted_f1_of(final):.1f})"
     ]
     if score := answers.score(final):
         lines.append(f"**{score}** on {summary['items']['test']:,} test items")
     if isinstance(final, EnsembleRun):
-        gained = from_summary(final, "gain", signed=True)
-        lines.append(f"**{gained}** points over the best single run, {summary['best_member']}")
+        gained, best = from_summary(final, "gain", signed=True), summary["best_member"]
+        tested = answers.score(final, open_run(best))
+        lines.append(
+            f"**{gained}** points over the best single run, {best}{f'; {tested} on test items' * bool(tested)}"
+        )
     missing = (
         "not written yet (07_submission writes it)" if summary["items"]["test"] else "none, without items to predict"
     )
@@ -131,6 +141,28 @@ def _headline(study: str, final: Run, answers: Answers, submission: list[str]) -
     seconds = sum(run.summary.get("seconds", 0) for run in finished)
     lines.append(f"{len(finished)} runs took {in_words(seconds)} of training and stacking")
     return "\n".join(f"- {line}" for line in lines)
+
+
+def why_test_differs(final: Run, first: TrainingRun, errors: Errors, answers: Answers, challenge: Challenge) -> str:
+    """Return the accuracy on test items with and without duplicates in training, beside that out of fold; "" if the
+    answers are unknown, or if the folds of the run `first` do not keep all training items from their duplicates."""
+    codes = answers.predicted(final)
+    if codes is None or first.config.split != "grouped" or first.config.limit:
+        return ""
+    test = challenge.test["test"]
+    known = pd.Series(known_items(challenge.train, test), test["id"]).loc[codes.index].to_numpy()
+    if not known.any() or known.all():
+        return ""
+    right = (codes["true"] == codes["predicted"]).to_numpy()
+    old, new, held_out = (
+        accuracy_of(hits) for hits in (right[known], right[~known], ~errors.items["wrong"].to_numpy())
+    )
+    return (
+        f"Validation and test differ: {known.sum():,} of the {len(known):,} test items share a title or an image with "
+        f"a training item, which grouped folds never allow. {final.name} is right on {old} % of these, on {new} % of "
+        f"the other test items, and on {held_out} % out of fold. So the score out of fold says how well new "
+        f"products are classified{', and is a low estimate of this test' * (old.low > held_out.high)}."
+    )
 
 
 def _copy_submission(final: Run, site: Path) -> list[str]:

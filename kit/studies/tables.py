@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 
 from kit.analysis.errors import Errors, welch
-from kit.analysis.estimates import Answers, Estimate, from_summary, gain
+from kit.analysis.estimates import Answers, Estimate, estimate, from_summary, gain
 from kit.config import TrainConfig
 from kit.core.console import in_words
 from kit.core.paths import resolve
@@ -152,13 +152,15 @@ def ensembles(study: str, answers: Answers | None = None) -> pd.DataFrame:
     """Return table 3: the stacked ensemble of each grouping and method, with its gain over its best member."""
     rows, runs = [], study_runs(study)
     stacked = [run for run in runs if isinstance(run, EnsembleRun) and is_current(run)]
+    every = {pair[::-1] for pair in member_runs(study).values()}  # (image, text)
     names = backbone_names([*runs, *(open_run(name) for run in stacked for name in run.config.members)])
     for run in stacked:
         summary, config = run.summary, run.config
         others = [name for name in config.members if baseline(open_training(name).config)]
         pairs = [names[name][::-1] for name in config.members if name not in others]  # (image, text)
-        parts = [_grouping(pairs)] * bool(pairs) + [f"{len(others)} baselines"] * bool(others)
-        row = {"members": len(config.members), "grouping": " and ".join(parts), "method": config.method}
+        models = f"all {len(pairs)}" if set(pairs) == every else _grouping(pairs)
+        parts = [models] * bool(pairs) + [f"{len(others)} baselines"] * bool(others)
+        row = {"members": len(config.members), "grouping": " + ".join(parts), "method": config.method}
         row |= {"evaluation": config.evaluation, **_scores(run, answers)}
         row["gain over best member"] = from_summary(run, "gain", signed=True)
         row["in-sample"] = f"{100 * summary['in_sample_macro_f1']:.1f}"
@@ -172,18 +174,32 @@ def ensembles(study: str, answers: Answers | None = None) -> pd.DataFrame:
 
 def descriptions(errors: Errors) -> pd.DataFrame:
     """Return table 4: the loss of items without and with a description (`errors.welch`), beside the paper's."""
-    rows = []
+    rows, rates = [], welch(errors, "wrong")
     for name, row in welch(errors).iterrows():
         cells = {"items": name, "n without / with": f"{row.items_without} / {row.items_with}"}
         if name != "within class":
             cells["mean loss without / with"] = f"{row.mean_loss_without:.3f} / {row.mean_loss_with:.3f}"
         if name == "all items":
             cells["errors without / with, %"] = f"{100 * row.error_rate_without:.1f} / {100 * row.error_rate_with:.1f}"
+        if not rates.loc[name, "note"]:
+            cells["difference in errors, points"] = str(_points(rates.loc[name]))
         bounds = f"{row.difference:+.3f} [{row.difference_low:+.3f}, {row.difference_high:+.3f}]"
         tested = {"difference": bounds, "t": f"{row.t:.2f}", "p, one-sided": f"{row.p:.2g}"}
         rows.append(cells | ({"difference": row.note} if row.note else tested))
     paper = {"t": f"{PAPER_WELCH['t']:.2f}", "p, one-sided": f"{PAPER_WELCH['p']:.2g}"}
     return pd.DataFrame([*rows, {"items": "paper: misclassified items", **paper}]).fillna("")
+
+
+def tell_descriptions(errors: Errors) -> str:
+    """Return in a sentence whether items without a description do worse than others of their class."""
+    loss, rate = (welch(errors, value).loc["within class"] for value in ("loss", "wrong"))
+    if loss.note:
+        return f"Whether items without a description do worse than others of their class is not tested. {loss.note}"
+    worse, better = loss.difference_low > 0, loss.difference_high < 0
+    verdict = "do worse than" if worse else "do better than" if better else "are not told apart from"
+    bounds = f"{loss.difference:+.2f} [{loss.difference_low:+.2f}, {loss.difference_high:+.2f}]"
+    text = f"Items without a description {verdict} others of their class: their loss differs by {bounds} nats"
+    return text + ("." if rate.note else f", their error rate by {_points(rate)} points.")
 
 
 def paper_models() -> pd.DataFrame:
@@ -228,6 +244,11 @@ def _scores(run: Run, answers: Answers | None) -> dict[str, Estimate]:
     validation = {"macro-F1": from_summary(run, "macro_f1")}
     test = answers.score(run) if answers else None
     return validation | ({"test": test} if test else {})
+
+
+def _points(row: pd.Series) -> Estimate:
+    """Return the difference of two rates, in points, from a row of `welch`."""
+    return estimate(row.difference, (row.difference_low, row.difference_high), signed=True)
 
 
 def _paper(value: float | None) -> str:

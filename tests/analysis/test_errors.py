@@ -15,11 +15,12 @@ from scipy.stats import t as student
 from scipy.stats import ttest_ind
 from sklearn.metrics import f1_score, precision_score, recall_score
 
-from kit.analysis.errors import Errors, confusions, hardest, per_class, read_errors, welch, worst_mistakes
+from kit.analysis.errors import Errors, confusions, hardest, next_steps, per_class, read_errors, welch, worst_mistakes
 from kit.analysis.gallery import gallery
 from kit.config import train_config
 from kit.core.exceptions import KitError
 from kit.runs import Run
+from kit.studies.tables import descriptions, tell_descriptions
 
 
 def make_errors(label, predicted, loss=1.0, described=True, names=None, **columns) -> Errors:
@@ -150,6 +151,35 @@ def test_of_one_class_the_comparison_within_is_the_plain_one():
     assert within["t"] == pytest.approx(plain["t"], rel=0.02) and within["t"] > 5
     assert within["p"] == pytest.approx(student.sf(within["t"], 398))
     assert within[["mean_loss_without", "error_rate_with"]].isna().all()
+
+
+@pytest.mark.parametrize(("shift", "verdict"), [(1, "do worse than"), (0, "are not told apart"), (-1, "do better")])
+def test_the_effect_of_descriptions_is_said_and_measured_in_errors_too(shift, verdict):
+    random = np.random.default_rng(0)
+    without = np.arange(400) % 2 > 0
+    predicted = np.where(random.random(400) < 0.4 + 0.2 * shift * without, 40, 10)
+    errors = make_errors([10] * 400, predicted, 1 + random.normal(0, 0.5, 400) + shift * without, ~without)
+    rates = errors.items.groupby("described")["wrong"].mean()
+    shown = descriptions(errors).set_index("items")["difference in errors, points"]
+    assert shown["all items"].startswith(f"{100 * (rates[False] - rates[True]):+.1f} [")
+    assert shown["misclassified items"] == ""
+    assert tell_descriptions(errors).startswith(f"Items without a description {verdict}")
+    assert f"error rate by {shown['within class']} points" in tell_descriptions(errors)
+    assert "is not tested. Too few" in tell_descriptions(make_errors([10] * 4, [10] * 4, np.arange(4.0), [True] * 4))
+
+
+@pytest.mark.filterwarnings("error")
+def test_what_to_try_next_follows_from_the_tables():
+    label, predicted = [10] * 20 + [40] * 4 + [60] * 8, [10] * 20 + [10, 10, 60, 40] + [60] * 8
+    described = [True] * 20 + [False] * 4 + [True] * 6 + [False] * 2
+    errors = make_errors(label * 4, predicted * 4, described=described * 4, names={10: "big", 40: "small"})
+    weak, rare, texts = next_steps(errors)
+    assert (
+        weak.startswith("small is the weakest class (F1 40.0 [") and "16 items), most often taken for big (8)" in weak
+    )
+    assert "recall 25.0, precision 100.0" in rare and "-p class_weights 0.5" in rare
+    assert texts.startswith("24 items lack a description and are misclassified more often, by 50.0 [")
+    assert next_steps(make_errors(label, label)) == []
 
 
 @pytest.mark.filterwarnings("error")

@@ -197,7 +197,7 @@ def guesses(copies: int) -> pd.DataFrame:
     return items(texts * copies, labels=[i % 3 for i in range(60)] * copies).astype({"label": int})
 
 
-def test_a_model_that_only_remembers_is_overstated(root):
+def test_a_model_that_only_remembers_gains_from_duplicates(root):
     frame = guesses(copies=4)
     found = measure_leakage(frame, duplicate_groups(frame), limit=0)
     assert found["validation"] == 48
@@ -210,7 +210,7 @@ def test_a_model_that_only_remembers_is_overstated(root):
     assert drawn["duplicates"] > 0
 
 
-def test_without_duplicates_nothing_is_overstated(root):
+def test_without_duplicates_nothing_is_gained(root):
     frame = guesses(copies=1)
     found = measure_leakage(frame, duplicate_groups(frame))
     assert (found["duplicates"], found["gain"], found["low"], found["high"]) == (0, 0, 0, 0)

@@ -528,14 +528,15 @@ def test_compare_keeps_what_it_made():
     names, _ = write_complementary(60)
     groups = {"net + a/b": names[:2], "all 3": names}
     table = compare(groups, ("logistic", "blend"), study="mine")
-    assert table["run"].tolist() == [
-        f"mine-ensemble-{label}-{method}" for label in ("net+a_b", "all_3") for method in ("logistic", "blend")
+    assert [*table.index] == [*groups] and [*table] == ["logistic", "blend"]
+    assert table.map(lambda run: run.name).to_numpy().tolist() == [
+        [f"mine-ensemble-{label}-{method}" for method in ("logistic", "blend")] for label in ("net+a_b", "all_3")
     ]
-    row = table.iloc[-1]
-    assert row["gain low"] < row["gain"] < row["gain high"] and row["low"] < row["macro-F1"] < row["high"]
-    assert open_run(row["run"]).config.study == "mine"
-    assert sum(open_run(row["run"]).summary["weights"].values()) == pytest.approx(1)
-    pd.testing.assert_frame_equal(compare(groups, ("logistic", "blend"), study="mine"), table)
+    run = table.loc["all 3", "blend"]
+    assert run.config.study == "mine" and sum(run.summary["weights"].values()) == pytest.approx(1)
+    times = table.map(lambda run: (run.folder / "summary.json").stat().st_mtime_ns)
+    assert (compare(groups, ("logistic", "blend"), study="mine") == table).all(axis=None)
+    assert table.map(lambda run: (run.folder / "summary.json").stat().st_mtime_ns).equals(times)
     configs = [ensemble_config(names, "all 3", seed=seed) for seed in range(2)]
     assert configs[0].run.startswith("ensemble-all_3-best-") and configs[0].run != configs[1].run
 

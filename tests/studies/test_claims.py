@@ -14,7 +14,7 @@ from kit.core.files import read_json, write_json
 from kit.runs import open_run
 from kit.studies import claims, tables
 from kit.studies.choice import chosen
-from kit.studies.study_runs import ABLATIONS, MATCHED, ablation, baselines, member_runs, members, study_runs
+from kit.studies.study_runs import ABLATIONS, MATCHED, ablation, ablations, baselines, member_runs, members, study_runs
 
 
 @pytest.fixture
@@ -66,13 +66,14 @@ def test_in_a_frozen_study_the_model_and_concat_are_like_for_like(root, tiny_dat
     assert found["claim"][0] == "co-attention beats the best fusion (here concat)"
 
 
+ORDER = "the attended image is worth more than the attended text"
 BEST = "fine-tuned co-attention beats the best frozen fusion (here concat)"
 
 
 @pytest.mark.parametrize(
     ("text", "image", "untested"),
     [
-        (0.004, 0.002, {BEST, *(claims.WORSE[row] for row in claims.REMOVED)}),
+        (0.004, 0.002, {BEST, ORDER, *(claims.WORSE[row] for row in claims.REMOVED)}),
         (0.2, 0.002, {claims.WORSE["text-attention-only"]}),  # it takes the image's away, which is even
         (0.004, 0.3, {claims.WORSE["image-attention-only"]}),
         (0.2, 0.3, set()),
@@ -114,6 +115,18 @@ def test_an_ensemble_scored_on_what_it_learned_from_holds_nothing(study, tiny_da
         assert about_mistakes["verdict"] == about_mistakes[claims.AT_ONCE] == "not testable"
 
 
+@pytest.mark.parametrize(("image", "verdict"), [(0.95, "holds"), (0.3, "contradicted")])
+def test_the_two_sides_are_compared_with_each_other(study, tiny_data, image, verdict):
+    """Each alone says only that the other side is missed, which hides a reversed order."""
+    for seed, config in enumerate(ablations(VALUES | {"data": str(tiny_data)}, 2)["image-attention-only"]):
+        fake(config, image, seed=seed)
+    table, final = tables.ablations(study), chosen(study)
+    found = claims.claims(tables.baselines(study), table, final, read_errors(final)).set_index("claim").loc[ORDER]
+    means = table.set_index("model")["macro-F1"].astype(float)
+    assert found["ours"].value == pytest.approx(means["image-attention-only"] - means["text-attention-only"], abs=0.11)
+    assert (found["verdict"], found["paper"]) == (verdict, "+6.64")
+
+
 def gains(*bounds: tuple[float, float, float]) -> pd.DataFrame:
     """A table of ablations with these differences."""
     rows = list(ABLATIONS)[1:]
@@ -135,10 +148,14 @@ def gains(*bounds: tuple[float, float, float]) -> pd.DataFrame:
 def test_verdicts_on_many_claims_at_once_are_stricter(study, bounds, alone, at_once):
     final = open_run("s-camembert-resnet152")
     errors = read_errors(final)
-    errors = dataclasses.replace(errors, items=errors.items.assign(described=True))  # that claim is not testable
+    errors = dataclasses.replace(errors, items=errors.items.assign(described=True))  # two claims are not testable
     found = claims.claims(pd.DataFrame(), gains(*bounds), final, errors)
-    assert found["verdict"].tolist() == [*alone, "not testable"]
-    assert found[claims.AT_ONCE].tolist() == [*at_once, "not testable"]
+    assert found["verdict"].tolist() == [*alone, "not testable", "not testable"]
+    assert found[claims.AT_ONCE].tolist() == [*at_once, "not testable", "not testable"]
+    shown = claims.mark(found)["verdict"]
+    taken_back = shown == f"– holds alone, not among {len(bounds)}"
+    assert taken_back[: len(bounds)].tolist() == [one != other for one, other in zip(alone, at_once, strict=True)]
+    assert shown.str.startswith("✓").sum() == at_once.count("holds")
     assert ("tested at once" in claims.explain_verdicts(found)) == (len(bounds) > 1)
 
 

@@ -9,6 +9,7 @@ import pandas as pd
 import pytest
 from fakes import VALUES, catalogue, fake, fake_study
 
+from kit.analysis.errors import read_errors
 from kit.analysis.estimates import Answers
 from kit.cli import main
 from kit.config import train_config
@@ -23,7 +24,7 @@ from kit.stacking.stackers import METHODS
 from kit.studies import pipeline, tables
 from kit.studies.choice import choice_of, choose, chosen, expectation, find_result
 from kit.studies.plan import Plan
-from kit.studies.report import notes, read_answers, write_report
+from kit.studies.report import notes, read_answers, why_test_differs, write_report
 from kit.studies.study_runs import (
     ABLATIONS,
     BASELINES,
@@ -219,6 +220,41 @@ def test_the_report_is_written_from_run_folders_alone(study, root, tiny_data):
     assert page.count("<img") >= 4 and 'src="figures' not in page
 
 
+@pytest.mark.parametrize("split", ["grouped", "random"])
+def test_the_report_says_how_many_test_items_grouped_folds_forbid(root, tiny_data, split):
+    config = train_config(**VALUES | {"data": str(tiny_data), "split": split, "run": "member"})
+    fake(config, 0.75)
+    run, challenge = open_run("member"), read_challenge(tiny_data)
+    answers = Answers(pd.Series([10, 10, 40, 40, 40, 40, 40], range(36, 43)))  # `fake` predicts 10 for all
+    test, errors = challenge.test["test"].copy(), read_errors(run, challenge)
+    assert why_test_differs(run, run, errors, answers, challenge) == ""  # no duplicates
+    test.loc[:2, "title"] = challenge.train["title"].iloc[[5, 9, 7]].str.upper().tolist()
+    known = dataclasses.replace(challenge, test={"test": test})
+    assert why_test_differs(run, run, errors, Answers(), known) == ""
+    text = why_test_differs(run, run, errors, answers, known)
+    if split == "grouped":
+        assert "3 of the 7 test items share a title" in text
+        assert "right on 66.7 [0.0, 100.0] % of these, on 0.0 [0.0, 0.0] % of the other" in text
+        assert f"on {100 * (~errors.items['wrong']).mean():.1f} [" in text
+    else:
+        assert text == ""
+
+
+def test_answers_tell_how_much_a_run_gains_on_another(root):
+    runs = []
+    for name, codes in {"good": [0, 1, 0, 1], "bad": [0, 0, 0, 1]}.items():
+        write_json(open_run(name).folder / "config.json", dataclasses.asdict(train_config(run=name)))
+        frame = pd.DataFrame({"id": range(4), "label": [5, 6, 5, 6], "fold": 0})
+        test = pd.DataFrame({"id": range(4), "split": "test"})
+        open_run(name).write([5, 6], (frame, np.eye(2)[codes]), (test, np.eye(2)[codes][None]), {})
+        runs.append(open_run(name))
+    answers = Answers(pd.Series([5, 6, 5, 6]))
+    gained = answers.score(*runs)
+    assert gained.signed and gained.value == pytest.approx(answers.score(runs[0]).value - answers.score(runs[1]).value)
+    assert gained.low <= gained.value <= gained.high and gained.value > 20
+    assert Answers().score(*runs) is None and Answers(pd.Series([5], [9])).score(*runs) is None
+
+
 @pytest.mark.parametrize(
     ("rows", "sentence"),
     [
@@ -247,7 +283,7 @@ def test_an_ensemble_with_baselines_is_none_of_the_papers_and_says_what_it_shoul
     light = baseline_runs(study)
     run = stack(ensemble_config([*member_runs(study), *light], "everything", study, method="greedy"))
     row = tables.ensembles(study).set_index("run").loc[run.name]
-    assert row["grouping"].endswith(f" and {len(light)} baselines") and row["paper"] == ""
+    assert row["grouping"] == f"all 2 + {len(light)} baselines" and row["paper"] == ""
     sentence = expectation(run)
     members = len(run.config.members)
     assert sentence.startswith(
@@ -405,7 +441,7 @@ def test_members_whose_directories_end_alike_are_all_members(root, texts):
     assert len(tables.models("s")) == 3
     stack(ensemble_config(pairs, "all 3", "s", method="blend"))
     assert len(groupings(pairs)["all 3"]) == 3
-    assert tables.ensembles("s")["grouping"][0].count(" + ") == 2
+    assert tables.ensembles("s")["grouping"][0] == "all 3"
 
 
 def test_05_stacks_what_a_study_has(root):
