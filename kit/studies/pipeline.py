@@ -15,7 +15,7 @@ import time
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import TextIO
+from typing import NamedTuple, TextIO
 
 import nbformat
 import papermill
@@ -32,7 +32,7 @@ from kit.data.challenge import read_challenge
 from kit.notebook_parameters import assigned, parameter_types
 from kit.runs import EnsembleRun, open_run
 from kit.studies.choice import choice_of, chosen, find_choice, preferred
-from kit.studies.plan import RESERVED_FIELDS, Plan, is_done
+from kit.studies.plan import RESERVED_FIELDS, Plan, Study, is_done
 from kit.studies.report import read_answers, write_report
 from kit.studies.study_runs import baseline_runs, member_runs, one_run, study_runs
 
@@ -143,85 +143,86 @@ class Named(io.TextIOBase):
         sys.stdout.flush()
 
 
-def run_notebooks(
-    study: str,
-    plan: Plan,
-    base: dict,
-    seeds: int,
-    jobs: int,
-    processes: int,
-    again: bool,
-    matched: bool,
-    failed: dict[str, str],
-) -> None:
-    """Execute the notebooks in order; record each failure and its sentence in `failed`."""
-    failed |= plan.cannot
-    shared = base | {"study": study, "processes": processes, "again": again}
-    several, compared = shared | {"jobs": jobs}, plan.groups["02_baselines"]
+class Step(NamedTuple):
+    """One execution of a notebook into runs/<folder>/, which shows the runs of `configs`."""
+
+    notebook: str
+    folder: str
+    values: dict
+    configs: Sequence[TrainConfig] = ()
+
+
+def run_notebooks(plan: Plan) -> None:
+    """Execute the notebooks of a study in order; record each failure and its sentence in `plan.failed`."""
+    study, failed = plan.study, plan.failed
+    shared = study.values | {"processes": study.processes, "again": study.again}
+    several, compared = shared | {"jobs": study.jobs}, plan.groups["02_baselines"]
+    matched = several | {"matched": study.matched}
     trained = [config for config in plan.members if config.run not in plan.cannot]
-    each = [(c.run, shared | {"text": c.text, "image": c.image, "run": c.run}, [c]) for c in trained]
+    each = [Step("03_train", c.run, shared | {"text": c.text, "image": c.image, "run": c.run}, [c]) for c in trained]
     rows = [plan.members[0], *plan.groups["04_ablations"]]
 
-    def execute(notebook: str, *steps: tuple[str, dict, list[TrainConfig]]) -> None:
-        _execute_all(notebook, [*steps], plan, failed, jobs, again)
-
-    execute("01_eda", (study, {"data": base["data"]}, []))
-    execute("02_baselines", (study, several | {"matched": matched}, compared))
-    execute("03_train", *each)
+    _execute_all([Step("01_eda", study.name, {"data": study.values["data"]})], plan)
+    _execute_all([Step("02_baselines", study.name, matched, compared)], plan)
+    _execute_all(each, plan)
     if "02_baselines" not in failed:  # once more, beside the members: it trains nothing
         beside = [*compared, *filter(is_done, trained)]
-        execute("02_baselines", (study, several | {"matched": matched, "again": False}, beside))
-    execute("04_ablations", (study, several | {"seeds": seeds}, rows))
+        _execute_all([Step("02_baselines", study.name, matched | {"again": False}, beside)], plan)
+    _execute_all([Step("04_ablations", study.name, several | {"seeds": study.seeds}, rows)], plan)
     try:
-        if len(member_runs(study)) + len(baseline_runs(study)) > 1:
-            how = {} if again else preferred(study)  # what the user chose with 05_ensemble stays chosen
-            _execute("05_ensemble", study, {"study": study, "again": again} | how, plan, failed)
-        choice = choice_of(study)
+        if len(member_runs(study.name)) + len(baseline_runs(study.name)) > 1:
+            how = {} if study.again else preferred(study.name)  # what the user chose with 05_ensemble stays chosen
+            _execute(Step("05_ensemble", study.name, {"study": study.name, "again": study.again} | how), plan)
+        choice = choice_of(study.name)
     except KitError as error:
         failed |= dict.fromkeys(("06_error_analysis", "07_submission"), str(error))
         return
     print(f"\n── analysed and submitted: {choice.why}", flush=True)
-    _execute("06_error_analysis", study, {"run": choice.run.name}, plan, failed)
+    _execute(Step("06_error_analysis", study.name, {"run": choice.run.name}), plan)
     if plan.tests:
-        _execute("07_submission", study, {"run": choice.run.name}, plan, failed)
+        _execute(Step("07_submission", study.name, {"run": choice.run.name}), plan)
     else:
-        print(f"\n── 07_submission: left out, because {base['data']} has no items to predict", flush=True)
+        print(f"\n── 07_submission: left out, because {study.values['data']} has no items to predict", flush=True)
 
 
-def _execute_all(
-    notebook: str, steps: list[tuple[str, dict, list[TrainConfig]]], plan: Plan, failed: dict, jobs: int, again: bool
-) -> None:
-    """Execute the notebook once per (folder, parameters, runs that it shows) of `steps`, `jobs` at a time, which share
-    the cores. Without `again`, leave out those whose copy is there and newer than these runs."""
+def _execute_all(steps: Sequence[Step], plan: Plan) -> None:
+    """Execute several notebooks at once, as many as the study's jobs, which share the cores. Leave out those whose copy
+    is there and newer than its runs, unless the study is made again."""
     todo = []
     for step in steps:
-        if not again and _is_current(runs_folder() / step[0] / f"{notebook}.ipynb", step[2]):
-            print(f"── {notebook} ({step[0]}): finished already", flush=True)
+        if not plan.study.again and _is_current(step):
+            print(f"── {step.notebook} ({step.folder}): finished already", flush=True)
         else:
             todo.append(step)
     with plan.following():
-        _execute_several(notebook, todo, plan, failed, jobs)
+        _execute_several(todo, plan)
 
 
-def _is_current(copy: Path, configs: Sequence[TrainConfig]) -> bool:
-    """Return whether an executed notebook is there and shows the runs of `configs`, all finished, as they are now."""
-    if not copy.is_file() or not all(is_done(config) for config in configs):
+def _is_current(step: Step) -> bool:
+    """Return whether an executed notebook is there and shows its runs, all finished, as they are now."""
+    copy = _copy(step)
+    if not copy.is_file() or not all(is_done(config) for config in step.configs):
         return False
-    written = (open_run(config.run).folder / "summary.json" for config in configs)
+    written = (open_run(config.run).folder / "summary.json" for config in step.configs)
     return copy.stat().st_mtime_ns >= max((path.stat().st_mtime_ns for path in written), default=0)
 
 
-def _execute_several(notebook: str, todo: list[tuple], plan: Plan, failed: dict[str, str], jobs: int) -> None:
-    """Execute the notebook once per step of `todo`, `jobs` at a time."""
+def _copy(step: Step) -> Path:
+    return runs_folder() / step.folder / f"{step.notebook}.ipynb"
+
+
+def _execute_several(todo: Sequence[Step], plan: Plan) -> None:
+    """Execute the notebooks of `todo`, as many at a time as the study's jobs."""
+    jobs = plan.study.jobs
     if min(jobs, len(todo)) < 2:
-        for folder, values, configs in todo:
-            _execute(notebook, folder, values, plan, failed, configs)
+        for step in todo:
+            _execute(step, plan)
         return
     usual = os.environ.get("OMP_NUM_THREADS")
     os.environ["OMP_NUM_THREADS"] = str(max(1, available_threads() // jobs))  # for the kernels and their processes
     with ThreadPoolExecutor(jobs) as pool:
         try:
-            list(pool.map(lambda one: _execute(notebook, one[0], one[1], plan, failed, one[2], named=True), todo))
+            list(pool.map(lambda step: _execute(step, plan, named=True), todo))
         except BaseException:
             pool.shutdown(wait=False, cancel_futures=True)
             for process in psutil.Process().children():  # kernels; their training saves and ends when they are gone
@@ -233,18 +234,11 @@ def _execute_several(notebook: str, todo: list[tuple], plan: Plan, failed: dict[
             os.environ |= {} if usual is None else {"OMP_NUM_THREADS": usual}
 
 
-def _execute(
-    notebook: str,
-    folder: str,
-    values: dict,
-    plan: Plan,
-    failed: dict[str, str],
-    configs: Sequence[TrainConfig] = (),
-    named: bool = False,
-) -> None:
-    """Execute one notebook into runs/<folder>/, which makes the runs of `configs`; record a failing cell's sentence in
-    `failed`. `named`: it is one of several at once, so its name begins each line."""
-    out = runs_folder() / folder / f"{notebook}.ipynb"
+def _execute(step: Step, plan: Plan, named: bool = False) -> None:
+    """Execute one notebook; record a failing cell's sentence in `plan.failed`. `named`: it is one of several at once,
+    so its name begins each line."""
+    notebook, folder, values, configs = step
+    out = _copy(step)
     print(f"\n── {notebook} → {out}", flush=True)
     started = time.perf_counter()
     try:
@@ -254,8 +248,8 @@ def _execute(
         print(f"   {notebook} took {time.perf_counter() - started:.0f} s", flush=True)
     except (PapermillExecutionError, RuntimeError) as error:  # the latter: the kernel died
         name = folder if notebook == "03_train" else notebook
-        failed[name] = f"{_reason(error)} (the notebook as far as it came: {out.with_suffix('.partial.ipynb')})"
-        print(f"   failed: {failed[name]}", flush=True)
+        plan.failed[name] = f"{_reason(error)} (the notebook as far as it came: {out.with_suffix('.partial.ipynb')})"
+        print(f"   failed: {plan.failed[name]}", flush=True)
     finally:
         plan.look()
 
@@ -321,14 +315,15 @@ def run_study(options: argparse.Namespace) -> int:
             raise KitError("texts and images must each name at least one backbone.")
         values = read_fields(options.p, processes=int, again=bool)
         how = {"processes": values.pop("processes", 0), "again": values.pop("again", False)}
-        how["matched"] = options.matched
-        values |= {"data": options.data, "recipe": options.recipe, "text": texts[0], "image": images[0]}
+        how |= {name: getattr(options, name) for name in ("seeds", "jobs", "matched")}
+        values |= {"study": options.study, "data": options.data, "recipe": options.recipe}
+        values |= {"text": texts[0], "image": images[0]}
         challenge = read_challenge(options.data, clean_titles=False, clean_descriptions=False, images="ignore")
         read_answers(options.answers, challenge)
-        named = values | {"study": options.study}
-        plan = Plan(named, texts, images, options.seeds, options.jobs, how["again"], options.matched)
+        plan = Plan(Study(values, texts, images, **how))
+        failed = plan.failed
         plan.tell()
-        run_notebooks(options.study, plan, values, options.seeds, options.jobs, **how, failed=failed)
+        run_notebooks(plan)
         settings = {"data": options.data, "answers": options.answers, "failed": failed}
         write_json(runs_folder() / options.study / "study.json", settings)
         print("\n── report", flush=True)

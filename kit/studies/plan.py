@@ -3,6 +3,7 @@
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 
 import pandas as pd
 
@@ -23,38 +24,61 @@ RESERVED_FIELDS |= {"bilstm", "layer_weights", "coattention", "attention"}
 PERIOD = 1  # seconds between two looks at the runs
 
 
+@dataclass(frozen=True)
+class Study:
+    """What a study is to be made of.
+
+    `values`: fields of every run, among them `study` and `data` · `texts`, `images`: backbones · `seeds`: runs per
+    ablation · `jobs`: trainings at once · `processes`: per training, 0: one per GPU · `again`: train finished runs
+    again · `matched`: also train what tells co-attention's gain from fine-tuning's.
+    """
+
+    values: dict
+    texts: list[str]
+    images: list[str]
+    seeds: int = 1
+    jobs: int = 1
+    processes: int = 0
+    again: bool = False
+    matched: bool = True
+
+    @property
+    def name(self) -> str:
+        return self.values["study"]
+
+
 class Plan:
-    """The runs of a study, which of them are left to train, and how long that may take.
+    """The runs of a study, which of them are left to train, and how long that may take. `failed`: why some can't be
+    made, by run or notebook.
 
     Raise KitError if no member's backbones can be loaded, or if existing runs were made with other settings or data.
     """
 
-    def __init__(
-        self, values: dict, texts: list[str], images: list[str], seeds: int, jobs: int, again: bool, matched: bool
-    ):
-        self.members = members(values, texts, images)
-        rows = ablations(values, seeds)
+    def __init__(self, study: Study):
+        self.study, values = study, study.values
+        self.members = members(values, study.texts, study.images)
+        rows = ablations(values, study.seeds)
         rows["full"][0] = self.members[0]
         self.groups = {
-            "02_baselines": baselines(values, matched),
+            "02_baselines": baselines(values, study.matched),
             "03_train": self.members,
             "04_ablations": [config for row in rows.values() for config in row if config != self.members[0]],
         }
-        self.jobs = jobs
         self.timed = {config.run: _timed(config) for config in self.configs}  # when each training began
         self.looking = threading.Lock()
         self.cannot = missing_backbones(self.configs)
+        self.failed = dict(self.cannot)
         if all(config.run in self.cannot for config in self.members):
             raise KitError(next(iter(self.cannot.values())))
-        if not again:
+        if not study.again:
             require_settings(self.configs)
         frames = read_items(self.members[0])[1]
-        for config in self.configs if again else []:
+        for config in self.configs if study.again else []:
             if config.run not in self.cannot:
-                prepare_run(config, again)
+                prepare_run(config, again=True)
         self.items, self.tests = len(frames["train"]), len(frames["test"])
         self.images = read_challenge(values["data"], False, False, images="ignore").images_per_item
-        if not again:
+        if not study.again:
             require_data(frames, self.configs)
 
     @property
@@ -106,7 +130,9 @@ class Plan:
     def estimate(self) -> str:
         """Return a line on how long the runs that are left may take, `jobs` of them at a time."""
         seconds, measured = duration(left := self.left(), self.items, self.tests, self.images)
-        return f"{len(left)} runs left: about {in_words(seconds / self.jobs)}{'' if measured else ' (estimated)'}."
+        return (
+            f"{len(left)} runs left: about {in_words(seconds / self.study.jobs)}{'' if measured else ' (estimated)'}."
+        )
 
 
 def _timed(config: TrainConfig) -> str:

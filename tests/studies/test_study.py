@@ -23,7 +23,7 @@ from kit.stacking.ensemble import compare, ensemble_config, groupings, stack
 from kit.stacking.stackers import METHODS
 from kit.studies import pipeline, tables
 from kit.studies.choice import choice_of, choose, chosen, expectation, find_result
-from kit.studies.plan import Plan
+from kit.studies.plan import Plan, Study
 from kit.studies.report import notes, read_answers, why_test_differs, write_report
 from kit.studies.study_runs import (
     ABLATIONS,
@@ -650,14 +650,13 @@ def test_a_study_of_one_member_is_stacked_and_submitted_only_if_there_is_somethi
     """What the notebooks do is recorded; the runs that they train are there."""
     values = tiny_config | {"data": catalogue(root, "text", "image", test=test), "study": "s"}
     text, image = values["text"], values["image"]
-    plan = Plan(values, [text], [image], 1, 1, again=False, matched=False)
-    executed, failed = [], {}
+    plan, executed = Plan(Study(values, [text], [image], matched=False)), []
     for config in (*plan.members, *plan.groups["02_baselines"][-2:]):
         fake(config, 0.9)
-    monkeypatch.setattr(pipeline, "_execute", lambda notebook, *_, **__: executed.append(notebook))
-    pipeline.run_notebooks("s", plan, values, 1, 1, 0, again=False, matched=False, failed=failed)
+    monkeypatch.setattr(pipeline, "_execute", lambda step, *_, **__: executed.append(step.notebook))
+    pipeline.run_notebooks(plan)
     assert executed[-3 + (not test) :] == ["05_ensemble", "06_error_analysis", "07_submission"][: 2 + test]
-    assert ("07_submission: left out" in capsys.readouterr().out) != test and not failed
+    assert ("07_submission: left out" in capsys.readouterr().out) != test and not plan.failed
 
 
 def test_the_baselines_are_shown_beside_the_members_and_a_copy_older_than_its_runs_is_made_again(
@@ -665,10 +664,12 @@ def test_the_baselines_are_shown_beside_the_members_and_a_copy_older_than_its_ru
 ):
     """What the notebooks do is recorded; their runs are made up."""
     values, executed = tiny_config | {"study": "s"}, []
-    plan = Plan(values, [values["text"]], [values["image"]], 1, 1, again=False, matched=False)
+    study = Study(values, [values["text"]], [values["image"]], matched=False)
+    plan = Plan(study)
     (member,) = plan.members
 
-    def execute(notebook, folder, given, plan, failed, configs=(), **_):
+    def execute(step, plan, **_):
+        notebook, folder, given, configs = step
         executed.append((notebook, given.get("again")))
         for config in configs:
             if not open_run(config.run).finished:
@@ -679,10 +680,10 @@ def test_the_baselines_are_shown_beside_the_members_and_a_copy_older_than_its_ru
         if notebook == "02_baselines":
             copy.write_text(str(open_run(member.run).finished))
 
-    def again(**changes) -> list:
+    def again(failed=(), **changes) -> list:
         executed.clear()
-        usual = {"again": False, "matched": False, "failed": {}}
-        pipeline.run_notebooks("s", plan, values, 1, 1, 0, **usual | changes)
+        plan.study, plan.failed = dataclasses.replace(study, **changes), dict(failed)
+        pipeline.run_notebooks(plan)
         return [step for step in executed if step[0] < "05"]
 
     monkeypatch.setattr(pipeline, "_execute", execute)
@@ -701,20 +702,20 @@ def test_the_baselines_are_shown_beside_the_members_and_a_copy_older_than_its_ru
 
 def test_a_planned_study_that_starts_again_forgets_its_runs_on_other_data(root, tiny_config, tiny_data):
     values = tiny_config | {"study": "s"}
-    made = Plan(values, [values["text"]], [values["image"]], 1, 1, again=False, matched=False).members[0]
+    made = Plan(Study(values, [values["text"]], [values["image"]], matched=False)).members[0]
     fake(made, 0.9)
     other = str(shutil.copytree(tiny_data, root / "other"))
     another = prepare_run(train_config(**values | {"data": other, "run": "another"}))
     with pytest.raises(KitError, match=r"'another' would learn from .*other, and .*give each catalogue a study"):
         launch([another])
     values |= {"data": other}
-    Plan(values, [values["text"]], [values["image"]], 1, 1, again=True, matched=False)
+    Plan(Study(values, [values["text"]], [values["image"]], again=True, matched=False))
     assert not open_run(made.run).finished and open_run(made.run).config.data == other
 
 
 def test_a_study_without_a_run_names_the_steps_that_it_lacks(root, tiny_config, monkeypatch):
     values = tiny_config | {"study": "s"}
-    plan, failed = Plan(values, [values["text"]], [values["image"]], 1, 1, again=False, matched=False), {}
+    plan = Plan(Study(values, [values["text"]], [values["image"]], matched=False))
     monkeypatch.setattr(pipeline, "_execute", lambda *_, **__: None)
-    pipeline.run_notebooks("s", plan, values, 1, 1, 0, again=False, matched=False, failed=failed)
-    assert set(failed) == {"06_error_analysis", "07_submission"}
+    pipeline.run_notebooks(plan)
+    assert set(plan.failed) == {"06_error_analysis", "07_submission"}
