@@ -2,8 +2,7 @@
 
 `python benchmarks/never_worse.py` computes features once, fits light members and their stack in every task (about 25
 minutes of CPU), prints a table and writes it to benchmarks/results/never_worse.txt. Each of TASKS is drawn DRAWS times
-anew from each catalogue. Nothing was chosen on these draws: they were first made when the rule of `best` was fixed, and
-it lost one of its candidates on other tasks.
+anew from each catalogue. The draws were first made when the rule of `best` was fixed, so nothing was chosen on them.
 
 A task holds a third of a catalogue's items back, and never splits duplicates. On the rest, or a sample of it, members
 are validated in three grouped folds. `best` chooses and learns from these out-of-fold probabilities, and both are
