@@ -205,16 +205,21 @@ def _show(axis: Axes, paths: list[str]) -> None:
 
 @_figure
 def text_length(frame: pd.DataFrame) -> Figure:
-    """Draw a histogram of the number of words in title and description together (the paper's figure 3)."""
+    """Draw a histogram of the number of words in title and description together (the paper's figure 3); the axis is
+    logarithmic unless all texts are short."""
     words = (frame["title"] + (" " + frame["description"]).fillna("")).str.split().str.len()
-    edges = np.unique(np.geomspace(1, max(words.max(), 2) + 1, 40).round())
+    short = words.max() < 50
+    spaced = np.arange(1, words.max() + 2) - 0.5 if short else np.geomspace(1, words.max() + 1, 40).round()
+    edges = np.unique(spaced)
     figure, axis = _axes(8, 3.2)
     axis.hist(words, bins=edges, color=BLUE)
     axis.axvline(words.median(), color=ORANGE, label=f"median {words.median():.0f} words")
-    axis.set(xscale="log", xlabel="words in title and description (logarithmic)", ylabel="items")
-    ticks = [tick for tick in (1, 2, 5, 10, 20, 50, 100, 200, 500, 1000, 2000) if tick <= edges[-1]]
-    axis.set_xticks(ticks, [str(tick) for tick in ticks])
-    axis.minorticks_off()
+    axis.set(xlabel="words in title and description", ylabel="items")
+    if not short:
+        axis.set(xscale="log", xlabel="words in title and description (logarithmic)")
+        ticks = [tick for tick in (1, 2, 5, 10, 20, 50, 100, 200, 500, 1000, 2000) if tick <= edges[-1]]
+        axis.set_xticks(ticks, [str(tick) for tick in ticks])
+        axis.minorticks_off()
     axis.legend(frameon=False)
     return figure
 
@@ -362,7 +367,8 @@ def f1_bars(scores: pd.DataFrame) -> Figure:
 
 @_figure
 def confusion_matrix(counts: np.ndarray, codes: list[int], names: dict, least: float = 0.05) -> Figure:
-    """Draw the percentage of each true class (row) predicted as each class (column); print shares from `least` up.
+    """Draw the percentage of each true class (row) predicted as each class (column; with its name if there are at
+    most 15); print shares from `least` up.
 
     `counts` `[K, K]`: true class by predicted class. The row of a class without items stays empty.
     """
@@ -371,7 +377,9 @@ def confusion_matrix(counts: np.ndarray, codes: list[int], names: dict, least: f
     cell = min(0.3, 60 / len(codes))  # inches; too small for text from 300 classes up
     side, size = cell * len(codes), 30 * cell
     beside = max(map(_inches, labels)) + 0.6  # otherwise the longest name would shrink the matrix
-    figure, axis = plt.subplots(figsize=(side + max(beside, 3.5), side + 1.2), layout="constrained")
+    columns = labels if len(codes) <= 15 else [str(code) for code in codes]
+    above = max(map(_inches, columns)) if columns is labels else 0.4
+    figure, axis = plt.subplots(figsize=(side + max(beside, 3.5), side + 0.8 + above), layout="constrained")
     axis.imshow(shares, cmap="Blues", vmin=0, vmax=1, aspect="auto")
     for row, column in np.argwhere(shares >= least):
         shade = "white" if shares[row, column] > 0.5 else "black"
@@ -379,7 +387,7 @@ def confusion_matrix(counts: np.ndarray, codes: list[int], names: dict, least: f
             column, row, f"{100 * shares[row, column]:.0f}", ha="center", va="center", fontsize=size - 1, color=shade
         )
     axis.set_yticks(range(len(codes)), labels, fontsize=size)
-    axis.set_xticks(range(len(codes)), [str(code) for code in codes], fontsize=size, rotation=90)
+    axis.set_xticks(range(len(codes)), columns, fontsize=size, rotation=90)
     axis.set_xlabel("predicted class")
     figure.suptitle(f"per cent of each true class (row), from {100 * least:.0f} % on", fontsize=10)
     axis.tick_params(length=0)
