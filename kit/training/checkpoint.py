@@ -116,7 +116,7 @@ class Checkpoints:
             )
 
     @property
-    def training(self) -> bool:
+    def pending(self) -> bool:
         """True if the state that was read is from the middle of a fold and not yet fully restored."""
         return bool(self.content)
 
@@ -145,7 +145,7 @@ class Checkpoints:
 
     def restore_random(self) -> None:
         """Restore the random state that was read, once."""
-        if not self.training:
+        if not self.pending:
             return
         local = self.content["local"][self.accelerator.process_index % len(self.content["local"])]
         torch.set_rng_state(local["random"])

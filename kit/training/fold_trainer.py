@@ -83,7 +83,7 @@ class FoldTrainer:
         checkpoints, weights = self.session.checkpoints, self.session.run.folder / f"model-{progress.fold}.safetensors"
         validation = prediction_batches(self.parts["oof"], config, accelerator)
         first = progress.epoch + 1
-        if checkpoints.training:
+        if checkpoints.pending:
             checkpoints.restore(self.model, self.optimizer, self.schedule)
         elif config.keep == "held_out":
             first = 0  # the start is a candidate
@@ -120,7 +120,7 @@ class FoldTrainer:
         """
         progress = self.session.progress
         held_out = prediction_batches(self.parts["oof"], self.session.config, self.session.accelerator)
-        if self.session.checkpoints.training:
+        if self.session.checkpoints.pending:
             self.session.checkpoints.restore(self.model, self.optimizer, self.schedule)
         for epoch in range(len(progress.held_out), self.epochs + 1):
             if epoch:

@@ -117,7 +117,7 @@ def _train(run: TrainingRun, config: TrainConfig, watch: Watch, accelerator: Acc
         model = build().to(accelerator.device)
         if accelerator.process_index:  # the same weights, but a dropout of its own
             set_seed(seed + accelerator.process_index)
-        if config.linear_start and not states.training:
+        if config.linear_start and not states.pending:
             fit_start(config, model, parts["train"], groups[learn], accelerator.device)
         return FoldTrainer(session, model, parts | {"test": products["test"]}, epochs, before)
 
