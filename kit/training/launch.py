@@ -95,7 +95,8 @@ class _Crew:
         self.environment |= {"OMP_NUM_THREADS": str(max(1, threads)), "PYTHONIOENCODING": "utf-8:replace"}
         self.environment |= {"KIT_PROJECT": os.fspath(project()), "KIT_ROOT": os.fspath(root())}
         self.environment[LAUNCHER] = str(os.getpid())
-        self.environment["TORCH_ELASTIC_SHUTDOWN_TIMEOUT"] = "600"  # seconds to save gigabytes when told to stop
+        # seconds to save gigabytes, if the launcher is told to stop; 30 are left if one of the processes ends by itself
+        self.environment["TORCH_ELASTIC_SHUTDOWN_TIMEOUT"] = "600"
         if not available_gpus():
             self.environment["ACCELERATE_USE_CPU"] = "true"  # else several processes would each train alone
 

@@ -17,7 +17,7 @@ import numpy as np
 import psutil
 import pytest
 import torch
-from interrupted import AGREE, count_asked, kill_after, work
+from interrupted import AGREE, count_asked, kill_after, save, work
 from safetensors.torch import load_file
 
 import kit.models.classifier
@@ -350,6 +350,21 @@ def launched(run: Run, *arguments, script: str = "interrupted.py", machines: int
     outputs = [process.communicate(timeout=300)[0].decode(errors="replace") for process in started]
     print(*outputs, sep="\n")
     return [process.returncode for process in started]
+
+
+def test_no_process_leaves_before_the_state_is_written(root, crash_config):
+    """The launcher would kill the one that writes once another has ended."""
+    run = begun(crash_config, "run")
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    passed = FORKS.Event()
+    processes = [FORKS.Process(target=save, args=(rank, port, str(run.folder), passed)) for rank in (0, 1)]
+    for process in processes:
+        process.start()
+    for process in processes:
+        process.join(60)
+    assert [process.exitcode for process in processes] == [0, 0]
 
 
 def disturbed(run: Run, asked: int = -1, number: int = signal.SIGKILL, **how) -> list[int]:
