@@ -597,3 +597,20 @@ def test_pictures_of_any_kind_become_pixels(tmp_path):
     (tmp_path / "broken.jpg").write_bytes((tmp_path / "rgb.jpg").read_bytes()[:200])
     with pytest.raises(KitError, match=r"broken.jpg cannot be read as an image"):
         read_pixels(str(tmp_path / "broken.jpg"), 64)
+
+
+@pytest.mark.parametrize("name", ["test_resnet", "test_efficientnet", "densenet121"])
+def test_checkpointing_leaves_batch_norm_the_same_statistics(name):
+    """It computes some layers twice per step, of the last model one in two."""
+    pixels = torch.randint(0, 255, (2, 4, 64, 64, 3), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
+    statistics = []
+    for checkpointing in (False, True):
+        torch.manual_seed(0)
+        backbone = load_image(name, pretrained=False).train()
+        if checkpointing:
+            backbone.checkpoint()
+        for batch in pixels:
+            backbone(batch).sum().backward()
+        statistics.append({name: value for name, value in backbone.named_buffers() if "running" in name})
+    assert statistics[0]
+    torch.testing.assert_close(statistics[1], statistics[0])
