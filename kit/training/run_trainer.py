@@ -52,9 +52,7 @@ def train(run: TrainingRun, watch: Watch | None = None) -> None:
     while True:
         config = run.config
         try:
-            accelerator = make_accelerator(config)
-            with tracking(run, config, accelerator):
-                return _train(run, config, watch or Watch(), accelerator)
+            return _attempt(run, config, watch or Watch())
         except RuntimeError as error:
             if str(error).startswith("DataLoader"):  # a worker was killed, or its batch was lost
                 reason = str(error).partition("\n")[0].rstrip(".")
@@ -63,6 +61,13 @@ def train(run: TrainingRun, watch: Watch | None = None) -> None:
                 raise
         split_steps_further(run, config)
         clear_device_cache(garbage_collection=True)
+
+
+def _attempt(run: TrainingRun, config: TrainConfig, watch: Watch) -> None:
+    """Train with these settings. A function of its own: what it holds on a GPU is free once it has failed."""
+    accelerator = make_accelerator(config)
+    with tracking(run, config, accelerator):
+        _train(run, config, watch, accelerator)
 
 
 def split_steps_further(run: TrainingRun, config: TrainConfig) -> None:
