@@ -283,7 +283,7 @@ class TrainConfig:
     # --- when something goes wrong
     missing: Literal["error", "blank"] = "error"  # missing images; blank: train on white ones, listed in blank.csv
     corrupt: Literal["error", "few", "blank"] = "few"  # unreadable images; few: blank up to one in a hundred
-    nonfinite: Literal["error", "skip"] = "error"  # a NaN or infinite loss; skip: omit the step and count it
+    nonfinite: Literal["error", "skip"] = "error"  # a NaN or infinite loss or gradient; skip: omit the step, count it
     save_steps: Annotated[int, Ge(0)] = 1000  # steps between saved states, to resume from; 0: only after epochs
     max_minutes: Annotated[float, Ge(0)] = (
         0.0  # minutes after which a command that trains stops, to be resumed; 0: never

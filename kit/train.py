@@ -4,7 +4,6 @@ import os
 import signal
 import sys
 from contextlib import nullcontext
-from datetime import timedelta
 from pathlib import Path
 
 import torch
@@ -16,7 +15,7 @@ from kit.core.console import accept_any_character
 from kit.core.exceptions import Busy, KitError, OutOfMemory
 from kit.runs import TrainingRun
 from kit.training import light
-from kit.training.interrupt import Interrupted, Watch
+from kit.training.interrupt import TOGETHER, Interrupted, Watch
 from kit.training.run_trainer import train
 from kit.training.status import AT_WORK, Teller, crash, fail
 
@@ -60,8 +59,7 @@ def meet() -> PartialState:
             print(f"Process {rank} is waiting for {count} processes at {address}:{port}", flush=True)
         if count > 1:
             signal.signal(signal.SIGINT, signal.SIG_DFL)  # Python would hear it when all are there, and no sooner
-        # so long the others wait while the first computes frozen features
-        state = PartialState(parse_flag_from_env("ACCELERATE_USE_CPU"), timeout=timedelta(hours=6))
+        state = PartialState(parse_flag_from_env("ACCELERATE_USE_CPU"), timeout=TOGETHER)
         if state.num_processes < count:
             raise ValueError(f"of {count} processes, this one has LOCAL_RANK={os.environ.get('LOCAL_RANK', '')}")
     except (ValueError, RuntimeError, ImportError) as error:

@@ -88,7 +88,7 @@ class BackboneHandle:
         """What tells these weights from others: their source or their files' contents, and the seed of random ones."""
         weights = weights_fingerprint(self.name, self.side, self.pretrained)
         if weights is None:
-            self.frozen  # noqa: B018 (downloads them from the hub)
+            self.load()  # downloads them from the hub
             weights = weights_fingerprint(self.name, self.side, self.pretrained, here=True)
         if weights is None:
             raise KitError(
@@ -111,7 +111,7 @@ class BackboneHandle:
 
     @torch.inference_mode()
     def _outline(self) -> dict[str, int]:
-        backbone = self.frozen
+        backbone = self.load().eval()  # not `frozen`, which stays: one that is trained needs no second copy
         if isinstance(backbone, ImageBackbone):
             return {"width": backbone.width, "regions": backbone.count_regions(self.image_size)}
         return {name: getattr(backbone, name) for name in ("width", "depth", "max_tokens", "vocabulary")}

@@ -3,6 +3,7 @@
 B batch · R regions · d the backbone's own width
 """
 
+import copy
 import json
 import math
 import textwrap
@@ -13,6 +14,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
 from torch.utils.flop_counter import FlopCounterMode
 
 from kit.core.exceptions import KitError
@@ -96,7 +98,8 @@ class ImageBackbone(nn.Module):
     def checkpoint(self) -> None:
         """Save memory: keep only each block's input for the backward pass, and compute the rest again.
 
-        Raise KitError if the model does not support it.
+        What is learned stays the same: BatchNorm layers that are computed again see a batch twice, so each time their
+        statistics move towards it by less. Raise KitError if the model does not support it.
         """
         try:
             self.model.set_grad_checkpointing()
@@ -104,6 +107,23 @@ class ImageBackbone(nn.Module):
             raise KitError(
                 f"timm's {self.name} does not support checkpointing: leave it out, or use another."
             ) from error
+        for layer in self._computed_again():
+            assert layer.momentum is not None  # as in all of timm's models
+            layer.momentum = 1 - math.sqrt(1 - layer.momentum)  # (1 - new)² = 1 - old
+
+    def _computed_again(self) -> list[_BatchNorm]:
+        """Return the BatchNorm layers that run again during the backward pass, tried without computing anything."""
+        layers = [layer for layer in self.modules() if isinstance(layer, _BatchNorm)]
+        if not layers:
+            return []
+        again: set[int] = set()
+        hollow = copy.deepcopy(self).to("meta").train()
+        size = self.model.pretrained_cfg["input_size"][-1]
+        regions = hollow(torch.zeros(2, size, size, 3, dtype=torch.uint8, device="meta"))
+        for place, layer in enumerate(layer for layer in hollow.modules() if isinstance(layer, _BatchNorm)):
+            layer.register_forward_pre_hook(lambda *_, place=place: again.add(place))
+        regions.sum().backward()
+        return [layers[place] for place in again]
 
     def forward(self, pixels: Tensor) -> Tensor:
         """Return regions `[B, R, d]` of pixels `[B, H, W, 3]`, 0 to 255; at stride 32 there are H/32 · W/32."""

@@ -116,7 +116,7 @@ class Checkpoints:
             )
 
     @property
-    def training(self) -> bool:
+    def pending(self) -> bool:
         """True if the state that was read is from the middle of a fold and not yet fully restored."""
         return bool(self.content)
 
@@ -145,7 +145,7 @@ class Checkpoints:
 
     def restore_random(self) -> None:
         """Restore the random state that was read, once."""
-        if not self.training:
+        if not self.pending:
             return
         local = self.content["local"][self.accelerator.process_index % len(self.content["local"])]
         torch.set_rng_state(local["random"])
@@ -157,7 +157,8 @@ class Checkpoints:
         self.path.unlink(missing_ok=True)
 
     def write(self, progress: Progress, model: nn.Module | None = None, optimizer=None, schedule=None) -> None:
-        """Replace the saved state atomically by the current one; every process must call this.
+        """Replace the saved state atomically by the current one; every process must call this, and returns once it is
+        written.
 
         Raise KitError if the run's folder was deleted.
         """
@@ -180,6 +181,7 @@ class Checkpoints:
                 if not self.warned:
                     print(f"The training continues, but without saved states: {error}", flush=True)
                 self.warned = True
+        self.accelerator.wait_for_everyone()  # if one ended first, the launcher would kill the one that writes
 
 
 def _save(content: dict, path: Path) -> None:

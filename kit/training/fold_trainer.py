@@ -55,7 +55,8 @@ class FoldTrainer:
     first_step: int  # of the epoch, at which training resumed
     seen: int  # items of the epoch that all processes together have trained on
     slow: float  # seconds of the epoch until the first step since then was done
-    spoiled: bool  # whether a batch of the current step had a loss that was not finite
+    spoiled: bool  # whether the loss of a batch of the current step, or its gradient, was not finite
+    norm: Tensor  # of the last step's gradient
 
     def __init__(
         self, session: Session, model: Classifier, parts: dict[str, ProductDataset], epochs: int, before: int = 0
@@ -83,7 +84,7 @@ class FoldTrainer:
         checkpoints, weights = self.session.checkpoints, self.session.run.folder / f"model-{progress.fold}.safetensors"
         validation = prediction_batches(self.parts["oof"], config, accelerator)
         first = progress.epoch + 1
-        if checkpoints.training:
+        if checkpoints.pending:
             checkpoints.restore(self.model, self.optimizer, self.schedule)
         elif config.keep == "held_out":
             first = 0  # the start is a candidate
@@ -120,7 +121,7 @@ class FoldTrainer:
         """
         progress = self.session.progress
         held_out = prediction_batches(self.parts["oof"], self.session.config, self.session.accelerator)
-        if self.session.checkpoints.training:
+        if self.session.checkpoints.pending:
             self.session.checkpoints.restore(self.model, self.optimizer, self.schedule)
         for epoch in range(len(progress.held_out), self.epochs + 1):
             if epoch:
@@ -150,6 +151,7 @@ class FoldTrainer:
         accelerator, progress, watch = self.session.accelerator, self.session.progress, self.session.watch
         self.first_step, self.seen = progress.step, progress.step * self.session.config.batch_size
         self.spoiled, self.slow, clock = False, 0.0, time.perf_counter()
+        self.norm = torch.zeros(())
         random = np.random.default_rng((self.session.config.seed, progress.fold, progress.epoch))
         self.seeds = random.integers(2**32, size=self.items)
         self.model.train()
@@ -185,12 +187,23 @@ class FoldTrainer:
         return stop
 
     def update(self) -> None:
-        """Apply the step's gradient, unless one of its batches was not finite."""
+        """Apply the step's gradient, unless one of its batches was not finite.
+
+        A gradient can overflow although the loss is finite: with `nonfinite` it is looked at here, which waits for a
+        GPU, and else when the next loss is NaN. The scaler of fp16 looks itself.
+        """
+        config, accelerator = self.session.config, self.session.accelerator
         if not self.spoiled:
-            if clip_norm := self.session.config.clip_norm:
-                self.session.accelerator.clip_grad_norm_(self.model.parameters(), clip_norm)
+            self.norm = accelerator.clip_grad_norm_(self.model.parameters(), config.clip_norm or math.inf)
+            if config.nonfinite == "skip":
+                self.spoiled = self.session.watch.agree(self._has_overflowed())[1]
+        if not self.spoiled:
             self.optimizer.step()
         self.optimizer.zero_grad()
+
+    def _has_overflowed(self) -> bool:
+        """Return whether the last gradient was not finite."""
+        return not (self.session.accelerator.scaler or self.norm.isfinite().item())
 
     # --- what stands around a step
 
@@ -206,6 +219,9 @@ class FoldTrainer:
         """Add a batch to the epoch's sums. Raise NotFinite if its loss is `bad` in any process, and may not be."""
         config, progress = self.session.config, self.session.progress
         if bad and config.nonfinite == "error":
+            if self._has_overflowed():  # and made the weights NaN
+                place = f"epoch {progress.epoch + 1}, step {progress.step}"
+                raise NotFinite(f"The gradient became NaN or infinite in {place}.", [])
             rows = [] if math.isfinite(loss) else self.parts["train"].places[batch["row"][:labeled].cpu()].tolist()
             blame(self.session, self.model, batch, rows)
         self.seen += self._in_batch()

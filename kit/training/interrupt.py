@@ -5,12 +5,14 @@ import signal
 import time
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
+from datetime import timedelta
 
 import torch
 from accelerate import Accelerator
 
 from kit.config import LAUNCHER
 
+TOGETHER = timedelta(hours=6)  # so long processes wait for another, while the first computes frozen features
 GRACE = 60  # seconds to wait for a batch after a reason to stop, so that its step can still be saved
 TICK = 5  # seconds between checks for such a reason while waiting for a batch
 
@@ -50,8 +52,9 @@ class Watch:
     def join(self, accelerator: Accelerator, minutes: float) -> None:
         """Decide together with these processes, and stop `minutes` (0: never) after this watch was created."""
         self.minutes = minutes
-        if accelerator.num_processes > 1:  # on CPUs: a decision at every step must not make a GPU wait
-            self.group = torch.distributed.new_group(backend="gloo")
+        # once for all runs, and on CPUs: a decision at every step must not make a GPU wait
+        if accelerator.num_processes > 1 and not self.group:
+            self.group = torch.distributed.new_group(backend="gloo", timeout=TOGETHER)
 
     def _hear(self, number: int, frame) -> None:
         if self.since and time.monotonic() - self.since < 5:

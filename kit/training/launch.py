@@ -32,11 +32,12 @@ def launch(runs: list[TrainingRun], processes: int = 0, jobs: int = 1) -> None:
     """Train the unfinished runs among `runs`, and show their folders' new lines of train.log and their progress bar; if
     several train at once, only the last line of each.
 
-    `processes`: number per run, one per GPU; 0: one per GPU of this machine, or as many as divide the runs' batches;
+    `processes`: number per run, one per GPU; 0: one per GPU that the run has, or as many as divide the runs' batches;
     without a GPU, one. Several start through `accelerate launch`; one needs no launcher. For several machines, start
     `accelerate launch -m kit.train runs/<name>/config.json` from a shell with your own configuration.
     `jobs`: number of runs that train at once; they share the cores, which they use better than one run with all of
-    them, and each needs its own memory.
+    them, and each needs its own memory. Each has its part of the GPUs, at least one, which it shares if there are fewer
+    GPUs than runs.
 
     If a run fails, the others are still trained; then raise KitError with the sentence of the first that failed. Raise
     KitError at once if a run is an ensemble or its study has runs on other data, or if `processes` or `jobs` is
@@ -46,20 +47,25 @@ def launch(runs: list[TrainingRun], processes: int = 0, jobs: int = 1) -> None:
     if ensembles := [run.name for run in runs if isinstance(run, EnsembleRun)]:
         raise KitError(f"{', '.join(ensembles)} cannot be trained: 05_ensemble makes an ensemble, from trained runs.")
     _require_one_catalogue(runs)
+    if jobs < 1:
+        raise KitError(f"jobs={jobs} is too small: it must be at least 1.")
     gpus, waiting = available_gpus(), [run for run in runs if not run.finished]
     if finished := len(runs) - len(waiting):
         print(f"Finished already: {finished} of {len(runs)} runs", flush=True)
     failed: dict[str, str] = {}
-    count = processes or _most_processes(waiting, gpus)
-    if count < 1 or 0 < gpus < count:
-        raise KitError(f"processes={processes} is impossible: there are {gpus} GPUs here, and each process takes one.")
-    if jobs < 1:
-        raise KitError(f"jobs={jobs} is too small: it must be at least 1.")
-    shares = [waiting[i::jobs] for i in range(min(jobs, len(waiting)))]
-    crew = _Crew(count, available_threads() // (count * max(1, len(shares))), named=len(shares) > 1)
-    with ThreadPoolExecutor(max(1, len(shares))) as pool:
+    at_once = max(1, min(jobs, len(waiting)))
+    each = gpus and max(1, gpus // at_once)
+    count = processes or _most_processes(waiting, each)
+    if count < 1 or 0 < each < count:
+        shared = f" for {at_once} runs at a time" if at_once > 1 else ""
+        raise KitError(
+            f"processes={processes} is impossible: there are {gpus} GPUs here{shared}, and each process takes one."
+        )
+    shares = [waiting[i::at_once] for i in range(at_once)]
+    crew = _Crew(count, available_threads() // (count * at_once), named=at_once > 1)
+    with ThreadPoolExecutor(at_once) as pool:
         try:
-            for found in pool.map(crew.train, shares):
+            for found in pool.map(crew.train, shares, _devices(gpus, at_once)):
                 failed |= found
         except BaseException:
             crew.stop()  # the notebook was interrupted: training must not go on alone
@@ -98,16 +104,17 @@ class _Crew:
         self.environment |= {"OMP_NUM_THREADS": str(max(1, threads)), "PYTHONIOENCODING": "utf-8:replace"}
         self.environment |= {"KIT_PROJECT": os.fspath(project()), "KIT_ROOT": os.fspath(root())}
         self.environment[LAUNCHER] = str(os.getpid())
-        self.environment["TORCH_ELASTIC_SHUTDOWN_TIMEOUT"] = "600"  # seconds to save gigabytes when told to stop
+        # seconds to save gigabytes, if the launcher is told to stop; 30 are left if one of the processes ends by itself
+        self.environment["TORCH_ELASTIC_SHUTDOWN_TIMEOUT"] = "600"
         if not available_gpus():
             self.environment["ACCELERATE_USE_CPU"] = "true"  # else several processes would each train alone
 
-    def train(self, waiting: list[TrainingRun]) -> dict[str, str]:
-        """Train the runs in turn; return why some failed, by name."""
+    def train(self, waiting: list[TrainingRun], devices: dict[str, str]) -> dict[str, str]:
+        """Train the runs in turn on `devices`, as environment variables say; return why some failed, by name."""
         failed: dict[str, str] = {}
         while waiting and not self.stopped:
             before = [_accumulate(run) for run in waiting]
-            reached, reasons = self._start(waiting)
+            reached, reasons = self._start(waiting, devices)
             tried = waiting[: reached + 1]
             # if the process died, the runs after the one that it reached are still to do
             waiting = [run for run in waiting[reached + 1 :] if not run.finished]
@@ -125,8 +132,9 @@ class _Crew:
         for process in self.running:
             process.terminate()
 
-    def _start(self, runs: list[TrainingRun]) -> tuple[int, dict[str, dict]]:
-        """Train `runs` with one command; return the position of the last one it reached, and the errors by name."""
+    def _start(self, runs: list[TrainingRun], devices: dict[str, str]) -> tuple[int, dict[str, dict]]:
+        """Train `runs` on `devices` with one command; return the position of the last one it reached, and the errors by
+        name."""
         command = [sys.executable, "-m", "kit.train"]
         if self.count > 1:  # with a configuration of its own, so that one left in the user's home does not steer it
             settings: dict = {"compute_environment": "LOCAL_MACHINE", "distributed_type": "MULTI_GPU"}
@@ -138,7 +146,7 @@ class _Crew:
         command += [str(run.folder / "config.json") for run in runs]
         view = _View(runs, self.named)
         # a session of its own: ending the notebook's processes leaves it the time to save
-        options: dict = {"env": self.environment, "start_new_session": True, "stdout": subprocess.DEVNULL}
+        options: dict = {"env": self.environment | devices, "start_new_session": True, "stdout": subprocess.DEVNULL}
         with tempfile.TemporaryFile() as said, subprocess.Popen(command, stderr=said, **options) as process:
             self.running.append(process)
             if self.stopped:  # since the loop checked
@@ -246,6 +254,17 @@ def _accumulate(run: TrainingRun) -> int:
         return run.config.accumulate
     except KitError:  # training itself will say what is wrong with config.json
         return 0
+
+
+def _devices(gpus: int, shares: int) -> list[dict[str, str]]:
+    """Return the environment variables that give each share of the runs its part of the GPUs, if there is something to
+    share out."""
+    if not gpus or shares == 1:
+        return [{}] * shares
+    given = os.environ.get("CUDA_VISIBLE_DEVICES")
+    visible = given.split(",")[:gpus] if given else [str(number) for number in range(gpus)]
+    parts = [visible[share::shares] or [visible[share % gpus]] for share in range(shares)]
+    return [{"CUDA_VISIBLE_DEVICES": ",".join(part)} for part in parts]
 
 
 def _most_processes(runs: list[TrainingRun], gpus: int) -> int:

@@ -13,7 +13,8 @@ from kit.training.session import Session
 
 
 class NotFinite(KitError):
-    """The loss became NaN or infinite; `rows` are the batch's indices into the run's training items."""
+    """The loss or its gradient became NaN or infinite; `rows` are the batch's indices into the run's training
+    items."""
 
     def __init__(self, sentence: str, rows: list[int]):
         super().__init__(sentence)

@@ -52,9 +52,7 @@ def train(run: TrainingRun, watch: Watch | None = None) -> None:
     while True:
         config = run.config
         try:
-            accelerator = make_accelerator(config)
-            with tracking(run, config, accelerator):
-                return _train(run, config, watch or Watch(), accelerator)
+            return _attempt(run, config, watch or Watch())
         except RuntimeError as error:
             if str(error).startswith("DataLoader"):  # a worker was killed, or its batch was lost
                 reason = str(error).partition("\n")[0].rstrip(".")
@@ -63,6 +61,13 @@ def train(run: TrainingRun, watch: Watch | None = None) -> None:
                 raise
         split_steps_further(run, config)
         clear_device_cache(garbage_collection=True)
+
+
+def _attempt(run: TrainingRun, config: TrainConfig, watch: Watch) -> None:
+    """Train with these settings. A function of its own: what it holds on a GPU is free once it has failed."""
+    accelerator = make_accelerator(config)
+    with tracking(run, config, accelerator):
+        _train(run, config, watch, accelerator)
 
 
 def split_steps_further(run: TrainingRun, config: TrainConfig) -> None:
@@ -117,7 +122,7 @@ def _train(run: TrainingRun, config: TrainConfig, watch: Watch, accelerator: Acc
         model = build().to(accelerator.device)
         if accelerator.process_index:  # the same weights, but a dropout of its own
             set_seed(seed + accelerator.process_index)
-        if config.linear_start and not states.training:
+        if config.linear_start and not states.pending:
             fit_start(config, model, parts["train"], groups[learn], accelerator.device)
         return FoldTrainer(session, model, parts | {"test": products["test"]}, epochs, before)
 

@@ -564,10 +564,9 @@ def test_hub_models_in_several_files_are_told_apart(root, monkeypatch):
     one, other = (BackboneHandle("text", name, True, 0, 64, True).identity for name in ("me/one", "me/other"))
     assert one != other and "me/one" in one
     files.clear()
-    unknown = BackboneHandle("text", "me/one", True, 0, 64, True)
-    unknown.__dict__["frozen"] = None  # as if loaded
+    monkeypatch.setattr(BackboneHandle, "load", lambda handle: None)
     with pytest.raises(KitError, match="could not be told from another model's"):
-        unknown.identity  # noqa: B018
+        BackboneHandle("text", "me/one", True, 0, 64, True).identity  # noqa: B018
 
 
 def test_pip_weights_that_changed_are_refused(tmp_path, monkeypatch):
@@ -597,3 +596,27 @@ def test_pictures_of_any_kind_become_pixels(tmp_path):
     (tmp_path / "broken.jpg").write_bytes((tmp_path / "rgb.jpg").read_bytes()[:200])
     with pytest.raises(KitError, match=r"broken.jpg cannot be read as an image"):
         read_pixels(str(tmp_path / "broken.jpg"), 64)
+
+
+@pytest.mark.parametrize("name", ["test_resnet", "test_efficientnet", "densenet121"])
+def test_checkpointing_leaves_batch_norm_the_same_statistics(name):
+    """It computes some layers twice per step, of the last model one in two."""
+    pixels = torch.randint(0, 255, (2, 4, 64, 64, 3), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
+    statistics = []
+    for checkpointing in (False, True):
+        torch.manual_seed(0)
+        backbone = load_image(name, pretrained=False).train()
+        if checkpointing:
+            backbone.checkpoint()
+        for batch in pixels:
+            backbone(batch).sum().backward()
+        statistics.append({name: value for name, value in backbone.named_buffers() if "running" in name})
+    assert statistics[0]
+    torch.testing.assert_close(statistics[1], statistics[0])
+
+
+@pytest.mark.parametrize("side", ["text", "image"])
+def test_a_backbone_that_is_trained_leaves_no_frozen_copy_in_memory(side, tiny_config, root):
+    backbone = find_backbones(train_config(**tiny_config))[side]
+    assert backbone.outline.width
+    assert "frozen" not in vars(backbone)

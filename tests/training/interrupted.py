@@ -2,10 +2,14 @@
 
 import os
 import sys
+from pathlib import Path
 
 import torch
+from accelerate import Accelerator
 
 import kit.train
+from kit.runs import Run
+from kit.training import checkpoint
 
 
 def work(root: str, config: str, asked: int, number: int) -> None:
@@ -22,6 +26,19 @@ def work(root: str, config: str, asked: int, number: int) -> None:
 
     kit.train.Watch.agree = counted
     sys.exit(kit.train.main([config]))
+
+
+def save(rank: int, port: int, folder: str, passed) -> None:
+    """Save a state as process `rank` of two. The one that writes waits a second for the other to pass, which it must
+    not, and writes nothing if it does."""
+    meeting = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "WORLD_SIZE": "2", "LOCAL_WORLD_SIZE": "2"}
+    os.environ |= meeting | {"RANK": str(rank), "LOCAL_RANK": str(rank), "ACCELERATE_USE_CPU": "true"}
+    write = checkpoint._save
+    checkpoint._save = lambda *content: passed.wait(1) or write(*content)
+    states = checkpoint.Checkpoints(Run(Path(folder)), Accelerator(), {})
+    states.write(checkpoint.Progress(torch.zeros(1)))
+    passed.set()
+    assert states.path.is_file()
 
 
 AGREE = kit.train.Watch.agree

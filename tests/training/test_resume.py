@@ -17,7 +17,7 @@ import numpy as np
 import psutil
 import pytest
 import torch
-from interrupted import AGREE, count_asked, kill_after, work
+from interrupted import AGREE, count_asked, kill_after, save, work
 from safetensors.torch import load_file
 
 import kit.models.classifier
@@ -301,6 +301,19 @@ def spoil(monkeypatch, at: int, kind=CoAttentionHead) -> None:
     monkeypatch.setattr(kind, "forward", spoilt)
 
 
+def spoil_gradient(monkeypatch, at: int) -> None:
+    """The gradient at the `at`-th training batch is no number, although the loss is one."""
+    forward, count = CoAttentionHead.forward, iter(range(10**9))
+
+    def spoilt(head, *inputs):
+        logits = forward(head, *inputs)
+        if head.training and next(count) == at:
+            logits.register_hook(lambda gradient: gradient * torch.nan)
+        return logits
+
+    monkeypatch.setattr(CoAttentionHead, "forward", spoilt)
+
+
 @pytest.mark.parametrize("frozen", [True, False])
 def test_a_fusions_loss_that_is_no_number_stops_with_the_items(root, crash_config, monkeypatch, frozen):
     spoil(monkeypatch, 0, FusionHead)
@@ -322,7 +335,14 @@ def test_a_loss_that_is_no_number_stops_with_the_items(root, crash_config, monke
     monkeypatch.undo()
 
 
-def test_a_loss_that_is_no_number_can_be_skipped(root, crash_config, monkeypatch):
+def test_a_gradient_that_is_no_number_stops_with_its_step(root, crash_config, monkeypatch):
+    spoil_gradient(monkeypatch, 2)
+    with pytest.raises(KitError, match=r"The gradient became NaN or infinite in epoch 1, step 3\. Start over"):
+        train(begun(crash_config, "run"))
+
+
+@pytest.mark.parametrize("spoil", [spoil, spoil_gradient])
+def test_a_step_that_is_no_number_can_be_skipped(root, crash_config, monkeypatch, spoil):
     monkeypatch.setenv("KIT_ROOT", str(root))
     spoil(monkeypatch, 3)
     run = begun(crash_config | {"nonfinite": "skip"}, "run")
@@ -350,6 +370,21 @@ def launched(run: Run, *arguments, script: str = "interrupted.py", machines: int
     outputs = [process.communicate(timeout=300)[0].decode(errors="replace") for process in started]
     print(*outputs, sep="\n")
     return [process.returncode for process in started]
+
+
+def test_no_process_leaves_before_the_state_is_written(root, crash_config):
+    """The launcher would kill the one that writes once another has ended."""
+    run = begun(crash_config, "run")
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    passed = FORKS.Event()
+    processes = [FORKS.Process(target=save, args=(rank, port, str(run.folder), passed)) for rank in (0, 1)]
+    for process in processes:
+        process.start()
+    for process in processes:
+        process.join(60)
+    assert [process.exitcode for process in processes] == [0, 0]
 
 
 def disturbed(run: Run, asked: int = -1, number: int = signal.SIGKILL, **how) -> list[int]:

@@ -476,7 +476,7 @@ def test_a_run_out_of_memory_on_several_processes_starts_anew(root, tiny_config,
 
     run, asked = prepare_run(train_config(**tiny_config, run="run")), []
 
-    def start(crew, runs):
+    def start(crew, runs, devices):
         asked.append(runs[0].config.accumulate)
         if asked[-1] < 4:
             write_json(run.folder / "config.json", dataclasses.asdict(run.config) | {"accumulate": 2 * asked[-1]})
@@ -494,11 +494,50 @@ def test_as_many_processes_as_can_share_a_batch(root, tiny_config, monkeypatch, 
 
     run, asked = prepare_run(train_config(**tiny_config | {"batch_size": 8, "accumulate": 2}, run="run")), []
     monkeypatch.setattr(launch, "available_gpus", lambda: gpus)
-    monkeypatch.setattr(launch._Crew, "_start", lambda crew, runs: asked.append(crew.count) or (0, {}))
+    monkeypatch.setattr(launch._Crew, "_start", lambda crew, runs, devices: asked.append(crew.count) or (0, {}))
     with pytest.raises(KitError):
         launch.launch([run])
     assert asked == [count]
     assert ("batches of [4] items cannot be divided by more" in capsys.readouterr().out) == (count < gpus)
+
+
+@pytest.mark.parametrize(
+    ("gpus", "visible", "jobs", "expected"),
+    [
+        (4, "", 2, [("0,2", 2), ("1,3", 2)]),
+        (3, "GPU-a,GPU-b,GPU-c,-1", 2, [("GPU-a,GPU-c", 1), ("GPU-b", 1)]),
+        (1, "", 2, [("0", 1), ("0", 1)]),
+        (2, "5,7", 1, [("5,7", 2)]),
+        (0, "", 2, [("", 1), ("", 1)]),
+    ],
+)
+def test_runs_that_train_at_once_share_out_the_gpus(root, tiny_config, monkeypatch, gpus, visible, jobs, expected):
+    from kit.training import launch
+
+    runs, asked = [prepare_run(train_config(**tiny_config | {"batch_size": 4}, run=name)) for name in "ab"[:jobs]], []
+
+    class Started(contextlib.nullcontext):
+        returncode = 1
+
+        def __init__(self, command, env, **_):
+            super().__init__(self)
+            folder = Path(command[-1]).parent
+            settings = folder / "accelerate.json"
+            count = json.loads(settings.read_text())["num_processes"] if str(settings) in command else 1
+            asked.append((folder.name, env["CUDA_VISIBLE_DEVICES"], count))
+
+        def poll(self) -> int:
+            return self.returncode
+
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", visible)
+    monkeypatch.setattr(launch, "available_gpus", lambda: gpus)
+    monkeypatch.setattr(launch.subprocess, "Popen", Started)
+    with pytest.raises(KitError, match="exit status 1"):
+        launch.launch(runs, jobs=jobs)
+    assert sorted(asked) == [(run.name, *one) for run, one in zip(runs, expected, strict=True)]
+    if gpus:
+        with pytest.raises(KitError, match=f"is impossible: there are {gpus} GPUs here{' for 2 runs' * (jobs > 1)}"):
+            launch.launch(runs, gpus // jobs + 1 + (gpus == 1), jobs)
 
 
 def test_light_runs_get_one_process_and_all_threads(root, tiny_config, monkeypatch, capsys):
@@ -511,7 +550,9 @@ def test_light_runs_get_one_process_and_all_threads(root, tiny_config, monkeypat
     monkeypatch.setattr(
         launch._Crew,
         "_start",
-        lambda crew, runs: asked.append((crew.count, crew.environment["OMP_NUM_THREADS"])) or (len(runs) - 1, {}),
+        lambda crew, runs, devices: (
+            asked.append((crew.count, crew.environment["OMP_NUM_THREADS"])) or (len(runs) - 1, {})
+        ),
     )
     for runs in ([light], [light, run]):
         with pytest.raises(KitError):
@@ -525,7 +566,7 @@ def test_a_stopped_run_keeps_the_others_from_starting(root, tiny_config, monkeyp
 
     runs, asked = [prepare_run(train_config(**tiny_config, run=name)) for name in "abc"], []
 
-    def start(crew, runs):
+    def start(crew, runs, devices):
         asked.append([run.name for run in runs])
         sentence = "The training was stopped after 5 minutes, as max_minutes says; the same command goes on."
         return 0, {"a": {"kind": "stopped", "sentence": sentence}}
