@@ -223,8 +223,10 @@ def predict_table(run: str | Path, items: Path, images: Path | None, out: Path |
     write_atomically(out, write)
     without, noted = table["label"].isna().sum(), (table["problem"] != "").sum()
     counts = f", {noted:,} with a problem (see the column problem), {without:,} of these without a label" * bool(noted)
-    absent = [tell_absent(rows)] if rows.absent else []
-    return "\n".join([f"{out}: {len(table):,} items{counts}.", *absent, *_tell_problems(rows)])
+    told = [tell_absent(rows)] if rows.absent else []
+    if not images and rows.folder != items.parent:
+        told.append(f"Image paths start in {rows.folder}, as the catalogue's do; --images names another folder.")
+    return "\n".join([f"{out}: {len(table):,} items{counts}.", *told, *_tell_problems(rows)])
 
 
 def tell_absent(rows: NewItems) -> str:

@@ -86,6 +86,18 @@ class Description:
         """Return the folder in which the paths of that table's images start."""
         return Path(self.images) if self.images else Path(table).parent
 
+    @property
+    def images_below(self) -> Path:
+        """Return where the images' folder is below that of the catalogue's table; "." if it is not below it."""
+        folder, images = Path(self.items).parent, Path(self.images)
+        return images.relative_to(folder) if images.is_relative_to(folder) else Path()
+
+    def new_image_folder(self, table: Path) -> Path:
+        """Return the folder in which the image paths of a new table start: below its own folder as the catalogue's are
+        below that of their table, if there is such a folder; otherwise its own."""
+        folder = table.parent / self.images_below
+        return folder if folder.is_dir() else table.parent
+
 
 def describe(
     items: Table,

@@ -47,7 +47,8 @@ def read_new_items(
     the title (or the image, if no text is read), and dictionaries any. Of a catalogue's columns one is enough: an
     absent one counts as empty.
     `images`: the folder in which the images' paths start, or in which the challenge's images are; by default the
-    table's. Raise KitError if there is no such table, or if it lacks those columns.
+    table's, or `Description.new_image_folder`, and for a frame or dictionaries the working directory. Raise KitError if
+    there is no such table, or if it lacks those columns.
     """
     table = items if isinstance(items, (str, Path, pd.DataFrame)) else _frame(items)
     path = None if isinstance(table, pd.DataFrame) else Path(table)
@@ -56,13 +57,13 @@ def read_new_items(
     headers = _headers(table)
     if images and not images.is_dir():
         raise KitError(f"{images} is not a folder: give --images the folder of the images.")
-    absent = ""
+    absent, folder = "", images or (Path.cwd() if path is None else path.parent)
     if found := None if description else _find_edition(headers):
-        folder = images or (Path.cwd() if path is None else path.parent)
         frame, name = _read_challenge_rows(table, found, folder), found["id"]
     else:
         columns, absent = _find_columns(headers, description, path, sides)
-        folder = images or columns.image_folder(str(path or columns.items))
+        if columns.image and path and not images:
+            folder = columns.new_image_folder(path)
         frame, name = read_rows(table, columns, folder, collect=True), columns.key
     _look_at_images(frame, sides)
     return NewItems(frame, name or "id", folder, absent)

@@ -399,3 +399,25 @@ def test_the_command(folder, root, monkeypatch, capsys):
     put(folder, "name,category\na,Mug\nb,Mug\nc,mug\nd,mug\n")
     assert main(["catalogue", "items.csv", "--label", "category", "--title", "name", "--out", "cased"]) == 0
     assert "Labels that differ only in case are classes of their own: Mug, mug; write" in capsys.readouterr().out
+
+
+def test_images_of_new_items_are_beside_the_new_table(folder, root, monkeypatch):
+    (shop := root / "shops" / "new").mkdir(parents=True)
+    shutil.copytree(folder, folder / "img")
+    shutil.copy(folder / "d.png", shop / "a.png")
+    put(shop, NEW, "new.csv")
+    described = read_description(describe(folder / "items.csv", **COLUMNS, images=folder / "img", out=root / "mine"))
+
+    def looked_in(table, images=None):
+        rows = read_new_items(table, described, images, ("image",))
+        assert rows.frame["image_path"][0] == str(rows.folder / "a.png")
+        return rows.folder
+
+    assert looked_in(shop / "new.csv") == shop
+    assert looked_in(folder / "new.csv") == folder / "img"
+    shutil.copytree(folder / "img", shop / "img")
+    assert looked_in(shop / "new.csv") == shop / "img"
+    assert looked_in(shop / "new.csv", folder) == folder
+    monkeypatch.chdir(shop)
+    assert looked_in(pd.read_csv("new.csv", keep_default_na=False)) == shop
+    assert looked_in([{"photo": "a.png"}]) == shop
