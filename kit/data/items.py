@@ -1,5 +1,7 @@
 """The items of a run: which train, which validate in which fold, which are predicted."""
 
+import warnings
+
 import numpy as np
 import pandas as pd
 import pyarrow as pa
@@ -9,7 +11,7 @@ from kit.config import OWN, SYSTEMS, TrainConfig
 from kit.core.cache import fingerprint, get_or_compute
 from kit.core.exceptions import KitError
 from kit.data.challenge import Challenge, read_challenge
-from kit.data.duplicates import RADIUS, duplicate_groups
+from kit.data.duplicates import COMMON, COMMON_SHARE, RADIUS, duplicate_groups
 from kit.data.folds import assign_folds, named_labels, stratified_sample
 from kit.data.images import check_images, image_hashes, inspect_items, item_images
 from kit.data.text import product_texts
@@ -75,8 +77,10 @@ def _require_sides(config: TrainConfig, challenge: Challenge) -> None:
         )
 
 
-def _split_grouped(items: pd.DataFrame, inspected: pd.DataFrame, settings: tuple[int, float, int]) -> np.ndarray:
-    """Return the group and the fold of each item, `[2, N]`; cached, because the challenge's items take half a minute.
+def _split_grouped(
+    items: pd.DataFrame, inspected: pd.DataFrame, settings: tuple[int, float, int]
+) -> tuple[np.ndarray, np.ndarray]:
+    """Return the group and the fold of each item, `[N]` each; cached, because the challenge's items take half a minute.
 
     `settings`: folds, val_share and split_seed.
     """
@@ -88,9 +92,20 @@ def _split_grouped(items: pd.DataFrame, inspected: pd.DataFrame, settings: tuple
     hashes = (inspected["bytes"].tolist(), inspected["perceptual"].tolist())
     seen = (items["title"], product_texts(items), *hashes, items["label"].tolist())
     key = fingerprint(
-        repr((settings, RADIUS, sklearn.__version__)), *(fingerprint(*map(str, column)) for column in seen)
+        repr((settings, RADIUS, COMMON, COMMON_SHARE, sklearn.__version__)),
+        *(fingerprint(*map(str, column)) for column in seen),
     )
-    return get_or_compute("folds", [key], pa.list_(pa.int32()), compute)[0].values.to_numpy().astype(int).reshape(2, -1)
+    split = get_or_compute("folds", [key], pa.list_(pa.int32()), compute)[0].values.to_numpy().astype(int)
+    groups, fold = split.reshape(2, -1)
+    folds, val_share, _ = settings
+    size = round(len(items) * (val_share if folds == 1 else 1 / folds))
+    if (largest := np.bincount(groups).max()) > size:
+        warnings.warn(
+            f"{largest:,} of the {len(items):,} training items are linked as duplicates, more than the {size:,} of a "
+            f"fold: the folds differ in size; look at them in 01_eda, or pass -p split random.",
+            stacklevel=3,
+        )
+    return groups, fold
 
 
 def data_fingerprints(frames: dict[str, pd.DataFrame]) -> dict[str, str]:

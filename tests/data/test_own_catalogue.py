@@ -421,3 +421,20 @@ def test_images_of_new_items_are_beside_the_new_table(folder, root, monkeypatch)
     monkeypatch.chdir(shop)
     assert looked_in(pd.read_csv("new.csv", keep_default_na=False)) == shop
     assert looked_in([{"photo": "a.png"}]) == shop
+
+
+def test_a_placeholder_title_is_named_and_a_group_larger_than_a_fold(folder, root, capsys):
+    table = pd.DataFrame({"name": "-", "about": [f"text {i}" for i in range(60)], "category": [*"ab"] * 30})
+    table.to_csv(folder / "items.csv", index=False)
+    names = ["--title", "name", "--text", "about", "--label", "category", "--out", str(root / "mine")]
+    assert main(["catalogue", str(folder / "items.csv"), *names]) == 0
+    assert "60 of 60 items have the title '-': it is no sign of duplicates." in capsys.readouterr().out
+    grouped = {"data": str(root / "mine"), "system": "text", "split": "grouped", "folds": 3}
+    with pytest.warns(UserWarning, match="60 of 60 items"):
+        _, frames = read_items(train_config(**grouped))
+    assert frames["train"]["fold"].value_counts().tolist() == [20, 20, 20]
+    table.loc[:18, "about"] = "text 0"
+    table.assign(name="").to_csv(folder / "items.csv", index=False)
+    told = "19 of the 60 training items are linked as duplicates, more than the 15 of a fold: .* pass -p split random"
+    with pytest.warns(UserWarning, match=told):
+        read_items(train_config(**grouped | {"folds": 4}))
