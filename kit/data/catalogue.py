@@ -139,6 +139,7 @@ def describe(
     if start and not Path(start).is_dir():
         raise KitError(f"{start} is not a folder; give --images the folder in which the images' paths start.")
     given = {name: table for name, table in tables.items() if isinstance(table, pd.DataFrame)}
+    _refuse_to_replace(folder, [Path(paths[name]) for name in given])
     frames, _ = read_catalogue(description, given)
     for name, frame in given.items():
         texts = Rows(frame, description, [label] if name == "items" else []).texts
@@ -152,6 +153,23 @@ def describe(
     for sentence in filter(None, [*sentences, *_tell_answers(Rows(paths["items"], description, [label]))]):
         warnings.warn(sentence, stacklevel=2)
     return folder
+
+
+def _refuse_to_replace(folder: Path, tables: list[Path]) -> None:
+    """Raise KitError if describing would replace a file that the kit did not write: a catalogue.json that describes no
+    catalogue, or a table that the folder's description does not name, or that has more columns than it names."""
+    try:
+        old = read_description(folder)
+    except KitError:
+        raise KitError(f"{folder / FILE} is no description of a catalogue; choose another folder for --out.") from None
+    for table in filter(Path.exists, tables):
+        names = {*old.columns("text", "image"), old.label, old.id} if old else set()
+        try:
+            ours = old and str(table) in (old.items, old.test) and {*pq.read_schema(table).names} <= names
+        except (OSError, ValueError):  # pyarrow's errors are ValueErrors
+            ours = False
+        if not ours:
+            raise KitError(f"{table} exists, and the kit did not write it; choose another folder for --out.")
 
 
 def _split(names: str | Sequence[str]) -> tuple[str, ...]:

@@ -438,3 +438,21 @@ def test_a_placeholder_title_is_named_and_a_group_larger_than_a_fold(folder, roo
     told = "19 of the 60 training items are linked as duplicates, more than the 15 of a fold: .* pass -p split random"
     with pytest.warns(UserWarning, match=told):
         read_items(train_config(**grouped | {"folds": 4}))
+
+
+def test_describing_replaces_no_file_of_the_shop(folder, root):
+    frame = pd.read_csv(folder / "items.csv", keep_default_na=False)
+    for name in ("items", "test"):
+        (out := root / name).mkdir()
+        frame.assign(price=7).to_parquet(out / f"{name}.parquet")
+        before = (out / f"{name}.parquet").read_bytes()
+        sentence = f"{name}.parquet exists, and the kit did not write it; choose another folder for --out"
+        assert sentence in refusal(describe, frame, **TEXT, test=frame, out=out)
+        if name == "items":  # described where it is, it is still the shop's
+            describe(out / "items.parquet", **TEXT, out=out)
+            assert sentence in refusal(describe, frame, **TEXT, out=out)
+        assert (out / f"{name}.parquet").read_bytes() == before
+    put(folder, '{"products": 1}', "catalogue.json")
+    assert "is no description of a catalogue" in refusal(describe, folder / "items.csv", **TEXT, out=folder)
+    for _ in range(2):  # its own files are replaced
+        describe(frame, **TEXT, test=frame, out=root / "mine")
