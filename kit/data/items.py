@@ -25,8 +25,8 @@ def read_items(config: TrainConfig) -> tuple[list[int], dict[str, pd.DataFrame]]
 
     `train` has the column `fold`, in which each item validates (-1: it always trains), and with a grouped split
     `group`, the same for duplicates; of a catalogue also `text_columns` and `image_columns`, the names of the columns
-    that the run reads (`Description.record`). `test` has the rows of every test file, distinguished by `split`, with
-    FINGERPRINTS. If images are read, the column `blank` says why an item has none: "missing", "corrupt: …", or "" if it
+    that the run reads (`Description.record`). `test` has the rows of every test file, distinguished by `split`. Both
+    have FINGERPRINTS. If images are read, the column `blank` says why an item has none: "missing", "corrupt: …", or "" if it
     has one (`kit.data.images:check_images`). Raise KitError if the data is damaged, or too small for the split.
     """
     reads_images = "image" in config.sides or config.split == "grouped" or config.system == OWN
@@ -43,7 +43,8 @@ def read_items(config: TrainConfig) -> tuple[list[int], dict[str, pd.DataFrame]]
     if reads_images:
         inspected = check_images([items, test], config.corrupt)
         if "image" in config.sides:
-            test["image_fingerprint"] = inspected[1]["bytes"].fillna("")
+            for frame, looked_at in zip((items, test), inspected, strict=True):
+                frame["image_fingerprint"] = looked_at["bytes"].fillna("")
     settings = (config.folds, config.val_share, config.split_seed)
     if config.split == "grouped":
         looked_at = inspected[0] if reads_images else inspect_items(item_images(items))
@@ -138,6 +139,24 @@ def changed_items(predicted: pd.DataFrame, train: pd.DataFrame) -> np.ndarray:
     now = train.set_index("id").reindex(predicted["id"])
     names = ["label", *(name for name in ("fingerprint", "class_fingerprint") if name in predicted and name in now)]
     return np.any([now[name].to_numpy() != predicted[name].to_numpy() for name in names], axis=0)
+
+
+def changed_images(predicted: pd.DataFrame, items: pd.DataFrame) -> np.ndarray:
+    """Return which `[N]` of a run's items have other images now; `items`: the same, in the same order, as they are.
+
+    An image that was blank, or is missing now, is not compared, nor are those of a run that read none.
+    """
+    if "image_fingerprint" not in predicted or not items["image_path"].notna().any():
+        return np.zeros(len(items), bool)
+    pairs = zip(predicted["image_fingerprint"].fillna(""), image_hashes(items), strict=True)
+    return np.array([_differ(old.split(" "), new.split(" ")) for old, new in pairs], bool)
+
+
+def _differ(old: list[str], new: list[str]) -> bool:
+    """Return whether the hashes of an item's images are of others, "" for one that is missing."""
+    if not (any(old) and any(new)):
+        return False
+    return len(old) != len(new) or any(a != b for a, b in zip(old, new, strict=True) if a and b)
 
 
 def challenge_of(run: Run, data: str = "", images: str = "") -> Challenge:
