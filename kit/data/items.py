@@ -26,8 +26,8 @@ def read_items(config: TrainConfig) -> tuple[list[int], dict[str, pd.DataFrame]]
     `train` has the column `fold`, in which each item validates (-1: it always trains), and with a grouped split
     `group`, the same for duplicates; of a catalogue also `text_columns` and `image_columns`, the names of the columns
     that the run reads (`Description.record`). `test` has the rows of every test file, distinguished by `split`. Both
-    have FINGERPRINTS. If images are read, the column `blank` says why an item has none: "missing", "corrupt: …", or "" if it
-    has one (`kit.data.images:check_images`). Raise KitError if the data is damaged, or too small for the split.
+    have FINGERPRINTS. If images are read, the column `blank` says why an item has none: "missing", "corrupt: …", or ""
+    if it has one (`kit.data.images:check_images`). Raise KitError if the data is damaged, or too small for the split.
     """
     reads_images = "image" in config.sides or config.split == "grouped" or config.system == OWN
     images = "ignore" if not reads_images else "require" if config.missing == "error" else "leave"
