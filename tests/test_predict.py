@@ -410,6 +410,7 @@ def test_new_photos_are_not_those_of_the_training(root, backbones, tmp_path):
             below = (
                 f"Image paths start in {tmp_path / 'shop/img'}, as the catalogue's do; --images names another folder."
             )
+            assert (" (replaced): 1 items." in told[0]) == (run != "photos")
             assert told[1:] == ([below] if folder == "shop" else [])
         assert (tmp_path / "new/out.csv").read_text() == (tmp_path / "shop/out.csv").read_text()
         assert "missing" not in (tmp_path / "new/out.csv").read_text()
