@@ -32,6 +32,7 @@ FILE = "catalogue.json"
 UNKNOWN = {"", "nan", "none", "null", "<na>", "n/a", "#n/a"}  # what programs write for a label that is not known
 SEVERAL = "|"  # between the images of one cell
 URL = re.compile("https?://", re.IGNORECASE)
+CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")  # but for tab and new line, which CSV holds in quotation marks
 Table: TypeAlias = str | Path | pd.DataFrame  # a path, or a frame in memory
 DESCRIBE = "describe the catalogue again with kit catalogue"
 SIDES = {"text": ("title", "text"), "image": ("image",)}  # fields of a description that name what a model reads
@@ -150,6 +151,10 @@ def describe(
         for frame, path in zip(frames.values(), paths.values(), strict=True)
         if "image" in description.sides
     ]
+    if "test" in frames:
+        train, test = (frame[["title", "description", "image_names"]].to_numpy() for frame in frames.values())
+        if np.array_equal(train, test):
+            sentences.append("The test table has the same items as the table to learn from: give new items as --test.")
     for sentence in filter(None, [*sentences, *_tell_answers(Rows(paths["items"], description, [label]))]):
         warnings.warn(sentence, stacklevel=2)
     return folder
@@ -226,7 +231,25 @@ def _tell_answers(rows: "Rows") -> list[str]:
                 f"{rows.description.label} only, so a model would read the answer there; leave it out, unless new "
                 f"items have it before their {rows.description.label} is known."
             )
+        elif name in rows.description.text and (said := _tell_contained(name, rows.texts[name], labels)):
+            sentences.append(said)  # a title is what new items have, too
     return sentences
+
+
+def _tell_contained(name: str, texts: list[str], labels: list[str]) -> str:
+    """Return a sentence if the label is part of almost every text of a column, as of a path of categories; "" if it is
+    not, or if others' labels are as well."""
+    folded = [text.casefold() for text in texts]
+    pairs = [label.casefold() for label in labels]
+    others = np.random.default_rng(0).permutation(len(pairs))
+    own = np.mean([label in text for label, text in zip(pairs, folded, strict=True)])
+    chance = np.mean([pairs[i] in text for i, text in zip(others, folded, strict=True)])
+    if own < 0.95 or chance > 0.5:
+        return ""
+    return (
+        f"The column {name!r} contains the label in {own:.0%} of the rows (another item's in {chance:.0%}), so a model "
+        f"would read the answer there; leave it out, unless new items have it before their label is known."
+    )
 
 
 def _check_columns(description: Description) -> None:
@@ -315,6 +338,7 @@ class Rows:
             raise KitError(f"There is no table {self.path}; check the path, or if it has moved, {DESCRIBE}.")
         if self.path is None or self.path.suffix.lower() in PARQUET:
             frame: Any = table if self.path is None else _read_parquet(self.path, columns, require)
+            frame = frame.reset_index([name for name in frame.index.names if name in columns and name not in frame])
             frame = frame.rename(columns=str)
             require(self.name, frame.columns, columns)
             self.texts = {name: _as_texts(frame[name], name, self) for name in columns}
@@ -363,7 +387,7 @@ class Rows:
                 self.refuse(reasons, reasons, advice)
         folder = images or description.image_folder(str(self.path or description.items))
         full = [[os.path.join(folder, name) for name in names] for names in named]
-        paths = [tuple(path if os.path.isfile(path) else None for path in several) for several in full]
+        paths = [tuple(map(_find_file, several)) for several in full]
         whole = all(re.fullmatch(PLAIN_NUMBER, key) for key in own)
         frame = pd.DataFrame({"id": [int(key) for key in own] if whole and not ids else [i + 1 for i in rows]})
         columns = {"key": own, "title": titles, "description": texts, "image_paths": paths}
@@ -379,6 +403,12 @@ class Rows:
     def _images(self, row: int) -> list[str]:
         cells = [cell for name in self.description.image for cell in self.texts[name][row].split(SEVERAL)]
         return [cell.strip().replace("\\", "/") for cell in cells if cell.strip()]  # as Windows writes paths
+
+
+def _find_file(path: str) -> str | None:
+    """Return the path of a file, whose accents may be composed or not in its name, as macOS and others write them."""
+    forms = [path] if path.isascii() else [path, *(unicodedata.normalize(form, path) for form in ("NFC", "NFD"))]
+    return next((form for form in forms if os.path.isfile(form)), None)
 
 
 def require_columns(name: str, columns: Sequence[str], wanted: Sequence[str], labelled: bool = True) -> None:
@@ -441,6 +471,8 @@ def _check_labels(rows: Rows, texts: list[str], description: Description) -> dic
     rows.refuse(
         (i for i in unknown if texts[i].strip().casefold() in UNKNOWN), unknown, f"write its label, or {elsewhere}"
     )
+    control = {i: f"{label} is {text!r}, with a control character" for i, text in enumerate(texts)}
+    rows.refuse((i for i, text in enumerate(texts) if CONTROL.search(text)), control, "write the label without it")
     counts = Counter(texts)
     alike: dict[str, str] = {}
     for text in sorted(counts):
@@ -467,7 +499,7 @@ def _check_labels(rows: Rows, texts: list[str], description: Description) -> dic
 def _plain(text: str) -> str:
     """Return what two spellings of one label have in common."""
     number = WHOLE_NUMBER.fullmatch(text)
-    return number[1] if number else " ".join(unicodedata.normalize("NFC", text).split())
+    return str(int(number[1])) if number else " ".join(unicodedata.normalize("NFC", text).split())
 
 
 def _is_number(text: str) -> bool:
