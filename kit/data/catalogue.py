@@ -152,8 +152,8 @@ def describe(
         if "image" in description.sides
     ]
     if "test" in frames:
-        train, test = (frame[["title", "description", "image_names"]].to_numpy() for frame in frames.values())
-        if np.array_equal(train, test):
+        learned, new = (frame[["title", "description", "image_paths"]] for frame in frames.values())
+        if learned.equals(new):
             sentences.append("The test table has the same items as the table to learn from: give new items as --test.")
     for sentence in filter(None, [*sentences, *_tell_answers(Rows(paths["items"], description, [label]))]):
         warnings.warn(sentence, stacklevel=2)

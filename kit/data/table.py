@@ -28,8 +28,8 @@ CLOSED = {
     b"BZh": "is compressed: unpack it with bunzip2",
     b"\xfd7zXZ": "is compressed: unpack it with unxz",
     b"(\xb5/\xfd": "is compressed: unpack it with unzstd",
-    codecs.BOM_UTF16_LE: "is UTF-16: save it as CSV UTF-8",
-    codecs.BOM_UTF16_BE: "is UTF-16: save it as CSV UTF-8",
+    codecs.BOM_UTF16_LE: "is UTF-16: save it as UTF-8",
+    codecs.BOM_UTF16_BE: "is UTF-16: save it as UTF-8",
 }
 EXCEL = re.compile(r'"?sep=.?"?(?=[\r\n])')  # a first line by which Excel is told the separator
 SEPARATORS = {",": "a comma", "\t": "a tab", ";": "a semicolon", "|": "a bar"}

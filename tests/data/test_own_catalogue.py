@@ -115,7 +115,7 @@ def test_a_first_line_that_tells_excel_the_separator_is_no_header(folder, first)
         (lambda path: path.write_bytes(bz2.compress(ITEMS.encode())), "unpack it with bunzip2"),
         (lambda path: path.write_bytes(lzma.compress(ITEMS.encode())), "unpack it with unxz"),
         (lambda path: path.write_bytes(b"\x28\xb5\x2f\xfd\x04"), "unpack it with unzstd"),
-        (lambda path: path.write_bytes(ITEMS.encode("utf-16")), "save it as CSV UTF-8"),
+        (lambda path: path.write_bytes(ITEMS.encode("utf-16")), "is UTF-16: save it as UTF-8"),
     ],
 )
 def test_workbooks_and_compressed_tables_are_refused_with_what_to_do(folder, write, words):
