@@ -202,7 +202,9 @@ def export(run: str | Path, folder: Path) -> str:
                 if place := _copy_backbone(side, getattr(config, side), made):
                     places[getattr(config, side)] = place
         own = source.description and dataclasses.asdict(
-            dataclasses.replace(source.description, items="", test="", images="")
+            dataclasses.replace(
+                source.description, items="", test="", images=source.description.images_below.as_posix()
+            )
         )
         content = {"run": source.run.name, "codes": source.codes, "names": source.names}
         write_json(made / MANIFEST, content | {"description": own, "backbones": places})

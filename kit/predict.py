@@ -73,8 +73,8 @@ class Predictor:
         table cannot be read, or if it has no column that the run reads.
         """
         table, rows = self._predict(items, images)
-        if rows.absent and isinstance(items, (str, Path, pd.DataFrame)):
-            warnings.warn(tell_absent(rows), stacklevel=2)
+        for sentence in tell_absent(rows) if isinstance(items, (str, Path, pd.DataFrame)) else []:
+            warnings.warn(sentence, stacklevel=2)
         return table
 
     def _predict(self, items: Items, images: str | Path | None) -> tuple[pd.DataFrame, NewItems]:
@@ -220,19 +220,27 @@ def predict_table(run: str | Path, items: Path, images: Path | None, out: Path |
         else:
             table.to_csv(path, sep=DELIMITED[ending], index=False, float_format="%.8f")
 
+    replaced = " (replaced)" * out.exists()
     write_atomically(out, write)
     without, noted = table["label"].isna().sum(), (table["problem"] != "").sum()
     counts = f", {noted:,} with a problem (see the column problem), {without:,} of these without a label" * bool(noted)
-    absent = [tell_absent(rows)] if rows.absent else []
-    return "\n".join([f"{out}: {len(table):,} items{counts}.", *absent, *_tell_problems(rows)])
+    told = tell_absent(rows)
+    if not images and rows.folder != items.parent:
+        told.append(f"Image paths start in {rows.folder}, as the catalogue's do; --images names another folder.")
+    return "\n".join([f"{out}{replaced}: {len(table):,} items{counts}.", *told, *_tell_problems(rows)])
 
 
-def tell_absent(rows: NewItems) -> str:
-    """Return a sentence about columns of the catalogue that a table lacks."""
-    return (
-        f"The run also reads the {rows.absent}, absent from the table and taken as empty: rename the table's columns "
-        f"if they have other names."
-    )
+def tell_absent(rows: NewItems) -> list[str]:
+    """Return sentences about columns of the catalogue that a table lacks."""
+    sentences = []
+    if rows.absent:
+        sentences.append(
+            f"The run also reads the {rows.absent}, absent from the table and taken as empty: rename the table's "
+            f"columns if they have other names."
+        )
+    if rows.counted:
+        sentences.append(f"The table has no {rows.counted} for the ids: its rows are counted from 1.")
+    return sentences
 
 
 def _tell_problems(rows: NewItems) -> list[str]:

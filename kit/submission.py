@@ -15,8 +15,7 @@ from kit.core.exceptions import KitError, shorten
 from kit.core.files import TRAIN_AGAIN
 from kit.core.paths import resolve, submissions_folder
 from kit.data.challenge import Challenge, read_challenge, read_test_keys
-from kit.data.images import image_hashes
-from kit.data.items import changed_items
+from kit.data.items import changed_images, changed_items
 from kit.data.table import check_separator, read_text
 from kit.predictions import FINGERPRINTS, mean_over_folds, predicted_items, read_probabilities
 from kit.runs import Run, open_run
@@ -154,33 +153,23 @@ def _require_same_products(rows: pd.DataFrame, test: pd.DataFrame, subject: str)
                 f"{subject} {what} id {shorten(ids)} ({len(rows)} rows for {len(test)}): predict that test file, by a "
                 "training that starts again (-p again True) or with kit predict."
             )
-    rows, differ = rows.set_index("id").loc[test["id"]].reset_index(), pd.Series(False, range(len(test)))
+    rows = rows.set_index("id").loc[test["id"]].reset_index()
     for name in {"class_fingerprint"}.intersection(rows, test):
         if (rows[name] != test[name]).any():
             raise KitError(
                 f"{subject} are for other classes than the catalogue has now; train again with -p again True, or put "
                 f"back the labels that were learned."
             )
-    now = {"fingerprint": test.get("fingerprint")}
-    if "image_fingerprint" in rows and test["image_path"].notna().any():
-        now["image_fingerprint"] = image_hashes(test)
-    for name, values in now.items():
-        if name in rows and values is not None:
-            pairs = zip(rows[name].fillna(""), values, strict=True)
-            differ |= pd.Series([_differ(old.split(" "), new.split(" ")) for old, new in pairs], dtype=bool)
+    differ = changed_images(rows, test)
+    if "fingerprint" in rows and "fingerprint" in test:
+        old = rows["fingerprint"].fillna("").to_numpy()
+        differ |= (old != "") & (old != test["fingerprint"].to_numpy())
     if differ.any():
-        ids = shorten(own[differ.to_numpy()])
+        ids = shorten(own[differ])
         raise KitError(
             f"{subject} are for other products than the test file has now: {differ.sum()} of {len(test)} differ under "
             f"the same ids ({ids}); train again with -p again True, or put back the test items that were predicted."
         )
-
-
-def _differ(old: list[str], new: list[str]) -> bool:
-    """Return whether the hashes of an item's images are of others, "" for one that is missing; or a text's one hash."""
-    if not (any(old) and any(new)):
-        return False
-    return len(old) != len(new) or any(a != b for a, b in zip(old, new, strict=True) if a and b)
 
 
 def check_test_items(run: Run, challenge: Challenge | None = None) -> None:
@@ -191,11 +180,17 @@ def check_test_items(run: Run, challenge: Challenge | None = None) -> None:
     """
     challenge = challenge or _read_uncleaned(run.config.data, images="leave")
     predictions, learned = read_predictions(run.folder), run.predictions("oof")[0]
-    if challenge.description and (changed := changed_items(learned, challenge.train)).any():
+    if (changed := changed_items(learned, challenge.train)).any():
         raise KitError(
-            f"The table of {challenge.folder} has changed since the run {run.name!r} was trained on it: "
+            f"The training items of {challenge.folder} have changed since the run {run.name!r} was trained on them: "
             f"{changed.sum()} of its items are gone or have another text, label or set of labels "
             f"(id {shorten(learned['id'][changed])}); train again with -p again True, or restore the table."
+        )
+    if (changed := changed_images(learned, challenge.train.set_index("id").loc[learned["id"]])).any():
+        raise KitError(
+            f"{changed.sum()} of the training items of {challenge.folder} have other images than when the run "
+            f"{run.name!r} was trained on them (id {shorten(learned['id'][changed])}); train again with -p again True, "
+            f"or put back the images."
         )
     for split, test in challenge.test.items():
         subject = f"the predictions of the run {run.name!r} for {split!r}"

@@ -15,6 +15,7 @@ import pandas as pd
 import pytest
 import timm
 import torch
+from fakes import catalogue
 from PIL import Image
 from safetensors.torch import load_file, save_file
 
@@ -388,6 +389,31 @@ def test_a_catalogue_of_ones_own(tmp_path, backbones, data):
     items.assign(kind=items["kind"] + "!")[:12].to_csv(tmp_path / "items.csv", index=False)
     with pytest.raises(KitError, match="has other labels now than 'mine' learned"):
         Predictor("mine")
+
+
+def test_new_photos_are_not_those_of_the_training(root, backbones, tmp_path):
+    (tmp_path / "shop").mkdir()
+    data = catalogue(tmp_path / "shop", "image")
+    (tmp_path / "shop" / "img").mkdir()
+    for path in (tmp_path / "shop").glob("*.png"):
+        path.rename(path.parent / "img" / path.name)
+    describe(tmp_path / "shop/items.csv", image="photo", label="kind", images=tmp_path / "shop/img", out=data)
+    make("photos", Path(data), backbones, system="logistic_image")
+    (tmp_path / "new").mkdir()
+    shutil.copy(tmp_path / "shop/img/1.png", tmp_path / "new/0.png")
+    pd.DataFrame({"photo": ["0.png"]}).to_csv(tmp_path / "new/more.csv", index=False)
+    pd.DataFrame({"photo": ["1.png"]}).to_csv(tmp_path / "shop/more.csv", index=False)
+    export("photos", tmp_path / "made")
+    for run in ("photos", tmp_path / "made"):
+        for folder in ("new", "shop"):
+            told = predict_table(run, tmp_path / folder / "more.csv", None, tmp_path / folder / "out.csv").splitlines()
+            below = (
+                f"Image paths start in {tmp_path / 'shop/img'}, as the catalogue's do; --images names another folder."
+            )
+            assert (" (replaced): 1 items." in told[0]) == (run != "photos")
+            assert told[1:] == ([below] if folder == "shop" else [])
+        assert (tmp_path / "new/out.csv").read_text() == (tmp_path / "shop/out.csv").read_text()
+        assert "missing" not in (tmp_path / "new/out.csv").read_text()
 
 
 @pytest.mark.parametrize("name", ["test_resnet", "test_vit3"])  # the second pools by attention, as SigLIP does

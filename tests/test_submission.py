@@ -304,6 +304,26 @@ def test_predictions_of_other_products_are_refused(root, catalogue, name):
         read_members(["two", fake("three", catalogue, missing="blank").name])
 
 
+def test_training_items_that_changed_are_noticed(root, catalogue):
+    run = fake("run", catalogue, missing="blank")
+    check_test_items(run)
+    labels, photo = catalogue / "Y_train_CVw08PX.csv", next((catalogue / "images" / "image_train").iterdir())
+    kept = labels.read_text(), photo.read_bytes()
+    rows = kept[0].splitlines()
+    labels.write_text("\n".join([rows[0], rows[1].split(",")[0] + "," + rows[2].split(",")[1], *rows[2:]]))
+    for check in (check_test_items, read_errors):
+        with pytest.raises(KitError, match=r"1 of .* items are gone or have another text, label"):
+            check(run)
+    labels.write_text(kept[0])
+    Image.new("RGB", (40, 40), "red").save(photo)
+    for check in (check_test_items, read_errors):
+        with pytest.raises(KitError, match=r"1 of the .*items of .* have other images"):
+            check(run)
+    read_errors(fake("text", catalogue, "text"))  # which read none
+    photo.write_bytes(kept[1])
+    check_test_items(run)
+
+
 SAME = {
     "as they were": str,
     "the ends of lines": lambda text: text.replace("\n", "\r\n"),

@@ -32,6 +32,7 @@ FILE = "catalogue.json"
 UNKNOWN = {"", "nan", "none", "null", "<na>", "n/a", "#n/a"}  # what programs write for a label that is not known
 SEVERAL = "|"  # between the images of one cell
 URL = re.compile("https?://", re.IGNORECASE)
+CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")  # but for tab and new line, which CSV holds in quotation marks
 Table: TypeAlias = str | Path | pd.DataFrame  # a path, or a frame in memory
 DESCRIBE = "describe the catalogue again with kit catalogue"
 SIDES = {"text": ("title", "text"), "image": ("image",)}  # fields of a description that name what a model reads
@@ -86,6 +87,18 @@ class Description:
         """Return the folder in which the paths of that table's images start."""
         return Path(self.images) if self.images else Path(table).parent
 
+    @property
+    def images_below(self) -> Path:
+        """Return where the images' folder is below that of the catalogue's table; "." if it is not below it."""
+        folder, images = Path(self.items).parent, Path(self.images)
+        return images.relative_to(folder) if images.is_relative_to(folder) else Path()
+
+    def new_image_folder(self, table: Path) -> Path:
+        """Return the folder in which the image paths of a new table start: below its own folder as the catalogue's are
+        below that of their table, if there is such a folder; otherwise its own."""
+        folder = table.parent / self.images_below
+        return folder if folder.is_dir() else table.parent
+
 
 def describe(
     items: Table,
@@ -127,6 +140,7 @@ def describe(
     if start and not Path(start).is_dir():
         raise KitError(f"{start} is not a folder; give --images the folder in which the images' paths start.")
     given = {name: table for name, table in tables.items() if isinstance(table, pd.DataFrame)}
+    _refuse_to_replace(folder, [Path(paths[name]) for name in given])
     frames, _ = read_catalogue(description, given)
     for name, frame in given.items():
         texts = Rows(frame, description, [label] if name == "items" else []).texts
@@ -137,9 +151,30 @@ def describe(
         for frame, path in zip(frames.values(), paths.values(), strict=True)
         if "image" in description.sides
     ]
+    if "test" in frames:
+        learned, new = (frame[["title", "description", "image_paths"]] for frame in frames.values())
+        if learned.equals(new):
+            sentences.append("The test table has the same items as the table to learn from: give new items as --test.")
     for sentence in filter(None, [*sentences, *_tell_answers(Rows(paths["items"], description, [label]))]):
         warnings.warn(sentence, stacklevel=2)
     return folder
+
+
+def _refuse_to_replace(folder: Path, tables: list[Path]) -> None:
+    """Raise KitError if describing would replace a file that the kit did not write: a catalogue.json that describes no
+    catalogue, or a table that the folder's description does not name, or that has more columns than it names."""
+    try:
+        old = read_description(folder)
+    except KitError:
+        raise KitError(f"{folder / FILE} is no description of a catalogue; choose another folder for --out.") from None
+    for table in filter(Path.exists, tables):
+        names = {*old.columns("text", "image"), old.label, old.id} if old else set()
+        try:
+            ours = old and str(table) in (old.items, old.test) and {*pq.read_schema(table).names} <= names
+        except (OSError, ValueError):  # pyarrow's errors are ValueErrors
+            ours = False
+        if not ours:
+            raise KitError(f"{table} exists, and the kit did not write it; choose another folder for --out.")
 
 
 def _split(names: str | Sequence[str]) -> tuple[str, ...]:
@@ -196,7 +231,25 @@ def _tell_answers(rows: "Rows") -> list[str]:
                 f"{rows.description.label} only, so a model would read the answer there; leave it out, unless new "
                 f"items have it before their {rows.description.label} is known."
             )
+        elif name in rows.description.text and (said := _tell_contained(name, rows.texts[name], labels)):
+            sentences.append(said)  # a title is what new items have, too
     return sentences
+
+
+def _tell_contained(name: str, texts: list[str], labels: list[str]) -> str:
+    """Return a sentence if the label is part of almost every text of a column, as of a path of categories; "" if it is
+    not, or if others' labels are as well."""
+    folded = [text.casefold() for text in texts]
+    pairs = [label.casefold() for label in labels]
+    others = np.random.default_rng(0).permutation(len(pairs))
+    own = np.mean([label in text for label, text in zip(pairs, folded, strict=True)])
+    chance = np.mean([pairs[i] in text for i, text in zip(others, folded, strict=True)])
+    if own < 0.95 or chance > 0.5:
+        return ""
+    return (
+        f"The column {name!r} contains the label in {own:.0%} of the rows (another item's in {chance:.0%}), so a model "
+        f"would read the answer there; leave it out, unless new items have it before their label is known."
+    )
 
 
 def _check_columns(description: Description) -> None:
@@ -285,6 +338,7 @@ class Rows:
             raise KitError(f"There is no table {self.path}; check the path, or if it has moved, {DESCRIBE}.")
         if self.path is None or self.path.suffix.lower() in PARQUET:
             frame: Any = table if self.path is None else _read_parquet(self.path, columns, require)
+            frame = frame.reset_index([name for name in frame.index.names if name in columns and name not in frame])
             frame = frame.rename(columns=str)
             require(self.name, frame.columns, columns)
             self.texts = {name: _as_texts(frame[name], name, self) for name in columns}
@@ -333,7 +387,7 @@ class Rows:
                 self.refuse(reasons, reasons, advice)
         folder = images or description.image_folder(str(self.path or description.items))
         full = [[os.path.join(folder, name) for name in names] for names in named]
-        paths = [tuple(path if os.path.isfile(path) else None for path in several) for several in full]
+        paths = [tuple(map(_find_file, several)) for several in full]
         whole = all(re.fullmatch(PLAIN_NUMBER, key) for key in own)
         frame = pd.DataFrame({"id": [int(key) for key in own] if whole and not ids else [i + 1 for i in rows]})
         columns = {"key": own, "title": titles, "description": texts, "image_paths": paths}
@@ -349,6 +403,12 @@ class Rows:
     def _images(self, row: int) -> list[str]:
         cells = [cell for name in self.description.image for cell in self.texts[name][row].split(SEVERAL)]
         return [cell.strip().replace("\\", "/") for cell in cells if cell.strip()]  # as Windows writes paths
+
+
+def _find_file(path: str) -> str | None:
+    """Return the path of a file, whose accents may be composed or not in its name, as macOS and others write them."""
+    forms = [path] if path.isascii() else [path, *(unicodedata.normalize(form, path) for form in ("NFC", "NFD"))]
+    return next((form for form in forms if os.path.isfile(form)), None)
 
 
 def require_columns(name: str, columns: Sequence[str], wanted: Sequence[str], labelled: bool = True) -> None:
@@ -411,6 +471,8 @@ def _check_labels(rows: Rows, texts: list[str], description: Description) -> dic
     rows.refuse(
         (i for i in unknown if texts[i].strip().casefold() in UNKNOWN), unknown, f"write its label, or {elsewhere}"
     )
+    control = {i: f"{label} is {text!r}, with a control character" for i, text in enumerate(texts)}
+    rows.refuse((i for i, text in enumerate(texts) if CONTROL.search(text)), control, "write the label without it")
     counts = Counter(texts)
     alike: dict[str, str] = {}
     for text in sorted(counts):
@@ -437,7 +499,7 @@ def _check_labels(rows: Rows, texts: list[str], description: Description) -> dic
 def _plain(text: str) -> str:
     """Return what two spellings of one label have in common."""
     number = WHOLE_NUMBER.fullmatch(text)
-    return number[1] if number else " ".join(unicodedata.normalize("NFC", text).split())
+    return str(int(number[1])) if number else " ".join(unicodedata.normalize("NFC", text).split())
 
 
 def _is_number(text: str) -> bool:

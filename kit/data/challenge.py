@@ -17,6 +17,7 @@ from kit.core.cache import fingerprint
 from kit.core.exceptions import KitError, shorten
 from kit.core.paths import resolve
 from kit.data.catalogue import Description, read_catalogue, read_description, read_rows, tell_missing_images
+from kit.data.duplicates import tell_common_texts
 from kit.data.table import read_table
 from kit.data.text import clean_text, compose
 
@@ -341,4 +342,4 @@ def summarise(folder: Path) -> str:
         parts.append(f"Labels that differ only in case are classes of their own: {shorten(cased)}; write each one way.")
     if "image_paths" in train and (several := (counts := train["image_paths"].str.len()) > 1).any():
         parts.append(f"{several.sum():,} items have several images, at most {counts.max()}: all of them count.")
-    return "\n".join(parts)
+    return "\n".join([*parts, *tell_common_texts(train)])

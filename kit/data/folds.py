@@ -42,7 +42,8 @@ def assign_folds(
     """
     if folds == 1 and groups is None:
         return holdout(labels, val_share, seed).astype(int) - 1
-    most = int(min(_count(labels).max(), labels.size if groups is None else len(np.unique(groups))))
+    largest, units = int(_count(labels).max()), labels.size if groups is None else len(np.unique(groups))
+    most = min(largest, units)
     parts = validating = folds
     if folds == 1:  # the fewest equal parts of which some add up to val_share within 3 %
         fits = (n for n in range(2, most + 1) if abs(round(val_share * n) / n - val_share) <= 0.03 * val_share)
@@ -50,10 +51,10 @@ def assign_folds(
         validating = round(val_share * parts)
     if parts > most:
         setting = f"folds={folds}" if folds > 1 else f"val_share={val_share}"
-        raise KitError(
-            f"{setting} needs more than the {most} items of the largest class, or groups in all: "
-            f"take {'fewer folds' if folds > 1 else 'another share'}, or use more items."
-        )
+        few = "items of the largest class" if most == largest else "groups of duplicates"
+        other = "" if most == largest else "-p split random, or "
+        other += "fewer folds" if folds > 1 else "another share"
+        raise KitError(f"{setting} needs more than the {most} {few}: take {other}, or use more items.")
     fold = split_evenly(labels, parts, seed, groups)
     fold = np.where(fold < validating, 0 if folds == 1 else fold, -1)
     _check(labels, fold, folds)

@@ -1,5 +1,7 @@
 """The items of a run: which train, which validate in which fold, which are predicted."""
 
+import warnings
+
 import numpy as np
 import pandas as pd
 import pyarrow as pa
@@ -9,7 +11,7 @@ from kit.config import OWN, SYSTEMS, TrainConfig
 from kit.core.cache import fingerprint, get_or_compute
 from kit.core.exceptions import KitError
 from kit.data.challenge import Challenge, read_challenge
-from kit.data.duplicates import RADIUS, duplicate_groups
+from kit.data.duplicates import COMMON, COMMON_SHARE, RADIUS, duplicate_groups
 from kit.data.folds import assign_folds, named_labels, stratified_sample
 from kit.data.images import check_images, image_hashes, inspect_items, item_images
 from kit.data.text import product_texts
@@ -23,9 +25,9 @@ def read_items(config: TrainConfig) -> tuple[list[int], dict[str, pd.DataFrame]]
 
     `train` has the column `fold`, in which each item validates (-1: it always trains), and with a grouped split
     `group`, the same for duplicates; of a catalogue also `text_columns` and `image_columns`, the names of the columns
-    that the run reads (`Description.record`). `test` has the rows of every test file, distinguished by `split`, with
-    FINGERPRINTS. If images are read, the column `blank` says why an item has none: "missing", "corrupt: …", or "" if it
-    has one (`kit.data.images:check_images`). Raise KitError if the data is damaged, or too small for the split.
+    that the run reads (`Description.record`). `test` has the rows of every test file, distinguished by `split`. Both
+    have FINGERPRINTS. If images are read, the column `blank` says why an item has none: "missing", "corrupt: …", or ""
+    if it has one (`kit.data.images:check_images`). Raise KitError if the data is damaged, or too small for the split.
     """
     reads_images = "image" in config.sides or config.split == "grouped" or config.system == OWN
     images = "ignore" if not reads_images else "require" if config.missing == "error" else "leave"
@@ -41,7 +43,8 @@ def read_items(config: TrainConfig) -> tuple[list[int], dict[str, pd.DataFrame]]
     if reads_images:
         inspected = check_images([items, test], config.corrupt)
         if "image" in config.sides:
-            test["image_fingerprint"] = inspected[1]["bytes"].fillna("")
+            for frame, looked_at in zip((items, test), inspected, strict=True):
+                frame["image_fingerprint"] = looked_at["bytes"].fillna("")
     settings = (config.folds, config.val_share, config.split_seed)
     if config.split == "grouped":
         looked_at = inspected[0] if reads_images else inspect_items(item_images(items))
@@ -75,8 +78,10 @@ def _require_sides(config: TrainConfig, challenge: Challenge) -> None:
         )
 
 
-def _split_grouped(items: pd.DataFrame, inspected: pd.DataFrame, settings: tuple[int, float, int]) -> np.ndarray:
-    """Return the group and the fold of each item, `[2, N]`; cached, because the challenge's items take half a minute.
+def _split_grouped(
+    items: pd.DataFrame, inspected: pd.DataFrame, settings: tuple[int, float, int]
+) -> tuple[np.ndarray, np.ndarray]:
+    """Return the group and the fold of each item, `[N]` each; cached, because the challenge's items take half a minute.
 
     `settings`: folds, val_share and split_seed.
     """
@@ -88,9 +93,20 @@ def _split_grouped(items: pd.DataFrame, inspected: pd.DataFrame, settings: tuple
     hashes = (inspected["bytes"].tolist(), inspected["perceptual"].tolist())
     seen = (items["title"], product_texts(items), *hashes, items["label"].tolist())
     key = fingerprint(
-        repr((settings, RADIUS, sklearn.__version__)), *(fingerprint(*map(str, column)) for column in seen)
+        repr((settings, RADIUS, COMMON, COMMON_SHARE, sklearn.__version__)),
+        *(fingerprint(*map(str, column)) for column in seen),
     )
-    return get_or_compute("folds", [key], pa.list_(pa.int32()), compute)[0].values.to_numpy().astype(int).reshape(2, -1)
+    split = get_or_compute("folds", [key], pa.list_(pa.int32()), compute)[0].values.to_numpy().astype(int)
+    groups, fold = split.reshape(2, -1)
+    folds, val_share, _ = settings
+    size = round(len(items) * (val_share if folds == 1 else 1 / folds))
+    if (largest := np.bincount(groups).max()) > size:
+        warnings.warn(
+            f"{largest:,} of the {len(items):,} training items are linked as duplicates, more than the {size:,} of a "
+            f"fold: the folds differ in size; look at them in 01_eda, or pass -p split random.",
+            stacklevel=3,
+        )
+    return groups, fold
 
 
 def data_fingerprints(frames: dict[str, pd.DataFrame]) -> dict[str, str]:
@@ -123,6 +139,24 @@ def changed_items(predicted: pd.DataFrame, train: pd.DataFrame) -> np.ndarray:
     now = train.set_index("id").reindex(predicted["id"])
     names = ["label", *(name for name in ("fingerprint", "class_fingerprint") if name in predicted and name in now)]
     return np.any([now[name].to_numpy() != predicted[name].to_numpy() for name in names], axis=0)
+
+
+def changed_images(predicted: pd.DataFrame, items: pd.DataFrame) -> np.ndarray:
+    """Return which `[N]` of a run's items have other images now; `items`: the same, in the same order, as they are.
+
+    An image that was blank, or is missing now, is not compared, nor are those of a run that read none.
+    """
+    if "image_fingerprint" not in predicted or not items["image_path"].notna().any():
+        return np.zeros(len(items), bool)
+    pairs = zip(predicted["image_fingerprint"].fillna(""), image_hashes(items), strict=True)
+    return np.array([_differ(old.split(" "), new.split(" ")) for old, new in pairs], bool)
+
+
+def _differ(old: list[str], new: list[str]) -> bool:
+    """Return whether the hashes of an item's images are of others, "" for one that is missing."""
+    if not (any(old) and any(new)):
+        return False
+    return len(old) != len(new) or any(a != b for a, b in zip(old, new, strict=True) if a and b)
 
 
 def challenge_of(run: Run, data: str = "", images: str = "") -> Challenge:

@@ -24,7 +24,7 @@ PLAIN = ("title", "description", "image", "id")  # columns of items that no cata
 
 class NewItems(NamedTuple):
     """The rows of a table in order, the name of the column of their own ids, the folder in which their images' paths
-    start, and in words the columns of a catalogue that the table lacks.
+    start, and in words the columns of a catalogue that the table lacks: those that the run reads, and that of the ids.
 
     Columns of the rows: `key` (the own id), `title`, `description`, `image_paths`, `image_path`, `problems` (what is
     wrong, a list of Problem) and `able` (whether the row has anything that a model of the sides reads). An image that
@@ -35,6 +35,7 @@ class NewItems(NamedTuple):
     key: str
     folder: Path
     absent: str
+    counted: str
 
 
 def read_new_items(
@@ -47,7 +48,8 @@ def read_new_items(
     the title (or the image, if no text is read), and dictionaries any. Of a catalogue's columns one is enough: an
     absent one counts as empty.
     `images`: the folder in which the images' paths start, or in which the challenge's images are; by default the
-    table's. Raise KitError if there is no such table, or if it lacks those columns.
+    table's, or `Description.new_image_folder`, and for a frame or dictionaries the working directory. Raise KitError if
+    there is no such table, or if it lacks those columns.
     """
     table = items if isinstance(items, (str, Path, pd.DataFrame)) else _frame(items)
     path = None if isinstance(table, pd.DataFrame) else Path(table)
@@ -56,16 +58,19 @@ def read_new_items(
     headers = _headers(table)
     if images and not images.is_dir():
         raise KitError(f"{images} is not a folder: give --images the folder of the images.")
-    absent = ""
+    absent, counted, folder = "", "", images or (Path.cwd() if path is None else path.parent)
     if found := None if description else _find_edition(headers):
-        folder = images or (Path.cwd() if path is None else path.parent)
         frame, name = _read_challenge_rows(table, found, folder), found["id"]
     else:
         columns, absent = _find_columns(headers, description, path, sides)
-        folder = images or columns.image_folder(str(path or columns.items))
+        if columns.image and path and not images:
+            folder = columns.new_image_folder(path)
         frame, name = read_rows(table, columns, folder, collect=True), columns.key
+        if description and description.id and not columns.id:
+            header = max(headers, key=len)
+            counted = name_absent([description.id], header, description.columns(*sides))
     _look_at_images(frame, sides)
-    return NewItems(frame, name or "id", folder, absent)
+    return NewItems(frame, name or "id", folder, absent, counted)
 
 
 def _frame(items: Sequence[Mapping]) -> pd.DataFrame:
@@ -81,7 +86,8 @@ def _frame(items: Sequence[Mapping]) -> pd.DataFrame:
 def _headers(table: Table) -> list[list[str]]:
     """Return what may be the columns of a table. Raise KitError if it cannot be read."""
     if isinstance(table, pd.DataFrame):
-        return [[str(column) for column in table.columns]]
+        named = [name for name in table.index.names if name is not None]
+        return [[str(column) for column in (*named, *table.columns)]]
     path = Path(table)
     if path.suffix.lower() not in PARQUET:
         return read_headers(path)

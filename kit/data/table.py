@@ -1,5 +1,6 @@
 """Read delimited files and name their faults: encoding, separator, columns, rows, whole numbers."""
 
+import codecs
 import csv
 import io
 import itertools
@@ -17,12 +18,18 @@ WHOLE_NUMBER = re.compile(r"\s*(-?[0-9]{1,18})(?:\.0*)?\s*")  # matched as text:
 PLAIN_NUMBER = "0|-?[1-9][0-9]{0,17}"  # the usual way to write a whole number
 TEXT_COLUMNS = ("title", "description", "name")  # our columns that hold text; the others hold whole numbers
 PANDAS_INDEX = re.compile(r"unnamed: 0(?:\.\d+)?")  # pandas' name for an unnamed first column that it saves again
+JSON = (".json", ".jsonl", ".ndjson")
 PARQUET = (".parquet", ".pq")
 # how files begin that hold a table in a form that is not read, with what to do about it
 CLOSED = {
     b"PK\x03\x04": "is a spreadsheet or a zip archive: save its table as CSV UTF-8, or unpack it",
     b"\xd0\xcf\x11\xe0": "is an Excel workbook: save it as CSV UTF-8",
     b"\x1f\x8b": "is compressed: unpack it with gunzip",
+    b"BZh": "is compressed: unpack it with bunzip2",
+    b"\xfd7zXZ": "is compressed: unpack it with unxz",
+    b"(\xb5/\xfd": "is compressed: unpack it with unzstd",
+    codecs.BOM_UTF16_LE: "is UTF-16: save it as UTF-8",
+    codecs.BOM_UTF16_BE: "is UTF-16: save it as UTF-8",
 }
 EXCEL = re.compile(r'"?sep=.?"?(?=[\r\n])')  # a first line by which Excel is told the separator
 SEPARATORS = {",": "a comma", "\t": "a tab", ";": "a semicolon", "|": "a bar"}
@@ -36,10 +43,12 @@ def read_text(path: Path) -> str:
     line.
     """
     try:
+        if path.suffix.lower() in JSON:
+            raise KitError(f"{path.name} is JSON: save it as CSV or Parquet, such as with pandas.")
         content = path.read_bytes()
         if advice := next((words for start, words in CLOSED.items() if content.startswith(start)), ""):
             raise KitError(f"{path.name} {advice}.")
-        text = content.decode("utf-8-sig")
+        text = content.decode("utf-8").lstrip("\ufeff")  # joined files have several marks
     except UnicodeDecodeError as error:
         line = error.object[: error.start].count(b"\n") + 1
         raise KitError(f"{path.name}, line {line}: a byte is not UTF-8; save the file again as UTF-8.") from None

@@ -134,7 +134,7 @@ class Ladder:
             raise KitError(f"The run {study!r} is a training, and the study's stack would have its name: pass --study.")
         challenge = read_challenge(values["data"], False, False, images="ignore")
         self.configs = [config for rung in ladder for config in rung.configs]
-        frames = read_items(self.configs[0])[1]
+        frames = read_items(max(self.configs, key=lambda config: len(config.sides)))[1]  # with all that members read
         self.cannot = missing_backbones(self.configs)
         for config in self.configs if again else []:
             if config.run not in self.cannot:

@@ -7,9 +7,10 @@ import time
 from typing import Any
 
 import numpy as np
+import pandas as pd
 
 from kit.config import OWN, train_config
-from kit.core.exceptions import KitError
+from kit.core.exceptions import KitError, shorten
 from kit.data.items import data_fingerprints, read_items
 from kit.runs import TrainingRun, finished_trainings, open_run, prepare_run
 from kit.training.summary import summarise_items
@@ -54,15 +55,20 @@ class OwnMember:
 
         `oof` `[N, K]`: of each row of `train`, from a model that did not learn from its fold (rows of fold -1 are not
         read) · `test`: of each row of `test`, `[N, K]`, or `[F, N, K]` by each fold's model; None if there are no such
-        items · `again`: replace a run of that name.
+        items · `again`: replace a run of that name. A frame whose columns are named after the codes, or whose rows
+        have the items' ids, may be in any order.
 
         Raise KitError if these are no probabilities of these items, or if there is a run of that name.
         """
         scored = (self.train["fold"] >= 0).to_numpy()
-        oof = np.asarray(oof, dtype=float)
-        test = np.zeros((0, len(self.codes))) if test is None else np.asarray(test, dtype=float)
+        oof = self._as_array("oof", oof, self.train)
+        test = np.zeros((0, len(self.codes))) if test is None else self._as_array("test", test, self.test)
         self._require("oof", oof, 2, len(self.train), scored)
         self._require("test", test, 3 if test.ndim == 3 else 2, len(self.test))
+        if test.ndim == 3 and len(test) not in (1, self.config.folds):
+            raise KitError(
+                f"test has {len(test)} models' predictions: give those of {self.config.folds}, or their mean."
+            )
         if open_run(self.config.run).finished and not again:
             raise KitError(f"There is a run {self.config.run!r}: choose another name, or replace it by again=True.")
         seconds = round(time.perf_counter() - self._started, 1)
@@ -73,6 +79,30 @@ class OwnMember:
         with run.alone():
             run.write(self.codes, (self.train[scored], oof[scored]), (self.test, folds), summary)
         return run
+
+    def _as_array(self, part: str, values: Any, items: pd.DataFrame) -> np.ndarray:
+        """Return what `write` was given as numbers, with the rows and columns of a frame in the order of `items` and
+        the codes. Raise KitError if they are no numbers, or if a frame has other names."""
+        if isinstance(values, (list, tuple)) and any(isinstance(one, pd.DataFrame) for one in values):
+            values = [self._as_array(part, one, items) for one in values]
+        if isinstance(values, pd.DataFrame):
+            plain = [pd.RangeIndex(len(names)) for names in (items, self.codes)]
+            for axis, (names, what) in enumerate([(pd.Index(items["id"]), "ids"), (pd.Index(self.codes), "codes")]):
+                given = values.axes[axis]
+                if given.equals(plain[axis]):  # nothing is named
+                    continue
+                if given.is_unique and names.is_unique and {*given} == {*names}:
+                    values = values.reindex(names, axis=axis)
+                else:
+                    raise KitError(
+                        f"{part} is a frame whose {'columns' if axis else 'rows'} are named {shorten(given)}: name "
+                        f"them after the {what} ({shorten(names)}), or pass an array."
+                    )
+        try:
+            return np.asarray(values, dtype=float)
+        except (TypeError, ValueError, RuntimeError) as error:  # torch raises the last
+            why = " ".join(str(error).split())
+            raise KitError(f"{part} is no array of numbers ({why}): pass probabilities as a NumPy array.") from None
 
     def _require(self, part: str, values: np.ndarray, axes: int, items: int, rows: Any = slice(None)) -> None:
         """Raise KitError if the values are not of so many axes and items, or those in `rows` are no probabilities."""

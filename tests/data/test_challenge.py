@@ -105,7 +105,7 @@ def test_raw_text_case_of_names_mark_and_whole_floats(tmp_path):
         ({Y: ",prdtypecode\n0,10\n1,10,7\n2,10\n"}, [Y, "line 3", "mend"]),
         ({X: CSV[X] + '3,"open,x,1,2\n'}, [X, "line 6", "is never closed", "remove or close it"]),
         ({X: CSV[X].encode().replace(b"NaN", b"\xe9t\xe9")}, [X, "line 3", "UTF-8"]),
-        ({X: CSV[X].encode("utf-16")}, [X, "line 1", "UTF-8"]),
+        ({X: CSV[X].encode("utf-16")}, [X, "UTF-16", "UTF-8"]),
         ({Y: CSV[Y] + "7,10\n"}, ["3 rows", "4", "1 only in " + Y, "(7)", "same download"]),
         ({Y: CSV[Y].replace("2,2705", "9,2705")}, ["1 only in " + X, "(2)", "1 only in " + Y, "(9)"]),
         ({X: CSV[X].replace("1,NaN", "0,NaN")}, [X, "same id in two rows (0)", "keep one"]),

@@ -94,6 +94,23 @@ def test_pictures_are_alike_within_a_few_bits_and_in_chains(root, monkeypatch):
     assert duplicate_groups(frame).tolist() == [0, 0, 0, 1, 0, 2]
 
 
+@pytest.mark.parametrize(("common", "linked"), [(23, True), (63, False)])
+def test_what_many_items_share_links_none(root, tmp_path, common, linked):
+    """A shop's largest group of one title is 3.7 % of its items; a title that every tenth item has is none."""
+    titles, photo = [f"title {i}" for i in range(626)], picture(tmp_path / "no-photo.jpg", 1)
+    placeholder = items(["-"] * common + titles[common:], ["", *[f"text {i}" for i in range(625)]])
+    photos = items(titles, paths=[photo] * common + [None] * (626 - common))
+    for frame, shown in ((placeholder, "title '-'"), (photos, "image 'no-photo.jpg'")):
+        if linked:
+            assert len(set(duplicate_groups(frame)[:common])) == 1
+        else:
+            with pytest.warns(UserWarning, match=f"63 of 626 items have the {shown}: it is no sign of duplicates"):
+                kinds = duplicate_kinds(frame)
+            assert (kinds.nunique() == 626).all()
+    copies = items(["-"] * 63 + titles[63:], ["text 1", "text 1", *[f"text {i}" for i in range(624)]])
+    assert duplicate_groups(copies)[:3].tolist() == [0, 0, 1]
+
+
 KEYS = st.lists(st.tuples(st.integers(0, 60), st.integers(0, 60), st.integers(0, 60)), min_size=1, max_size=60)
 
 
@@ -107,6 +124,7 @@ def test_groups_are_what_is_linked_and_duplicates_never_straddle_folds(keys, fol
     files = pd.DataFrame({"bytes": [str(file) for file, *_ in keys], "perceptual": looks})
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(duplicates, "inspect_items", lambda items: files)
+        patch.setattr(duplicates, "COMMON", 999)
         groups = duplicate_groups(frame)
     expected = np.full(len(keys), -1)
     for start in range(len(keys)):

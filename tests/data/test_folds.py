@@ -95,7 +95,12 @@ REFUSALS = [
     ([1] * 10, None, {"folds": 2}, "All 10 training items are of one class"),
     ([1] * 10 + [2], None, {"folds": 2}, "Class 2 has only one training item"),
     (UNEQUAL, None, {"folds": 21}, "folds=21 needs more than the 20 items .*: take fewer folds"),
-    (UNEQUAL, [0, 1] * 15, {"folds": 4}, "folds=4 needs more than the 2 items .*, or groups"),
+    (
+        UNEQUAL,
+        [0, 1] * 15,
+        {"folds": 4},
+        "folds=4 needs more than the 2 groups of duplicates: take -p split random, or fewer",
+    ),
     (UNEQUAL, range(30), {"val_share": 0.01}, "val_share=0.01 needs more than the 20 items .*: take another share"),
     (UNEQUAL, TOGETHER, {"folds": 5}, LOST + "fewer folds, -p split random, or drop it"),
     (UNEQUAL, TOGETHER, {"folds": 2}, LOST + "-p split random, or drop it"),

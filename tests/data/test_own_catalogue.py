@@ -1,8 +1,11 @@
 """Tables of one's own: what is read, what is refused in a sentence, and what happens when a table changes later."""
 
+import bz2
 import gzip
 import json
+import lzma
 import shutil
+import unicodedata
 import zipfile
 
 import numpy as np
@@ -109,6 +112,10 @@ def test_a_first_line_that_tells_excel_the_separator_is_no_header(folder, first)
         (lambda path: zipfile.ZipFile(path, "w").writestr("xl/workbook.xml", ITEMS), "save its table as CSV UTF-8"),
         (lambda path: path.write_bytes(b"\xd0\xcf\x11\xe0\xa1\xb1\x1a\xe1"), "save it as CSV UTF-8"),
         (lambda path: path.write_bytes(gzip.compress(ITEMS.encode())), "unpack it with gunzip"),
+        (lambda path: path.write_bytes(bz2.compress(ITEMS.encode())), "unpack it with bunzip2"),
+        (lambda path: path.write_bytes(lzma.compress(ITEMS.encode())), "unpack it with unxz"),
+        (lambda path: path.write_bytes(b"\x28\xb5\x2f\xfd\x04"), "unpack it with unzstd"),
+        (lambda path: path.write_bytes(ITEMS.encode("utf-16")), "is UTF-16: save it as UTF-8"),
     ],
 )
 def test_workbooks_and_compressed_tables_are_refused_with_what_to_do(folder, write, words):
@@ -193,6 +200,7 @@ def test_columns_at_fault(folder, options, words):
         (ITEMS.replace(",Mugs", ", "), ["line 2: category is ' '", "and 1 more like it: line 3", "as --test"]),
         (ITEMS.replace("b.png,Mugs", "b.png,None"), ["line 3: category is 'None'"]),
         (ITEMS.replace("b.png,Mugs", "b.png,#N/A"), ["line 3: category is '#N/A'"]),
+        ("sku,name,category\n1,a,007\n2,b,7\n3,c,8\n4,d,8\n", ["labels '007' and '7'", "probably the same"]),
         (ITEMS.replace("b.png,Mugs", "b.png,Mugs "), ["'Mugs' and 'Mugs '", "probably the same", "1 and 1 rows"]),
         (ITEMS.replace('"Lampes, lustres"', "Mugs"), ["All 4 rows", "'Mugs'", "nothing to classify"]),
         (ITEMS.replace("b.png,Mugs", "b.png,Bols"), ["3 different labels in 4 rows", "single item"]),
@@ -399,3 +407,103 @@ def test_the_command(folder, root, monkeypatch, capsys):
     put(folder, "name,category\na,Mug\nb,Mug\nc,mug\nd,mug\n")
     assert main(["catalogue", "items.csv", "--label", "category", "--title", "name", "--out", "cased"]) == 0
     assert "Labels that differ only in case are classes of their own: Mug, mug; write" in capsys.readouterr().out
+
+
+def test_images_of_new_items_are_beside_the_new_table(folder, root, monkeypatch):
+    (shop := root / "shops" / "new").mkdir(parents=True)
+    shutil.copytree(folder, folder / "img")
+    shutil.copy(folder / "d.png", shop / "a.png")
+    put(shop, NEW, "new.csv")
+    described = read_description(describe(folder / "items.csv", **COLUMNS, images=folder / "img", out=root / "mine"))
+
+    def looked_in(table, images=None):
+        rows = read_new_items(table, described, images, ("image",))
+        assert rows.frame["image_path"][0] == str(rows.folder / "a.png")
+        return rows.folder
+
+    assert looked_in(shop / "new.csv") == shop
+    assert looked_in(folder / "new.csv") == folder / "img"
+    shutil.copytree(folder / "img", shop / "img")
+    assert looked_in(shop / "new.csv") == shop / "img"
+    assert looked_in(shop / "new.csv", folder) == folder
+    monkeypatch.chdir(shop)
+    assert looked_in(pd.read_csv("new.csv", keep_default_na=False)) == shop
+    assert looked_in([{"photo": "a.png"}]) == shop
+
+
+def test_a_placeholder_title_is_named_and_a_group_larger_than_a_fold(folder, root, capsys):
+    table = pd.DataFrame({"name": "-", "about": [f"text {i}" for i in range(60)], "category": [*"ab"] * 30})
+    table.to_csv(folder / "items.csv", index=False)
+    names = ["--title", "name", "--text", "about", "--label", "category", "--out", str(root / "mine")]
+    assert main(["catalogue", str(folder / "items.csv"), *names]) == 0
+    assert "60 of 60 items have the title '-': it is no sign of duplicates." in capsys.readouterr().out
+    grouped = {"data": str(root / "mine"), "system": "text", "split": "grouped", "folds": 3}
+    with pytest.warns(UserWarning, match="60 of 60 items"):
+        _, frames = read_items(train_config(**grouped))
+    assert frames["train"]["fold"].value_counts().tolist() == [20, 20, 20]
+    table.loc[:18, "about"] = "text 0"
+    table.assign(name="").to_csv(folder / "items.csv", index=False)
+    told = "19 of the 60 training items are linked as duplicates, more than the 15 of a fold: .* pass -p split random"
+    with pytest.warns(UserWarning, match=told):
+        read_items(train_config(**grouped | {"folds": 4}))
+
+
+def test_describing_replaces_no_file_of_the_shop(folder, root):
+    frame = pd.read_csv(folder / "items.csv", keep_default_na=False)
+    for name in ("items", "test"):
+        (out := root / name).mkdir()
+        frame.assign(price=7).to_parquet(out / f"{name}.parquet")
+        before = (out / f"{name}.parquet").read_bytes()
+        sentence = f"{name}.parquet exists, and the kit did not write it; choose another folder for --out"
+        assert sentence in refusal(describe, frame, **TEXT, test=frame, out=out)
+        if name == "items":  # described where it is, it is still the shop's
+            describe(out / "items.parquet", **TEXT, out=out)
+            assert sentence in refusal(describe, frame, **TEXT, out=out)
+        assert (out / f"{name}.parquet").read_bytes() == before
+    put(folder, '{"products": 1}', "catalogue.json")
+    assert "is no description of a catalogue" in refusal(describe, folder / "items.csv", **TEXT, out=folder)
+    for _ in range(2):  # its own files are replaced
+        describe(frame, **TEXT, test=frame, out=root / "mine")
+
+
+def test_json_is_named(folder):
+    sentence = refusal(describe, put(folder, "[]", "items.jsonl"), **TEXT, out=folder / "out")
+    assert "items.jsonl is JSON: save it as CSV" in sentence
+
+
+def test_ids_that_are_pandas_index_and_two_byte_order_marks_are_read(folder):
+    table = pd.read_csv(folder / "items.csv", keep_default_na=False).set_index("sku")
+    table.to_parquet(folder / "indexed.parquet")
+    put(folder, "\ufeff" + ITEMS, "marks.csv", "utf-8-sig")
+    for number, items in enumerate((folder / "indexed.parquet", table, folder / "marks.csv")):
+        out = describe(items, **TEXT, out=folder / str(number))
+        assert read_challenge(out).train["key"].tolist() == ["A-1", "B-2", "A-3", "C-4"]
+        rows = read_new_items(items, read_description(out), None, ("text",))
+        assert rows.frame["key"].tolist() == ["A-1", "B-2", "A-3", "C-4"] and not rows.counted
+    rows = read_new_items(put(folder, ITEMS.replace("sku", "SKU")), read_description(out), None, ("text",))
+    assert rows.counted == "column 'sku' (did you mean 'SKU'?)" and rows.frame["key"].tolist() == [*"1234"]
+
+
+def test_an_image_is_found_whatever_the_form_of_its_accents(folder, root):
+    forms = [unicodedata.normalize(form, "é.png") for form in ("NFC", "NFD")]
+    for disk, named in (forms, forms[::-1]):
+        (folder / "a.png").rename(folder / disk)
+        out = describe(put(folder, ITEMS.replace("a.png", named)), **COLUMNS, out=root / "mine")
+        assert read_challenge(out).train["image_path"][0] == str(folder / disk)
+        (folder / disk).rename(folder / "a.png")
+
+
+def test_a_label_that_no_csv_holds_is_refused(folder):
+    table = pd.DataFrame({"name": [*"abcd"], "kind": ["x\ry", "x\ry", "z", "z"]})
+    sentence = refusal(describe, table, title="name", label="kind", out=folder / "out")
+    assert "row 1: kind is 'x\\ry', with a control character" in sentence
+
+
+def test_a_path_that_ends_with_the_label_and_a_test_table_that_is_the_training_are_named(folder, recwarn):
+    table = shelf()[["name", "kind"]].assign(
+        path=lambda frame: "Home > " + frame["kind"].str.upper() + " > " + frame["name"]
+    )
+    describe(table, title="name", text=["path"], label="kind", test=table, out=folder / "out")
+    told = [str(warning.message) for warning in recwarn]
+    assert told[0].startswith("The test table has the same items as the table to learn from") and len(told) == 2
+    assert told[1].startswith("The column 'path' contains the label in 100% of the rows (another item's in ")

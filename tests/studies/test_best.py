@@ -7,6 +7,7 @@ import psutil
 import pytest
 import timm
 from fakes import catalogue
+from PIL import Image
 from transformers import CONFIG_MAPPING
 
 from kit import cli
@@ -283,3 +284,16 @@ def test_without_items_to_predict_there_is_a_stack_and_no_submission(climb, root
     assert climb("--data", catalogue(root, "text", "image", test=False)) == 0
     assert f"→ {root / 'runs' / 'best'}" in capsys.readouterr().out
     assert len(open_run("best").summary["members"]) == 4 and not submissions_folder().exists()
+
+
+def test_members_are_not_stacked_with_those_of_other_photos(climb, tiny_data, capsys):
+    split = ("-p", "split", "random")
+    assert climb(*split, at=interrupt) == 130  # the first member reads no images
+    photo = next((tiny_data / "images" / "image_train").iterdir())
+    kept = photo.read_bytes()
+    try:
+        Image.new("RGB", (40, 40), "red").save(photo)
+        assert climb(*split) == 1
+    finally:
+        photo.write_bytes(kept)
+    assert "was trained (images): put back the old data" in capsys.readouterr().err

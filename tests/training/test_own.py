@@ -1,7 +1,9 @@
 """Predictions of a model from elsewhere become a run that stacks and submits like the others."""
 
 import numpy as np
+import pandas as pd
 import pytest
+import torch
 from fakes import catalogue
 
 from kit.config import train_config
@@ -60,6 +62,37 @@ def test_what_is_no_prediction_of_these_items_is_refused(member, oof, test, sent
     with pytest.raises(KitError, match=sentence):
         member.write(oof(confident(member, "train")), test(confident(member, "test")))
     assert not open_run("mine").finished
+
+
+def test_the_names_of_a_frame_count(member):
+    values, even = confident(member, "train"), np.full((len(member.test), len(member.codes)), 1 / len(member.codes))
+    right = pd.DataFrame(values, columns=member.codes)
+    by_id = right.set_index(member.train["id"]).sample(frac=1, random_state=0)
+    for frame in (right, right[member.codes[::-1]], by_id, pd.DataFrame(values)):
+        run = member.write(frame, [pd.DataFrame(even, columns=member.codes[::-1])] * 3, again=True)
+        assert run.summary["macro_f1"] == 1
+    for wrong, words in (
+        (right.add_prefix("p"), "columns are named p10"),
+        (right.set_index([values[:, 0]]), "rows are"),
+    ):
+        with pytest.raises(KitError, match=words):
+            member.write(wrong, even, again=True)
+
+
+@pytest.mark.parametrize(
+    "oof", [[["a"] * 3] * 36, [[1], [1, 2]], torch.ones(36, 3, requires_grad=True)], ids=["text", "ragged", "gradient"]
+)
+def test_what_is_no_array_of_numbers_is_refused(member, oof):
+    with pytest.raises(KitError, match="oof is no array of numbers"):
+        member.write(oof)
+
+
+@pytest.mark.parametrize("models", [0, 2])
+def test_a_run_is_replaced_only_by_one_that_can_be_written(member, models):
+    run = member.write(confident(member, "train"), confident(member, "test"))
+    with pytest.raises(KitError, match=f"test has {models} models' predictions: give those of 3, or their mean"):
+        member.write(confident(member, "train"), np.stack([confident(member, "test")] * 2)[:models], again=True)
+    assert run.finished
 
 
 def test_without_test_items_the_own_predictions_of_training_items_are_enough(root):
