@@ -10,7 +10,8 @@ test.parquet               each test item once per fold: `id`, `split`, `fold`, 
 model-<fold>.safetensors   the trained weights, or the arrays of a light baseline
 stacker.safetensors        the arrays of an ensemble's stacker
 blank.csv                  items without a readable image, and images left out beside others
-train.log                  what the training printed, and the executed notebooks
+train.log                  what the training printed
+*.ipynb                    the executed notebooks that were about this run
 status.json, error.json    how far the training is, and why it ended too soon (`kit.training.status`)
 state.pt                   until the run is finished: resumes an interrupted training (`kit.training.checkpoint`)
 summary.json               written last: its presence means that the run is finished

@@ -2,12 +2,13 @@
 
 import os
 
+import joblib
+
 
 def available_threads() -> int:
-    """That this machine has for computing, or that its user allows."""
+    """That this machine or container has for computing, or that its user allows."""
     allowed = os.environ.get("OMP_NUM_THREADS", "")
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    return int(allowed) if allowed.isdecimal() else cores
+    return int(allowed) if allowed.isdecimal() else joblib.cpu_count()
 
 
 def available_gpus() -> int:

@@ -4,6 +4,7 @@ import functools
 import os
 import shutil
 import signal
+import sys
 import tempfile
 from collections.abc import Iterator, Sequence
 from typing import Any
@@ -17,6 +18,8 @@ from kit.data.dataset import Pixels, ProductDataset
 
 SHARED = "/dev/shm"  # workers put their batches here; 64 MB in a container by default
 MORE_SHARED = "start the container with --shm-size=2g, or pass -p workers 0"
+# workers that are forked share the cached arrays; others, such as Python 3.14's by default, would get a copy each
+FORK = "fork" if sys.platform == "linux" else None
 PREFETCHED = 2  # batches per worker, torch's default
 IN_USE = 3  # further batches: one in training, one that Accelerate holds ready, one on its way
 SOCKETS = 70  # longest TMPDIR in bytes: the path of a worker's socket in it is limited to about a hundred
@@ -97,6 +100,7 @@ def make_loader(
         worker_init_fn=_leave_signals,
         generator=torch.Generator().manual_seed(seed),  # so that starting an epoch does not advance dropout's
         persistent_workers=workers > 0,
+        multiprocessing_context=FORK if workers else None,
         timeout=LOST if workers else 0,
         pin_memory=torch.cuda.is_available(),
     )

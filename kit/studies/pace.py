@@ -1,6 +1,8 @@
 """How long a run takes: at the pace of a run like it, or estimated from the operations that its backbones need."""
 
 import functools
+import subprocess
+import sys
 import time
 from dataclasses import dataclass
 
@@ -218,7 +220,22 @@ def _work(side: str, name: str, size: int) -> tuple[int, float, int]:
 
 @functools.cache
 def _speed() -> float:
-    """Return the operations per second that a model is expected to reach here, from a matrix product of 0.1 s."""
+    """Return the operations per second that a model is expected to reach here.
+
+    GPUs are measured in a process of its own, which leaves nothing on them: some belong to one process at a time.
+    """
+    if not (gpus := available_gpus()):
+        return measured_speed()
+    code = "from kit.studies.pace import measured_speed; print(measured_speed())"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    if done.returncode:
+        reason = (done.stderr.strip() or "no reason was given").splitlines()[-1].rstrip(".")
+        raise KitError(f"The speed of the GPU could not be measured ({reason}): see that no other program keeps it.")
+    return gpus * float(done.stdout.split()[-1])
+
+
+def measured_speed() -> float:
+    """Return `_speed` of one device, from a matrix product of 0.1 s."""
     gpus = available_gpus()
     size, kind = (8192, torch.float16) if gpus else (1024, torch.float32)
     matrix = torch.ones(size, size, dtype=kind, device="cuda" if gpus else "cpu")
@@ -231,7 +248,4 @@ def _speed() -> float:
         if gpus:
             torch.cuda.synchronize()
         products, clock = products + 1, time.perf_counter()
-    del matrix
-    if gpus:
-        torch.cuda.empty_cache()  # for the trainings, which are processes of their own
-    return SHARE * 2 * size**3 * products / (clock - began) * max(gpus, 1)
+    return SHARE * 2 * size**3 * products / (clock - began)

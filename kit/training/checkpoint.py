@@ -82,7 +82,8 @@ class Checkpoints:
             return fresh
         again = "pass -p again True to start over."
         try:
-            self.content = torch.load(self.path, map_location="cpu", weights_only=True)
+            # mapped: all processes of a machine share its gigabytes, and what one of them changes stays its own
+            self.content = torch.load(self.path, map_location="cpu", weights_only=True, mmap=True)
             if self.content.get("format") != STATE_FORMAT:
                 raise ValueError("another version of the kit wrote it")
             progress, local = Progress(**self.content["progress"]), self.content["local"]

@@ -7,6 +7,7 @@ from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from datetime import timedelta
 
+import psutil
 import torch
 from accelerate import Accelerator
 
@@ -96,7 +97,7 @@ class Watch:
         """Note a reason to stop other than a signal."""
         if not self.heard and self.minutes and time.monotonic() - self.started > 60 * self.minutes:
             self.heard = f"stopped after {self.minutes:g} minutes, as max_minutes says"
-        if not self.heard and self.launcher and not _is_alive(self.launcher):
+        if not self.heard and self.launcher and not psutil.pid_exists(self.launcher):
             self.heard = "left alone by the notebook that started it"
 
     def __enter__(self) -> "Watch":
@@ -113,13 +114,3 @@ class Watch:
         if self.group:
             torch.distributed.all_reduce(flags, torch.distributed.ReduceOp.MAX, group=self.group)
         return bool(flags[0]), bool(flags[1])
-
-
-def _is_alive(process: int) -> bool:
-    try:
-        os.kill(process, 0)
-    except ProcessLookupError:
-        return False
-    except PermissionError:
-        pass
-    return True

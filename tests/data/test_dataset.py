@@ -2,6 +2,7 @@
 
 import dataclasses
 import shutil
+import sys
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -116,6 +117,12 @@ def test_workers_are_as_many_as_shared_memory_holds_batches_of(monkeypatch, caps
     assert [make_loader(undecoded(size), batch_size, workers=2).num_workers for _ in range(2)] == [workers] * 2
     said = f"Only {workers} of 2 workers start: /dev/shm is too small for their batches, so start the container with"
     assert capsys.readouterr().out.count(said) == (workers < 2)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="elsewhere processes cannot be forked safely")
+def test_workers_share_what_is_cached():
+    """Forked, they need no copy of it."""
+    assert make_loader(undecoded(32), 4, workers=2).multiprocessing_context.get_start_method() == "fork"
 
 
 def test_workers_whose_sockets_have_too_long_a_path_are_not_started(monkeypatch, tmp_path, capsys):

@@ -8,6 +8,7 @@ import pytest
 from fakes import fake
 
 from kit.config import train_config
+from kit.core.exceptions import KitError
 from kit.core.files import write_json
 from kit.models.backbones import find_backbones
 from kit.models.image_backbones import image_work
@@ -19,6 +20,9 @@ SPEED = 1e11  # operations per second
 SMALL = {"recipe": "demo", "text": "e5_small", "image": "efficientnet_lite0"}
 CHALLENGE = 84_915, 13_812  # a third of the training items is whole
 KEPT = 1000.0  # GiB, enough for all outputs
+
+
+MEASURE = pace._speed
 
 
 @pytest.fixture(autouse=True)
@@ -144,3 +148,15 @@ def test_a_folder_that_a_file_manager_copied_does_not_matter():
     folder = open_run("w").folder
     shutil.copytree(folder, folder.with_name("w (1)"))
     assert pace.duration([train_config(**SMALL, system="tfidf", seed=1)], 36, 7)[1]
+
+
+def test_the_speed_of_gpus_is_measured_in_another_process(monkeypatch):
+    """One that keeps no GPU from the trainings; here it finds none, and measures the processor."""
+    monkeypatch.setattr(pace, "available_gpus", lambda: 2)
+    monkeypatch.setattr(pace, "measured_speed", lambda: pytest.fail("measured in this process"))
+    MEASURE.cache_clear()
+    assert MEASURE() > 0
+    MEASURE.cache_clear()
+    monkeypatch.setattr(pace.sys, "executable", "false")
+    with pytest.raises(KitError, match="speed of the GPU could not be measured"):
+        MEASURE()

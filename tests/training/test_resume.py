@@ -202,7 +202,7 @@ def out_of_time(watch, monkeypatch):
 
 
 def alone(watch, monkeypatch):
-    monkeypatch.setattr(interrupt, "_is_alive", lambda process: False)
+    monkeypatch.setattr(interrupt.psutil, "pid_exists", lambda process: False)
     watch.launcher = 1
     return "left alone by the notebook"
 
