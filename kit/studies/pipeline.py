@@ -26,7 +26,7 @@ from kit.config import NAMES, EnsembleConfig, TrainConfig, check_type
 from kit.core.console import SHELL
 from kit.core.exceptions import KitError
 from kit.core.files import write_json
-from kit.core.machine import available_threads
+from kit.core.machine import available_gpus, available_threads
 from kit.core.paths import notebooks_folder, project, resolve, runs_folder, submissions_folder
 from kit.data.challenge import read_challenge
 from kit.notebook_parameters import assigned, parameter_types
@@ -212,8 +212,8 @@ def _copy(step: Step) -> Path:
 
 
 def _execute_several(todo: Sequence[Step], plan: Plan) -> None:
-    """Execute the notebooks of `todo`, as many at a time as the study's jobs."""
-    jobs = plan.study.jobs
+    """Execute the notebooks of `todo`, as many at a time as the study's jobs, or one by one if there are GPUs."""
+    jobs = 1 if available_gpus() else plan.study.jobs  # each notebook trains on all GPUs
     if min(jobs, len(todo)) < 2:
         for step in todo:
             _execute(step, plan)

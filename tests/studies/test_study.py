@@ -719,3 +719,14 @@ def test_a_study_without_a_run_names_the_steps_that_it_lacks(root, tiny_config, 
     monkeypatch.setattr(pipeline, "_execute", lambda *_, **__: None)
     pipeline.run_notebooks(plan)
     assert set(plan.failed) == {"06_error_analysis", "07_submission"}
+
+
+@pytest.mark.parametrize("gpus", [0, 4])
+def test_notebooks_that_train_do_not_share_gpus(gpus, root, tiny_config, monkeypatch):
+    values = tiny_config | {"study": "s"}
+    plan = Plan(Study(values, [values["text"]], [values["image"]], jobs=2, matched=False))
+    alone = []
+    monkeypatch.setattr(pipeline, "available_gpus", lambda: gpus)
+    monkeypatch.setattr(pipeline, "_execute", lambda step, plan, named=False: alone.append(not named))
+    pipeline._execute_several([pipeline.Step("03_train", name, {}) for name in ("a", "b")], plan)
+    assert alone == [gpus > 0] * 2
