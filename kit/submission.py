@@ -179,7 +179,7 @@ def check_test_items(run: Run, challenge: Challenge | None = None) -> None:
     `challenge`: the folder, read with images.
     """
     challenge = challenge or _read_uncleaned(run.config.data, images="leave")
-    predictions, learned = read_predictions(run.folder), run.predictions("oof")[0]
+    predictions, learned = run.read_test()[0].reset_index(), run.predictions("oof")[0]
     if (changed := changed_items(learned, challenge.train)).any():
         raise KitError(
             f"The training items of {challenge.folder} have changed since the run {run.name!r} was trained on them: "

@@ -15,7 +15,7 @@ from kit.core.exceptions import KitError, OutOfMemory
 from kit.core.files import write_json
 from kit.runs import prepare_run
 from kit.studies.pipeline import Named
-from kit.studies.plan import Plan
+from kit.studies.plan import Plan, Study
 from kit.train import _train, main
 from kit.training import fold_trainer, launch, status
 from kit.training.fold_trainer import FoldTrainer
@@ -187,7 +187,8 @@ def test_a_studys_plan_takes_the_pace_from_the_folders(root, tiny_config, capsys
     runs = [prepare_run(config) for config in configs]
     write_json(runs[0].folder / "status.json", {"started": "before", "seconds_per_step": 6000.0})
     plan = Plan.__new__(Plan)
-    plan.groups, plan.cannot, plan.jobs, plan.items, plan.tests, plan.images = {"03_train": configs}, {}, 2, 36, 7, 1
+    plan.study, plan.groups, plan.cannot = Study({}, [], [], jobs=2), {"03_train": configs}, {}
+    plan.items, plan.tests, plan.images = 36, 7, 1
     plan.timed, plan.looking = {"old": "before", "new": "", "later": ""}, threading.Lock()
     write_json(runs[1].folder / "status.json", {"started": "now", "step": 1})
     plan.look()
