@@ -15,7 +15,7 @@ from kit.core.exceptions import KitError, shorten
 from kit.core.files import TRAIN_AGAIN
 from kit.core.paths import resolve, submissions_folder
 from kit.data.challenge import Challenge, read_challenge, read_test_keys
-from kit.data.items import changed_images, changed_items
+from kit.data.items import changed_images, changed_items, require_same_images
 from kit.data.table import check_separator, read_text
 from kit.predictions import FINGERPRINTS, mean_over_folds, predicted_items, read_probabilities
 from kit.runs import Run, open_run
@@ -186,12 +186,7 @@ def check_test_items(run: Run, challenge: Challenge | None = None) -> None:
             f"{changed.sum()} of its items are gone or have another text, label or set of labels "
             f"(id {shorten(learned['id'][changed])}); train again with -p again True, or restore the table."
         )
-    if (changed := changed_images(learned, challenge.train.set_index("id").loc[learned["id"]])).any():
-        raise KitError(
-            f"{changed.sum()} of the training items of {challenge.folder} have other images than when the run "
-            f"{run.name!r} was trained on them (id {shorten(learned['id'][changed])}); train again with -p again True, "
-            f"or put back the images."
-        )
+    require_same_images(run, learned, challenge)
     for split, test in challenge.test.items():
         subject = f"the predictions of the run {run.name!r} for {split!r}"
         _require_same_products(predictions[predictions["split"] == split], test, subject)

@@ -15,7 +15,7 @@ from scipy.stats import t as student
 from kit.core.exceptions import KitError, shorten
 from kit.data.challenge import Challenge
 from kit.data.images import readable_images
-from kit.data.items import challenge_of, changed_images, changed_items
+from kit.data.items import challenge_of, changed_items, require_same_images
 from kit.metrics import confusion, f1_per_class
 from kit.runs import Run
 
@@ -67,11 +67,7 @@ def read_errors(run: Run, challenge: Challenge | None = None) -> Errors:
             f"are gone or have another text, label or set of labels (id {shorten(frame['id'][changed])}); train again, "
             f"or restore the data."
         )
-    if (changed := changed_images(frame, items)).any():
-        raise KitError(
-            f"{changed.sum()} of the items of {run.name} have other images in {challenge.folder} than when it was "
-            f"trained (id {shorten(frame['id'][changed])}); train again, or put back the images."
-        )
+    require_same_images(run, frame, challenge)
     rows, labels = np.arange(len(frame)), pd.Index(codes).get_indexer(frame["label"])
     predicted = probabilities.argmax(1)
     items = items[["title", "description"]].assign(

@@ -9,7 +9,7 @@ import sklearn
 
 from kit.config import OWN, SYSTEMS, TrainConfig
 from kit.core.cache import fingerprint, get_or_compute
-from kit.core.exceptions import KitError
+from kit.core.exceptions import KitError, shorten
 from kit.data.challenge import Challenge, read_challenge
 from kit.data.duplicates import COMMON, COMMON_SHARE, RADIUS, duplicate_groups
 from kit.data.folds import assign_folds, named_labels, stratified_sample
@@ -139,6 +139,16 @@ def changed_items(predicted: pd.DataFrame, train: pd.DataFrame) -> np.ndarray:
     now = train.set_index("id").reindex(predicted["id"])
     names = ["label", *(name for name in ("fingerprint", "class_fingerprint") if name in predicted and name in now)]
     return np.any([now[name].to_numpy() != predicted[name].to_numpy() for name in names], axis=0)
+
+
+def require_same_images(run: Run, predicted: pd.DataFrame, challenge: Challenge) -> None:
+    """Raise KitError if training items that a run `predicted` out of fold have other images now."""
+    if (changed := changed_images(predicted, challenge.train.set_index("id").loc[predicted["id"]])).any():
+        raise KitError(
+            f"{changed.sum()} of the training items of {challenge.folder} have other images than when the run "
+            f"{run.name!r} was trained on them (id {shorten(predicted['id'][changed])}); train again with -p again "
+            f"True, or put back the images."
+        )
 
 
 def changed_images(predicted: pd.DataFrame, items: pd.DataFrame) -> np.ndarray:

@@ -20,9 +20,8 @@ from kit.models.heads import CoAttentionHead, FusionHead
 from kit.studies.study_runs import ABLATIONS
 
 THINGS, TOKENS, LAYERS, WIDTH = 4, 4, 3, 32
-SIZES: dict[str, Any] = dict.fromkeys(
-    ("text_width", "image_width", "width", "classifier_width"), WIDTH
-)  # of every head
+# of every head
+SIZES: dict[str, Any] = dict.fromkeys(("text_width", "image_width", "width", "classifier_width"), WIDTH)
 NOISE = 0.5  # standard deviation of features that say nothing; that of words, things and colours is 1
 # a word, and what it looks like, for each thing; and one vector for each colour: [THINGS, d] each
 WORDS, LOOKS, COLOURS = torch.randn(3, THINGS, WIDTH, generator=torch.Generator().manual_seed(0))
