@@ -37,7 +37,7 @@ from kit.data.items import challenge_of, read_items
 from kit.runs import Run, TrainingRun, open_run, prepare_run
 from kit.stacking.ensemble import ensemble_config, stack
 from kit.studies.choice import choose, expectation
-from kit.studies.pace import duration, steps_left
+from kit.studies.pace import Items, duration, steps_left
 from kit.studies.pipeline import read_fields
 from kit.studies.plan import is_done, missing_backbones, require_data, require_settings
 from kit.studies.study_runs import is_frozen, usable_systems
@@ -141,14 +141,14 @@ class Ladder:
                 prepare_run(config, again)
         require_settings(self.configs)
         require_data(frames, self.configs)
-        self.items = len(frames["train"]), len(frames["test"]), challenge.images_per_item
+        self.items = Items.of(frames["train"], len(frames["test"]), challenge.images_per_item)
         able = [replace(rung, configs=[c for c in rung.configs if c.run not in self.cannot]) for rung in ladder]
         if not (able := [rung for rung in able if rung.configs]):
             raise KitError(next(iter(self.cannot.values())))
         self.rungs = [able[0], *sorted(able[1:], key=lambda rung: -rung.gain / max(self.duration(rung.configs)[0], 1))]
 
     def duration(self, configs: list[TrainConfig]) -> tuple[float, bool]:
-        return duration(configs, *self.items)
+        return duration(configs, self.items)
 
     @property
     def minutes(self) -> float:
@@ -164,7 +164,7 @@ class Ladder:
                 measured, before = self.duration(rung.todo)[1], total
                 total = self.duration(configs)[0]  # rungs share features
                 seconds = total - before
-                steps = sum(steps_left(config, self.items[0]) for config in rung.todo)
+                steps = sum(steps_left(config, self.items.learned) for config in rung.todo)
                 state = f"{steps:,} steps, " * bool(steps) + in_words(seconds) + " (estimated)" * (not measured)
             print(f"  {place:>2}  {rung.name:<60} {state}")
         if self.cannot:
@@ -224,7 +224,7 @@ class Ladder:
             run = stack(replace(ensemble_config(names, "members", self.study), run=self.study))
             choose(run)
         folder = run.folder
-        if self.items[1]:
+        if self.items.predicted:
             folder = submissions_folder() / self.study
             write_submission(read_predictions(run.folder), challenge_of(run, images="leave"), folder)
         score = from_summary(run, "macro_f1")

@@ -6,6 +6,8 @@ import sys
 import time
 from dataclasses import dataclass
 
+import numpy as np
+import pandas as pd
 import torch
 
 from kit.config import LIGHT, TrainConfig
@@ -14,6 +16,7 @@ from kit.core.exceptions import KitError
 from kit.core.machine import available_gpus
 from kit.core.paths import runs_folder
 from kit.data.challenge import Challenge
+from kit.data.text import product_texts
 from kit.models.classifier import fixed_layers
 from kit.models.image_backbones import image_work
 from kit.models.text_backbones import text_work
@@ -40,7 +43,26 @@ PROBES = ("logistic", "logistic_text", "logistic_image")
 # seconds per item and fold on one core, measured on data/emoji (1,144 items, 27 classes); tfidf: on 84,916 synthetic
 LIGHT_SECONDS = {"tfidf": 5e-3, "logistic": 5e-3, "logistic_text": 5e-4, "logistic_image": 1.5e-3, "neighbours": 1e-3}
 FIT_SECONDS = 1e-3  # per item that a probe is only fitted to, beyond those that choose its settings; a rough bound
+TOKEN = 3.0  # characters per token, measured on the shipped catalogues
 NEIGHBOURS_SECONDS = 9e-8  # and on a CPU per pair of items that a fold learns from; half for one that it predicts
+
+
+@dataclass(frozen=True, eq=False)
+class Items:
+    """How much there is to read: training items, test items, images per item, and the characters `[N]` of each text."""
+
+    learned: int
+    predicted: int
+    images: float
+    characters: np.ndarray
+
+    @classmethod
+    def of(cls, train: pd.DataFrame, predicted: int, images: float) -> "Items":
+        return cls(len(train), predicted, images, np.array([len(text) for text in product_texts(train)]))
+
+    def tokens(self, most: int) -> float:
+        """Return how long a text is on average, of which `most` tokens are read: two are special."""
+        return float(np.minimum(self.characters / TOKEN + 2, most).mean())
 
 
 @dataclass(frozen=True)
@@ -54,35 +76,34 @@ class _Past:
     pace: float | None
 
 
-def duration(configs: list[TrainConfig], learned: int, predicted: int, images: float = 1) -> tuple[float, bool]:
+def duration(configs: list[TrainConfig], items: Items) -> tuple[float, bool]:
     """Return the seconds that the runs take one after the other, and whether all are measured rather than estimated.
 
-    `learned`: training items · `predicted`: test items · `images`: images per item. A training has the pace per step of
-    any run like it, a light run that of one like it on the same data. Of an interrupted one only the rest counts.
-    The outputs of frozen backbones are counted once, and not if a run has left them in the cache; those too large for
-    the cache, whenever they are read.
+    A training has the pace per step of any run like it, a light run that of one like it on the same data. Of an
+    interrupted one only the rest counts. The outputs of frozen backbones are counted once, and not if a run has left
+    them in the cache; those too large for the cache, whenever they are read.
     """
+    learned, predicted = items.learned, items.predicted
     seconds, measured, past = 0.0, True, _past(configs, learned, learned + predicted)
     computed: set[tuple] = set()
     for config in configs:
         light, steps = config.system in LIGHT, steps_left(config, learned)
-        live = _live(config, learned + predicted, images)
+        live = _live(config, learned + predicted, items)
         same_data = [run for run in past if run.config.data == config.data and 0.5 <= run.learned / learned <= 2]
         alike = [run for run in (same_data if light else past) if _kind(run.config) == _kind(config)]
-        paces = [run.pace for run in alike if run.pace is not None and _live(run.config, run.items, images) == live]
+        paces = [run.pace for run in alike if run.pace is not None and _live(run.config, run.items, items) == live]
         if not paces:
             seconds, measured = seconds + START * measured, False
         in_step = beside = 0.0  # operations of the backbones
         for side in config.sides:
             outputs = _outputs(config, side)
-            work, _, depth = _work(*_backbone(config, side))
-            operations = work * (images if side == "image" else 1)  # per item
+            operations, _, depth = _item_work(config, side, items)
             if side == "text" and config.train_text_layers:
                 in_step += 3 * config.batch_size * operations * config.train_text_layers / max(depth, 1)
             if side not in config.frozen or side in live:  # three passes to train, of which one is forward
                 in_step += (1 if side in live else 3) * config.batch_size * operations
                 beside += _only_forward(config, side, learned, predicted) * operations
-            elif outputs not in computed and not any(_has_kept(run, outputs, images) for run in same_data):
+            elif outputs not in computed and not any(_has_kept(run, outputs, items) for run in same_data):
                 beside, measured = beside + (learned + predicted) * operations, False
             computed.add(outputs)
         seconds += beside / _speed() if beside else 0
@@ -100,16 +121,16 @@ def duration(configs: list[TrainConfig], learned: int, predicted: int, images: f
             step = in_step / _speed()
             step = max(step, GPU_STEP) if step and available_gpus() else step
             # the BiLSTM is most of the head
-            head = 3 * config.batch_size * 8 * config.max_tokens * config.width**2 * (config.system == "coattention")
+            tokens = items.tokens(config.max_tokens) if config.system == "coattention" else 0
+            head = 3 * config.batch_size * 8 * tokens * config.width**2
             seconds += steps * (step + head / _speed())
     return seconds, measured
 
 
 def expected_time(config: TrainConfig, challenge: Challenge) -> str:
     """Return a line on how long a run may take on a challenge's items, and if that is long, what takes minutes."""
-    learned = min(len(challenge.train), config.limit or len(challenge.train))
-    predicted = sum(map(len, challenge.test.values()))
-    seconds, measured = duration([config], learned, predicted, challenge.images_per_item)
+    train, predicted = challenge.train[: config.limit or None], sum(map(len, challenge.test.values()))
+    seconds, measured = duration([config], Items.of(train, predicted, challenge.images_per_item))
     line = f"Expected time: about {in_words(seconds)} ({'at the pace of a run like it' if measured else 'estimated'})."
     if seconds < 2 * 3600 or available_gpus():
         return line
@@ -135,6 +156,13 @@ def _kind(config: TrainConfig) -> tuple:
 def _backbone(config: TrainConfig, side: str) -> tuple[str, str, int]:
     """Return a side, its backbone, and the size of its inputs."""
     return side, getattr(config, side), config.max_tokens if side == "text" else config.image_size
+
+
+def _item_work(config: TrainConfig, side: str, items: Items) -> tuple[float, float, int]:
+    """Return `_work` for a mean item: all its images, or its text, which may be shorter than `max_tokens`."""
+    operations, numbers, depth = _work(*_backbone(config, side))
+    share = items.images if side == "image" else items.tokens(config.max_tokens) / config.max_tokens
+    return share * operations, share * numbers, depth
 
 
 def _outputs(config: TrainConfig, side: str) -> tuple[str, str, int, bool]:
@@ -165,25 +193,25 @@ def _only_forward(config: TrainConfig, side: str, learned: int, predicted: int) 
     return (config.folds - _begun(config).get("fold", 1) + 1) * items
 
 
-def _live(config: TrainConfig, items: float, images: float) -> list[str]:
-    """Return the sides whose frozen backbone runs in every step, because its outputs for all items exceed `features_gb`
-    (`kit.training.features`); each text counts as `max_tokens` long, which it is at most."""
+def _live(config: TrainConfig, count: float, items: Items) -> list[str]:
+    """Return the sides whose frozen backbone runs in every step, because its outputs for `count` such items exceed
+    `features_gb` (`kit.training.features`)."""
     live = []
     for side in config.frozen:
         if config.pooled and not (side == "text" and config.train_text_layers):
             continue  # only its means are kept
-        _, numbers, depth = _work(*_backbone(config, side))
-        numbers *= len(range(depth + 1)[fixed_layers(config, depth)]) if side == "text" else images
-        if items * numbers * (2 if _outputs(config, side)[-1] else 4) > config.features_gb * 2**30:
+        _, numbers, depth = _item_work(config, side, items)
+        numbers *= len(range(depth + 1)[fixed_layers(config, depth)]) if side == "text" else 1
+        if count * numbers * (2 if _outputs(config, side)[-1] else 4) > config.features_gb * 2**30:
             live.append(side)
     return live
 
 
-def _has_kept(run: _Past, outputs: tuple[str, str, int, bool], images: float) -> bool:
+def _has_kept(run: _Past, outputs: tuple[str, str, int, bool], items: Items) -> bool:
     """Return whether the run has left a frozen backbone's outputs in the cache."""
     side = outputs[0]
     frozen = side in run.config.frozen and _outputs(run.config, side) == outputs
-    return frozen and side not in _live(run.config, run.items, images)
+    return frozen and side not in _live(run.config, run.items, items)
 
 
 def _past(configs: list[TrainConfig], learned: int, items: int) -> list[_Past]:

@@ -2,7 +2,9 @@
 
 import os
 import signal
+from dataclasses import replace
 
+import numpy as np
 import psutil
 import pytest
 import timm
@@ -19,7 +21,7 @@ from kit.models.registry import IMAGE, TEXT
 from kit.models.text_backbones import text_work
 from kit.runs import open_run
 from kit.studies import best
-from kit.studies.pace import duration
+from kit.studies.pace import Items, duration
 from kit.submission import check_submission
 from kit.training import light
 from kit.training.launch import launch as real_launch
@@ -205,11 +207,12 @@ def test_a_plan_counts_what_its_rungs_share_once(climb, monkeypatch, capsys):
 def test_an_estimate_gives_way_to_a_measured_pace(climb, tiny_config):
     climb("--max-minutes", "0")
     config = open_run("best-tfidf").config
-    assert duration([config], 36, 7) == (pytest.approx(open_run("best-tfidf").summary["seconds"]), True)
-    once, measured = duration([train_config(**tiny_config, system="logistic")], 36, 7)
-    twice, _ = duration([train_config(**tiny_config, system=system) for system in ("logistic", "neighbours")], 36, 7)
+    items = Items(36, 7, 1.0, np.full(36, 50))
+    assert duration([config], items) == (pytest.approx(open_run("best-tfidf").summary["seconds"]), True)
+    once, measured = duration([train_config(**tiny_config, system="logistic")], items)
+    twice, _ = duration([train_config(**tiny_config, system=system) for system in ("logistic", "neighbours")], items)
     assert not measured and once < twice < 2 * once  # the backbones run once
-    assert duration([train_config(**tiny_config)], 36000, 7)[0] > once
+    assert duration([train_config(**tiny_config)], replace(items, learned=36000))[0] > once
 
 
 @pytest.mark.parametrize("recipe", RECIPES)
