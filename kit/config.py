@@ -13,6 +13,7 @@ from typing import Annotated, Any, Literal, get_args, get_origin
 from annotated_types import Ge, Le
 
 from kit.core.exceptions import KitError, did_you_mean
+from kit.core.paths import spelling
 
 LAUNCHER = "KIT_LAUNCHER"  # environment variable: the process that asked for a training and watches its folder
 SYSTEMS = {  # system → the backbones that it reads
@@ -48,17 +49,18 @@ SAME_RESULT = (
     "track",
 )
 HELD_OUT_PARTS = 5  # one of them chooses the number of epochs if `keep` is held_out
-LIGHT = (
-    "tfidf",
-    "logistic",
-    "logistic_text",
-    "logistic_image",
-    "neighbours",
-    OWN,
-)  # fitted in one call rather than by gradient steps
-# Fields of models that train, as the others have them, whatever a study's or a ladder's own models have.
-UNTRAINED: dict[str, Any] = {"train_text_layers": 0, "augment": False, "teacher": ""}
-SIDES = {"train_text_layers": "text", "augment": "image"}  # fields that only a model which reads that side has
+# fitted in one call rather than by gradient steps
+LIGHT = ("tfidf", "logistic", "logistic_text", "logistic_image", "neighbours", OWN)
+# Fields that not every system has a use for: the value that leaves each out, and the backbones that it needs.
+OPTIONAL: dict[str, tuple[Any, set[str]]] = {
+    "train_text_layers": (0, {"text"}),
+    "pair": (False, {"text"}),
+    "augment": (False, {"image"}),
+    "modality_dropout": (0.0, {"text", "image"}),
+    "class_weights": (0.0, set()),
+    "label_smoothing": (0.0, set()),
+    "teacher": ("", set()),
+}
 NAMES = ("run", "study", "data", "text", "image", "members", "teacher")  # free-text parameters that no recipe sets
 TOP_LAYER = 5.0  # a linear start: the top text layer's weight before the softmax; that of the others is 0
 FROZEN: dict[str, Any] = {
@@ -220,8 +222,9 @@ class TrainConfig:
     bilstm: bool = True  # BiLSTM over the tokens; False: a linear layer to D instead
     coattention: bool = True  # weigh tokens and regions by each other (eq. 3 to 9); False: all equally
     attention: Literal["both", "text", "image"] = "both"  # attended vectors that the classifier sees
-    # With 256 regions, eq. 5's sum drives tanh to its limits, and the attended text is far shorter than the image.
-    attention_scale: bool = False  # means in place of eq. 4's and 5's sums; both attended vectors at one length
+    # With 256 regions, eq. 5's sum drives tanh to its limits, and the attended text is far shorter than the image. So:
+    # means in place of eq. 4's and 5's sums; both attended vectors at one length, unless linear_start has set theirs
+    attention_scale: bool = False
 
     # --- recipe: the paper's. Comments say how its words were read; docs/paper-to-code.md has the whole list
     image_size: Annotated[int, Ge(32)] = 500  # pixels per side; 500 results in 16×16 regions at stride 32
@@ -234,9 +237,8 @@ class TrainConfig:
     # accuracy.) Beyond the paper, soup: the three best epochs' mean weights, of those that do not lower macro-F1
     # (Wortsman et al. 2022); held_out: a fifth of the fold's training items chooses the number of epochs, 0 included,
     # and the model is trained anew on all of them for that long, which takes nearly twice as long.
-    keep: Literal["best", "last", "soup", "held_out"] = (
-        "best"  # epoch whose model is used; best: by validation macro-F1
-    )
+    # epoch whose model is used; best: by validation macro-F1
+    keep: Literal["best", "last", "soup", "held_out"] = "best"
     curve: bool = True  # validate after every epoch; False (if keep is last or held_out): after the last one only
     # The paper gives new layers ".01 times the learning rate of the base network to avoid over-fitting of the learned
     # features". Here it is the other way round, as that reason demands and as in the authors' code (0.1 there): new
@@ -254,9 +256,7 @@ class TrainConfig:
     # Distillation (Hinton et al. 2015), with out-of-fold probabilities (cross-fitting: Dao et al. 2021). Half and half
     # is usual (Touvron et al. 2021), not tuned here; docs/best.md says what it was worth.
     teacher: str = ""  # finished run, such as a stack, whose out-of-fold probabilities are part of the target
-    teacher_share: Annotated[float, Ge(0), Le(1)] = (
-        0.5  # share of the target that is the teacher's; the rest: the label
-    )
+    teacher_share: Annotated[float, Ge(0), Le(1)] = 0.5  # share of the target that is the teacher's, not the label's
     clip_norm: Annotated[float, Ge(0)] = 0.0  # upper bound on the gradient's norm; 0: none
     linear_start: bool = False  # start the head as a linear classifier on standardised mean features
     # A learned vector replaces it, and then also what an item lacks in the first place, in training and prediction.
@@ -285,9 +285,7 @@ class TrainConfig:
     corrupt: Literal["error", "few", "blank"] = "few"  # unreadable images; few: blank up to one in a hundred
     nonfinite: Literal["error", "skip"] = "error"  # a NaN or infinite loss or gradient; skip: omit the step, count it
     save_steps: Annotated[int, Ge(0)] = 1000  # steps between saved states, to resume from; 0: only after epochs
-    max_minutes: Annotated[float, Ge(0)] = (
-        0.0  # minutes after which a command that trains stops, to be resumed; 0: never
-    )
+    max_minutes: Annotated[float, Ge(0)] = 0.0  # a command that trains stops after them, to be resumed; 0: never
 
     def __post_init__(self):
         _check_fields(self)
@@ -313,15 +311,14 @@ class TrainConfig:
             )
         if self.batch_size % self.accumulate:
             raise KitError(f"batch_size={self.batch_size} must be a multiple of accumulate={self.accumulate}.")
-        if self.train_text_layers and (self.system in LIGHT or "text" not in self.sides):
-            raise KitError(f"system={self.system!r} trains no text layers: leave train_text_layers out.")
+        for name, value in unused(self.system).items():
+            if getattr(self, name) != value:
+                raise KitError(f"system={self.system!r} has no use for {name}={getattr(self, name)!r}: leave it out.")
         if self.train_text_layers and not self.freeze_text:
             raise KitError(
                 f"train_text_layers={self.train_text_layers} needs freeze_text, which fixes the layers below: pass -p "
                 f"freeze_text True, or leave train_text_layers out to train all layers."
             )
-        if self.teacher and self.system in LIGHT:
-            raise KitError(f"system={self.system!r} learns from labels alone: leave teacher out.")
         if self.teacher and self.folds == 1:
             raise KitError(
                 f"folds=1 leaves no training item with an out-of-fold prediction of teacher={self.teacher!r}: train "
@@ -371,7 +368,8 @@ class TrainConfig:
         plain = {"run", "study", "data", "text", "image", "recipe", "seed", *SAME_RESULT}
         values = {k: v for k, v in dataclasses.asdict(self).items() if k not in plain}
         usual = {field.name: field.default for field in dataclasses.fields(self)} | RECIPES[self.recipe]
-        changed = {k: v for k, v in values.items() if v != usual[k]} | {"paths": [self.data, self.text, self.image]}
+        paths = [spelling(path) for path in (self.data, self.text, self.image)]
+        changed = {k: v for k, v in values.items() if v != usual[k]} | {"paths": paths}
         digest = hashlib.sha256(json.dumps(changed, sort_keys=True).encode()).hexdigest()[:6]
         return "-".join([*short, self.recipe, f"s{self.seed}", digest])
 
@@ -440,10 +438,8 @@ class EnsembleConfig:
 
     def __post_init__(self):
         _check_fields(self)
-        if len(set(self.members)) != len(self.members) or len(self.members) < 2:
-            raise KitError(
-                f"members={', '.join(self.members)} must name at least two different runs: train more with 03_train."
-            )
+        if len(set(self.members)) != len(self.members) or not self.members:
+            raise KitError(f"members={', '.join(self.members)!r} must name different runs.")
         check_name(self.run)
 
 
@@ -461,10 +457,10 @@ def train_config(**values) -> TrainConfig:
 
 
 def unused(system: str) -> dict[str, Any]:
-    """Return the fields that the system does not have, with the values that say so."""
-    if system in LIGHT:
-        return UNTRAINED
-    return {name: UNTRAINED[name] for name, side in SIDES.items() if side not in SYSTEMS.get(system, SIDES.values())}
+    """Return the fields that the system has no use for, with the values that leave them out."""
+    sides = set(SYSTEMS.get(system, ("text", "image")))
+    light = set() if system not in LIGHT else OPTIONAL.keys() - {"pair"}
+    return {name: value for name, (value, needs) in OPTIONAL.items() if name in light or not needs <= sides}
 
 
 def recipe_changes(config: TrainConfig) -> dict[str, tuple]:

@@ -8,6 +8,7 @@ import types
 from pathlib import Path
 
 import pytest
+from fakes import fake
 
 from kit import runs
 from kit.config import RECIPES, EnsembleConfig, TrainConfig, bounded_name, check_name, short_names, train_config
@@ -77,9 +78,19 @@ REFUSALS = [
     *(
         (
             {"train_text_layers": 2, "freeze_text": True, "system": system},
-            f"{system}' trains no text layers: leave train",
+            f"{system}' has no use for train_text_layers=2: leave it out",
         )
         for system in ("tfidf", "logistic", "neighbours", "image")
+    ),
+    *(
+        ({name: value, "system": system}, f"{system}' has no use for {name}={value!r}: leave it out")
+        for name, value, system in (
+            ("augment", True, "text"),
+            ("modality_dropout", 0.3, "image"),
+            ("class_weights", 0.5, "tfidf"),
+            ("label_smoothing", 0.1, "logistic"),
+            ("pair", True, "image"),
+        )
     ),
     ({"run": "../../etc"}, "must be a folder name"),
     ({"run": "a b"}, "must be a folder name"),
@@ -102,7 +113,7 @@ def test_refusals(values, sentence):
         ({"folds": 1}, "folds=1 is too small: it must be at least 2"),
         ({"seed": 2**32}, "seed=4294967296 is too large: it must be at most 4294967295"),
         ({"members": ["007", 7]}, "members=7 is not text"),
-        ({"members": ["a", "a"]}, "must name at least two different runs"),
+        ({"members": ["a", "a"]}, "must name different runs"),
     ],
 )
 def test_refusals_of_an_ensemble(values, sentence):
@@ -305,6 +316,16 @@ def test_names_that_are_made_of_others_never_overflow():
     assert [len(name) for name in long] == [250, 250] and long[0] != long[1]
     assert len(train_config(data="d" * 300, text="t" * 300, image="i" * 300, seed=2**32 - 1).run) <= 250
     EnsembleConfig(long[0], ("a", "b"), "data")
+
+
+def test_a_folder_spelled_otherwise_is_the_same_run(tmp_path, monkeypatch):
+    monkeypatch.setenv("KIT_ROOT", str(tmp_path))
+    spelled = ["data/shop", "data/shop/", "./data/shop", "data/../data/shop", str(project() / "data/shop")]
+    assert len({train_config(data=data).run for data in spelled}) == 1
+    fake(train_config(data=spelled[0], run="a"), 0.5)
+    run = runs.open_run("a")
+    assert [run.changes(train_config(data=data, run="a")) for data in spelled] == [[]] * 5
+    assert run.changes(train_config(data="data/emoji", run="a")) == ["data (data/shop → data/emoji)"]
 
 
 def test_an_error_in_a_notebook_is_one_sentence():

@@ -12,6 +12,7 @@ import textwrap
 import unicodedata
 from collections.abc import Callable, Sequence
 from contextlib import suppress
+from itertools import cycle
 from typing import Any
 
 import numpy as np
@@ -279,7 +280,7 @@ def intervals(frame: pd.DataFrame, label: str, mark: float | None = None) -> Fig
     figure, axis = _axes(8, 0.4 * len(frame) + 1)
     far = _far([cell for cells in columns.values() for cell in cells.values()], mark)
     heights = np.arange(len(frame), dtype=float)  # of each row's next estimate
-    for (name, cells), colour in zip(columns.items(), (BLUE, ORANGE, GREY), strict=False):
+    for (name, cells), colour in zip(columns.items(), cycle((BLUE, ORANGE, GREY)), strict=False):
         near = [row for row, cell in cells.items() if not far(cell)]
         value, low, high = (np.array([getattr(cells[row], end) for row in near]) for end in ("value", "low", "high"))
         style = {"fmt": "o" if (low < high).any() else "D", "color": colour, "capsize": 3, "label": name}

@@ -10,8 +10,8 @@ class KitError(Exception):
 
     def _render_traceback_(self):  # IPython shows this instead of a traceback
         lines = [f"{KitError.__name__}: {self}"]
-        for name, value in re.findall(r"-p (\w+) (\w+)", str(self)):
-            value = value if re.fullmatch(r"True|False|\d+", value) else f'"{value}"'
+        for name, value in re.findall(r"-p (\w+) (\S*[\w/])", str(self)):
+            value = value if re.fullmatch(r"True|False|[\d.]+", value) else f'"{value}"'
             lines.append(f"(In the notebook's first code cell: {name} = {value})")
         return lines
 

@@ -89,6 +89,15 @@ def resolve(path) -> Path:
         raise KitError(f"{str(path)!r} is no path ({error}): give a folder or a file.") from None
 
 
+def spelling(path: str) -> str:
+    """Return one spelling for all of the same folder: from the project if it is inside. A hub name stays as it is.
+
+    Raise KitError.
+    """
+    place = resolve(path)
+    return place.relative_to(project()).as_posix() if place.is_relative_to(project()) else str(place)
+
+
 def _kit_root() -> Path:
     told = os.environ.get("KIT_ROOT")
     try:

@@ -366,6 +366,8 @@ class Rows:
         for i in rows:
             if not own[i].strip():
                 ids[i] = f"{description.id} is empty"
+            elif CONTROL.search(own[i]):
+                ids[i] = f"{description.id} is {own[i]!r}, with a control character"
             elif first.setdefault(own[i], i) != i:
                 ids[i] = f"{description.id} is {own[i]!r} as in {self.places[first[own[i]]]}"
         titles = self.texts[description.title] if description.title else [""] * len(rows)
@@ -379,7 +381,7 @@ class Rows:
                 self.faults,
                 "mend that row or its quotation marks, or save the table as Parquet",
             ),
-            "missing or repeated id": (ids, "give each item an id of its own"),
+            "unusable id": (ids, "give each item an id of its own"),
             EMPTY: (empty, "fill in that row or remove it"),
         }
         if not collect:

@@ -200,10 +200,11 @@ def _add_images(frame: pd.DataFrame, split: str, path: Path, images: dict) -> No
         return -sum(word in folder for word in words), name
 
     def best(names):
-        first, second = sorted(names, key=fits)[:2]
-        if fits(first)[0] == fits(second)[0] and not filecmp.cmp(first, second, shallow=False):
-            both = " and ".join(os.path.relpath(name, path.parent) for name in (first, second))
-            raise KitError(f"{path.name} has an item with two different images, {both}; remove the wrong one.")
+        first, *others = sorted(names, key=fits)
+        for other in others:
+            if fits(first)[0] == fits(other)[0] and not filecmp.cmp(first, other, shallow=False):
+                both = " and ".join(os.path.relpath(name, path.parent) for name in (first, other))
+                raise KitError(f"{path.name} has an item with two different images, {both}; remove the wrong one.")
         return first
 
     keys = list(zip(frame["image_id"], frame["product_id"], strict=True))

@@ -37,7 +37,7 @@ from kit.data.items import challenge_of, read_items
 from kit.runs import Run, TrainingRun, open_run, prepare_run
 from kit.stacking.ensemble import ensemble_config, stack
 from kit.studies.choice import choose, expectation
-from kit.studies.pace import Items, duration, steps_left
+from kit.studies.pace import Workload, duration, steps_left
 from kit.studies.pipeline import read_fields
 from kit.studies.plan import is_done, missing_backbones, require_data, require_settings
 from kit.studies.study_runs import is_frozen, usable_systems
@@ -128,6 +128,7 @@ class Ladder:
 
     def __init__(self, study: str, values: dict, light: Pairs, trained: Pairs, seeds: int, again: bool):
         self.study, self.started = study, time.monotonic()
+        self.resume = f"the same command resumes{' without -p again True' * again}"
         self.submitted: Run | None = None
         ladder = rungs(study, values, light, trained, seeds)
         if isinstance(open_run(study), TrainingRun):
@@ -141,14 +142,14 @@ class Ladder:
                 prepare_run(config, again)
         require_settings(self.configs)
         require_data(frames, self.configs)
-        self.items = Items.of(frames["train"], len(frames["test"]), challenge.images_per_item)
+        self.workload = Workload.of(frames["train"], len(frames["test"]), challenge.images_per_item)
         able = [replace(rung, configs=[c for c in rung.configs if c.run not in self.cannot]) for rung in ladder]
         if not (able := [rung for rung in able if rung.configs]):
             raise KitError(next(iter(self.cannot.values())))
         self.rungs = [able[0], *sorted(able[1:], key=lambda rung: -rung.gain / max(self.duration(rung.configs)[0], 1))]
 
     def duration(self, configs: list[TrainConfig]) -> tuple[float, bool]:
-        return duration(configs, self.items)
+        return duration(configs, self.workload)
 
     @property
     def minutes(self) -> float:
@@ -164,7 +165,7 @@ class Ladder:
                 measured, before = self.duration(rung.todo)[1], total
                 total = self.duration(configs)[0]  # rungs share features
                 seconds = total - before
-                steps = sum(steps_left(config, self.items.learned) for config in rung.todo)
+                steps = sum(steps_left(config, self.workload.learned) for config in rung.todo)
                 state = f"{steps:,} steps, " * bool(steps) + in_words(seconds) + " (estimated)" * (not measured)
             print(f"  {place:>2}  {rung.name:<60} {state}")
         if self.cannot:
@@ -209,7 +210,7 @@ class Ladder:
             with limited(left if left < math.inf else None):
                 launch([prepare_run(config) for config in rung.todo])
         except TimeUp:
-            print(f"{label}: stopped when the time was over, the same command goes on", flush=True)
+            print(f"{label}: stopped when the time was over, {self.resume}", flush=True)
         except KitError as error:
             failed[rung.name] = str(error)
             print(f"{label}: failed: {error}", flush=True)
@@ -219,12 +220,10 @@ class Ladder:
     def submit(self, label: str) -> None:
         """Stack all finished members, write the submission and print a line about it."""
         names = [config.run for config in self.configs if is_done(config)]  # the rungs' order may change
-        run = open_run(names[0])
-        if len(names) > 1:
-            run = stack(replace(ensemble_config(names, "members", self.study), run=self.study))
-            choose(run)
+        run = stack(replace(ensemble_config(names, "members", self.study), run=self.study))
+        choose(run)
         folder = run.folder
-        if self.items.predicted:
+        if self.workload.predicted:
             folder = submissions_folder() / self.study
             write_submission(read_predictions(run.folder), challenge_of(run, images="leave"), folder)
         score = from_summary(run, "macro_f1")
@@ -268,7 +267,7 @@ def run_ladder(options: argparse.Namespace) -> int:
     try:
         failed = ladder.climb(options.max_minutes)
     except KeyboardInterrupt:
-        print("\nInterrupted: the same command resumes.", file=sys.stderr)
+        print(f"\nInterrupted: {ladder.resume}.", file=sys.stderr)
         return 130
     if ladder.submitted and (sentence := expectation(ladder.submitted)):
         print(sentence)

@@ -85,6 +85,8 @@ def expectation(run: Run) -> str:
     summary = run.summary
     gain, low, high = (f"{100 * summary[key]:+.1f}" for key in ("gain", "gain_low", "gain_high"))
     method, count = summary.get("chosen", run.config.method), len(run.config.members)
+    if count == 1:
+        return f"The stack {run.name!r} submits its only member, {summary['best_member']}."
     if method == "single":
         return (
             f"The stack {run.name!r} submits its best member, {summary['best_member']}, alone: in inner folds no "

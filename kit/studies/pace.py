@@ -4,7 +4,7 @@ import functools
 import subprocess
 import sys
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import pandas as pd
@@ -15,7 +15,7 @@ from kit.core.console import in_words, setting
 from kit.core.exceptions import KitError
 from kit.core.machine import available_gpus
 from kit.core.paths import runs_folder
-from kit.data.challenge import Challenge
+from kit.data.challenge import Challenge, clean_items
 from kit.data.text import product_texts
 from kit.models.classifier import fixed_layers
 from kit.models.image_backbones import image_work
@@ -25,17 +25,10 @@ from kit.training.probe import SEARCHED
 from kit.training.status import read_status
 
 # What a run's time per step, or per item if it is light, depends on.
-SAME_PACE: tuple[str, ...] = (
-    "system",
-    "text",
-    "image",
-    "image_size",
-    "max_tokens",
-    "batch_size",
-    "accumulate",
-    "freeze_text",
+SAME_PACE = (
+    *("system", "text", "image", "freeze_text", "freeze_image", "train_text_layers", "width", "folds"),
+    *("image_size", "max_tokens", "batch_size", "accumulate", "precision", "compile", "checkpointing"),
 )
-SAME_PACE += ("freeze_image", "train_text_layers", "width", "folds", "precision", "compile", "checkpointing")
 SHARE = 0.3  # of the speed of a large matrix product that models reach; on an H100 0.2 to 0.4 if they are large
 GPU_STEP = 0.1  # seconds that a step of training takes at least on an H100, where queueing its work takes longer
 START = 6.0  # seconds until a training process has read its libraries
@@ -48,7 +41,7 @@ NEIGHBOURS_SECONDS = 9e-8  # and on a CPU per pair of items that a fold learns f
 
 
 @dataclass(frozen=True, eq=False)
-class Items:
+class Workload:
     """How much there is to read: training items, test items, images per item, and the characters `[N]` of each text."""
 
     learned: int
@@ -57,7 +50,7 @@ class Items:
     characters: np.ndarray
 
     @classmethod
-    def of(cls, train: pd.DataFrame, predicted: int, images: float) -> "Items":
+    def of(cls, train: pd.DataFrame, predicted: int, images: float) -> "Workload":
         return cls(len(train), predicted, images, np.array([len(text) for text in product_texts(train)]))
 
     def tokens(self, most: int) -> float:
@@ -76,34 +69,34 @@ class _Past:
     pace: float | None
 
 
-def duration(configs: list[TrainConfig], items: Items) -> tuple[float, bool]:
+def duration(configs: list[TrainConfig], workload: Workload) -> tuple[float, bool]:
     """Return the seconds that the runs take one after the other, and whether all are measured rather than estimated.
 
     A training has the pace per step of any run like it, a light run that of one like it on the same data. Of an
     interrupted one only the rest counts. The outputs of frozen backbones are counted once, and not if a run has left
     them in the cache; those too large for the cache, whenever they are read.
     """
-    learned, predicted = items.learned, items.predicted
+    learned, predicted = workload.learned, workload.predicted
     seconds, measured, past = 0.0, True, _past(configs, learned, learned + predicted)
     computed: set[tuple] = set()
     for config in configs:
         light, steps = config.system in LIGHT, steps_left(config, learned)
-        live = _live(config, learned + predicted, items)
+        live = _live(config, learned + predicted, workload)
         same_data = [run for run in past if run.config.data == config.data and 0.5 <= run.learned / learned <= 2]
         alike = [run for run in (same_data if light else past) if _kind(run.config) == _kind(config)]
-        paces = [run.pace for run in alike if run.pace is not None and _live(run.config, run.items, items) == live]
+        paces = [run.pace for run in alike if run.pace is not None and _live(run.config, run.items, workload) == live]
         if not paces:
             seconds, measured = seconds + START * measured, False
         in_step = beside = 0.0  # operations of the backbones
         for side in config.sides:
             outputs = _outputs(config, side)
-            operations, _, depth = _item_work(config, side, items)
+            operations, _, depth = _item_work(config, side, workload)
             if side == "text" and config.train_text_layers:
                 in_step += 3 * config.batch_size * operations * config.train_text_layers / max(depth, 1)
             if side not in config.frozen or side in live:  # three passes to train, of which one is forward
                 in_step += (1 if side in live else 3) * config.batch_size * operations
                 beside += _only_forward(config, side, learned, predicted) * operations
-            elif outputs not in computed and not any(_has_kept(run, outputs, items) for run in same_data):
+            elif outputs not in computed and not any(_has_kept(run, outputs, workload) for run in same_data):
                 beside, measured = beside + (learned + predicted) * operations, False
             computed.add(outputs)
         seconds += beside / _speed() if beside else 0
@@ -121,7 +114,7 @@ def duration(configs: list[TrainConfig], items: Items) -> tuple[float, bool]:
             step = in_step / _speed()
             step = max(step, GPU_STEP) if step and available_gpus() else step
             # the BiLSTM is most of the head
-            tokens = items.tokens(config.max_tokens) if config.system == "coattention" else 0
+            tokens = workload.tokens(config.max_tokens) if config.system == "coattention" else 0
             head = 3 * config.batch_size * 8 * tokens * config.width**2
             seconds += steps * (step + head / _speed())
     return seconds, measured
@@ -129,8 +122,12 @@ def duration(configs: list[TrainConfig], items: Items) -> tuple[float, bool]:
 
 def expected_time(config: TrainConfig, challenge: Challenge) -> str:
     """Return a line on how long a run may take on a challenge's items, and if that is long, what takes minutes."""
-    train, predicted = challenge.train[: config.limit or None], sum(map(len, challenge.test.values()))
-    seconds, measured = duration([config], Items.of(train, predicted, challenge.images_per_item))
+    count = min(len(challenge.train), 1000)
+    some = challenge.train.sample(count, random_state=0, ignore_index=True).fillna({"description": ""})
+    cleaned = clean_items(some, config.clean_titles, config.clean_descriptions)
+    workload = Workload.of(cleaned, sum(map(len, challenge.test.values())), challenge.images_per_item)
+    learned = min(len(challenge.train), config.limit or len(challenge.train))
+    seconds, measured = duration([config], replace(workload, learned=learned))
     line = f"Expected time: about {in_words(seconds)} ({'at the pace of a run like it' if measured else 'estimated'})."
     if seconds < 2 * 3600 or available_gpus():
         return line
@@ -158,10 +155,10 @@ def _backbone(config: TrainConfig, side: str) -> tuple[str, str, int]:
     return side, getattr(config, side), config.max_tokens if side == "text" else config.image_size
 
 
-def _item_work(config: TrainConfig, side: str, items: Items) -> tuple[float, float, int]:
+def _item_work(config: TrainConfig, side: str, workload: Workload) -> tuple[float, float, int]:
     """Return `_work` for a mean item: all its images, or its text, which may be shorter than `max_tokens`."""
     operations, numbers, depth = _work(*_backbone(config, side))
-    share = items.images if side == "image" else items.tokens(config.max_tokens) / config.max_tokens
+    share = workload.images if side == "image" else workload.tokens(config.max_tokens) / config.max_tokens
     return share * operations, share * numbers, depth
 
 
@@ -193,25 +190,25 @@ def _only_forward(config: TrainConfig, side: str, learned: int, predicted: int) 
     return (config.folds - _begun(config).get("fold", 1) + 1) * items
 
 
-def _live(config: TrainConfig, count: float, items: Items) -> list[str]:
+def _live(config: TrainConfig, count: float, workload: Workload) -> list[str]:
     """Return the sides whose frozen backbone runs in every step, because its outputs for `count` such items exceed
     `features_gb` (`kit.training.features`)."""
     live = []
     for side in config.frozen:
         if config.pooled and not (side == "text" and config.train_text_layers):
             continue  # only its means are kept
-        _, numbers, depth = _item_work(config, side, items)
+        _, numbers, depth = _item_work(config, side, workload)
         numbers *= len(range(depth + 1)[fixed_layers(config, depth)]) if side == "text" else 1
         if count * numbers * (2 if _outputs(config, side)[-1] else 4) > config.features_gb * 2**30:
             live.append(side)
     return live
 
 
-def _has_kept(run: _Past, outputs: tuple[str, str, int, bool], items: Items) -> bool:
+def _has_kept(run: _Past, outputs: tuple[str, str, int, bool], workload: Workload) -> bool:
     """Return whether the run has left a frozen backbone's outputs in the cache."""
     side = outputs[0]
     frozen = side in run.config.frozen and _outputs(run.config, side) == outputs
-    return frozen and side not in _live(run.config, run.items, items)
+    return frozen and side not in _live(run.config, run.items, workload)
 
 
 def _past(configs: list[TrainConfig], learned: int, items: int) -> list[_Past]:

@@ -179,7 +179,7 @@ def run_notebooks(plan: Plan) -> None:
         return
     print(f"\n── analysed and submitted: {choice.why}", flush=True)
     _execute(Step("06_error_analysis", study.name, {"run": choice.run.name}), plan)
-    if plan.items.predicted:
+    if plan.workload.predicted:
         _execute(Step("07_submission", study.name, {"run": choice.run.name}), plan)
     else:
         print(f"\n── 07_submission: left out, because {study.values['data']} has no items to predict", flush=True)
@@ -340,7 +340,7 @@ def run_study(options: argparse.Namespace) -> int:
     print(text.partition("## Table 1")[0])
     peak = max(run.summary.get("peak_memory_gb", 0) for run in study_runs(options.study))
     members_of = len(final.config.members) if isinstance(final, EnsembleRun) else 1
-    folder = submissions_folder() / final.name if plan.items.predicted else final.folder
+    folder = submissions_folder() / final.name if plan.workload.predicted else final.folder
     print(
         f"{(time.perf_counter() - started) / 60:.1f} min{f'; a training process took at most {peak} GB' * bool(peak)}. "
         f"{final.name} ({members_of} members) is in {folder}.\n"

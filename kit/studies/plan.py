@@ -14,7 +14,7 @@ from kit.data.challenge import read_challenge
 from kit.data.items import data_fingerprints, read_items
 from kit.models.backbones import check_backbones
 from kit.runs import open_run, prepare_run
-from kit.studies.pace import Items, duration, steps_left
+from kit.studies.pace import Workload, duration, steps_left
 from kit.studies.study_runs import ablations, baselines, members
 from kit.training.status import read_status
 
@@ -77,7 +77,7 @@ class Plan:
             if config.run not in self.cannot:
                 prepare_run(config, again=True)
         images = read_challenge(values["data"], False, False, images="ignore").images_per_item
-        self.items = Items.of(frames["train"], len(frames["test"]), images)
+        self.workload = Workload.of(frames["train"], len(frames["test"]), images)
         if not study.again:
             require_data(frames, self.configs)
 
@@ -93,9 +93,10 @@ class Plan:
         for notebook, configs in self.groups.items():
             for config in configs:
                 state = self.cannot.get(config.run) or ("finished" if is_done(config) else "to do")
-                steps = 0 if state == "finished" else steps_left(config, self.items.learned)
+                steps = 0 if state == "finished" else steps_left(config, self.workload.learned)
                 print(f"  {notebook:<13} {config.run:<48} {f'{steps:,} steps' if steps else '':>14}  {state}")
-        print(f"Then 05_ensemble, 06_error_analysis{', 07_submission' if self.items.predicted else ''} and the report.")
+        last = ", 07_submission" if self.workload.predicted else ""
+        print(f"Then 05_ensemble, 06_error_analysis{last} and the report.")
         if self.left():
             print(self.estimate(), flush=True)
 
@@ -128,7 +129,7 @@ class Plan:
 
     def estimate(self) -> str:
         """Return a line on how long the runs that are left may take, `jobs` of them at a time."""
-        seconds, measured = duration(left := self.left(), self.items)
+        seconds, measured = duration(left := self.left(), self.workload)
         return (
             f"{len(left)} runs left: about {in_words(seconds / self.study.jobs)}{'' if measured else ' (estimated)'}."
         )

@@ -14,13 +14,13 @@ from kit.config import (
     LIGHT,
     NOT_TRAINED,
     OWN,
-    UNTRAINED,
     TrainConfig,
     bounded_name,
     check_name,
     possible_names,
     short_names,
     train_config,
+    unused,
 )
 from kit.core.exceptions import KitError
 from kit.core.paths import resolve
@@ -79,9 +79,9 @@ def baselines(values: dict, matched: bool = True) -> list[TrainConfig]:
     of five light references, as far as the items have what they read; with `matched`, also those of MATCHED, unless the
     co-attention model is frozen too.
     """
-    frozen = {"freeze_text": True, "freeze_image": True} | UNTRAINED
+    frozen = {"freeze_text": True, "freeze_image": True, "train_text_layers": 0, "augment": False, "teacher": ""}
     systems = usable_systems(BASELINES, read_sides(train_config(**values).data))
-    configs = [_named(values, f"baseline-{system}", system=system, **frozen) for system in systems]
+    configs = [_named(values, f"baseline-{system}", system=system, **frozen | unused(system)) for system in systems]
     if matched and "concat" in systems and not is_frozen(train_config(**values)):
         configs.append(_named(values, "baseline-concat-finetuned", system="concat"))
         configs.append(_named(values, FROZEN_COATTENTION, **frozen))

@@ -54,7 +54,7 @@ def anatomy(trained: Trained) -> pd.DataFrame:
             hook.remove()
     for name, module in modules.items():
         if not isinstance(module, nn.Identity):
-            fixed = name in trained.config.frozen
+            fixed = name in trained.accelerator.unwrap_model(model).frozen
             count = f"{sum(one.numel() for one in module.parameters()):,}{' (frozen)' if fixed else ''}"
             even = isinstance(module, EvenAttention)
             label = "even attention" if even else PARTS[name].format(type(module).__name__)

@@ -68,10 +68,10 @@ def explain(trained: Trained, ids: Sequence) -> pd.DataFrame:
     longest = min(config.max_tokens, find_backbones(config)["text"].outline.max_tokens)
     seen = []
     for place, text in zip(places, texts, strict=True):
-        tokens = rows[place].pop("tokens")
         words, owners = token_words(config.text, text, longest, config.pretrained)
-        seen.append(rows[place] | _attention_on_words(words, owners, tokens, config.attention != "image"))
-    return pd.concat([frame, pd.DataFrame(seen)], axis=1)
+        on_words = _attention_on_words(words, owners, rows[place]["tokens"], config.attention != "image")
+        seen.append(rows[place] | on_words)
+    return pd.concat([frame, pd.DataFrame(seen).drop(columns="tokens")], axis=1)
 
 
 def blanking(trained: Trained, items: int = 300, seed: int = 0) -> pd.DataFrame:

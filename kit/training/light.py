@@ -103,7 +103,10 @@ def read_inputs(
     """Return what the baseline reads of each frame's items: texts `[N]`, or features `[N, d_text + d_image]`, the means
     over tokens and over regions; of a side that it does not read there are none."""
     if config.system == "tfidf":
-        return {name: np.array(product_texts(frame), object) for name, frame in frames.items()}
+        texts = {name: np.array(product_texts(frame), object) for name, frame in frames.items()}
+        if not any(texts["train"]):
+            raise KitError(f"No item of {config.data} has a text, and tfidf reads nothing else: pass -p system image.")
+        return texts
     parts = make_datasets(config, codes, frames, backbones)
     precompute(config, backbones, parts, device, "no")
     features = {}

@@ -117,11 +117,11 @@ def _train(run: TrainingRun, config: TrainConfig, watch: Watch, accelerator: Acc
     def trainer(learn: np.ndarray, validate: np.ndarray, epochs: int, before: int) -> FoldTrainer:
         """Return a trainer of a new model on the training items at `learn`."""
         seed = config.seed + 1000 * progress.fold
-        set_seed(seed)
+        set_seed(seed % 2**32)
         parts = {"train": products["train"].part(learn), "oof": products["train"].part(validate)}
         model = build().to(accelerator.device)
         if accelerator.process_index:  # the same weights, but a dropout of its own
-            set_seed(seed + accelerator.process_index)
+            set_seed((seed + accelerator.process_index) % 2**32)
         if config.linear_start and not states.pending:
             fit_start(config, model, parts["train"], groups[learn], accelerator.device)
         return FoldTrainer(session, model, parts | {"test": products["test"]}, epochs, before)

@@ -171,7 +171,7 @@ def test_same_image_name_in_two_phases(tmp_path):
 
 def test_two_pictures_of_one_item_must_be_the_same(tmp_path):
     fill(tmp_path, CSV)
-    for folder in ("image_train", "backup/image_train"):
+    for folder in ("image_train", "again/image_train", "backup/image_train"):
         put_images(tmp_path / folder, (21, 11), (22, 12), (23, 13))
     put_images(tmp_path / "image_test", (24, 14))
     assert read_challenge(tmp_path).train["image_path"].notna().all()

@@ -493,10 +493,13 @@ def test_an_image_is_found_whatever_the_form_of_its_accents(folder, root):
         (folder / disk).rename(folder / "a.png")
 
 
-def test_a_label_that_no_csv_holds_is_refused(folder):
+def test_a_label_or_id_that_no_csv_holds_is_refused(folder):
     table = pd.DataFrame({"name": [*"abcd"], "kind": ["x\ry", "x\ry", "z", "z"]})
     sentence = refusal(describe, table, title="name", label="kind", out=folder / "out")
     assert "row 1: kind is 'x\\ry', with a control character" in sentence
+    table = pd.DataFrame({"name": [*"abcd"], "kind": [*"xxzz"], "sku": ["1", "2\r", "3", "4"]})
+    sentence = refusal(describe, table, title="name", label="kind", id="sku", out=folder / "out")
+    assert "row 2: sku is '2\\r', with a control character" in sentence
 
 
 def test_a_path_that_ends_with_the_label_and_a_test_table_that_is_the_training_are_named(folder, recwarn):

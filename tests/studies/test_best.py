@@ -21,7 +21,7 @@ from kit.models.registry import IMAGE, TEXT
 from kit.models.text_backbones import text_work
 from kit.runs import open_run
 from kit.studies import best
-from kit.studies.pace import Items, duration
+from kit.studies.pace import Workload, duration
 from kit.submission import check_submission
 from kit.training import light
 from kit.training.launch import launch as real_launch
@@ -90,7 +90,8 @@ def test_every_rung_leaves_a_submission_and_an_interrupted_ladder_goes_on(climb,
     assert cli.main(["check", str(submissions_folder() / "best" / "y_test_pred.csv")]) == 0
     capsys.readouterr()
     assert climb("-p", "again", "True", "--max-minutes", "0") == 0
-    assert "1 member" in (out := capsys.readouterr().out) and "The stack" not in out  # the old one is not submitted
+    assert "1 member" in (out := capsys.readouterr().out)  # the old stack is not submitted
+    assert "submits its only member, best-tfidf" in out and open_run("best").summary["members"] == ["best-tfidf"]
 
 
 def test_a_ladder_that_is_told_to_end_ends_its_training_too(climb, monkeypatch, capsys):
@@ -207,12 +208,12 @@ def test_a_plan_counts_what_its_rungs_share_once(climb, monkeypatch, capsys):
 def test_an_estimate_gives_way_to_a_measured_pace(climb, tiny_config):
     climb("--max-minutes", "0")
     config = open_run("best-tfidf").config
-    items = Items(36, 7, 1.0, np.full(36, 50))
-    assert duration([config], items) == (pytest.approx(open_run("best-tfidf").summary["seconds"]), True)
-    once, measured = duration([train_config(**tiny_config, system="logistic")], items)
-    twice, _ = duration([train_config(**tiny_config, system=system) for system in ("logistic", "neighbours")], items)
+    workload = Workload(36, 7, 1.0, np.full(36, 50))
+    assert duration([config], workload) == (pytest.approx(open_run("best-tfidf").summary["seconds"]), True)
+    once, measured = duration([train_config(**tiny_config, system="logistic")], workload)
+    twice, _ = duration([train_config(**tiny_config, system=system) for system in ("logistic", "neighbours")], workload)
     assert not measured and once < twice < 2 * once  # the backbones run once
-    assert duration([train_config(**tiny_config)], replace(items, learned=36000))[0] > once
+    assert duration([train_config(**tiny_config)], replace(workload, learned=36000))[0] > once
 
 
 @pytest.mark.parametrize("recipe", RECIPES)
@@ -275,6 +276,7 @@ def test_the_ladder_is_climbed_on_images_alone(climb, root, capsys):
     assert name.startswith("best-logistic_image-")
     file = submissions_folder() / "best" / "predictions.csv"
     assert "7 rows" in check_submission(file, read_challenge(data))
+    assert open_run("best").config.members == (name,)  # `kit predict best` predicts with it
 
 
 def test_without_backbones_for_the_images_alone_the_ladder_says_so(climb, root, capsys):

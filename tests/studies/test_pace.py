@@ -42,7 +42,7 @@ def challenge(items: int, images: float = 1) -> SimpleNamespace:
 
 def told(config: TrainConfig, learned: int, predicted: int) -> tuple[float, bool]:
     """Return the duration of a run on so many items, whose texts are longer than all that is read."""
-    return pace.duration([config], pace.Items.of(texts(learned), predicted, 1))
+    return pace.duration([config], pace.Workload.of(texts(learned), predicted, 1))
 
 
 def computing(count: float) -> float:
@@ -85,7 +85,7 @@ def test_frozen_outputs_that_are_too_large_to_keep_are_computed_whenever_they_ar
 
 def test_a_short_text_is_expected_to_take_less_time_than_a_long_one():
     config = train_config(**SMALL, system="text", train_text_layers=2, features_gb=KEPT)
-    short, long = (pace.duration([config], pace.Items.of(texts(600, n), 0, 1))[0] - pace.START for n in (42, 1000))
+    short, long = (pace.duration([config], pace.Workload.of(texts(600, n), 0, 1))[0] - pace.START for n in (42, 1000))
     assert short == pytest.approx(long / 4, rel=0.01)  # 16 tokens of 64
 
 

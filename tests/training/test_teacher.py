@@ -121,7 +121,7 @@ def rewrite(change):
         ({"teacher": "nobody"}, None, "There is no run 'nobody'"),
         ({"teacher": "student"}, None, "is the name of its teacher"),
         ({"folds": 1}, None, "no training item with an out-of-fold prediction"),
-        ({"system": "tfidf"}, None, "learns from labels alone"),
+        ({"system": "tfidf"}, None, "has no use for teacher="),
     ],
 )
 def test_a_teacher_that_does_not_fit_is_refused(root, config, changes, damage, sentence):
