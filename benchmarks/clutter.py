@@ -52,7 +52,7 @@ SYSTEMS = {
 READING = (
     "Macro-F1 in per cent with 95 % bootstrap intervals over items, and out of fold over groups, mean over the "
     "seeds. Differences are paired on the same items and decide between two systems. Out of fold: training items, "
-    "scored by models that did not learn from them or from one with the same title. Test: the test part, titles of which may "
+    "scored by models that did not learn from them or from a duplicate. Test: the test part, whose titles may "
     "occur in training, mean over the folds' models. Variation: mean total variation of the attention on regions from "
     "even attention, 0 to 1; near 0, attention was not tested."
 )
