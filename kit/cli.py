@@ -4,6 +4,7 @@ What a sub-command does is imported when it is started: torch and the notebooks'
 """
 
 import argparse
+import os
 import shlex
 import signal
 import sys
@@ -11,7 +12,7 @@ import warnings
 from pathlib import Path
 from typing import Any
 
-from kit.core.console import accept_any_character, plain_warnings
+from kit.core.console import accept_any_character, open_closed_streams, plain_warnings
 from kit.core.exceptions import KitError
 from kit.studies.options import add_best, add_distil, add_paper
 
@@ -159,7 +160,7 @@ def _report(options: argparse.Namespace) -> None:
 def _runs(options: argparse.Namespace) -> None:
     from kit.analysis.board import board, tell_board
 
-    print(tell_board(board(options.study)))
+    print(tell_board(board(options.study), study=options.study))
 
 
 def _show(options: argparse.Namespace) -> None:
@@ -195,12 +196,18 @@ def _kaggle(options: argparse.Namespace) -> None:  # in a shell, a relative path
 
 def main(arguments: list[str] | None = None) -> int:
     """Run one sub-command; return its exit status: 1 after a sentence about what is wrong, 130 if interrupted."""
+    open_closed_streams()
     accept_any_character()
     plain_warnings()
     options = parser().parse_args(arguments)
     usual = signal.signal(signal.SIGTERM, signal.default_int_handler)  # as Ctrl-C: what was started saves and ends too
     try:
-        return options.action(options) or 0
+        status = options.action(options) or 0
+        sys.stdout.flush()
+        return status
+    except BrokenPipeError:  # the reader, such as head, has seen enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 128 + signal.SIGPIPE
     except KitError as error:
         print(error, file=sys.stderr)
         return 1

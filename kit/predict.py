@@ -210,6 +210,8 @@ def predict_table(run: str | Path, items: Path, images: Path | None, out: Path |
     out = out or Path.cwd() / f"{items.stem}-predicted.csv"
     if (ending := out.suffix.lower()) not in (*PARQUET, *DELIMITED):
         raise KitError(f"{out} must end in .csv, .tsv or .parquet, the formats that can be written: change -o.")
+    if out.is_dir():
+        raise KitError(f"{out} is a folder: choose a file with -o.")
     if out.resolve() == items.resolve():
         raise KitError(f"{out} is the table of the items: choose another file with -o.")
     table, rows = Predictor(run, keep=False)._predict(items, images)

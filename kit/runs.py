@@ -136,7 +136,9 @@ class Run:
         if type(config) is not type(self.config):
             return [f"kind ({'training → ensemble' if isinstance(config, EnsembleConfig) else 'ensemble → training'})"]
         old, new = dataclasses.asdict(self.config), dataclasses.asdict(config)
-        changed = [name for name in new if old.get(name) != new[name] and name not in SAME_RESULT]
+        unread = {"text", "image"} - {*config.sides} if isinstance(config, TrainConfig) else set()
+        same_result = {*SAME_RESULT, *unread}
+        changed = [name for name in new if old.get(name) != new[name] and name not in same_result]
         paths = [name for name in changed if name in ("data", "text", "image")]
         same = [name for name in paths if spelling(old[name]) == spelling(new[name])]
         return [f"{name} ({old.get(name)} → {new[name]})" for name in changed if name not in same]

@@ -41,13 +41,13 @@ def board(study: str = "") -> pd.DataFrame:
     return pd.DataFrame([_row(run) for run in runs if not study or _study(run) == study], columns=columns)
 
 
-def tell_board(frame: pd.DataFrame, width: int = 0) -> str:
-    """Return the result of `board` as text, two lines per run.
+def tell_board(frame: pd.DataFrame, width: int = 0, study: str = "") -> str:
+    """Return the result of `board`, perhaps of one study, as text, two lines per run.
 
     `width`: columns of the text; 0: the terminal's, or as many as the longest line needs if the output is no terminal.
     """
     if frame.empty:
-        return f"{runs_folder()} has no run to list yet."
+        return f"{runs_folder()} has no run {f'of the study {study!r}' if study else 'to list'} yet."
     if not width:
         width = shutil.get_terminal_size((100, 24)).columns if sys.stdout.isatty() else WIDE
     room = min(max(20, width - 52), frame["run"].str.len().max())

@@ -11,7 +11,7 @@ import pandas as pd
 
 from kit.core.exceptions import KitError
 from kit.metrics import bootstrap_macro_f1, bootstrap_mean, macro_f1, weighted_f1
-from kit.runs import Run, open_run
+from kit.runs import EnsembleRun, Run, open_run
 
 READING = (
     "Scores are macro-F1 in per cent on items that the model did not learn from. Intervals are 95 % bootstraps over "
@@ -143,6 +143,7 @@ def predicted_codes(run: Run, ids: pd.Series, first: str) -> np.ndarray:
 
 
 def _changed_settings(one: Run, other: Run, settings: tuple[str, ...]) -> list[str]:
-    """Return the settings in which two runs differ, with both values."""
-    values = {name: [getattr(run.config, name, None) for run in (one, other)] for name in settings}
+    """Return the settings in which two runs differ, with both values; a stack has those of its members."""
+    pair = [open_run(run.config.members[0]) if isinstance(run, EnsembleRun) else run for run in (one, other)]
+    values = {name: [getattr(run.config, name, None) for run in pair] for name in settings}
     return [f"{name}: {first} and {second}" for name, (first, second) in values.items() if first != second]

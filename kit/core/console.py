@@ -13,6 +13,16 @@ SHELL = "KIT_SHELL"  # environment variable: the notebook is executed by a comma
 sink: Callable[[str, str], None] | None = None  # told what each bar is called and shows
 
 
+def open_closed_streams() -> None:
+    """Let what is written to a standard stream that the shell has closed (`2>&-`) go nowhere, instead of failing."""
+    for number, name in enumerate(("stdin", "stdout", "stderr")):
+        try:
+            os.fstat(number)
+        except OSError:
+            os.open(os.devnull, os.O_RDWR)  # takes the lowest free number
+            setattr(sys, name, os.fdopen(number, "r" if name == "stdin" else "w", closefd=False))
+
+
 def accept_any_character() -> None:
     """Let standard output replace characters that its encoding lacks (as in a Latin-1 locale) instead of failing."""
     if hasattr(sys.stdout, "reconfigure"):

@@ -1,5 +1,6 @@
 """Atomic writes, locks that a dead process does not hold, and JSON."""
 
+import glob
 import json
 import os
 import platform
@@ -27,7 +28,7 @@ def write_atomically(path: Path, write: Callable[[Path], object]) -> None:
     temporary = path.with_name(f".{path.name}.{os.getpid()}{host}")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        for leftover in path.parent.glob(f".{path.name}.*"):  # from killed processes
+        for leftover in path.parent.glob(f".{glob.escape(path.name)}.*"):  # from killed processes
             process = leftover.suffix[1:].removesuffix(host)
             if process.isdecimal() and not psutil.pid_exists(int(process)):
                 leftover.unlink(missing_ok=True)

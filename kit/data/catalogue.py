@@ -448,7 +448,7 @@ def _read_parquet(path: Path, columns: list[str], require: Callable) -> pd.DataF
 def _as_texts(values: pd.Series, column: str, rows: Rows) -> list[str]:
     """Return the values of a column as text: "" for a missing one, 7 for 7.0. Raise KitError if one is no text."""
     texts = []
-    for number, value in enumerate(values.astype(object)):
+    for number, value in enumerate(values.astype(object) if values.dtype != np.float32 else [*values.to_numpy()]):
         if isinstance(value, (list, tuple, np.ndarray)) and column in rows.description.image:
             value = SEVERAL.join(str(one) for one in value if not pd.isna(one))
         if isinstance(value, (list, tuple, set, dict, bytes, np.ndarray)):

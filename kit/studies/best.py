@@ -34,7 +34,7 @@ from kit.core.exceptions import KitError
 from kit.core.paths import submissions_folder
 from kit.data.challenge import read_challenge, read_sides
 from kit.data.items import challenge_of, read_items
-from kit.runs import Run, TrainingRun, open_run, prepare_run
+from kit.runs import EnsembleRun, Run, TrainingRun, open_run, prepare_run
 from kit.stacking.ensemble import ensemble_config, stack
 from kit.studies.choice import choose, expectation
 from kit.studies.pace import Workload, duration, steps_left
@@ -171,7 +171,15 @@ class Ladder:
         if self.cannot:
             print(f"  left out, because their backbones cannot be loaded: {', '.join(self.cannot)}")
             print(f"  {next(iter(self.cannot.values()))} (Here the options are --texts, --images and --recipe.)")
+        if left_out := self._no_longer_stacked():
+            print(f"  no longer stacked, because these options do not name them: {', '.join(left_out)}")
         print(f"In all about {in_words(total)}, without stacking and features that are in the cache.", flush=True)
+
+    def _no_longer_stacked(self) -> list[str]:
+        """Return the finished members of the study's stack that are in no rung."""
+        last = open_run(self.study)
+        known = last.config.members if last.finished and isinstance(last, EnsembleRun) else ()
+        return [name for name in known if open_run(name).finished and name not in {c.run for c in self.configs}]
 
     def climb(self, max_minutes: float | None) -> dict[str, str]:
         """Climb as far as the minutes allow, the first rung in any case; return why rungs failed, by name.

@@ -47,6 +47,8 @@ def fit(run: TrainingRun) -> None:
         backbones = find_backbones(config)
         inputs = read_inputs(config, codes, frames, backbones, state.device)
         train = frames["train"]
+        if config.system == "tfidf" and not any(inputs["train"]):
+            raise KitError(f"No item of {config.data} has a text, and tfidf reads nothing else: pass -p system image.")
         folds, labels = train["fold"].to_numpy(), train["label"].to_numpy()
         groups = train.get("group", train["id"]).to_numpy()
         oof, test = np.zeros((len(folds), len(codes))), np.zeros((config.folds, len(frames["test"]), len(codes)))
@@ -103,10 +105,7 @@ def read_inputs(
     """Return what the baseline reads of each frame's items: texts `[N]`, or features `[N, d_text + d_image]`, the means
     over tokens and over regions; of a side that it does not read there are none."""
     if config.system == "tfidf":
-        texts = {name: np.array(product_texts(frame), object) for name, frame in frames.items()}
-        if not any(texts["train"]):
-            raise KitError(f"No item of {config.data} has a text, and tfidf reads nothing else: pass -p system image.")
-        return texts
+        return {name: np.array(product_texts(frame), object) for name, frame in frames.items()}
     parts = make_datasets(config, codes, frames, backbones)
     precompute(config, backbones, parts, device, "no")
     features = {}

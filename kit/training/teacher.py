@@ -33,13 +33,16 @@ def soft_targets(config: TrainConfig, codes: list[int], frames: dict[str, pd.Dat
     """Return what the model learns for each training item, `[N, K]`: the label, mixed with the teacher's probabilities.
 
     Raise KitError if the teacher is not finished, was validated on other items or folds, has other classes or other
-    data, or was scored on items that it learned from.
+    data, or was scored on items that it learned from, as a
+    student is.
     """
     teacher = open_run(config.teacher)
     items, values = teacher.read_oof()
     misfit, train = f"The teacher {teacher.name!r} does not fit the run {config.run!r}: ", frames["train"]
     if isinstance(made := teacher.config, EnsembleConfig) and made.evaluation == "in-sample":
         raise KitError(f"{misfit}it was evaluated in-sample, so it has no out-of-fold predictions: stack it nested.")
+    if isinstance(made, TrainConfig) and made.teacher:
+        raise KitError(f"{misfit}it is a student itself, and knows labels of all folds: name {made.teacher!r}.")
     ours = train.set_index("id")
     require_same_set(f"{misfit}it has other classes", values.columns, pd.Index(codes), SAME_DATA)
     require_same_set(f"{misfit}it was validated on other items", items.index, ours.index, SAME_SPLIT)

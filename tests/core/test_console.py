@@ -2,6 +2,7 @@
 
 import contextlib
 import io
+import subprocess
 import sys
 from types import SimpleNamespace
 
@@ -19,6 +20,13 @@ def test_a_terminal_of_any_encoding_takes_any_character(monkeypatch, encoding):
     accept_any_character()
     print("── é 名 \udce9", flush=True)
     assert sys.stdout.buffer.getvalue().decode(encoding).count("?") == {"ascii": 5, "latin-1": 4, "utf-8": 1}[encoding]
+
+
+@pytest.mark.parametrize(("command", "status"), [("kit runs 2>&-", 0), ("kit runs >&-", 0), ("kit runs | true", 141)])
+def test_a_stream_that_is_closed_gives_no_traceback(root, command, status):
+    command = command.replace("kit", f"{sys.executable} -m kit")
+    done = subprocess.run(["bash", "-o", "pipefail", "-c", command], capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stderr) == (status, "")
 
 
 @pytest.fixture

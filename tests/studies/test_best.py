@@ -89,6 +89,8 @@ def test_every_rung_leaves_a_submission_and_an_interrupted_ladder_goes_on(climb,
     assert open_run("best").summary == stacked
     assert cli.main(["check", str(submissions_folder() / "best" / "y_test_pred.csv")]) == 0
     capsys.readouterr()
+    assert climb("--seeds", "0") == 0
+    assert "no longer stacked, because these options do not name them: best-coatt" in capsys.readouterr().out
     assert climb("-p", "again", "True", "--max-minutes", "0") == 0
     assert "1 member" in (out := capsys.readouterr().out)  # the old stack is not submitted
     assert "submits its only member, best-tfidf" in out and open_run("best").summary["members"] == ["best-tfidf"]

@@ -152,6 +152,8 @@ def test_a_stack_teaches_the_model_of_its_best_network(command, config, capsys):
     assert f"teacher {stacked}" in row["changes"] and row["why"] == run.summary["warning"]
     assert run.summary["warning"] in tell_comparison("network", "student")
     assert ablation(run.config) is baseline(run.config) is None  # no row of the paper's tables
+    with pytest.raises(KitError, match=f"a student itself, and knows labels of all folds: name '{stacked}'"):
+        taught(config, "pupil", teacher="student")
     with pytest.raises(KitError, match="leave it out of the members"):
         stack(ensemble_config(["light", "student"], "all"))
     told(config | {"system": "tfidf"}, "light", np.arange(36) % 2)
@@ -167,6 +169,14 @@ def test_on_one_side_the_student_reads_that_side(root):
     fake(train_config(run="tfidf", system="tfidf", data=data, recipe="demo"), 0.9)
     student = distil.student_config(open_run("tfidf"), {})
     assert (student.system, student.teacher) == ("text", "tfidf")
+
+
+def test_a_teacher_without_backbones_asks_for_the_students(root, config):
+    fake(train_config(run="mine", system="own", data=config["data"], folds=2), 0.9)
+    with pytest.raises(KitError, match="name the student's with -p text and -p image"):
+        distil.student_config(open_run("mine"), {})
+    student = distil.student_config(open_run("mine"), {name: config[name] for name in ("text", "image", "width")})
+    assert (student.system, student.text, student.teacher) == ("coattention", config["text"], "mine")
 
 
 def test_a_stack_that_was_scored_in_sample_teaches_nothing(root, config):
