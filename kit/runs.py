@@ -26,7 +26,7 @@ N items · K classes · F folds
 import contextlib
 import dataclasses
 import functools
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -37,6 +37,7 @@ import numpy as np
 import pandas as pd
 
 from kit.config import SAME_RESULT, EnsembleConfig, TrainConfig, check_name
+from kit.core.cache import content_hashes
 from kit.core.exceptions import KitError, did_you_mean, shorten
 from kit.core.files import TRAIN_AGAIN, locked, now, read_json, read_time, write_atomically, write_json
 from kit.core.paths import runs_folder, spelling
@@ -289,6 +290,11 @@ def find_run(name: str = "") -> Run:
 def list_runs() -> list[Run]:
     """Return the finished runs, oldest first, by the time in their summaries."""
     return sorted((run_at(path.parent) for path in runs_folder().glob("*/summary.json")), key=finished_at)
+
+
+def prediction_hashes(names: Iterable[str], *parts: str) -> list[str]:
+    """Return a hash of each `<part>.parquet` of these runs. Raise KitError if one cannot be read."""
+    return content_hashes([str(open_run(name).folder / f"{part}.parquet") for name in names for part in parts])
 
 
 def finished_trainings(study: str) -> list[TrainingRun]:

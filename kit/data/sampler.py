@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from torch.utils.data import DataLoader, get_worker_info
 
-from kit.core.exceptions import KitError
+from kit.core.exceptions import KitError, first_line
 from kit.data.dataset import Pixels, ProductDataset
 
 SHARED = "/dev/shm"  # workers put their batches here; 64 MB in a container by default
@@ -122,8 +122,7 @@ def _collate(batch: Any) -> Any:
             for value in batch.values():
                 value.share_memory_()
         except RuntimeError as error:
-            reason = str(error).partition("\n")[0]
-            raise KitError(f"A batch does not fit into {SHARED} ({reason}): {MORE_SHARED}.") from None
+            raise KitError(f"A batch does not fit into {SHARED} ({first_line(error)}): {MORE_SHARED}.") from None
     return batch
 
 

@@ -4,7 +4,6 @@ N items · M members · K classes
 """
 
 import dataclasses
-import hashlib
 import json
 import re
 import time
@@ -18,7 +17,7 @@ import pandas as pd
 from sklearn.model_selection import PredefinedSplit
 from threadpoolctl import threadpool_limits
 
-from kit.config import EnsembleConfig, bounded_name, short_names
+from kit.config import EnsembleConfig, bounded_name, short_hash, short_names
 from kit.core.arrays import write_arrays
 from kit.core.console import Bar
 from kit.core.exceptions import KitError
@@ -210,8 +209,7 @@ def ensemble_config(members: Iterable[str], label: str, study: str = "", **value
     parts = [study, "ensemble", label, config.method]
     parts.append(config.evaluation if config.evaluation != "nested" else "")
     if not study:
-        settings = json.dumps(dataclasses.asdict(config), sort_keys=True)
-        parts.append(hashlib.sha256(settings.encode()).hexdigest()[:6])
+        parts.append(short_hash(json.dumps(dataclasses.asdict(config), sort_keys=True)))
     return dataclasses.replace(config, run=bounded_name("-".join(filter(None, parts))))
 
 

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from kit.config import LIGHT, TrainConfig
 from kit.core.exceptions import KitError
+from kit.core.files import TRAIN_AGAIN
 from kit.data.dataset import ProductDataset
 from kit.data.items import data_fingerprints, read_items
 from kit.metrics import softmax
@@ -48,7 +49,7 @@ class Trained:
         self.latest.clear()
         path = self.run.folder / f"model-{fold}.safetensors"
         if not path.is_file():
-            raise KitError(f"{path} is missing: train the run again, with -p again True.")
+            raise KitError(f"{path} is missing: {TRAIN_AGAIN}.")
         model = self.build().to(self.accelerator.device)
         load_weights(model, path, model.frozen_prefixes)
         self.latest[fold] = self.accelerator.prepare_model(model, evaluation_mode=True).eval()
