@@ -299,12 +299,12 @@ def prediction_hashes(names: Iterable[str], *parts: str) -> list[str]:
 
 def finished_trainings(study: str) -> list[TrainingRun]:
     """Return a study's finished trainings, oldest first, without those of another version of the kit; none for ""."""
-    found = []
+    finished = []
     for run in list_runs() if study else ():
         with contextlib.suppress(KitError):
             if isinstance(run, TrainingRun) and run.config.study == study:
-                found.append(run)
-    return found
+                finished.append(run)
+    return finished
 
 
 def finished_at(run: Run) -> tuple[bool, datetime, str]:

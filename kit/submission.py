@@ -15,7 +15,7 @@ from kit.core.exceptions import KitError, shorten
 from kit.core.files import TRAIN_AGAIN
 from kit.core.paths import resolve, submissions_folder
 from kit.data.challenge import Challenge, read_challenge, read_test_keys
-from kit.data.items import changed_images, changed_items, require_same_images
+from kit.data.items import changed_images, require_same_items
 from kit.data.table import check_separator, read_text
 from kit.predictions import FINGERPRINTS, mean_over_folds, predicted_items, read_probabilities
 from kit.runs import Run, open_run
@@ -176,13 +176,7 @@ def check_test_items(run: Run, challenge: Challenge | None = None) -> None:
     """
     challenge = challenge or _read_uncleaned(run.config.data, images="leave")
     predictions, learned = run.read_test()[0].reset_index(), run.predictions("oof")[0]
-    if (changed := changed_items(learned, challenge.train)).any():
-        raise KitError(
-            f"The training items of {challenge.folder} have changed since the run {run.name!r} was trained on them: "
-            f"{changed.sum()} of its items are gone or have another text, label or set of labels "
-            f"(id {shorten(learned['id'][changed])}); train again with -p again True, or restore the table."
-        )
-    require_same_images(run, learned, challenge)
+    require_same_items(run, learned, challenge)
     for split, test in challenge.test.items():
         subject = f"the predictions of the run {run.name!r} for {split!r}"
         _require_same_products(predictions[predictions["split"] == split], test, subject)

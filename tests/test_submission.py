@@ -257,25 +257,25 @@ def fake(name: str, data: Path, system: str = "coattention", **values):
     return run
 
 
-def change(data: Path, *, rows=(), text=None, picture=None, by=str):
-    """Give test items in `rows` of the file another title or picture, or change the whole file `by`."""
+def change(data: Path, *, rows=(), text=None, image=None, by=str):
+    """Give test items in `rows` of the file another title or image, or change the whole file `by`."""
     path = data / "X_test_update.csv"
     lines = path.read_text().splitlines()
     for row in rows:
         cells = lines[row].split(",")
         if text:
             lines[row] = ",".join([cells[0], text, *cells[2:]])
-        if picture:
+        if image:
             name = f"image_{cells[4]}_product_{cells[3]}.jpg"
-            Image.new("RGB", (40, 40), picture).save(data / "images" / "image_test" / name)
+            Image.new("RGB", (40, 40), image).save(data / "images" / "image_test" / name)
     path.write_text(by("\n".join(lines) + "\n"))
 
 
 OTHERS = {  # what changes → how many of the 7 test items differ
     "one title": ({"rows": [3], "text": "Tout autre chose"}, 1),
     "every title": ({"rows": range(1, 8), "text": "Tout autre chose"}, 7),
-    "a picture": ({"rows": [2, 4], "picture": "red"}, 2),
-    "a title and a picture": ({"rows": [5], "text": "Autre", "picture": "red"}, 1),
+    "an image": ({"rows": [2, 4], "image": "red"}, 2),
+    "a title and an image": ({"rows": [5], "text": "Autre", "image": "red"}, 1),
     "product ids": ({"by": lambda text: text.replace(",93", ",83")}, 4),
 }
 
@@ -288,7 +288,7 @@ def test_predictions_of_other_products_are_refused(root, catalogue, name):
     change(catalogue, **changes)
     challenge = read_challenge(catalogue, images="leave")
     for run in [*runs, ensemble]:
-        if name == "a picture" and run.name == "one":  # which read none
+        if name == "an image" and run.name == "one":  # which read none
             assert write_submission(read_predictions(run.folder), challenge, root / "out")
             continue
         with pytest.raises(KitError, match=rf"are for other products .* {count} of 7 differ under the same ids"):
@@ -340,13 +340,13 @@ def test_the_same_products_in_another_file_or_cleaned_otherwise_pass(root, catal
         assert write_submission(read_predictions(run.folder), challenge, root / "out")
 
 
-def test_pictures_that_are_gone_or_were_never_there_are_not_held_against_a_run(root, catalogue):
-    pictures = sorted((catalogue / "images" / "image_test").iterdir())
-    kept = pictures[0].read_bytes()
-    pictures[0].write_bytes(b"no picture")
+def test_images_that_are_gone_or_were_never_there_are_not_held_against_a_run(root, catalogue):
+    paths = sorted((catalogue / "images" / "image_test").iterdir())
+    kept = paths[0].read_bytes()
+    paths[0].write_bytes(b"no image")
     run = fake("run", catalogue, corrupt="blank")
-    pictures[0].write_bytes(kept)
-    pictures[1].unlink()
+    paths[0].write_bytes(kept)
+    paths[1].unlink()
     check_test_items(run)
     shutil.rmtree(catalogue / "images")
     check_test_items(run)

@@ -189,7 +189,9 @@ class TopLayers(nn.Module):
         except Exception:  # the layers want more than the hidden state
             return False
         pairs = zip(whole[-self.count :], top.hidden_states[1:], strict=True)
-        return all((there - here)[mask.bool()].abs().max() < MOST_LEAK * there.std() for there, here in pairs)
+        return all(
+            (expected - actual)[mask.bool()].abs().max() < MOST_LEAK * expected.std() for expected, actual in pairs
+        )
 
 
 class _HandThrough(nn.Module):

@@ -87,14 +87,14 @@ def stack(config: EnsembleConfig, again: bool = False) -> EnsembleRun:
     _check_config(config)
     if config.evaluation == "in-sample":
         warnings.warn(f"{config.run} is evaluated {TOO_GOOD}", stacklevel=2)
-    found = open_run(config.run)
-    earlier = found if isinstance(found, EnsembleRun) and found.finished else None
+    existing = open_run(config.run)
+    earlier = existing if isinstance(existing, EnsembleRun) and existing.finished else None
     if earlier and not again and not earlier.changes(config) and is_current(earlier):
         return earlier
     members = read_members(config.members)
     if earlier and (not earlier.changes(config) or (config.study and config.members != earlier.config.members)):
         again = True  # its members changed, or the study has other members now
-    if found.finished and not again:
+    if existing.finished and not again:
         prepare_run(config)  # says why it is in the way
 
     X = members.oof.transpose(1, 0, 2)  # [N, M, K]

@@ -96,9 +96,9 @@ class Single(Stacker):
     FITTED = ("weights",)
 
     def fit(self, X: np.ndarray, y: np.ndarray, groups: np.ndarray | None = None) -> "Single":
-        found = [scores(X[:, m], y) for m in range(X.shape[1])]
-        best = max(range(len(found)), key=lambda m: (found[m]["macro_f1"], -found[m]["loss"]))
-        self.weights_ = np.eye(len(found))[best]
+        scored = [scores(X[:, m], y) for m in range(X.shape[1])]
+        best = max(range(len(scored)), key=lambda m: (scored[m]["macro_f1"], -scored[m]["loss"]))
+        self.weights_ = np.eye(len(scored))[best]
         return self
 
     def predict_proba(self, X: np.ndarray) -> np.ndarray:

@@ -158,7 +158,7 @@ def _train(run: TrainingRun, config: TrainConfig, watch: Watch, accelerator: Acc
         del fitted
         accelerator.free_memory()
     if accelerator.is_main_process:
-        states.require(seen := data_fingerprints(frames))  # pictures are read all the while
+        states.require(seen := data_fingerprints(frames))  # image files may change during training
         scored = folds >= 0
         summary = summarise_training(config, progress, accelerator) | summarise_items(frames, seen)
         summary |= {"backbones": fingerprint_backbones(backbones)}

@@ -17,7 +17,7 @@ from kit.config import LIGHT, TrainConfig
 from kit.core.exceptions import KitError
 from kit.core.files import TRAIN_AGAIN
 from kit.data.dataset import ProductDataset
-from kit.data.items import data_fingerprints, read_items
+from kit.data.items import data_fingerprints, read_items, require_same_data
 from kit.metrics import softmax
 from kit.models.classifier import Classifier
 from kit.runs import TrainingRun
@@ -92,11 +92,6 @@ def open_trained(run: TrainingRun, data: str = "") -> Trained:
     require_backbones(run)
     accelerator, codes = make_accelerator(config), run.predictions("oof")[1]
     _, frames = read_items(config)
-    seen, found = run.summary.get("outline", {}), data_fingerprints(frames)
-    if changed := [name for name in seen if found.get(name) != seen[name]]:
-        raise KitError(
-            f"The data changed since the run {run.name!r} was trained ({', '.join(changed)}): put back the old "
-            f"data, or train the run again."
-        )
+    require_same_data(run, data_fingerprints(frames), "put back the old data, or train the run again")
     products, build = prepare_items(config, codes, frames, accelerator)
     return Trained(run, config, codes, frames, products, accelerator, build)
