@@ -438,7 +438,7 @@ LATER = {  # what happens to the tables after the run → what is said, None if 
     "new.csv: one item more": "lack id X",
     "new.csv: another text": "are for other products than the test file has now: 1 of 20",
     "items.csv: other order": "set of labels",
-    "items.csv: another text": "1 of its items are gone or have another text",
+    "items.csv: another text": "1 of the run's items are gone or have another text",
     "items.csv: a label renamed": "set of labels",
     "items.csv: one item more": None,
     "items.csv: one class more": "set of labels",
