@@ -9,10 +9,12 @@ oof.parquet                each validation item, predicted by a model that did n
 test.parquet               each test item once per fold: `id`, `split`, `fold`, FINGERPRINTS, one `p_<code>` per class
 model-<fold>.safetensors   the trained weights, or the arrays of a light baseline
 stacker.safetensors        the arrays of an ensemble's stacker
+epoch-*.safetensors        until a fold ends: the weights of its best epochs (`kit.training.saved_weights`)
 blank.csv                  items without a readable image, and images left out beside others
 train.log                  what the training printed
 *.ipynb                    the executed notebooks that were about this run
 status.json, error.json    how far the training is, and why it ended too soon (`kit.training.status`)
+accelerate.json            how several processes of this machine were launched (`kit.training.launch`)
 state.pt                   until the run is finished: resumes an interrupted training (`kit.training.checkpoint`)
 summary.json               written last: its presence means that the run is finished
 

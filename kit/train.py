@@ -76,7 +76,7 @@ def meet() -> PartialState:
 
 
 def _finished(run: TrainingRun) -> bool:
-    """The same answer on all processes."""
+    """Return whether the run is finished, agreed by all processes."""
     return broadcast_object_list([run.finished])[0]
 
 

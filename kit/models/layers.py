@@ -201,7 +201,7 @@ def side_by_side(regions: Tensor, images: Tensor | None) -> Tensor:
 def real_regions(regions: Tensor | None, images: Tensor | None, missing: Tensor | None = None) -> Tensor | None:
     """Return the mask `[B, R]` of the real ones among regions that `side_by_side` returned; None: all are.
 
-    Where `missing` `[B]`, one image stands in for all.
+    If an item is `missing` `[B]`, one image stands in for all of its images.
     """
     if regions is None or images is None:
         return None
