@@ -32,8 +32,10 @@ def project() -> Path:
 
 
 def root() -> Path:
-    """Return the folder of runs/, submissions/ and cache/: KIT_ROOT if it is set, else the project. Raise KitError if there
-    is neither."""
+    """Return the folder of runs/, submissions/ and cache/: KIT_ROOT if it is set, else the project.
+
+    Raise KitError if there is neither.
+    """
     place = _kit_root()
     return (place if place.is_absolute() else project() / place).resolve()
 
