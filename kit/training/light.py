@@ -46,6 +46,8 @@ def fit(run: TrainingRun) -> None:
         report_blank_images(run, frames)
         backbones = find_backbones(config)
         inputs = read_inputs(config, codes, frames, backbones, state.device)
+        if config.system == "tfidf" and not any(inputs["train"]):
+            raise KitError(f"No item of {config.data} has a text, and tfidf reads nothing else: pass -p system image.")
         train = frames["train"]
         folds, labels = train["fold"].to_numpy(), train["label"].to_numpy()
         groups = train.get("group", train["id"]).to_numpy()
@@ -103,10 +105,7 @@ def read_inputs(
     """Return what the baseline reads of each frame's items: texts `[N]`, or features `[N, d_text + d_image]`, the means
     over tokens and over regions; of a side that it does not read there are none."""
     if config.system == "tfidf":
-        texts = {name: np.array(product_texts(frame), object) for name, frame in frames.items()}
-        if not any(texts["train"]):
-            raise KitError(f"No item of {config.data} has a text, and tfidf reads nothing else: pass -p system image.")
-        return texts
+        return {name: np.array(product_texts(frame), object) for name, frame in frames.items()}
     parts = make_datasets(config, codes, frames, backbones)
     precompute(config, backbones, parts, device, "no")
     features = {}
