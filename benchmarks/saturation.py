@@ -27,7 +27,7 @@ SEEDS = (0, 1, 2)
 BATCH, STEPS, LR, FRESH = 16, 80, 1e-3, 16  # fresh batches for the accuracy
 
 
-def draw(task: str, maps: list[Tensor]) -> planted.Items:
+def draw(task: str, maps: list[Tensor]) -> planted.Drawn:
     """Return a batch of the task at the paper's sizes, in which each of its four regions covers a quarter of the image.
 
     `maps` take the task's width to that of the text and of the image backbone.
@@ -60,7 +60,7 @@ def measure(task: str, scale: bool, seed: int) -> dict:
 
 
 @torch.inference_mode()
-def at_the_start(head: CoAttentionHead, items: planted.Items) -> dict[str, str]:
+def at_the_start(head: CoAttentionHead, items: planted.Drawn) -> dict[str, str]:
     """Return the share of |H_t| and of |H_i| `[B, ·, k]` beyond .99, and the mean lengths of t' and i' `[B, D]`."""
     seen = []
     parts = (head.coattention.image_score, head.coattention.text_score, head.dropout)  # as they are called

@@ -370,8 +370,7 @@ class TrainConfig:
         usual = {field.name: field.default for field in dataclasses.fields(self)} | RECIPES[self.recipe]
         paths = [spelling(path) for path in (self.data, self.text, self.image)]
         changed = {k: v for k, v in values.items() if v != usual[k]} | {"paths": paths}
-        digest = hashlib.sha256(json.dumps(changed, sort_keys=True).encode()).hexdigest()[:6]
-        return "-".join([*short, self.recipe, f"s{self.seed}", digest])
+        return "-".join([*short, self.recipe, f"s{self.seed}", short_hash(json.dumps(changed, sort_keys=True))])
 
 
 def held_in(items: int) -> int:
@@ -401,15 +400,16 @@ def short_names(names: Iterable[str]) -> dict[str, str]:
 def possible_names(name: str) -> list[str]:
     """Return every short name that a hub name or path may have, shortest first."""
     names = [short_name(name, parts) for parts in range(1, len(Path(name).parts) + 1)] or [short_name(name)]
-    return [*names, f"{names[-1][:53]}_{_hash(name)}"]
+    return [*names, f"{names[-1][:53]}_{short_hash(name)}"]
 
 
 def bounded_name(name: str, length: int = 250) -> str:
     """Return a compound name cut to `length`; a hash replaces the part that is cut off."""
-    return name if len(name) <= length else f"{name[: length - 7]}-{_hash(name)}"
+    return name if len(name) <= length else f"{name[: length - 7]}-{short_hash(name)}"
 
 
-def _hash(text: str) -> str:
+def short_hash(text: str) -> str:
+    """Return six hexadecimal digits that distinguish texts."""
     return hashlib.sha256(text.encode()).hexdigest()[:6]
 
 

@@ -79,20 +79,20 @@ def open_source(run: str | Path) -> Source:
     if (place / MANIFEST).is_file() or (place / SUMS).is_file():
         return _open_export(place.resolve())
     if (place / "config.json").is_file():
-        found = run_at(place.resolve())
+        source = run_at(place.resolve())
     elif place.name and place.parent in (Path(), Path("runs"), runs_folder()):
-        found = find_run(place.name)
+        source = find_run(place.name)
     else:  # not the run that happens to have the name of that folder
         raise KitError(f"{place} is neither the folder of a run nor one of kit export: check the path, or name a run.")
-    found.require()
-    members = _members(found)
-    if isinstance(found, EnsembleRun) and found.folder.parent == runs_folder() and not is_current(found):
-        raise KitError(f"The members of {found.name!r} were trained again since it was made: make the ensemble again.")
+    source.require()
+    members = _members(source)
+    if isinstance(source, EnsembleRun) and source.folder.parent == runs_folder() and not is_current(source):
+        raise KitError(f"The members of {source.name!r} were trained again since it was made: make the ensemble again.")
     for member in members:
         require_backbones(member)
-    items, codes, _ = found.predictions("oof")
-    names, description = _read_classes(found, members, items)
-    return Source(found, members, codes, names, description, {}, False)
+    items, codes, _ = source.predictions("oof")
+    names, description = _read_classes(source, members, items)
+    return Source(source, members, codes, names, description, {}, False)
 
 
 def _members(run: Run) -> list[TrainingRun]:
@@ -134,7 +134,7 @@ def _read_classes(
             f"The data changed since the run {run.name!r} was trained (texts or labels in {folder}): put back the old "
             f"data and columns, or train the run again."
         )
-    return dict(enumerate(names)), description.recall(record for _, record in records)
+    return dict(enumerate(names)), description.with_columns(record for _, record in records)
 
 
 def _open_export(folder: Path) -> Source:

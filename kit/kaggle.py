@@ -37,11 +37,11 @@ def build(out: Path, text: str, image: str) -> str:
         raise KitError(f"{project()} is not the kit's repository: run this in a clone of it.")
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise KitError(f"{out} exists already: remove it, or name another folder with --out.")
-    found = {"text": _weights("text", text), "image": _weights("image", image)}
+    weights = {"text": _weights("text", text), "image": _weights("image", image)}
     try:
         (out / "wheels").mkdir(parents=True)
         _build_wheel(source, out / "wheels")
-        names = {side: _copy_weights(side, *found[side], out / "weights") for side in found}
+        names = {side: _copy_weights(side, *weights[side], out / "weights") for side in weights}
         for folder, pattern in (("notebooks", "0*.ipynb"), ("data/shop", "**/*")):
             for path in (source / folder).glob(pattern):
                 if path.is_file():
@@ -50,7 +50,7 @@ def build(out: Path, text: str, image: str) -> str:
         notebook = (source / "docs" / "kaggle.ipynb").read_text(encoding="utf-8")
         for side, name in names.items():
             notebook = re.sub(rf'({side}: str = \\").*?(\\")', rf"\g<1>{name}\g<2>", notebook, count=1)
-        if all(isinstance(files, list) for _, files in found.values()):  # the demo's, which its recipe is for
+        if all(isinstance(files, list) for _, files in weights.values()):  # the demo's, which its recipe is for
             notebook = notebook.replace('recipe: str = \\"paper\\"', 'recipe: str = \\"demo\\"')
         write_text(out / "kaggle.ipynb", notebook)
     except OSError as error:

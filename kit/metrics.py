@@ -41,7 +41,6 @@ def bootstrap_macro_f1(
     *,
     groups: np.ndarray | None = None,
     samples: int = 1000,
-    seed: int = 0,
 ) -> tuple[float, float]:
     """Return the 95 % bootstrap interval, over items, of macro-F1; with `other`, of the gain of `predicted` over it.
 
@@ -68,7 +67,7 @@ def bootstrap_macro_f1(
         each = np.nanmean(f1_per_class(counts), axis=1)
         return each[:seeds].mean() - (0 if other is None else each[seeds:].mean())
 
-    random, estimate = np.random.default_rng(seed), score(np.ones(drawable))
+    random, estimate = np.random.default_rng(0), score(np.ones(drawable))
     draws = (random.integers(0, drawable, drawable) for _ in range(samples))
     resampled = [score(np.bincount(draw, minlength=drawable)) for draw in draws]
     low, high = np.percentile(resampled, [2.5, 97.5])
@@ -80,10 +79,10 @@ def bootstrap_macro_f1(
     return float(min(low, estimate)), float(max(high, estimate))
 
 
-def bootstrap_mean(values: np.ndarray, samples: int = 2000, seed: int = 0) -> tuple[float, float]:
+def bootstrap_mean(values: np.ndarray) -> tuple[float, float]:
     """Return the 95 % bootstrap interval of the mean of `values` `[N]`: the percentiles of resampled means."""
-    random = np.random.default_rng(seed)
-    means = [values[random.integers(0, len(values), len(values))].mean() for _ in range(samples)]
+    random = np.random.default_rng(0)
+    means = [values[random.integers(0, len(values), len(values))].mean() for _ in range(2000)]
     low, high = np.percentile(means, [2.5, 97.5])
     return float(low), float(high)
 
@@ -116,10 +115,10 @@ def calibration_error(sure: np.ndarray, right: np.ndarray, bins: int = 15) -> fl
     return float(sum(abs(sure[part].mean() - right[part].mean()) * len(part) for part in parts) / len(sure))
 
 
-def calibration_error_by_chance(sure: np.ndarray, bins: int = 15, samples: int = 200, seed: int = 0) -> float:
+def calibration_error_by_chance(sure: np.ndarray) -> float:
     """Return the mean `calibration_error` if the probabilities `sure` `[N]` were exact: what so few items leave."""
-    drawn = np.random.default_rng(seed).random((samples, len(sure))) < sure
-    return float(np.mean([calibration_error(sure, right, bins) for right in drawn]))
+    drawn = np.random.default_rng(0).random((200, len(sure))) < sure
+    return float(np.mean([calibration_error(sure, right) for right in drawn]))
 
 
 def softmax(logits: np.ndarray) -> np.ndarray:

@@ -192,12 +192,12 @@ class _Member:
         folds = range(config.folds)
         if self.together:
             return trained.probabilities([load(fold) for fold in folds], products["test"])
-        found = []
+        probabilities = []
         for fold in folds:
             network = load(fold)
-            found += trained.probabilities([network], products["test"])
+            probabilities += trained.probabilities([network], products["test"])
             network.cpu()
-        return found
+        return probabilities
 
 
 def predict_table(run: str | Path, items: Path, images: Path | None, out: Path | None) -> str:

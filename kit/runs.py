@@ -9,10 +9,12 @@ oof.parquet                each validation item, predicted by a model that did n
 test.parquet               each test item once per fold: `id`, `split`, `fold`, FINGERPRINTS, one `p_<code>` per class
 model-<fold>.safetensors   the trained weights, or the arrays of a light baseline
 stacker.safetensors        the arrays of an ensemble's stacker
+epoch-*.safetensors        until a fold ends: the weights of its best epochs (`kit.training.saved_weights`)
 blank.csv                  items without a readable image, and images left out beside others
 train.log                  what the training printed
 *.ipynb                    the executed notebooks that were about this run
 status.json, error.json    how far the training is, and why it ended too soon (`kit.training.status`)
+accelerate.json            how several processes of this machine were launched (`kit.training.launch`)
 state.pt                   until the run is finished: resumes an interrupted training (`kit.training.checkpoint`)
 summary.json               written last: its presence means that the run is finished
 
@@ -26,7 +28,7 @@ N items · K classes · F folds
 import contextlib
 import dataclasses
 import functools
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -37,6 +39,7 @@ import numpy as np
 import pandas as pd
 
 from kit.config import SAME_RESULT, EnsembleConfig, TrainConfig, check_name
+from kit.core.cache import content_hashes
 from kit.core.exceptions import KitError, did_you_mean, shorten
 from kit.core.files import TRAIN_AGAIN, locked, now, read_json, read_time, write_atomically, write_json
 from kit.core.paths import runs_folder, spelling
@@ -293,14 +296,19 @@ def list_runs() -> list[Run]:
     return sorted((run_at(path.parent) for path in runs_folder().glob("*/summary.json")), key=finished_at)
 
 
+def prediction_hashes(names: Iterable[str], *parts: str) -> list[str]:
+    """Return a hash of each `<part>.parquet` of these runs. Raise KitError if one cannot be read."""
+    return content_hashes([str(open_run(name).folder / f"{part}.parquet") for name in names for part in parts])
+
+
 def finished_trainings(study: str) -> list[TrainingRun]:
     """Return a study's finished trainings, oldest first, without those of another version of the kit; none for ""."""
-    found = []
+    finished = []
     for run in list_runs() if study else ():
         with contextlib.suppress(KitError):
             if isinstance(run, TrainingRun) and run.config.study == study:
-                found.append(run)
-    return found
+                finished.append(run)
+    return finished
 
 
 def finished_at(run: Run) -> tuple[bool, datetime, str]:

@@ -15,7 +15,7 @@ from kit.core.exceptions import KitError, shorten
 from kit.core.files import TRAIN_AGAIN
 from kit.core.paths import resolve, submissions_folder
 from kit.data.challenge import Challenge, read_challenge, read_test_keys
-from kit.data.items import changed_images, changed_items, require_same_images
+from kit.data.items import changed_images, require_same_items
 from kit.data.table import check_separator, read_text
 from kit.predictions import FINGERPRINTS, mean_over_folds, predicted_items, read_probabilities
 from kit.runs import Run, open_run
@@ -68,8 +68,8 @@ def read_predictions(path) -> pd.DataFrame:
     return labelled[["id", "split", "label", *known]]
 
 
-def write_submission(predictions: pd.DataFrame, challenge: Challenge, out_dir, split: str | None = None) -> list[Path]:
-    """Write one checked file per test split of `predictions` (`id, label`, optionally `split`), or only for `split`.
+def write_submission(predictions: pd.DataFrame, challenge: Challenge, out_dir) -> list[Path]:
+    """Write one checked file per test split of `predictions` (`id, label`, and if there are several splits, `split`).
 
     Predictions with FINGERPRINTS are refused if the test file now has other products under the same ids. Rows are put
     in the test file's order. Every file must pass `check_submission` under a temporary name before any is renamed.
@@ -81,16 +81,12 @@ def write_submission(predictions: pd.DataFrame, challenge: Challenge, out_dir, s
         raise KitError(f"the predictions lack the column {shorten(missing)}; they have {shorten(predictions.columns)}.")
     named = "split" in predictions and predictions["split"].notna().any()
     splits = list(dict.fromkeys(predictions["split"])) if named else list(challenge.test)
-    if unknown := [name for name in [*splits, split or splits[0]] if name not in challenge.test]:
+    if unknown := [name for name in splits if name not in challenge.test]:
         raise KitError(f"there is no test split {unknown[0]!r}; choose among {shorten(challenge.test)}.")
-    if split is not None and split not in splits:
-        raise KitError(
-            f"the predictions have no rows of {split!r}, only of {shorten(splits)}; predict that split first."
-        )
-    if not named and split is None and len(splits) > 1:
-        raise KitError(f"the predictions do not name their split; pass split= one of {shorten(splits)}.")
+    if not named and len(splits) > 1:
+        raise KitError(f"the predictions do not name their split; add a column split with {' or '.join(splits)}.")
     texts = {}
-    for name in splits if split is None else [split]:
+    for name in splits:
         rows = predictions[predictions["split"] == name] if named else predictions
         texts[format_of(challenge).files[name]] = name, _as_text(rows, challenge, name)
     out, written = resolve(out_dir), {}
@@ -180,13 +176,7 @@ def check_test_items(run: Run, challenge: Challenge | None = None) -> None:
     """
     challenge = challenge or _read_uncleaned(run.config.data, images="leave")
     predictions, learned = run.read_test()[0].reset_index(), run.predictions("oof")[0]
-    if (changed := changed_items(learned, challenge.train)).any():
-        raise KitError(
-            f"The training items of {challenge.folder} have changed since the run {run.name!r} was trained on them: "
-            f"{changed.sum()} of its items are gone or have another text, label or set of labels "
-            f"(id {shorten(learned['id'][changed])}); train again with -p again True, or restore the table."
-        )
-    require_same_images(run, learned, challenge)
+    require_same_items(run, learned, challenge)
     for split, test in challenge.test.items():
         subject = f"the predictions of the run {run.name!r} for {split!r}"
         _require_same_products(predictions[predictions["split"] == split], test, subject)

@@ -12,7 +12,7 @@ from accelerate.utils import broadcast_object_list, get_int_from_env, parse_flag
 
 from kit.config import LAUNCHER, LIGHT
 from kit.core.console import accept_any_character
-from kit.core.exceptions import Busy, KitError, OutOfMemory
+from kit.core.exceptions import Busy, KitError, OutOfMemory, first_line
 from kit.runs import TrainingRun
 from kit.training import light
 from kit.training.interrupt import TOGETHER, Interrupted, Watch
@@ -65,7 +65,7 @@ def meet() -> PartialState:
     except (ValueError, RuntimeError, ImportError) as error:
         if not several:
             raise
-        reason = str(error).partition("\n")[0].rstrip(".")
+        reason = first_line(error).rstrip(".")
         raise KitError(
             f"The environment says that several processes train together, but not how they meet ({reason}): start "
             f"them with accelerate launch, or unset RANK, LOCAL_RANK, WORLD_SIZE and MASTER_ADDR to train alone."
@@ -76,7 +76,7 @@ def meet() -> PartialState:
 
 
 def _finished(run: TrainingRun) -> bool:
-    """The same answer on all processes."""
+    """Return whether the run is finished, agreed by all processes."""
     return broadcast_object_list([run.finished])[0]
 
 

@@ -28,7 +28,7 @@ from kit.submission import check_submission, write_submission
 from kit.train import main
 from kit.training.inputs import tokenize
 
-# ---------------------------------------------------------------- pictures
+# ---------------------------------------------------------------- images
 
 
 def jpeg(image: Image.Image, kind: str = "JPEG", **options) -> bytes:
@@ -55,7 +55,7 @@ grey = Image.fromarray(np.full((30, 40), 0x8040, np.uint16))
 clear = Image.new("RGBA", (40, 30), (255, 0, 0, 0))
 palette = Image.new("P", (40, 30), 1)
 palette.putpalette([0, 0, 0, 255, 0, 0])
-PICTURES = {  # the file → the colour in its middle, or why it can't be read
+IMAGES = {  # the file → the colour in its middle, or why it can't be read
     "a plain JPEG": (jpeg(red, quality=95), RED),
     "a truncated JPEG": (jpeg(noise)[:900], "corrupt: "),
     "a truncated PNG": (jpeg(noise, "PNG")[:900], "corrupt: "),
@@ -108,9 +108,9 @@ def as_nobody(tmp_path):
     os.seteuid(os.getuid())
 
 
-@pytest.mark.parametrize("name", PICTURES)
-def test_pictures(name, tmp_path, tiny_data, tiny_config, request, root):
-    content, expected = PICTURES[name]
+@pytest.mark.parametrize("name", IMAGES)
+def test_images(name, tmp_path, tiny_data, tiny_config, request, root):
+    content, expected = IMAGES[name]
     data = tmp_path / "data"
     shutil.copytree(tiny_data, data)
     put(data / "images" / "image_train" / "image_502_product_902.jpg", content, tmp_path / "elsewhere")

@@ -13,16 +13,18 @@ from types import SimpleNamespace
 import nbformat
 import numpy as np
 import pytest
+import torch
 from accelerate.commands.launch import launch_command_parser
 from papermill.cli import papermill
 
 from kit import cli
-from kit.config import EnsembleConfig, TrainConfig, train_config
+from kit.config import SYSTEMS, EnsembleConfig, TrainConfig, train_config
 from kit.core.exceptions import KitError
-from kit.models import registry
+from kit.models import heads, registry
 from kit.notebook_parameters import parameter_types
-from kit.runs import open_run
+from kit.runs import open_run, prepare_run
 from kit.stacking.stackers import Stacker, Tempered
+from kit.training.run_trainer import train
 
 PROJECT = Path(__file__).resolve().parents[1]
 MANUAL = [PROJECT / "README.md", PROJECT / "CONTRIBUTING.md", *sorted((PROJECT / "docs").glob("*.md"))]
@@ -272,11 +274,20 @@ def test_departures_from_the_paper_name_their_fields():
     assert names <= set(FIELDS) | {field.name for field in dataclasses.fields(EnsembleConfig)}
 
 
-def test_the_examples_of_new_parts_work(root, tiny_data):
-    entries, stacker, member = (
+def test_the_examples_of_new_parts_work(root, tiny_data, tiny_config, monkeypatch):
+    entries, reads, fusion, stacker, member = (
         next(block for block in blocks(PROJECT / "CONTRIBUTING.md", "python") if sign in block)
-        for sign in ("TextSpec(", "METHODS[", "OwnMember(")
+        for sign in ("TextSpec(", "# in SYSTEMS", "# in FUSIONS", "METHODS[", "OwnMember(")
     )
+    for registered, entry in ((SYSTEMS, reads), (heads.FUSIONS, fusion)):
+        ((name, value),) = eval("{" + entry + "}", dict(vars(heads))).items()
+        monkeypatch.setitem(registered, name, value)
+    train(prepare_run(train_config(**tiny_config | {"run": "gated", "system": name, "epochs": 1})))
+    assert open_run("gated").finished
+    head = heads.FusionHead(3, name, text_width=4, image_width=6)
+    text, regions = torch.randn(2, 1, 4), torch.randn(2, 5, 6)
+    gated = torch.sigmoid(head.text(text[:, 0])) * regions.mean(1)
+    assert torch.equal(head.eval()([text], None, regions), head.classifier(gated))
     assert "data/challenge" in member
     model = SimpleNamespace(predict_proba=lambda items: np.full((len(items), 3), 1 / 3))
     exec(member.replace("data/challenge", str(tiny_data)), {"np": np, "fit": lambda items: model})

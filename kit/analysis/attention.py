@@ -12,6 +12,7 @@ from safetensors import SafetensorError, safe_open
 
 from kit.config import TOP_LAYER
 from kit.core.exceptions import KitError
+from kit.core.files import TRAIN_AGAIN
 from kit.metrics import bootstrap_mean, softmax
 from kit.runs import EnsembleRun, Run, TrainingRun, open_run
 
@@ -115,7 +116,7 @@ def layer_weights(run: TrainingRun) -> pd.DataFrame:
                 names = [*file.keys()]
                 scores[fold] = file.get_tensor(MIX) if MIX in names else np.zeros(1)  # without one: a single layer
         except (OSError, SafetensorError) as error:
-            raise KitError(f"{path} cannot be read ({error}): train the run again, with -p again True.") from error
+            raise KitError(f"{path} cannot be read ({error}): {TRAIN_AGAIN}.") from error
     if scores:
         top = TOP_LAYER if run.config.linear_start else 0.0
         scores = {"start": np.append(np.zeros(len(scores[0]) - 1), top), **scores}

@@ -12,10 +12,10 @@ import pandas as pd
 from scipy.stats import binomtest, ttest_ind
 from scipy.stats import t as student
 
-from kit.core.exceptions import KitError, shorten
+from kit.core.exceptions import KitError
 from kit.data.challenge import Challenge
 from kit.data.images import readable_images
-from kit.data.items import challenge_of, changed_items, require_same_images
+from kit.data.items import challenge_of, require_same_items
 from kit.metrics import confusion, f1_per_class
 from kit.runs import Run
 
@@ -59,15 +59,8 @@ def read_errors(run: Run, challenge: Challenge | None = None) -> Errors:
     """
     frame, codes, probabilities = run.predictions("oof")
     challenge = challenge or challenge_of(run)
-    items = challenge.train.set_index("id").reindex(frame["id"])
-    changed = changed_items(frame, challenge.train) | ~frame["label"].isin(codes).to_numpy()
-    if changed.any():
-        raise KitError(
-            f"{challenge.folder} has changed since {run.name} was trained on it: {changed.sum()} of the run's items "
-            f"are gone or have another text, label or set of labels (id {shorten(frame['id'][changed])}); train again, "
-            f"or restore the data."
-        )
-    require_same_images(run, frame, challenge)
+    require_same_items(run, frame, challenge)
+    items = challenge.train.set_index("id").loc[frame["id"]]
     rows, labels = np.arange(len(frame)), pd.Index(codes).get_indexer(frame["label"])
     predicted = probabilities.argmax(1)
     items = items[["title", "description"]].assign(

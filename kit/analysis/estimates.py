@@ -102,7 +102,7 @@ class Answers:
 
 
 def gain(ours: Sequence[Run], others: Sequence[Run]) -> Estimate:
-    """How much macro-F1 `ours` gain on `others` in the mean, run by run, paired on the same validation items.
+    """Return how much macro-F1 `ours` gain on `others` in the mean, run by run, paired on the same validation items.
 
     Raise KitError if the runs were not scored on the same items.
     """

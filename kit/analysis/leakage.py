@@ -14,18 +14,20 @@ from kit.data.text import product_texts
 from kit.metrics import bootstrap_macro_f1, macro_f1
 from kit.training.tfidf import tfidf_model
 
+VALIDATED = 0.2  # of the items that the paper's split validates
 
-def random_split(train: pd.DataFrame, share: float = 0.2, seed: int = 0) -> np.ndarray:
+
+def random_split(train: pd.DataFrame, seed: int = 0) -> np.ndarray:
     """Return the paper's split (`holdout`) as a mask `[N]`, True for the items that validate, also if classes are too
     small for it: then a class's only item trains, and the others are split as evenly as they can be."""
     labels, mask = named_labels(train), np.zeros(len(train), bool)
     several = labels.duplicated(keep=False).to_numpy()
     try:
-        mask[several] = holdout(labels[several], share, seed)
+        mask[several] = holdout(labels[several], VALIDATED, seed)
     except KitError:
         if labels.nunique() < 2:
             raise
-        mask[several] = split_up_to(round(1 / share), labels[several], seed) == 0
+        mask[several] = split_up_to(round(1 / VALIDATED), labels[several], seed) == 0
     return mask
 
 
@@ -55,9 +57,7 @@ def count_duplicates(kinds: pd.DataFrame, labels: pd.Series, validates: np.ndarr
     return pd.DataFrame(rows, columns=columns).set_index("kind of duplicate")
 
 
-def measure_leakage(
-    train: pd.DataFrame, groups: np.ndarray, val_share: float = 0.2, seed: int = 0, limit: int = 20_000
-) -> dict[str, float]:
+def measure_leakage(train: pd.DataFrame, groups: np.ndarray, seed: int = 0, limit: int = 20_000) -> dict[str, float]:
     """Measure what a random split gains from duplicates: macro-F1 of a TF-IDF model (`tfidf_model`), with a 95 %
     interval.
 
@@ -68,7 +68,7 @@ def measure_leakage(
     """
     if not any(product_texts(train)):
         return dict.fromkeys(("training", "validation", "duplicates", "with", "without", "gain", "low", "high"), 0)
-    validates = random_split(train, val_share, seed)
+    validates = random_split(train, seed)
     first = np.unique(groups, return_index=True)[1]
     drawn = first[stratified_sample(named_labels(train).iloc[first], round(limit * len(first) / len(train)), seed)]
     drawn = np.isin(groups, groups[drawn])

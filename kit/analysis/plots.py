@@ -35,6 +35,8 @@ from matplotlib.text import Text  # noqa: E402
 BLUE, ORANGE, GREY = "#2a6f97", "#e07a3f", "#8d99ae"
 USUAL = "usual"
 NAME = 40  # widest class name beside a bar, in characters
+LEAST_SHARE = 0.05  # that a confusion matrix prints
+LEAST_LOSS = 1e-4  # on a logarithmic axis
 UNWRITTEN = "(no installed font can write this)"
 TALLEST = 400  # inches: matplotlib draws at most 65,536 pixels
 
@@ -241,14 +243,14 @@ def class_bars(values: pd.Series, names: dict, label: str, mean: float | None = 
 
 
 @_figure
-def duplicate_rows(frame: pd.DataFrame, groups: np.ndarray, names: dict, rows: int = 4, seed: int = 0) -> Figure:
-    """Draw random groups `[N]` of duplicates, one per row, with image, title and class of up to four items each.
+def duplicate_rows(frame: pd.DataFrame, groups: np.ndarray, names: dict, seed: int = 0) -> Figure:
+    """Draw four random groups `[N]` of duplicates, one per row, with image, title and class of up to four items each.
 
     Text is orange if the classes of a group differ.
     """
     sizes = pd.Series(groups).value_counts().sort_index()
     sizes = sizes[sizes > 1]
-    sizes = sizes.sample(min(rows, len(sizes)), random_state=seed)
+    sizes = sizes.sample(min(4, len(sizes)), random_state=seed)
     columns = min(sizes.max(), 4) if len(sizes) else 1
     height = 2.2 * len(sizes) or 0.6
     figure, axes = plt.subplots(
@@ -309,16 +311,16 @@ def ranked(scores: pd.Series, kinds: Sequence[str], label: str) -> Figure:
     return intervals(pd.DataFrame(columns), label)
 
 
-def _far(cells: list, mark: float | None, times: float = 5) -> Callable[[Any], bool]:
-    """Return what says whether an estimate would stretch a scale that begins at `mark`: its interval reaches `times` as
-    far as that of the median."""
+def _far(cells: list, mark: float | None) -> Callable[[Any], bool]:
+    """Return what says whether an estimate would stretch a scale that begins at `mark`: its interval reaches five
+    times as far as that of the median."""
     if mark is None or not cells:
         return lambda cell: False
 
     def reach(cell) -> float:
         return max(abs(cell.low - mark), abs(cell.high - mark))
 
-    usual = times * float(np.median([reach(cell) for cell in cells]))
+    usual = 5 * float(np.median([reach(cell) for cell in cells]))
     return lambda cell: reach(cell) > usual > 0
 
 
@@ -367,9 +369,9 @@ def f1_bars(scores: pd.DataFrame) -> Figure:
 
 
 @_figure
-def confusion_matrix(counts: np.ndarray, codes: list[int], names: dict, least: float = 0.05) -> Figure:
+def confusion_matrix(counts: np.ndarray, codes: list[int], names: dict) -> Figure:
     """Draw the percentage of each true class (row) predicted as each class (column; with its name if there are at
-    most 15); print shares from `least` up.
+    most 15); print shares from LEAST_SHARE up.
 
     `counts` `[K, K]`: true class by predicted class. The row of a class without items stays empty.
     """
@@ -382,7 +384,7 @@ def confusion_matrix(counts: np.ndarray, codes: list[int], names: dict, least: f
     above = max(map(_inches, columns)) if columns is labels else 0.4
     figure, axis = plt.subplots(figsize=(side + max(beside, 3.5), side + 0.8 + above), layout="constrained")
     axis.imshow(shares, cmap="Blues", vmin=0, vmax=1, aspect="auto")
-    for row, column in np.argwhere(shares >= least):
+    for row, column in np.argwhere(shares >= LEAST_SHARE):
         shade = "white" if shares[row, column] > 0.5 else "black"
         axis.text(
             column, row, f"{100 * shares[row, column]:.0f}", ha="center", va="center", fontsize=size - 1, color=shade
@@ -390,7 +392,7 @@ def confusion_matrix(counts: np.ndarray, codes: list[int], names: dict, least: f
     axis.set_yticks(range(len(codes)), labels, fontsize=size)
     axis.set_xticks(range(len(codes)), columns, fontsize=size, rotation=90)
     axis.set_xlabel("predicted class")
-    figure.suptitle(f"per cent of each true class (row), from {100 * least:.0f} % on", fontsize=10)
+    figure.suptitle(f"per cent of each true class (row), from {100 * LEAST_SHARE:.0f} % on", fontsize=10)
     axis.tick_params(length=0)
     axis.spines[:].set_visible(False)
     return figure
@@ -424,23 +426,23 @@ def confusion_bars(pairs: pd.DataFrame) -> Figure:
 
 
 @_figure
-def loss_boxes(items: pd.DataFrame, least: float = 1e-4) -> Figure:
+def loss_boxes(items: pd.DataFrame) -> Figure:
     """Draw the loss without and with a description, of the misclassified items (the paper's figure 5) and of all items.
 
-    `items`: the items of `errors.read_errors`. Losses below `least` are drawn at `least`, because the axis of all items
+    `items`: the items of `errors.read_errors`. Losses below LEAST_LOSS are drawn at it, because the axis of all items
     is logarithmic.
     """
     figure, panels = _axes(9, 3.8, ncols=2)
     for axis, chosen in zip(panels, (items[items["wrong"]], items), strict=True):
         parts = [chosen.loc[chosen["described"] == described, "loss"] for described in (False, True)]
         axis.boxplot(
-            [part.clip(lower=least) for part in parts],
+            [part.clip(lower=LEAST_LOSS) for part in parts],
             whis=(5, 95),
             showfliers=False,
             widths=0.5,
             medianprops={"color": BLUE, "linewidth": 2},
         )
-        axis.plot([1, 2], np.maximum([part.mean() for part in parts], least), "D", color=ORANGE, label="mean")
+        axis.plot([1, 2], np.maximum([part.mean() for part in parts], LEAST_LOSS), "D", color=ORANGE, label="mean")
         words = zip(("without", "with"), parts, strict=True)
         axis.set_xticks([1, 2], [f"{word} description\n{len(part):,} items" for word, part in words])
     panels[0].set(title="misclassified items", ylabel="cross-entropy (nats)", ylim=(0, None))
@@ -481,11 +483,11 @@ def layer_weights(weights: pd.DataFrame) -> Figure:
 
 
 @_figure
-def calibration(sure: np.ndarray, right: np.ndarray, bins: int = 15) -> Figure:
+def calibration(sure: np.ndarray, right: np.ndarray) -> Figure:
     """Draw how often predictions are right by how probable the model holds them: a dot per bin of
     `kit.metrics:calibration_bins`, with its 95 % Wilson interval; on the line, probabilities are what they say."""
     figure, axis = _axes(5, 4.2)
-    parts = calibration_bins(sure, bins)
+    parts = calibration_bins(sure)
     shares = np.array([right[part].mean() for part in parts])
     bounds = [binomtest(int(right[part].sum()), len(part)).proportion_ci(method="wilson") for part in parts]
     low, high = np.array(bounds).T

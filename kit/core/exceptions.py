@@ -34,3 +34,8 @@ def shorten(items, shown: int = 5) -> str:
     """Return the first `shown` items as text, and the number of the rest."""
     items = list(items)
     return ", ".join(map(str, items[:shown])) + (f" and {len(items) - shown} more" if len(items) > shown else "")
+
+
+def first_line(error: BaseException) -> str:
+    """Return the first line of an error's message, or the error's type if it has none."""
+    return next(iter(str(error).strip().splitlines()), type(error).__name__)

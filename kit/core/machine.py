@@ -6,12 +6,13 @@ import joblib
 
 
 def available_threads() -> int:
-    """That this machine or container has for computing, or that its user allows."""
+    """Return the number of threads that this machine or container has, or that OMP_NUM_THREADS allows."""
     allowed = os.environ.get("OMP_NUM_THREADS", "")
     return int(allowed) if allowed.isdecimal() else joblib.cpu_count()
 
 
 def available_gpus() -> int:
+    """Return the number of GPUs that torch sees."""
     import torch
 
     return torch.cuda.device_count()

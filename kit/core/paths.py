@@ -21,8 +21,8 @@ def project() -> Path:
     """
     if told := os.environ.get("KIT_PROJECT"):
         return Path(told)
-    if found := _standing_in() or find_project(Path(__file__).resolve().parents[1]):
-        return found
+    if folder := _standing_in() or find_project(Path(__file__).resolve().parents[1]):
+        return folder
     if (place := _kit_root()).is_absolute():
         return place.resolve()
     raise KitError(
@@ -32,23 +32,26 @@ def project() -> Path:
 
 
 def root() -> Path:
-    """Return the folder of runs/, submissions/ and cache/: KIT_ROOT if it is set, else the project. Raise KitError."""
+    """Return the folder of runs/, submissions/ and cache/: KIT_ROOT if it is set, else the project.
+
+    Raise KitError if there is neither.
+    """
     place = _kit_root()
     return (place if place.is_absolute() else project() / place).resolve()
 
 
 def runs_folder() -> Path:
-    """Return the folder with one folder per run. Raise KitError."""
+    """Return the folder with one folder per run. Raise KitError as `root` does."""
     return root() / "runs"
 
 
 def submissions_folder() -> Path:
-    """Return the folder of submission files, one folder per run. Raise KitError."""
+    """Return the folder of submission files, one folder per run. Raise KitError as `root` does."""
     return root() / "submissions"
 
 
 def cache_folder() -> Path:
-    """Return the folder of what can be computed again. Raise KitError."""
+    """Return the folder of what can be computed again. Raise KitError as `root` does, unless the cache is private."""
     return _private[-1] if _private else root() / "cache"
 
 
@@ -64,7 +67,7 @@ def private_cache() -> Iterator[None]:
 
 
 def notebooks_folder() -> Path:
-    """Return the folder of the shipped notebooks. Raise KitError."""
+    """Return the folder of the shipped notebooks. Raise KitError if there is no project."""
     return project() / "notebooks"
 
 
@@ -80,7 +83,7 @@ def find_project(start: Path) -> Path | None:
 def resolve(path) -> Path:
     """Return an absolute path; a relative one starts at the project, wherever the notebook's kernel was started.
 
-    Raise KitError.
+    Raise KitError if it is no path, or relative and there is no project.
     """
     try:
         place = Path(path).expanduser()
@@ -92,7 +95,7 @@ def resolve(path) -> Path:
 def spelling(path: str) -> str:
     """Return one spelling for all of the same folder: from the project if it is inside. A hub name stays as it is.
 
-    Raise KitError.
+    Raise KitError if it is no path, or if there is no project.
     """
     place = resolve(path)
     return place.relative_to(project()).as_posix() if place.is_relative_to(project()) else str(place)

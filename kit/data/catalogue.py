@@ -71,7 +71,7 @@ class Description:
         """Return the fields that name the columns of one side, as JSON, for a run to keep."""
         return json.dumps({field: getattr(self, field) for field in SIDES[side]}, ensure_ascii=False)
 
-    def recall(self, records: Iterable[str]) -> "Description":
+    def with_columns(self, records: Iterable[str]) -> "Description":
         """Return the description with the columns that `record` returned earlier. Raise TypeError if it did not."""
         fields: dict[str, Any] = {
             key: tuple(v) if isinstance(v, list) else v for one in records for key, v in json.loads(one).items()

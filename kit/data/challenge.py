@@ -291,10 +291,10 @@ def _read_edition(folder: Path, look: bool) -> _Source:
     _add_labels(frames["train"], paths["train"].name, matches[edition.labels], edition)
     names, where = read_names(folder), str(folder)
     if look:
-        found, links = find_images(folder)
+        images, links = find_images(folder)
         where += f" (not followed: {shorten(links)}, a link that leaves the folder)" if links else ""
         for split, frame in frames.items():
-            _add_images(frame, split, paths[split], found)
+            _add_images(frame, split, paths[split], images)
     return _Source(present[0], frames, paths, names, dict.fromkeys(paths, where))
 
 

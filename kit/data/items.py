@@ -141,8 +141,22 @@ def changed_items(predicted: pd.DataFrame, train: pd.DataFrame) -> np.ndarray:
     return np.any([now[name].to_numpy() != predicted[name].to_numpy() for name in names], axis=0)
 
 
-def require_same_images(run: Run, predicted: pd.DataFrame, challenge: Challenge) -> None:
-    """Raise KitError if training items that a run `predicted` out of fold have other images now."""
+def require_same_data(run: Run, fingerprints: dict[str, str], advice: str) -> None:
+    """Raise KitError, ending with `advice`, if a finished run learned from other data than `data_fingerprints` saw."""
+    seen = run.summary.get("outline", {})
+    if changed := [name for name in seen if fingerprints.get(name) != seen[name]]:
+        raise KitError(f"The data changed since the run {run.name!r} was trained ({', '.join(changed)}): {advice}.")
+
+
+def require_same_items(run: Run, predicted: pd.DataFrame, challenge: Challenge) -> None:
+    """Raise KitError if training items that a run `predicted` out of fold have changed (`changed_items`) or have other
+    images now."""
+    if (changed := changed_items(predicted, challenge.train)).any():
+        raise KitError(
+            f"{challenge.folder} has changed since the run {run.name!r} was trained on it: {changed.sum()} of the "
+            f"run's items are gone or have another text, label or set of labels (id "
+            f"{shorten(predicted['id'][changed])}); train again with -p again True, or restore the table."
+        )
     if (changed := changed_images(predicted, challenge.train.set_index("id").loc[predicted["id"]])).any():
         raise KitError(
             f"{changed.sum()} of the training items of {challenge.folder} have other images than when the run "

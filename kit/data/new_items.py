@@ -59,8 +59,8 @@ def read_new_items(
     if images and not images.is_dir():
         raise KitError(f"{images} is not a folder: give --images the folder of the images.")
     absent, counted, folder = "", "", images or (Path.cwd() if path is None else path.parent)
-    if found := None if description else _find_edition(headers):
-        frame, name = _read_challenge_rows(table, found, folder), found["id"]
+    if edition := None if description else _find_edition(headers):
+        frame, name = _read_challenge_rows(table, edition, folder), edition["id"]
     else:
         columns, absent = _find_columns(headers, description, path, sides)
         if columns.image and path and not images:
@@ -170,7 +170,7 @@ def _look_at_images(frame: pd.DataFrame, sides: Sequence[str]) -> None:
     """Note what the rows lack of what a model of `sides` reads; an unreadable image counts as none."""
     whole = frame["whole"].to_numpy(bool)
     has = {"text": ((frame["title"] + frame["description"]).str.strip() != "").to_numpy(bool)}
-    lacks = {"text": [[] if there else [Problem("no text", "no text")] for there in has["text"]]}
+    lacks = {"text": [[] if has_text else [Problem("no text", "no text")] for has_text in has["text"]]}
     if "image" in sides:
         inspected = inspect_items(item_images(frame))
         has["image"] = (inspected["blank"] == "").to_numpy(bool)

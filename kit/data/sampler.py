@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from torch.utils.data import DataLoader, get_worker_info
 
-from kit.core.exceptions import KitError
+from kit.core.exceptions import KitError, first_line
 from kit.data.dataset import Pixels, ProductDataset
 
 SHARED = "/dev/shm"  # workers put their batches here; 64 MB in a container by default
@@ -29,7 +29,7 @@ LOST = 1800  # seconds after which a missing batch counts as lost
 class LengthBatches:
     """Batch sampler that puts items of similar length together, reshuffled every epoch (paper section 4.3).
 
-    Shuffled items are sorted by length within pools of `pool` steps, and the steps are shuffled again. Each step is cut
+    Shuffled items are sorted by length within pools of POOL steps, and the steps are shuffled again. Each step is cut
     into `accumulate` batches of `batch_size` items, so the items of a step do not depend on how it is cut. The items
     left over from the last whole step are set aside before sorting and come last: each has more weight in that short
     step, so a random choice of any length keeps it unbiased. With `shuffle=False` the longest items come first, so that
@@ -39,6 +39,7 @@ class LengthBatches:
     items.
     """
 
+    POOL = 50
     drop_last = False
 
     def __init__(
@@ -47,11 +48,10 @@ class LengthBatches:
         batch_size: int,
         shuffle: bool,
         seed: int = 0,
-        pool: int = 50,
         accumulate: int = 1,
     ):
         self.lengths, self.batch_size, self.shuffle = np.asarray(lengths), batch_size, shuffle
-        self.seed, self.pool, self.accumulate = seed, pool, accumulate
+        self.seed, self.accumulate = seed, accumulate
         self.epoch, self.start, self.full = 0, 0, False
 
     def __len__(self) -> int:
@@ -73,7 +73,7 @@ class LengthBatches:
         order = random.permutation(len(self.lengths))
         whole = len(order) // step
         order, rest = order[: whole * step], order[whole * step :]  # Accelerate wants a short batch last
-        pools = [order[i : i + step * self.pool] for i in range(0, len(order), step * self.pool)]
+        pools = [order[i : i + step * self.POOL] for i in range(0, len(order), step * self.POOL)]
         *pools, rest = (part[np.argsort(self.lengths[part], kind="stable")] for part in (*pools, rest))
         steps = np.concatenate([*pools, order[:0]]).reshape(whole, step)[random.permutation(whole)]
         return np.concatenate([steps.ravel(), rest])
@@ -122,8 +122,7 @@ def _collate(batch: Any) -> Any:
             for value in batch.values():
                 value.share_memory_()
         except RuntimeError as error:
-            reason = str(error).partition("\n")[0]
-            raise KitError(f"A batch does not fit into {SHARED} ({reason}): {MORE_SHARED}.") from None
+            raise KitError(f"A batch does not fit into {SHARED} ({first_line(error)}): {MORE_SHARED}.") from None
     return batch
 
 

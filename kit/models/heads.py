@@ -3,7 +3,7 @@
 B batch · T tokens · R regions · L layers · d backbone width · D joint width · K classes
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor, nn
@@ -23,6 +23,15 @@ from kit.models.layers import (
 )
 
 LENGTHS = 10.0, 5.0  # of the text and the image vector after a linear start: the text tells more
+# a baseline's fusion → the width of what is fused, from those of text, image and head; the sides that a linear layer
+# brings to that width; and what fuses text `[B, d_text]` and image `[B, d_image]`, None if a side is not read
+FUSIONS: dict[str, tuple[Callable[..., int], tuple[str, ...], Callable[..., Tensor]]] = {
+    "concat": (lambda text, image, width: text + image, (), lambda text, image: torch.cat([text, image], dim=1)),
+    "bilinear": (lambda text, image, width: width, ("text", "image"), torch.mul),
+    "dot": (lambda text, image, width: image, ("text",), torch.mul),
+    "text": (lambda text, image, width: text, (), lambda text, image: text),
+    "image": (lambda text, image, width: image, (), lambda text, image: image),
+}
 
 
 class CoAttentionHead(nn.Module):
@@ -178,8 +187,9 @@ class CoAttentionHead(nn.Module):
         """Return the classifier's input of the attended vectors `[B, D]`; `a_image` `[B, R]`: the attention on regions,
         `inputs` `[B, R, d_image]`: these before their projection.
 
-        A linear start divides the image by its length before the projection, which keeps all of training items that
-        are few, and less of others.
+        A linear start divides the image by its length before the projection. That was fitted to the training items: if
+        they are few, it keeps their whole length, but only a part of a new image's, which would count too much if it
+        were divided by the length that is left.
         """
         if self.linear_start:
             length = weighted_sum(a_image, inputs).norm(dim=1, keepdim=True).clamp_min(1e-12)
@@ -200,8 +210,7 @@ class CoAttentionHead(nn.Module):
 class FusionHead(nn.Module):
     """A baseline (paper section 3.1): one text and one image vector, a fusion, two fully connected layers.
 
-    `system`: concat; bilinear; dot (the text through a linear layer to the image's width, times the image); text or
-    image alone. The text vector is the top layer's first token, the image vector the mean of the regions.
+    `system`: one of FUSIONS. The text vector is the top layer's first token, the image vector the mean of the regions.
 
     `standardise`, beyond the paper: the vectors are those from which co-attention has its linear start, that is the
     text's mean token in place of the first, both standardised and of fixed length.
@@ -227,15 +236,14 @@ class FusionHead(nn.Module):
         standardise: bool = False,
     ):
         super().__init__()
-        self.system, self.standardise = system, standardise
+        self.standardise = standardise
         self.text_input = Standardise(text_width) if standardise else nn.Identity()
         self.image_input = Standardise(image_width) if standardise else nn.Identity()
-        joint = {"concat": text_width + image_width, "bilinear": width, "dot": image_width}
-        joint |= {"text": text_width, "image": image_width}
-        projected = system in ("bilinear", "dot")
-        self.text = linear(text_width, joint[system]) if projected else nn.Identity()
-        self.image = linear(image_width, width) if system == "bilinear" else nn.Identity()
-        hidden = linear(joint[system], classifier_width)
+        fused_width, projected, self.fuse = FUSIONS[system]
+        joint = fused_width(text_width, image_width, width)
+        self.text = linear(text_width, joint) if "text" in projected else nn.Identity()
+        self.image = linear(image_width, joint) if "image" in projected else nn.Identity()
+        hidden = linear(joint, classifier_width)
         self.classifier = nn.Sequential(hidden, nn.ReLU(), nn.Dropout(dropout), linear(classifier_width, classes))
 
     def inputs(
@@ -254,9 +262,7 @@ class FusionHead(nn.Module):
         text, image = self.inputs(layers, mask, regions, shown)
         text = None if text is None else self.text(self._scaled(self.text_input(text), LENGTHS[0]))
         image = None if image is None else self.image(self._scaled(self.image_input(image), LENGTHS[1]))
-        if text is None or image is None or self.system in ("text", "image"):
-            return self.classifier(image if self.system == "image" else text)
-        return self.classifier(torch.cat([text, image], dim=1) if self.system == "concat" else text * image)
+        return self.classifier(self.fuse(text, image))
 
     def _scaled(self, vectors: Tensor, length: float) -> Tensor:
         return length * normalize(vectors, dim=1) if self.standardise else vectors

@@ -17,16 +17,8 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.utils.flop_counter import FlopCounterMode
 
-from kit.core.exceptions import KitError
-from kit.models.pretrained import (
-    UNREADABLE,
-    WEIGHTS,
-    check_hub,
-    first_line,
-    local_directory,
-    refuse_pointers,
-    timm_hub_name,
-)
+from kit.core.exceptions import KitError, first_line
+from kit.models.pretrained import BROKEN, WEIGHTS, check_hub, local_directory, refuse_pointers, timm_hub_name
 from kit.models.registry import IMAGE
 
 # of the images in one pass on a CPU: 1.9 times as fast as a pass with 32 images of 224 px
@@ -173,7 +165,7 @@ def load_image(name: str, pretrained: bool = True, size: int = 0) -> ImageBackbo
         _fit_positions(model, size)
         model = model.to(memory_format=torch.channels_last)  # convolutions run faster
         return ImageBackbone(model, model.pretrained_cfg["mean"], model.pretrained_cfg["std"])
-    except (*UNREADABLE, AssertionError, AttributeError, KeyError, TypeError) as error:  # of model_args, too
+    except (*BROKEN, AssertionError, AttributeError, KeyError, TypeError) as error:  # of model_args, too
         reason = textwrap.shorten(str(error) or type(error).__name__, 200, placeholder=" …")
         raise KitError(f"The image backbone {name!r} could not be loaded: {reason}") from error
 

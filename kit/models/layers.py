@@ -49,6 +49,8 @@ class BiLSTM(nn.Module):
     Batches of similar length waste little computation on padding; a packed sequence costs more.
     """
 
+    GAIN = 0.1  # of a linear start: inputs so small that a cell's tanh is nearly linear
+
     def __init__(self, input_width: int, width: int):
         super().__init__()
         self.ahead = nn.LSTM(input_width, width // 2, batch_first=True)
@@ -60,13 +62,13 @@ class BiLSTM(nn.Module):
                 nn.init.zeros_(parameter)
 
     @torch.no_grad()
-    def start_linear(self, map: Tensor, gain: float = 0.1) -> None:
+    def start_linear(self, map: Tensor) -> None:
         """Start as nearly the linear map `[D, d]` of each token: input and output gates open, forget gates shut.
 
-        Each direction's cell input is half of the map, scaled by `gain` so that its tanh stays linear.
+        Each direction's cell input is half of the map, scaled by GAIN.
         """
         h = self.ahead.hidden_size
-        for direction, cell in zip((self.ahead, self.back), (gain * map).chunk(2), strict=True):
+        for direction, cell in zip((self.ahead, self.back), (self.GAIN * map).chunk(2), strict=True):
             weights = dict(direction.named_parameters())
             weights["weight_ih_l0"].zero_()  # [4h, d]: input, forget, cell, output
             weights["weight_ih_l0"][2 * h : 3 * h] = cell
@@ -199,7 +201,7 @@ def side_by_side(regions: Tensor, images: Tensor | None) -> Tensor:
 def real_regions(regions: Tensor | None, images: Tensor | None, missing: Tensor | None = None) -> Tensor | None:
     """Return the mask `[B, R]` of the real ones among regions that `side_by_side` returned; None: all are.
 
-    Where `missing` `[B]`, one image stands in for all.
+    If an item is `missing` `[B]`, one image stands in for all of its images.
     """
     if regions is None or images is None:
         return None

@@ -9,14 +9,14 @@ from safetensors import SafetensorError
 
 from kit.core.cache import content_hashes
 from kit.core.console import setting
-from kit.core.exceptions import KitError
+from kit.core.exceptions import KitError, first_line
 from kit.core.paths import resolve
 from kit.models.registry import IMAGE, TEXT, ImageSpec, TextSpec, offline
 
 WEIGHTS = ("model.safetensors", "pytorch_model.bin")  # their names on the hub
 WEIGHTS_FORMAT = 3  # of backbones' outputs: raise it when normalising pixels or reading weights changes
 # the libraries' errors for weights that are broken or of another model
-UNREADABLE = (OSError, ValueError, RuntimeError, SafetensorError, pickle.UnpicklingError, EOFError)
+BROKEN = (OSError, ValueError, RuntimeError, SafetensorError, pickle.UnpicklingError, EOFError)
 
 
 def refuse_pointers(directory: Path) -> None:
@@ -104,7 +104,3 @@ def weights_fingerprint(name: str, side: str, pretrained: bool, here: bool = Fal
     usual = [*WEIGHTS, *(f"{file}.index.json" for file in WEIGHTS), *(["config.json"] if here else [])]
     cached = [path for file in usual if isinstance(path := try_to_load_from_cache(repo, file), str)]
     return repr((name, repo, [Path(path).parts[-2:] for path in cached])) if cached else None  # commit and file
-
-
-def first_line(error: Exception) -> str:
-    return str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__

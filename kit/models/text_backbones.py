@@ -14,9 +14,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from kit.core.exceptions import KitError
+from kit.core.exceptions import KitError, first_line
 from kit.models.e5 import e5_model
-from kit.models.pretrained import UNREADABLE, check_hub, first_line, local_directory, refuse_pointers, text_hub_name
+from kit.models.pretrained import BROKEN, check_hub, local_directory, refuse_pointers, text_hub_name
 from kit.models.registry import TEXT, TextSpec
 
 PROBE_TOKENS = 4  # length of the texts that a new text backbone is probed with
@@ -189,7 +189,9 @@ class TopLayers(nn.Module):
         except Exception:  # the layers want more than the hidden state
             return False
         pairs = zip(whole[-self.count :], top.hidden_states[1:], strict=True)
-        return all((there - here)[mask.bool()].abs().max() < MOST_LEAK * there.std() for there, here in pairs)
+        return all(
+            (expected - actual)[mask.bool()].abs().max() < MOST_LEAK * expected.std() for expected, actual in pairs
+        )
 
 
 class _HandThrough(nn.Module):
@@ -254,7 +256,7 @@ def load_text(name: str, pretrained: bool = True) -> TextBackbone:
         model, report = AutoModel.from_pretrained(
             source, config=config, dtype=torch.float32, output_loading_info=True, **options
         )
-    except UNREADABLE as error:
+    except BROKEN as error:
         raise KitError(f"The text backbone {name!r} could not be loaded from {source}: {first_line(error)}") from error
     if report["missing_keys"]:
         missing = ", ".join(sorted(report["missing_keys"])[:3])

@@ -16,8 +16,8 @@ from typing import Any
 
 from huggingface_hub import snapshot_download
 
-from kit.core.exceptions import KitError
-from kit.models.pretrained import first_line, local_directory, refuse_pointers, text_hub_name
+from kit.core.exceptions import KitError, first_line
+from kit.models.pretrained import local_directory, refuse_pointers, text_hub_name
 from kit.models.registry import TEXT, TOKENIZER
 
 TOKENS_FORMAT = 1  # of the cached ids: raise it when a text may be tokenised differently

@@ -4,7 +4,6 @@ N items · M members · K classes
 """
 
 import dataclasses
-import hashlib
 import json
 import re
 import time
@@ -18,7 +17,7 @@ import pandas as pd
 from sklearn.model_selection import PredefinedSplit
 from threadpoolctl import threadpool_limits
 
-from kit.config import EnsembleConfig, bounded_name, short_names
+from kit.config import EnsembleConfig, bounded_name, short_hash, short_names
 from kit.core.arrays import write_arrays
 from kit.core.console import Bar
 from kit.core.exceptions import KitError
@@ -88,14 +87,14 @@ def stack(config: EnsembleConfig, again: bool = False) -> EnsembleRun:
     _check_config(config)
     if config.evaluation == "in-sample":
         warnings.warn(f"{config.run} is evaluated {TOO_GOOD}", stacklevel=2)
-    found = open_run(config.run)
-    earlier = found if isinstance(found, EnsembleRun) and found.finished else None
+    existing = open_run(config.run)
+    earlier = existing if isinstance(existing, EnsembleRun) and existing.finished else None
     if earlier and not again and not earlier.changes(config) and is_current(earlier):
         return earlier
     members = read_members(config.members)
     if earlier and (not earlier.changes(config) or (config.study and config.members != earlier.config.members)):
         again = True  # its members changed, or the study has other members now
-    if found.finished and not again:
+    if existing.finished and not again:
         prepare_run(config)  # says why it is in the way
 
     X = members.oof.transpose(1, 0, 2)  # [N, M, K]
@@ -210,8 +209,7 @@ def ensemble_config(members: Iterable[str], label: str, study: str = "", **value
     parts = [study, "ensemble", label, config.method]
     parts.append(config.evaluation if config.evaluation != "nested" else "")
     if not study:
-        settings = json.dumps(dataclasses.asdict(config), sort_keys=True)
-        parts.append(hashlib.sha256(settings.encode()).hexdigest()[:6])
+        parts.append(short_hash(json.dumps(dataclasses.asdict(config), sort_keys=True)))
     return dataclasses.replace(config, run=bounded_name("-".join(filter(None, parts))))
 
 

@@ -3,18 +3,16 @@
 N items · M members · K classes
 """
 
-import functools
-import hashlib
 from collections.abc import Iterable
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 import pandas as pd
 
+from kit.core.cache import fingerprint
 from kit.core.exceptions import KitError, shorten
 from kit.predictions import SAME_DATA, SAME_SPLIT, require_same_set, require_same_values
-from kit.runs import EnsembleRun, TrainingRun, open_run, open_training
+from kit.runs import EnsembleRun, TrainingRun, open_run, open_training, prediction_hashes
 
 
 @dataclass(frozen=True, eq=False)
@@ -76,17 +74,7 @@ def read_members(names: Iterable[str]) -> Members:
 
 def members_fingerprint(names: Iterable[str]) -> str:
     """Return a hash of the runs' predictions, which tells whether an ensemble of them is out of date."""
-    digest = hashlib.sha256()
-    for name in names:
-        for part in ("oof", "test"):
-            path = open_run(name).folder / f"{part}.parquet"
-            digest.update(_file_hash(path, path.stat().st_mtime_ns))
-    return digest.hexdigest()[:16]
-
-
-@functools.lru_cache(maxsize=256)
-def _file_hash(path: Path, changed: int) -> bytes:
-    return hashlib.sha256(path.read_bytes()).digest()
+    return fingerprint(*prediction_hashes(names, "oof", "test"))
 
 
 def is_current(run: EnsembleRun) -> bool:

@@ -96,9 +96,9 @@ class Single(Stacker):
     FITTED = ("weights",)
 
     def fit(self, X: np.ndarray, y: np.ndarray, groups: np.ndarray | None = None) -> "Single":
-        found = [scores(X[:, m], y) for m in range(X.shape[1])]
-        best = max(range(len(found)), key=lambda m: (found[m]["macro_f1"], -found[m]["loss"]))
-        self.weights_ = np.eye(len(found))[best]
+        scored = [scores(X[:, m], y) for m in range(X.shape[1])]
+        best = max(range(len(scored)), key=lambda m: (scored[m]["macro_f1"], -scored[m]["loss"]))
+        self.weights_ = np.eye(len(scored))[best]
         return self
 
     def predict_proba(self, X: np.ndarray) -> np.ndarray:
@@ -274,11 +274,12 @@ class Best(Stacker):
         for name, candidate in self.CANDIDATES.items():
             predicted = np.full(X.shape[::2], 1 / X.shape[2])  # if there are too few items to split: a tie
             for rest, scored in splits:
-                predicted[scored] = clone(candidate).fit(X[rest], y[rest]).predict_proba(X[scored])
+                inside = None if groups is None else groups[rest]
+                predicted[scored] = clone(candidate).fit(X[rest], y[rest], inside).predict_proba(X[scored])
             inner[name] = scores(predicted, y)
         able = [name for name in inner if inner[name]["macro_f1"] >= inner["single"]["macro_f1"]]
         self.chosen_ = min(able, key=lambda name: inner[name]["loss"])
-        self.stacker_ = clone(self.CANDIDATES[self.chosen_]).fit(X, y)
+        self.stacker_ = clone(self.CANDIDATES[self.chosen_]).fit(X, y, groups)
         return self
 
     def predict_proba(self, X: np.ndarray) -> np.ndarray:

@@ -45,7 +45,7 @@ def equation_lines(number: int) -> dict[int, str]:
     """Return the lines of code that compute an equation, by their number in the file."""
     source, first = inspect.getsourcelines(EQUATIONS[number][1].forward)
     marked = {first + i: MARK.search(line.rstrip()) for i, line in enumerate(source)}
-    wanted = [line for line, found in marked.items() if found and str(number) in found[1].split(", ")]
+    wanted = [line for line, mark in marked.items() if mark and str(number) in mark[1].split(", ")]
     return {line: source[line - first].rstrip() for line in wanted}
 
 

@@ -171,8 +171,8 @@ def run_notebooks(plan: Plan) -> None:
     _execute_all([Step("04_ablations", study.name, several | {"seeds": study.seeds}, rows)], plan)
     try:
         if len(member_runs(study.name)) + len(baseline_runs(study.name)) > 1:
-            how = {} if study.again else preferred(study.name)  # what the user chose with 05_ensemble stays chosen
-            _execute(Step("05_ensemble", study.name, {"study": study.name, "again": study.again} | how), plan)
+            chosen = {} if study.again else preferred(study.name)  # what the user chose with 05_ensemble stays chosen
+            _execute(Step("05_ensemble", study.name, {"study": study.name, "again": study.again} | chosen), plan)
         choice = choice_of(study.name)
     except KitError as error:
         failed |= dict.fromkeys(("06_error_analysis", "07_submission"), str(error))
@@ -259,9 +259,9 @@ def _require_planned(notebook: str, configs: Sequence[TrainConfig]) -> None:
     for config in configs:
         if not is_done(config):
             run = open_run(config.run)
-            how = f"with other settings ({', '.join(run.changes(config))})" if run.finished else "unfinished"
+            state = f"with other settings ({', '.join(run.changes(config))})" if run.finished else "unfinished"
             raise KitError(
-                f"{notebooks_folder() / notebook}.ipynb left the run {run.name!r} {how}, so it is not the notebook "
+                f"{notebooks_folder() / notebook}.ipynb left the run {run.name!r} {state}, so it is not the notebook "
                 f"that was shipped: restore it with git checkout notebooks, and remove {run.folder}."
             )
 
@@ -314,13 +314,13 @@ def run_study(options: argparse.Namespace) -> int:
         if not texts or not images:
             raise KitError("texts and images must each name at least one backbone.")
         values = read_fields(options.p, processes=int, again=bool)
-        how = {"processes": values.pop("processes", 0), "again": values.pop("again", False)}
-        how |= {name: getattr(options, name) for name in ("seeds", "jobs", "matched")}
+        fields = {"processes": values.pop("processes", 0), "again": values.pop("again", False)}
+        fields |= {name: getattr(options, name) for name in ("seeds", "jobs", "matched")}
         values |= {"study": options.study, "data": options.data, "recipe": options.recipe}
         values |= {"text": texts[0], "image": images[0]}
         challenge = read_challenge(options.data, clean_titles=False, clean_descriptions=False, images="ignore")
         read_answers(options.answers, challenge)
-        plan = Plan(Study(values, texts, images, **how))
+        plan = Plan(Study(values, texts, images, **fields))
         failed = plan.failed
         plan.tell()
         run_notebooks(plan)

@@ -11,7 +11,7 @@ from kit.config import TrainConfig
 from kit.core.console import in_words
 from kit.core.exceptions import KitError
 from kit.data.challenge import read_challenge
-from kit.data.items import data_fingerprints, read_items
+from kit.data.items import data_fingerprints, read_items, require_same_data
 from kit.models.backbones import check_backbones
 from kit.runs import open_run, prepare_run
 from kit.studies.pace import Workload, duration, steps_left
@@ -170,15 +170,11 @@ def require_settings(configs: list[TrainConfig]) -> None:
 
 def require_data(frames: dict[str, pd.DataFrame], configs: list[TrainConfig]) -> None:
     """Raise KitError if a finished run was trained on other data than `frames`."""
+    advice = "put back the old data, give the study another name, or pass -p again True to train everything again"
     finished = [config for config in configs if is_done(config)]
-    seen = data_fingerprints(frames) if finished else {}
+    fingerprints = data_fingerprints(frames) if finished else {}
     for config in finished:
-        found = open_run(config.run).summary.get("outline", {})
-        if changed := [name for name in found if name in seen and found[name] != seen[name]]:
-            raise KitError(
-                f"The data changed since the run {config.run!r} was trained ({', '.join(changed)}): put back the "
-                f"old data, give the study another name, or pass -p again True to train everything again."
-            )
+        require_same_data(open_run(config.run), fingerprints, advice)
 
 
 def is_done(config: TrainConfig) -> bool:

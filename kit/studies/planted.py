@@ -25,7 +25,7 @@ SIZES: dict[str, Any] = dict.fromkeys(("text_width", "image_width", "width", "cl
 NOISE = 0.5  # standard deviation of features that say nothing; that of words, things and colours is 1
 # a word, and what it looks like, for each thing; and one vector for each colour: [THINGS, d] each
 WORDS, LOOKS, COLOURS = torch.randn(3, THINGS, WIDTH, generator=torch.Generator().manual_seed(0))
-Items = tuple[list[Tensor], Tensor, Tensor, Tensor]  # layers L × [B, T, d], mask [B, T], regions [B, R, d], labels [B]
+Drawn = tuple[list[Tensor], Tensor, Tensor, Tensor]  # layers L × [B, T, d], mask [B, T], regions [B, R, d], labels [B]
 
 
 @dataclass(frozen=True)
@@ -35,12 +35,12 @@ class Task:
     """
 
     classes: int
-    draw: Callable[[int], Items]
+    draw: Callable[[int], Drawn]
     ablations: tuple[str, ...]
     model: str = "full"
 
 
-def region_of_the_word(count: int) -> Items:
+def region_of_the_word(count: int) -> Drawn:
     """One word names one of four things in the image, and the class is that thing's colour.
 
     Each image has each thing and each colour once, so that the mean of its regions is always the same.
@@ -50,14 +50,14 @@ def region_of_the_word(count: int) -> Items:
     return [text] * LAYERS, _mask(text), LOOKS[things] + COLOURS[colours], labels
 
 
-def word_of_the_region(count: int) -> Items:
+def word_of_the_region(count: int) -> Drawn:
     """The image shows one of four things that the text names, each with a colour, and the class is that thing's."""
     things, colours, shown, labels = _coloured_things(count)
     text = WORDS[things] + COLOURS[colours]
     return [text] * LAYERS, _mask(text), _insert(_noise(count, THINGS), LOOKS[shown]), labels
 
 
-def order_of_two_words(count: int) -> Items:
+def order_of_two_words(count: int) -> Drawn:
     """The text has the same two words in either order, and the class is the order."""
     labels, rows = torch.randint(2, (count,)), torch.arange(count)
     first, second = torch.rand(count, TOKENS).argsort(1)[:, :2].sort(1).values.unbind(1)  # [B] each
@@ -66,7 +66,7 @@ def order_of_two_words(count: int) -> Items:
     return [text] * LAYERS, _mask(text), _noise(count, THINGS), labels
 
 
-def word_in_a_lower_layer(count: int) -> Items:
+def word_in_a_lower_layer(count: int) -> Drawn:
     """The class is a word that only the lowest layer shows."""
     labels = torch.randint(THINGS, (count,))
     layers = [_noise(count, TOKENS) for _ in range(LAYERS)]
@@ -74,25 +74,25 @@ def word_in_a_lower_layer(count: int) -> Items:
     return layers, _mask(layers[0]), _noise(count, THINGS), labels
 
 
-def text_alone(count: int) -> Items:
+def text_alone(count: int) -> Drawn:
     """The class is which of two words the text is."""
     word, _, features = _one_word_one_look(count)
     return *features, word
 
 
-def image_alone(count: int) -> Items:
+def image_alone(count: int) -> Drawn:
     """The class is which of two things the image shows."""
     _, look, features = _one_word_one_look(count)
     return *features, look
 
 
-def agreement(count: int) -> Items:
+def agreement(count: int) -> Drawn:
     """The class is whether the word names what the image shows; either alone says nothing about it."""
     word, look, features = _one_word_one_look(count)
     return *features, (word == look).long()
 
 
-SIDES = {
+BY_SIDE = {
     "text alone": Task(2, text_alone, ("image-attention-only",)),
     "image alone": Task(2, image_alone, ("text-attention-only",)),
     "agreement of text and image": Task(2, agreement, ("text-attention-only", "image-attention-only")),
@@ -103,27 +103,25 @@ TASKS = {
     "word that a region shows": Task(THINGS, word_of_the_region, ("no-co-attention",), model="no-bilstm"),
     "order of two words": Task(2, order_of_two_words, ("no-bilstm",)),
     "lower text layer": Task(THINGS, word_in_a_lower_layer, ("no-layer-weights",)),
-    **SIDES,
+    **BY_SIDE,
 }
 
 
-def ablations(seed: int = 0) -> pd.DataFrame:
+def ablations() -> pd.DataFrame:
     """Return each task with the ablations that cannot solve it: chance, and the accuracy with and without the part."""
     rows = []
     for name, task in TASKS.items():
-        full = accuracy(partial(coattention_head, task, task.model), task, seed)
+        full = accuracy(partial(coattention_head, task, task.model), task)
         for row in task.ablations:
-            without = accuracy(partial(coattention_head, task, task.model, row), task, seed)
+            without = accuracy(partial(coattention_head, task, task.model, row), task)
             rows.append((name, task.model, row, 1 / task.classes, full, without))
     return pd.DataFrame(rows, columns=["what tells the class", "model", "ablation", "chance", "with", "without"])
 
 
-def fusions(seed: int = 0) -> pd.DataFrame:
+def fusions() -> pd.DataFrame:
     """Return the accuracy of each side alone and of each fusion, if the class stands in one side or in both."""
     systems = ("text", "image", "concat", "bilinear", "dot")
-    rows = [
-        [name, *(accuracy(partial(fusion_head, task, s), task, seed) for s in systems)] for name, task in SIDES.items()
-    ]
+    rows = [[name, *(accuracy(partial(fusion_head, task, s), task) for s in systems)] for name, task in BY_SIDE.items()]
     return pd.DataFrame(rows, columns=["what tells the class", *systems])
 
 
@@ -139,22 +137,20 @@ def fusion_head(task: Task, system: str) -> FusionHead:
     return FusionHead(task.classes, system, **SIZES)
 
 
-def accuracy(
-    make_head: Callable[[], nn.Module], task: Task, seed: int = 0, lr: float = 1e-2, steps: int = 400
-) -> float:
+def accuracy(make_head: Callable[[], nn.Module], task: Task, seed: int = 0, steps: int = 400) -> float:
     """Return the accuracy of a new head, once trained, on a thousand fresh items."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        head = learn(make_head, task, lr, steps)
+        head = learn(make_head, task, steps)
         *features, labels = task.draw(1000)
         with torch.inference_mode():
             return (head(*features).argmax(1) == labels).float().mean().item()
 
 
-def learn(make_head: Callable[[], nn.Module], task: Task, lr: float = 1e-2, steps: int = 400) -> nn.Module:
+def learn(make_head: Callable[[], nn.Module], task: Task, steps: int = 400) -> nn.Module:
     """Return a new head, trained on fresh items at each step, at most `steps` and until it is certain of them."""
     head = make_head()
-    optimizer = torch.optim.Adam(head.parameters(), lr)
+    optimizer = torch.optim.Adam(head.parameters(), lr=1e-2)
     for _ in range(steps):
         *features, labels = task.draw(64)
         loss = cross_entropy(head(*features), labels)

@@ -175,14 +175,14 @@ def _copy_submission(final: Run, site: Path) -> list[str]:
 
 def _notebooks(study: str, final: Run) -> dict[str, tuple[Path, str]]:
     """Return page name → executed notebook and label: the study's own, its members', and its final run's."""
-    found: dict[str, tuple[Path, str]] = {}
+    pages: dict[str, tuple[Path, str]] = {}
     for name in dict.fromkeys((study, *member_runs(study), final.name)):
         for path in (runs_folder() / name).glob("[0-9]*.ipynb"):
             if not path.name.endswith(".partial.ipynb"):
                 stem = path.stem if name == study else f"{path.stem}-{name}"
                 label = path.stem if name == study else f"{path.stem} {name.removeprefix(f'{study}-')}"
-                found[f"{stem}.html"] = path, label
-    return dict(sorted(found.items()))
+                pages[f"{stem}.html"] = path, label
+    return dict(sorted(pages.items()))
 
 
 def _how_to_read(

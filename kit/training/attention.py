@@ -38,16 +38,16 @@ def measure_attention(config: TrainConfig, logits: np.ndarray, spread: np.ndarra
     """
     predicted = dict(zip(EVEN, logits.argmax(2).T, strict=True))  # [N] each
     learned = predicted["learned"]
-    found: dict[str, Any] = {"items": len(labels)}
+    measures: dict[str, Any] = {"items": len(labels)}
     for row, side in enumerate(("text", "image", "both")):
         if config.attention not in (side, "both"):
             continue
-        found[side] = (
+        measures[side] = (
             {} if side == "both" else dict(zip(("variation", "entropy"), spread[:, row].mean(0).tolist(), strict=True))
         )
-        found[side]["changed"] = float((predicted[side] != learned).mean())
-        found[side]["macro_f1"] = macro_f1(labels, predicted[side]) - macro_f1(labels, learned)
-    return found
+        measures[side]["changed"] = float((predicted[side] != learned).mean())
+        measures[side]["macro_f1"] = macro_f1(labels, predicted[side]) - macro_f1(labels, learned)
+    return measures
 
 
 def average_folds(folds: list[dict]) -> dict:

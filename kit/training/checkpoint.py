@@ -16,7 +16,7 @@ from accelerate.utils import gather_object
 from torch import Tensor, nn
 from torch.distributed.checkpoint.state_dict import StateDictOptions, get_state_dict, set_state_dict
 
-from kit.core.exceptions import KitError
+from kit.core.exceptions import KitError, first_line
 from kit.core.files import write_atomically
 from kit.runs import Run
 
@@ -88,8 +88,7 @@ class Checkpoints:
                 raise ValueError("another version of the kit wrote it")
             progress, local = Progress(**self.content["progress"]), self.content["local"]
         except Exception as error:  # a damaged archive can raise anything
-            reason = str(error).partition("\n")[0]
-            raise KitError(f"{self.path} cannot be read ({reason}): {again}") from error
+            raise KitError(f"{self.path} cannot be read ({first_line(error)}): {again}") from error
         self.require(self.content["data"])
         mine, main = local[self.accelerator.process_index % len(local)], self.accelerator.is_main_process
         sums = {name: mine[name] for name in ("loss", "items")}
@@ -190,4 +189,4 @@ def _save(content: dict, path: Path) -> None:
     try:
         torch.save(content, path)
     except RuntimeError as error:  # raised by torch if the disk is full
-        raise OSError(str(error).partition("\n")[0]) from error
+        raise OSError(first_line(error)) from error

@@ -65,8 +65,8 @@ def launch(runs: list[TrainingRun], processes: int = 0, jobs: int = 1) -> None:
     crew = _Crew(count, available_threads() // (count * at_once), named=at_once > 1)
     with ThreadPoolExecutor(at_once) as pool:
         try:
-            for found in pool.map(crew.train, shares, _devices(gpus, at_once)):
-                failed |= found
+            for errors in pool.map(crew.train, shares, _devices(gpus, at_once)):
+                failed |= errors
         except BaseException:
             crew.stop()  # the notebook was interrupted: training must not go on alone
             raise
@@ -197,8 +197,8 @@ class _View:
 
     def errors(self) -> dict[str, dict]:
         """Return the errors of the runs that failed since then, by name."""
-        found = {run.name: (read_error(run), error) for run, (_, error) in zip(self.runs, self.before, strict=True)}
-        return {name: error for name, (error, before) in found.items() if error and error != before}
+        errors = {run.name: (read_error(run), before) for run, (_, before) in zip(self.runs, self.before, strict=True)}
+        return {name: error for name, (error, before) in errors.items() if error and error != before}
 
     def _print_lines(self, ended: bool = False) -> None:
         """Print the new lines of the run at work; of one among several, only the last, once it has ended."""

@@ -22,7 +22,7 @@ class NotFinite(KitError):
 
 
 def blame(session: Session, model: nn.Module, batch: dict[str, Tensor], rows: list[int]) -> None:
-    """Raise KitError if a backbone that was not trained yet gives no finite numbers, else NotFinite."""
+    """Raise KitError if a backbone that was not trained yet returns numbers that are not finite, else NotFinite."""
     config, accelerator, progress = session.config, session.accelerator, session.progress
     rows = gather_object(rows)
     untrained = accelerator.unwrap_model(model).frozen if progress.epoch + progress.step else config.sides

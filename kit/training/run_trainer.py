@@ -18,7 +18,7 @@ from accelerate.utils.memory import clear_device_cache, should_reduce_batch_size
 
 from kit.config import HELD_OUT_PARTS, TrainConfig, held_in
 from kit.core.cache import fingerprint
-from kit.core.exceptions import KitError, OutOfMemory, shorten
+from kit.core.exceptions import KitError, OutOfMemory, first_line, shorten
 from kit.core.files import write_json
 from kit.core.paths import runs_folder
 from kit.data.dataset import ProductDataset, cache_pixels
@@ -55,7 +55,7 @@ def train(run: TrainingRun, watch: Watch | None = None) -> None:
             return _attempt(run, config, watch or Watch())
         except RuntimeError as error:
             if str(error).startswith("DataLoader"):  # a worker was killed, or its batch was lost
-                reason = str(error).partition("\n")[0].rstrip(".")
+                reason = first_line(error).rstrip(".")
                 raise KitError(f"The processes that read images failed ({reason}): {MORE_SHARED}.") from error
             if not should_reduce_batch_size(error):
                 raise
@@ -158,7 +158,7 @@ def _train(run: TrainingRun, config: TrainConfig, watch: Watch, accelerator: Acc
         del fitted
         accelerator.free_memory()
     if accelerator.is_main_process:
-        states.require(seen := data_fingerprints(frames))  # pictures are read all the while
+        states.require(seen := data_fingerprints(frames))  # image files may change during training
         scored = folds >= 0
         summary = summarise_training(config, progress, accelerator) | summarise_items(frames, seen)
         summary |= {"backbones": fingerprint_backbones(backbones)}

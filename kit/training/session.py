@@ -1,4 +1,4 @@
-"""What all parts of a training share."""
+"""The state of one process that trains a run."""
 
 from dataclasses import dataclass
 
@@ -12,7 +12,7 @@ from kit.training.interrupt import Watch
 
 @dataclass
 class Session:
-    """One process at work on a run: what all parts of a training share."""
+    """What all parts of a training share in one process."""
 
     run: Run
     config: TrainConfig

@@ -24,6 +24,8 @@ from kit.models.layers import Standardise, real_regions
 from kit.training.features import not_finite
 from kit.training.probe import fit_probe, make_probe
 
+ITEMS = 2048  # training items, about, from which the inputs' means and deviations are taken
+
 
 def fit_start(
     config: TrainConfig, model: Classifier, products: ProductDataset, groups: np.ndarray, device: torch.device
@@ -72,10 +74,8 @@ def _joint_vectors(
 
 
 @torch.inference_mode()
-def _fit_inputs(
-    config: TrainConfig, model: Classifier, products: ProductDataset, device: torch.device, items: int = 2048
-) -> None:
-    """Set the means and deviations of the head's inputs from about `items` training items and the untrained backbones.
+def _fit_inputs(config: TrainConfig, model: Classifier, products: ProductDataset, device: torch.device) -> None:
+    """Set the means and deviations of the head's inputs from about ITEMS training items and the untrained backbones.
 
     Sums on the device, not scikit-learn's StandardScaler, which would skip NaN and takes five times as long. Raise
     KitError if the inputs are not finite.
@@ -104,7 +104,7 @@ def _fit_inputs(
                 sums[side][2] += len(values)
                 means[side].append(values)
         seen += len(batch["row"])
-        if seen >= items and seen % config.batch_size == 0:  # the same items, whatever `accumulate` is
+        if seen >= ITEMS and seen % config.batch_size == 0:  # the same items, whatever `accumulate` is
             break
     for side, layer in (("text", model.head.text_input), ("image", model.head.image_input)):
         total, squares, count = sums[side]

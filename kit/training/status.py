@@ -18,6 +18,7 @@ from typing import TextIO
 
 from kit.config import LAUNCHER
 from kit.core import console
+from kit.core.exceptions import first_line
 from kit.core.files import now
 from kit.runs import Run
 
@@ -123,7 +124,7 @@ def crash(run: Run, error: BaseException, teller: Teller) -> None:
     """Record an unexpected error, with its traceback in train.log."""
     if teller.folder:
         teller.line("".join(traceback.format_exception(error)).rstrip())
-    first = str(error).partition("\n")[0][:200]
+    first = first_line(error)[:200]
     fail(run, "error", f"Training stopped ({type(error).__name__}: {first}): {run.folder / 'train.log'} has the rest.")
 
 

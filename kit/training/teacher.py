@@ -17,11 +17,10 @@ import numpy as np
 import pandas as pd
 
 from kit.config import EnsembleConfig, TrainConfig
-from kit.core.cache import content_hashes
 from kit.core.exceptions import KitError
 from kit.data.items import data_fingerprints, tables_fingerprint
 from kit.predictions import SAME_DATA, SAME_SPLIT, require_same_set, require_same_values
-from kit.runs import open_run
+from kit.runs import open_run, prediction_hashes
 
 TAUGHT = (
     "Its teacher learned from the items on which it is scored and tells it their labels, so its scores out of fold are "
@@ -56,4 +55,4 @@ def soft_targets(config: TrainConfig, codes: list[int], frames: dict[str, pd.Dat
 
 def teacher_fingerprint(name: str) -> str:
     """Return a hash of what the teacher predicts out of fold, which tells whether a student of it is out of date."""
-    return content_hashes([str(open_run(name).folder / "oof.parquet")])[0]
+    return prediction_hashes([name], "oof")[0]

@@ -8,7 +8,7 @@ from accelerate import Accelerator
 from accelerate.tracking import get_available_trackers
 
 from kit.config import TrainConfig
-from kit.core.exceptions import KitError
+from kit.core.exceptions import KitError, first_line
 from kit.runs import Run
 
 PROJECT = "rakuten"  # under which hosted trackers list the runs; TensorBoard reads the run's folder
@@ -34,8 +34,9 @@ def tracking(run: Run, config: TrainConfig, accelerator: Accelerator) -> Iterato
     try:
         accelerator.init_trackers(project, dataclasses.asdict(config), named)
     except Exception as error:  # trackers raise many kinds, for a missing login or network
-        reason = str(error).partition("\n")[0]
-        raise KitError(f"track={config.track!r} does not start ({reason}): set it up, or leave track out.") from error
+        raise KitError(
+            f"track={config.track!r} does not start ({first_line(error)}): set it up, or leave track out."
+        ) from error
     try:
         yield
     finally:

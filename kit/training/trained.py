@@ -15,8 +15,9 @@ from torch import Tensor, nn
 
 from kit.config import LIGHT, TrainConfig
 from kit.core.exceptions import KitError
+from kit.core.files import TRAIN_AGAIN
 from kit.data.dataset import ProductDataset
-from kit.data.items import data_fingerprints, read_items
+from kit.data.items import data_fingerprints, read_items, require_same_data
 from kit.metrics import softmax
 from kit.models.classifier import Classifier
 from kit.runs import TrainingRun
@@ -48,7 +49,7 @@ class Trained:
         self.latest.clear()
         path = self.run.folder / f"model-{fold}.safetensors"
         if not path.is_file():
-            raise KitError(f"{path} is missing: train the run again, with -p again True.")
+            raise KitError(f"{path} is missing: {TRAIN_AGAIN}.")
         model = self.build().to(self.accelerator.device)
         load_weights(model, path, model.frozen_prefixes)
         self.latest[fold] = self.accelerator.prepare_model(model, evaluation_mode=True).eval()
@@ -91,11 +92,6 @@ def open_trained(run: TrainingRun, data: str = "") -> Trained:
     require_backbones(run)
     accelerator, codes = make_accelerator(config), run.predictions("oof")[1]
     _, frames = read_items(config)
-    seen, found = run.summary.get("outline", {}), data_fingerprints(frames)
-    if changed := [name for name in seen if found.get(name) != seen[name]]:
-        raise KitError(
-            f"The data changed since the run {run.name!r} was trained ({', '.join(changed)}): put back the old "
-            f"data, or train the run again."
-        )
+    require_same_data(run, data_fingerprints(frames), "put back the old data, or train the run again")
     products, build = prepare_items(config, codes, frames, accelerator)
     return Trained(run, config, codes, frames, products, accelerator, build)

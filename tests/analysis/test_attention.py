@@ -160,8 +160,8 @@ def test_the_darkest_word_and_the_brightest_region_have_the_most_attention(tmp_p
     page = attention_gallery(explained(images=[str(tmp_path / "a.png")], regions=regions[None]), {})
     shades = [sum(map(int, rgb)) for rgb in re.findall(r"background:rgb\((\d+),(\d+),(\d+)\)", page)]
     assert shades == sorted(shades, reverse=True) and shades[0] > 700 and shades[2] < 400
-    _, picture = re.findall(r"data:image/jpeg;base64,([^\"]+)", page)
-    brightness = np.asarray(Image.open(io.BytesIO(base64.b64decode(picture))).convert("L"), float)
+    _, encoded = re.findall(r"data:image/jpeg;base64,([^\"]+)", page)
+    brightness = np.asarray(Image.open(io.BytesIO(base64.b64decode(encoded))).convert("L"), float)
     height, width = brightness.shape
     assert width / height == pytest.approx(1.5, abs=0.02)
     row, column = np.unravel_index(brightness.argmax(), brightness.shape)

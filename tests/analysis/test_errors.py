@@ -70,7 +70,7 @@ def test_data_that_changed_since_is_refused(run, column, value):
     frame = pd.read_parquet(run.folder / "oof.parquet")
     frame.loc[0, column] = value
     frame.to_parquet(run.folder / "oof.parquet")
-    with pytest.raises(KitError, match=r"changed since some was trained on it: 1 of the run's items .* \(id \d+\)"):
+    with pytest.raises(KitError, match=r"changed since the run 'some' was trained on it: 1 of .* items .* \(id \d+\)"):
         read_errors(run)
 
 
@@ -282,11 +282,11 @@ def test_gallery_escapes_product_text_and_names():
     assert page.isascii()
 
 
-def test_gallery_shows_pictures_and_says_where_there_is_none(tmp_path):
-    picture, broken = tmp_path / "a.jpg", tmp_path / "b.jpg"
-    Image.new("RGB", (500, 400), "red").save(picture)
-    broken.write_bytes(picture.read_bytes()[:300])
-    images = [[str(picture), str(picture)], [str(broken)], [str(tmp_path / "gone.jpg")], []]
+def test_gallery_shows_images_and_says_where_there_is_none(tmp_path):
+    photo, broken = tmp_path / "a.jpg", tmp_path / "b.jpg"
+    Image.new("RGB", (500, 400), "red").save(photo)
+    broken.write_bytes(photo.read_bytes()[:300])
+    images = [[str(photo), str(photo)], [str(broken)], [str(tmp_path / "gone.jpg")], []]
     found = make_errors([10] * 4, [40] * 4, described=[True, True, True, False])
     page = Page(gallery(found.items.assign(images=images), {}))
     source, again = page.sources

@@ -169,7 +169,7 @@ def test_same_image_name_in_two_phases(tmp_path):
         assert f"image_test_task1_{phase}" in challenge.test[f"task1_{phase}"]["image_path"][0]
 
 
-def test_two_pictures_of_one_item_must_be_the_same(tmp_path):
+def test_two_images_of_one_item_must_be_the_same(tmp_path):
     fill(tmp_path, CSV)
     for folder in ("image_train", "again/image_train", "backup/image_train"):
         put_images(tmp_path / folder, (21, 11), (22, 12), (23, 13))

@@ -80,7 +80,7 @@ def test_every_way_gives_the_plain_ways_logits(root, tiny_config, way, switches)
 
 
 @pytest.mark.parametrize("workers", [0, 1])
-def test_a_picture_that_goes_bad_meanwhile_is_told_to_who_trains(root, tiny_config, workers):
+def test_an_image_that_goes_bad_meanwhile_is_told_to_who_trains(root, tiny_config, workers):
     config = train_config(**tiny_config | {"images_gb": 0})
     *_, products, _ = prepare(config, Accelerator(cpu=True))
     products["test"].sides["image"].paths[3] = str(root / "gone.jpg")
@@ -164,7 +164,7 @@ def test_pixels_kept_are_those_that_would_be_decoded(root, tiny_config, monkeypa
     assert len(decoded) == 36 + 7
 
 
-def test_a_changed_picture_is_decoded_again(root, tiny_config, tiny_data):
+def test_a_changed_image_is_decoded_again(root, tiny_config, tiny_data):
     data = root / "data"
     shutil.copytree(tiny_data, data)
     config = train_config(**tiny_config | {"data": str(data)})
@@ -334,7 +334,7 @@ def test_a_backbone_that_gives_no_numbers_is_blamed(how, linear_start, root, tmp
         train(prepare_run(train_config(**config, run="run")))
 
 
-def test_a_broken_picture_is_named_before_training(root, tiny_config, tiny_data):
+def test_a_broken_image_is_named_before_training(root, tiny_config, tiny_data):
     data = root / "data"
     shutil.copytree(tiny_data, data)
     config = train_config(**tiny_config | {"data": str(data)})

@@ -21,7 +21,7 @@ from kit.data.folds import assign_folds, holdout
 from kit.data.images import inspect_images
 
 
-def picture(path: Path, seed: int, size: int = 300, quality: int = 95) -> str:
+def draw_image(path: Path, seed: int, size: int = 300, quality: int = 95) -> str:
     """Random patches, as JPEG."""
     pixels = np.random.default_rng(seed).integers(0, 255, (40, 40, 3), dtype=np.uint8)
     Image.fromarray(pixels).resize((size, size), Image.Resampling.BICUBIC).save(path, quality=quality)
@@ -43,10 +43,10 @@ def hashed(root, monkeypatch) -> list[str]:
 
 
 def test_copies_of_an_image_are_duplicates_and_other_images_are_not(root, tmp_path):
-    first = picture(tmp_path / "a.jpg", 1)
+    first = draw_image(tmp_path / "a.jpg", 1)
     shutil.copy(first, tmp_path / "copy.jpg")
-    paths = [first, str(tmp_path / "copy.jpg"), picture(tmp_path / "b.jpg", 2)]
-    paths += [picture(tmp_path / "quality.jpg", 1, quality=60), picture(tmp_path / "size.jpg", 1, size=420)]
+    paths = [first, str(tmp_path / "copy.jpg"), draw_image(tmp_path / "b.jpg", 2)]
+    paths += [draw_image(tmp_path / "quality.jpg", 1, quality=60), draw_image(tmp_path / "size.jpg", 1, size=420)]
     kinds = duplicate_kinds(items([f"title {i}" for i in range(5)], paths=paths))
     assert kinds["same file"].tolist() == [0, 0, 1, 2, 3]
     assert kinds["similar image"].tolist() == [0, 0, 1, 0, 0]
@@ -84,7 +84,7 @@ def test_the_same_title_is_a_duplicate_whatever_the_description_says_but_no_titl
     assert duplicate_groups(frame).tolist() == [0, 0, 1, 2, 3]
 
 
-def test_pictures_are_alike_within_a_few_bits_and_in_chains(root, monkeypatch):
+def test_images_are_alike_within_a_few_bits_and_in_chains(root, monkeypatch):
     base = int(hashlib.sha256(b"picture").hexdigest(), 16)
     flips = [0, 0b1111, 0b1111_1111, 0b11111 << 60, 0b1 << 250 | 0b111 << 100]
     hashes = [f"{base ^ flip:064x}" for flip in flips]
@@ -97,7 +97,7 @@ def test_pictures_are_alike_within_a_few_bits_and_in_chains(root, monkeypatch):
 @pytest.mark.parametrize(("common", "linked"), [(23, True), (63, False)])
 def test_what_many_items_share_links_none(root, tmp_path, common, linked):
     """A shop's largest group of one title is 3.7 % of its items; a title that every tenth item has is none."""
-    titles, photo = [f"title {i}" for i in range(626)], picture(tmp_path / "no-photo.jpg", 1)
+    titles, photo = [f"title {i}" for i in range(626)], draw_image(tmp_path / "no-photo.jpg", 1)
     placeholder = items(["-"] * common + titles[common:], ["", *[f"text {i}" for i in range(625)]])
     photos = items(titles, paths=[photo] * common + [None] * (626 - common))
     for frame, shown in ((placeholder, "title '-'"), (photos, "image 'no-photo.jpg'")):
@@ -146,7 +146,7 @@ def test_groups_are_what_is_linked_and_duplicates_never_straddle_folds(keys, fol
 
 
 def test_hashes_are_kept_until_a_file_changes(hashed, tmp_path):
-    paths = [picture(tmp_path / f"{name}.jpg", i) for i, name in enumerate("abc")]
+    paths = [draw_image(tmp_path / f"{name}.jpg", i) for i, name in enumerate("abc")]
     first = inspect_images([*paths, paths[0]])
     assert sorted(hashed) == ["a.jpg", "b.jpg", "c.jpg"]
     assert first.iloc[3].equals(first.iloc[0].rename(3))
@@ -154,7 +154,7 @@ def test_hashes_are_kept_until_a_file_changes(hashed, tmp_path):
     assert inspect_images(paths[::-1]).equals(first[:3][::-1].reset_index(drop=True))
     assert not hashed
 
-    picture(tmp_path / "b.jpg", 9)
+    draw_image(tmp_path / "b.jpg", 9)
     again = inspect_images(paths)
     assert hashed == ["b.jpg"]
     assert (again.iloc[1] != first.iloc[1])[["bytes", "perceptual"]].all()
@@ -166,7 +166,7 @@ def test_hashes_are_kept_until_a_file_changes(hashed, tmp_path):
 
 @pytest.mark.parametrize("damage", ["text", "columns", "cut", "folder", "unwritable"])
 def test_a_damaged_cache_is_ignored(hashed, root, tmp_path, damage):
-    paths = [picture(tmp_path / "a.jpg", 1)]
+    paths = [draw_image(tmp_path / "a.jpg", 1)]
     expected = inspect_images(paths)
     (cache,) = (root / "cache").glob("images_*")
     if damage == "text":
@@ -189,7 +189,7 @@ def test_a_damaged_cache_is_ignored(hashed, root, tmp_path, damage):
 
 
 def test_an_unreadable_image_is_named(root, tmp_path):
-    good, bad = picture(tmp_path / "good.jpg", 1), tmp_path / "bad.jpg"
+    good, bad = draw_image(tmp_path / "good.jpg", 1), tmp_path / "bad.jpg"
     bad.write_bytes(Path(good).read_bytes()[:200])
     found = inspect_images([good, str(bad), str(tmp_path / "gone.jpg"), str(tmp_path)])
     assert [reason[:13] for reason in found["blank"]] == ["", "corrupt: Trun", "corrupt: No s", "corrupt: not "]
@@ -238,7 +238,7 @@ def test_without_duplicates_nothing_is_gained(root):
 
 
 def test_the_figure_shows_duplicates_or_that_there_are_none(tmp_path):
-    paths = [picture(tmp_path / f"{i}.jpg", i) for i in range(8)]
+    paths = [draw_image(tmp_path / f"{i}.jpg", i) for i in range(8)]
     frame = items([f"title $ {i}" for i in range(8)], paths=paths, labels=[1, 2, 1, 1, 1, 1, 3, 4])
     figure = plots.duplicate_rows(frame, np.array([0, 1, 0, 0, 0, 0, 2, 2]), {1: "one"})
     shown = [axis for axis in figure.axes if axis.images]

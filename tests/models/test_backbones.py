@@ -578,7 +578,7 @@ def test_pip_weights_that_changed_are_refused(tmp_path, monkeypatch):
         absent.locate()
 
 
-def test_pictures_of_any_kind_become_pixels(tmp_path):
+def test_images_of_any_kind_become_pixels(tmp_path):
     red = Image.new("RGB", (300, 200), (255, 0, 0))
     red.save(tmp_path / "rgb.jpg", quality=100)
     red.convert("CMYK").save(tmp_path / "cmyk.jpg", quality=100)

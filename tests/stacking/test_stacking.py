@@ -276,7 +276,8 @@ def test_best_chooses_in_inner_folds_that_split_no_group(monkeypatch):
 
     class Spy(Single):
         def fit(self, X, y, groups=None):
-            learned.append({group_of[row.tobytes()] for row in X})
+            assert groups.tolist() == [group_of[row.tobytes()] for row in X]
+            learned.append({*groups})
             return super().fit(X, y)
 
         def predict_proba(self, X):

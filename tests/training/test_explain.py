@@ -11,7 +11,7 @@ from kit.training import explain
 from kit.training.explain import probability_falls
 
 
-def draw(count: int, side: str) -> tuple[planted.Items, torch.Tensor]:
+def draw(count: int, side: str) -> tuple[planted.Drawn, torch.Tensor]:
     """Items as in `planted.TASKS`, and the place of the class: the colour of the thing that the other side names.
 
     Colours are drawn for each thing by itself. If each occurs once, a head can as well learn to leave that thing out.

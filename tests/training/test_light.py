@@ -47,22 +47,22 @@ def test_probabilities_are_calibrated(classes, own):
 
 
 def test_twins_are_held_out_together():
-    """Labels of pure noise, each text twice: a twin in sight would make the machine sure of itself."""
+    """Labels of pure noise, each text twice: a duplicate in sight would make the machine sure of itself."""
     texts, y = catalogue(300, 4, np.random.default_rng(0), own=0.0)
-    texts, y, twins = np.tile(texts, 2), np.tile(y, 2), np.tile(np.arange(300), 2)
+    texts, y, duplicates = np.tile(texts, 2), np.tile(y, 2), np.tile(np.arange(300), 2)
     others, labels = catalogue(200, 4, np.random.default_rng(1), own=0.0)
     apart = Calibrated(tfidf_model()).fit(texts, y, np.arange(600))
-    together = Calibrated(tfidf_model()).fit(texts, y, twins)
+    together = Calibrated(tfidf_model()).fit(texts, y, duplicates)
     sure, unsure = (loss(model.predict_proba(others), labels, np.unique(y)) for model in (apart, together))
     assert 0 < 2 * (unsure - np.log(4)) < sure - np.log(4)  # of which log 4 is the best that there is
 
 
 @pytest.mark.parametrize("labels", [[10, 40], [10, 10, 40], [10, 40, 60], [10, 10, 40, 40], [10, 10, 40, 60, 60, 2705]])
-@pytest.mark.parametrize("twins", [False, True])
+@pytest.mark.parametrize("duplicates", [False, True])
 @pytest.mark.filterwarnings("error")
-def test_classes_of_an_item_or_two_have_probabilities(labels, twins):
+def test_classes_of_an_item_or_two_have_probabilities(labels, duplicates):
     texts = np.array([f"livre {code} numero {i}" for i, code in enumerate(labels)], object)
-    groups = np.zeros(len(labels)) if twins else np.arange(len(labels))
+    groups = np.zeros(len(labels)) if duplicates else np.arange(len(labels))
     model = Calibrated(tfidf_model()).fit(texts, np.array(labels), groups)
     found = model.predict_proba(np.array([*texts, "", "tout autre chose"], object))
     assert found.shape == (len(labels) + 2, len(set(labels)))
@@ -109,8 +109,8 @@ def test_duplicates_do_not_vote_for_each_other_as_values_are_chosen():
     """Labels of pure noise, each item twice: its duplicate in sight would make the model sure of itself."""
     x, y = vectors(300, 4, np.random.default_rng(0), 0.0, 0.0)
     others, labels = vectors(200, 4, np.random.default_rng(1), 0.0, 0.0)
-    x, y, twins = np.tile(x, (2, 1)), np.tile(y, 2), np.tile(np.arange(300), 2)
-    apart, together = (Neighbours(WIDTHS).fit(x, y, groups) for groups in (np.arange(600), twins))
+    x, y, duplicates = np.tile(x, (2, 1)), np.tile(y, 2), np.tile(np.arange(300), 2)
+    apart, together = (Neighbours(WIDTHS).fit(x, y, groups) for groups in (np.arange(600), duplicates))
     sure, unsure = (loss(model.predict_proba(others), labels, np.unique(y)) for model in (apart, together))
     assert unsure - np.log(4) < 0.1 < sure - np.log(4)  # log 4: the best that there is
 

@@ -130,8 +130,8 @@ def test_an_image_twice_is_as_once_to_systems_of_one_vector_of_frozen_backbones(
     rows = pd.concat([pd.read_csv(shop / f"several{end}.csv") for end in ("", "-new")])
     once = rows.assign(others=rows["others"].str.partition("|")[0])
     once = catalogue(shop, once, "once", ["others"])
-    pictures = rows["others"].str.partition("|")[0]
-    twice = catalogue(shop, rows.assign(others=pictures + "|" + pictures), "twice", ["others"])
+    seconds = rows["others"].str.partition("|")[0]
+    twice = catalogue(shop, rows.assign(others=seconds + "|" + seconds), "twice", ["others"])
     for name in ("probe", "concat"):
         values = [
             make(data, f"{name}-{data.name}", backbones, **SYSTEMS[name]).predictions("oof")[2]

@@ -7,6 +7,7 @@ import sys
 import threading
 from types import SimpleNamespace
 
+import numpy as np
 import pytest
 
 from kit.config import train_config
@@ -14,6 +15,7 @@ from kit.core import console
 from kit.core.exceptions import KitError, OutOfMemory
 from kit.core.files import write_json
 from kit.runs import prepare_run
+from kit.studies.pace import Workload
 from kit.studies.pipeline import Named
 from kit.studies.plan import Plan, Study
 from kit.train import _train, main
@@ -188,7 +190,7 @@ def test_a_studys_plan_takes_the_pace_from_the_folders(root, tiny_config, capsys
     write_json(runs[0].folder / "status.json", {"started": "before", "seconds_per_step": 6000.0})
     plan = Plan.__new__(Plan)
     plan.study, plan.groups, plan.cannot = Study({}, [], [], jobs=2), {"03_train": configs}, {}
-    plan.items, plan.tests, plan.images = 36, 7, 1
+    plan.workload = Workload(36, 7, 1.0, np.full(36, 50))
     plan.timed, plan.looking = {"old": "before", "new": "", "later": ""}, threading.Lock()
     write_json(runs[1].folder / "status.json", {"started": "now", "step": 1})
     plan.look()

@@ -670,7 +670,7 @@ def test_a_folder_removed_meanwhile_is_not_made_again(root, tiny_config, monkeyp
     assert not run.finished
 
 
-def test_pictures_that_change_meanwhile_are_noticed(root, tiny_config, tiny_data, tmp_path, monkeypatch):
+def test_images_that_change_meanwhile_are_noticed(root, tiny_config, tiny_data, tmp_path, monkeypatch):
     shutil.copytree(tiny_data, folder := tmp_path / "data")
     first, second, *_ = sorted((folder / "images" / "image_train").iterdir())
     run = prepare_run(train_config(**tiny_config | {"data": str(folder), "images_gb": 0.0}, run="run"))
