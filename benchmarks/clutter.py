@@ -1,6 +1,6 @@
 """Whether attention finds the product in a cluttered image: pages of 1, 4 and 9 shop pictures, of which one is named.
 
-`python benchmarks/clutter.py` makes the pages of data/shop, trains what is not trained yet (about 25 minutes of CPU),
+`python benchmarks/clutter.py` makes the pages of data/shop, trains what is not trained yet (about half an hour of CPU),
 prints a table and writes it, a figure of it and example pages to benchmarks/results/.
 
 - The class to predict is that of the named item. No other picture on its page has its title, but the title itself may

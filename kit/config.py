@@ -101,7 +101,7 @@ FINE_TUNED: dict[str, Any] = {
 RECIPES: dict[str, dict[str, Any]] = {
     "paper": {},
     "demo": FROZEN,
-    "laptop": FROZEN | {"freeze_text": False},
+    "laptop": FROZEN | {"train_text_layers": 2, "folds": 5},
     # one H200 and a night
     "night": FINE_TUNED | {"image_size": 384, "max_tokens": 256, "batch_size": 64, "epochs": 5, "folds": 5},
     # two T4 and nine hours: no bf16, 16 GB each, and time for one model per member

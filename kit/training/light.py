@@ -46,8 +46,6 @@ def fit(run: TrainingRun) -> None:
         report_blank_images(run, frames)
         backbones = find_backbones(config)
         inputs = read_inputs(config, codes, frames, backbones, state.device)
-        if config.system == "tfidf" and not any(inputs["train"]):
-            raise KitError(f"No item of {config.data} has a text, and tfidf reads nothing else: pass -p system image.")
         train = frames["train"]
         if config.system == "tfidf" and not any(inputs["train"]):
             raise KitError(f"No item of {config.data} has a text, and tfidf reads nothing else: pass -p system image.")
