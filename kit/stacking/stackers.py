@@ -246,8 +246,8 @@ class Best(Stacker):
     """The one of CANDIDATES that inner folds prefer, fitted to all items.
 
     Of those whose macro-F1 is not below the best single member's, it has the lowest log-loss, which tells stackers
-    apart with fewer items than macro-F1. Inner folds never split a group. `chosen_`: its name · `stacker_`: the
-    stacker.
+    apart with fewer items than macro-F1. Inner folds never split a group. One member alone stays as it is. `chosen_`:
+    the stacker's name · `stacker_`: the stacker.
 
     This rule was found on 107 tasks made of five members on data/shop and data/emoji (200 items to all, 8 classes to
     all, up to three members of noise), with the shipped answers in view: there choosing by macro-F1 gained less, and a
@@ -270,8 +270,9 @@ class Best(Stacker):
     def fit(self, X: np.ndarray, y: np.ndarray, groups: np.ndarray | None = None) -> "Best":
         part = split_up_to(self.FOLDS, pd.Series(y), self.seed, groups)
         splits = list(PredefinedSplit(part).split()) if part.any() else []
+        candidates = self.CANDIDATES if X.shape[1] > 1 else {"single": self.CANDIDATES["single"]}
         inner = {}
-        for name, candidate in self.CANDIDATES.items():
+        for name, candidate in candidates.items():
             predicted = np.full(X.shape[::2], 1 / X.shape[2])  # if there are too few items to split: a tie
             for rest, scored in splits:
                 inside = None if groups is None else groups[rest]

@@ -4,6 +4,7 @@ N items · K classes · d width
 """
 
 import time
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -55,7 +56,9 @@ def fit(run: TrainingRun) -> None:
         for fold in range(config.folds):
             learn, scored = folds != fold, folds == fold
             model = new_model(config, backbones, state.device)
-            model.fit(inputs["train"][learn], labels[learn], groups[learn])
+            with warnings.catch_warnings():
+                warnings.filterwarnings("ignore", "The number of unique classes is greater")  # many, of few items each
+                model.fit(inputs["train"][learn], labels[learn], groups[learn])
             write_arrays(_path(run, fold), model.state())
             oof[scored] = model.predict_proba(inputs["train"][scored])
             if len(frames["test"]):
