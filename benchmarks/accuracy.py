@@ -10,6 +10,7 @@ N items · S seeds
 
 import argparse
 from collections.abc import Sequence
+from itertools import chain, islice
 
 import numpy as np
 import pandas as pd
@@ -72,8 +73,8 @@ EXPLAIN = (
     "in its place would change. Seconds: of one run, on a machine that had other work. Two layers of text: the text "
     "backbone's top two are trained. Fine-tuned: the whole text backbone is; co-attention so with one seed. Paper "
     "recipe: co-attention with both backbones fine-tuned, one seed; the paper's settings, but 224 pixels, 64 tokens, "
-    "these folds, the last epoch. The ladder: each row adds members to those above it; each seed stacks that seed's, "
-    "and the rows are means of the three."
+    "these folds, the last epoch. The ladder: each row adds members to those above it, but for a last one that says its "
+    "own; each seed stacks that seed's, and the rows are means of the three."
 )
 
 
@@ -93,17 +94,18 @@ def stacks_of(label: str, runs: dict[str, list[Run]], method: str, systems: Sequ
 
 def ladder(catalogue: str, runs: dict[str, list[Run]], answers: Answers) -> pd.DataFrame:
     """Return the nested score of the stack by `best` after each rung, its gain on the best of its members out of fold,
-    and its score on the test part."""
-    rows: list[dict] = []
-    members: list[str] = []
-    for rung, added in LADDER.items():
-        members += added
+    and its score on the test part; last, with the whole text fine-tuned in place of two layers."""
+    groups = {rung: [*chain(*islice(LADDER.values(), place))] for place, rung in enumerate(LADDER, 1)}
+    if SLOW[0] in runs:
+        groups["the light members and the text alone, fine-tuned"] = [*NO_SEED, SLOW[0]]
+    rows = []
+    for label, members in groups.items():
         stacks = stacks_of(f"{catalogue}-{len(members)}-", runs, "best", members)
-        true, predicted, groups = known = out_of_fold(stacks)
+        true, predicted, together = known = out_of_fold(stacks)
         best = max(members, key=lambda system: score_of(runs[system]))
         gained = gain(known, out_of_fold(runs[best])) if len(members) > 1 else ""
-        score = macro_f1_of(true, predicted, groups=groups)
-        row = {"members": rung, "out of fold": score, "gain on the best of them": gained, "best of them": best}
+        score = macro_f1_of(true, predicted, groups=together)
+        row = {"members": label, "out of fold": score, "gain on the best of them": gained, "best of them": best}
         rows.append(row | {"test": mean_score(*test_part(stacks, answers))})
     return pd.DataFrame(rows)
 

@@ -55,7 +55,7 @@ ENVIRONMENT = cache_folder() / "autogluon-env"
 PACKAGES = ("autogluon.multimodal==1.6.3", "torch==2.13.0")  # a torch that 1.6.3 admits
 PYTHONS = ((3, 10), (3, 13))  # that it admits
 
-QUESTION = "user CPU seconds ÷ AutoGluon's, and macro-F1 beside its, same backbones and items"
+QUESTION = "user CPU seconds ÷ AutoGluon's, and macro-F1 beside its, on the same items (best: with a second pair)"
 KINDS = ("fusion_mlp", "fusion_transformer")
 CATALOGUES = ("emoji", "shop")
 DATA = {"text": "e5_small", "image": "efficientnet_lite0", "recipe": "demo"}

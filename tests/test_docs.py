@@ -18,7 +18,7 @@ from accelerate.commands.launch import launch_command_parser
 from papermill.cli import papermill
 
 from kit import cli
-from kit.config import SYSTEMS, EnsembleConfig, TrainConfig, train_config
+from kit.config import PAIRS, SYSTEMS, EnsembleConfig, TrainConfig, train_config
 from kit.core.exceptions import KitError
 from kit.models import heads, registry
 from kit.notebook_parameters import parameter_types
@@ -146,7 +146,8 @@ def check_python(words: list[str]) -> None:
 def check_hub(words: list[str]) -> None:
     assert words[1] == "download"
     hub = {spec.source for spec in registry.TEXT.values()} | {f"timm/{spec.timm}" for spec in registry.IMAGE.values()}
-    assert words[2] in hub, f"{words[2]} is no backbone of the registry"
+    hub |= {f"timm/{image}" for pairs in PAIRS.values() for _, image in pairs}
+    assert words[2] in hub, f"{words[2]} is no backbone of the registry or of a recipe"
 
 
 def check_source(words: list[str]) -> None:

@@ -121,7 +121,8 @@ class Classifier(nn.Module):
 
 def text_layers(config: TrainConfig) -> slice:
     """Return the range of the text backbone's hidden states (0: the embeddings' output) that the head reads."""
-    return slice(-1 if not config.layer_weights else 0 if config.embedding_layer else 1, None)
+    top = config.pooled or not config.layer_weights
+    return slice(-1 if top else 0 if config.embedding_layer else 1, None)
 
 
 def fixed_layers(config: TrainConfig, depth: int) -> slice:
@@ -153,7 +154,7 @@ def build_model(
         "classifier_width": config.classifier_width,
         "dropout": config.dropout,
     }
-    layers = slice(-1, None) if config.pooled else text_layers(config)
+    layers = text_layers(config)
     count = len(range((text.depth if text else 0) + 1)[layers])
     frozen, live = config.frozen, dict[str, Any]()
     for side in running:

@@ -53,7 +53,7 @@ Pairs = list[tuple[str, str]]  # backbones: text, image
 LIGHT_GAINS = 5.0, 0.5  # of the first pair, of further ones
 GAINS = {"text": (0.5, 2.0), "image": (0.5, 2.0), "coattention": (0.1, 3.5)}
 LEAST = 60.0  # seconds that are worth beginning a training in
-AGAIN = 0.5  # share of a training's gain that the next seed, or the next pair, still has
+AGAIN = 0.5  # share of a training's gain that the next pair still has; the next seed has its square
 
 
 class TimeUp(KeyboardInterrupt):

@@ -7,7 +7,7 @@ import torch
 from kit.config import train_config
 from kit.data.dataset import ProductDataset, RaggedArray
 from kit.models.backbones import find_backbones
-from kit.models.classifier import build_model
+from kit.models.classifier import build_model, fixed_layers
 from kit.models.heads import LENGTHS, CoAttentionHead, FusionHead
 from kit.models.text_backbones import load_text
 from kit.training.optimization import parameter_groups
@@ -207,6 +207,12 @@ def test_frozen_backbones_stay_as_they_are(build):
     model(batch()).sum().backward()
     assert all(parameter.grad is None for parameter in model.text.parameters())
     assert all(torch.equal(value, before[name]) for name, value in model.image.state_dict().items())
+
+
+def test_of_a_text_alone_the_one_state_is_kept_from_which_its_trained_layers_start():
+    usual = {"recipe": "demo", "train_text_layers": 2}
+    assert fixed_layers(train_config(**usual, system="text"), 12) == slice(10, 11)
+    assert fixed_layers(train_config(**usual), 12) == slice(1, 11)  # co-attention weighs them all
 
 
 @pytest.mark.parametrize("live", [True, False])
