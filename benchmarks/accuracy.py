@@ -73,8 +73,8 @@ EXPLAIN = (
     "in its place would change. Seconds: of one run, on a machine that had other work. Two layers of text: the text "
     "backbone's top two are trained. Fine-tuned: the whole text backbone is; co-attention so with one seed. Paper "
     "recipe: co-attention with both backbones fine-tuned, one seed; the paper's settings, but 224 pixels, 64 tokens, "
-    "these folds, the last epoch. The ladder: each row adds members to those above it, but for a last one that says its "
-    "own; each seed stacks that seed's, and the rows are means of the three."
+    "these folds, the last epoch. The ladder: each row adds members to those above it, but for a last one that says "
+    "its own; each seed stacks that seed's, and the rows are means of the three."
 )
 
 
