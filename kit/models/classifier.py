@@ -121,20 +121,20 @@ class Classifier(nn.Module):
 
 def text_layers(config: TrainConfig) -> slice:
     """Return the range of the text backbone's hidden states (0: the embeddings' output) that the head reads."""
-    top = config.pooled or not config.layer_weights
-    return slice(-1 if top else 0 if config.embedding_layer else 1, None)
+    return slice(-1 if not config.layer_weights else 0 if config.embedding_layer else 1, None)
 
 
 def fixed_layers(config: TrainConfig, depth: int) -> slice:
     """Return the range of the frozen text backbone's hidden states, `depth` + 1, that the model reads.
 
-    It is the head's; with `train_text_layers`, it ends with the state that those layers start from.
+    It is the head's; with `train_text_layers`, it ends with the state that those layers start from, which is all that a
+    fusion needs. Frozen, a fusion has the layers of co-attention, whose cached outputs it shares.
     """
     layers = text_layers(config)
     if not config.train_text_layers:
         return layers
     base = depth - config.train_text_layers
-    return slice(min(layers.indices(depth + 1)[0], base), base + 1)
+    return slice(base if config.pooled else min(layers.indices(depth + 1)[0], base), base + 1)
 
 
 def build_model(
@@ -154,7 +154,7 @@ def build_model(
         "classifier_width": config.classifier_width,
         "dropout": config.dropout,
     }
-    layers = text_layers(config)
+    layers = slice(-1, None) if config.pooled else text_layers(config)
     count = len(range((text.depth if text else 0) + 1)[layers])
     frozen, live = config.frozen, dict[str, Any]()
     for side in running:

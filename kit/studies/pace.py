@@ -162,11 +162,17 @@ def _item_work(config: TrainConfig, side: str, workload: Workload) -> tuple[floa
     return share * operations, share * numbers, depth
 
 
-def _outputs(config: TrainConfig, side: str) -> tuple[str, str, int, bool]:
-    """Return what a frozen backbone's kept outputs depend on, beside the items: `_backbone`, and if they are kept in
-    half precision."""
+def _outputs(config: TrainConfig, side: str) -> tuple:
+    """Return what a frozen backbone's kept outputs depend on, beside the items: `_backbone`, its layers if some above
+    them are trained, and if they are kept in half precision."""
+    below = config.train_text_layers if side == "text" else 0
+    return *_backbone(config, side), below, below > 0 and config.pooled, _half(config)
+
+
+def _half(config: TrainConfig) -> bool:
+    """Return whether a frozen backbone's outputs are kept in half precision."""
     half = config.precision in ("bf16", "fp16") or (config.precision == "auto" and bool(available_gpus()))
-    return *_backbone(config, side), half and config.system not in LIGHT
+    return half and config.system not in LIGHT
 
 
 def _begun(config: TrainConfig) -> dict:
@@ -199,12 +205,12 @@ def _live(config: TrainConfig, count: float, workload: Workload) -> list[str]:
             continue  # only its means are kept
         _, numbers, depth = _item_work(config, side, workload)
         numbers *= len(range(depth + 1)[fixed_layers(config, depth)]) if side == "text" else 1
-        if count * numbers * (2 if _outputs(config, side)[-1] else 4) > config.features_gb * 2**30:
+        if count * numbers * (2 if _half(config) else 4) > config.features_gb * 2**30:
             live.append(side)
     return live
 
 
-def _has_kept(run: _Past, outputs: tuple[str, str, int, bool], workload: Workload) -> bool:
+def _has_kept(run: _Past, outputs: tuple, workload: Workload) -> bool:
     """Return whether the run has left a frozen backbone's outputs in the cache."""
     side = outputs[0]
     frozen = side in run.config.frozen and _outputs(run.config, side) == outputs
