@@ -10,7 +10,7 @@ N items · S seeds
 
 import argparse
 from collections.abc import Sequence
-from itertools import chain, islice
+from itertools import accumulate
 
 import numpy as np
 import pandas as pd
@@ -95,9 +95,9 @@ def stacks_of(label: str, runs: dict[str, list[Run]], method: str, systems: Sequ
 def ladder(catalogue: str, runs: dict[str, list[Run]], answers: Answers) -> pd.DataFrame:
     """Return the nested score of the stack by `best` after each rung, its gain on the best of its members out of fold,
     and its score on the test part; last, with the whole text fine-tuned in place of two layers."""
-    groups = {rung: [*chain(*islice(LADDER.values(), place))] for place, rung in enumerate(LADDER, 1)}
+    groups = dict(zip(LADDER, accumulate(LADDER.values()), strict=True))
     if SLOW[0] in runs:
-        groups["the light members and the text alone, fine-tuned"] = [*NO_SEED, SLOW[0]]
+        groups["the light members and the text alone, fine-tuned"] = (*NO_SEED, SLOW[0])
     rows = []
     for label, members in groups.items():
         stacks = stacks_of(f"{catalogue}-{len(members)}-", runs, "best", members)

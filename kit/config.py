@@ -341,6 +341,11 @@ class TrainConfig:
         return tuple(side for side in self.sides if getattr(self, f"freeze_{side}") or self.system in LIGHT)
 
     @property
+    def unread(self) -> set[str]:
+        """Return the fields that name a backbone which the system does not read."""
+        return {"text", "image"} - {*self.sides}
+
+    @property
     def pooled(self) -> bool:
         """Return whether the system reads one vector per side rather than tokens and regions."""
         return self.system != "coattention"
@@ -459,7 +464,7 @@ def train_config(**values) -> TrainConfig:
 def unused(system: str) -> dict[str, Any]:
     """Return the fields that the system has no use for, with the values that leave them out."""
     sides = set(SYSTEMS.get(system, ("text", "image")))
-    light = set() if system not in LIGHT else OPTIONAL.keys() - {"pair"}
+    light = OPTIONAL.keys() - {"pair"} if system in LIGHT else set()
     return {name: value for name, (value, needs) in OPTIONAL.items() if name in light or not needs <= sides}
 
 

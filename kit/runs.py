@@ -42,7 +42,7 @@ from kit.config import SAME_RESULT, EnsembleConfig, TrainConfig, check_name
 from kit.core.cache import content_hashes
 from kit.core.exceptions import KitError, did_you_mean, shorten
 from kit.core.files import TRAIN_AGAIN, locked, now, read_json, read_time, write_atomically, write_json
-from kit.core.paths import runs_folder, spelling
+from kit.core.paths import resolve, runs_folder
 from kit.metrics import bootstrap_macro_f1, scores
 from kit.predictions import FINGERPRINTS, mean_over_folds, predicted_items, probabilities, read_probabilities
 
@@ -139,11 +139,10 @@ class Run:
         if type(config) is not type(self.config):
             return [f"kind ({'training → ensemble' if isinstance(config, EnsembleConfig) else 'ensemble → training'})"]
         old, new = dataclasses.asdict(self.config), dataclasses.asdict(config)
-        unread = {"text", "image"} - {*config.sides} if isinstance(config, TrainConfig) else set()
-        same_result = {*SAME_RESULT, *unread}
+        same_result = {*SAME_RESULT, *(config.unread if isinstance(config, TrainConfig) else ())}
         changed = [name for name in new if old.get(name) != new[name] and name not in same_result]
         paths = [name for name in changed if name in ("data", "text", "image")]
-        same = [name for name in paths if spelling(old[name]) == spelling(new[name])]
+        same = [name for name in paths if resolve(old[name]) == resolve(new[name])]
         return [f"{name} ({old.get(name)} → {new[name]})" for name in changed if name not in same]
 
     @property

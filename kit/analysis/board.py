@@ -164,7 +164,7 @@ def _changes(run: Run) -> str:
         return f"{config.method} of {len(config.members)} runs" + (
             f", {config.evaluation}" if config.evaluation != "nested" else ""
         )
-    left_out = {"study", "recipe", *SAME_RESULT} | {"text", "image"} - {*config.sides}
+    left_out = {"study", "recipe", *SAME_RESULT, *config.unread}
     changed = [f"system {config.system}"] * (config.system != "coattention")
     changed += [f"{name} {new}" for name, (_, new) in recipe_changes(config).items() if name not in left_out]
     return f"{config.recipe}: {', '.join(changed) or 'as the recipe'}"

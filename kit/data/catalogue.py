@@ -473,8 +473,9 @@ def _check_labels(rows: Rows, texts: list[str], description: Description) -> dic
     rows.refuse(
         (i for i in unknown if texts[i].strip().casefold() in UNKNOWN), unknown, f"write its label, or {elsewhere}"
     )
-    control = {i: f"{label} is {text!r}, with a control character" for i, text in enumerate(texts)}
-    rows.refuse((i for i, text in enumerate(texts) if CONTROL.search(text)), control, "write the label without it")
+    marked = [i for i, text in enumerate(texts) if CONTROL.search(text)]
+    control = {i: f"{label} is {texts[i]!r}, with a control character" for i in marked}
+    rows.refuse(control, control, "write the label without it")
     counts = Counter(texts)
     alike: dict[str, str] = {}
     for text in sorted(counts):

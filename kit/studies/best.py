@@ -177,9 +177,9 @@ class Ladder:
 
     def _no_longer_stacked(self) -> list[str]:
         """Return the finished members of the study's stack that are in no rung."""
-        last = open_run(self.study)
-        known = last.config.members if last.finished and isinstance(last, EnsembleRun) else ()
-        return [name for name in known if open_run(name).finished and name not in {c.run for c in self.configs}]
+        last, planned = open_run(self.study), {config.run for config in self.configs}
+        members = last.config.members if last.finished and isinstance(last, EnsembleRun) else ()
+        return [name for name in members if name not in planned and open_run(name).finished]
 
     def climb(self, max_minutes: float | None) -> dict[str, str]:
         """Climb as far as the minutes allow, the first rung in any case; return why rungs failed, by name.

@@ -34,8 +34,8 @@ def student_config(teacher: Run, values: dict) -> TrainConfig:
     """Return the configuration of the run that learns from `teacher`; `values` are fields that differ.
 
     It is that of the teacher's best co-attention member. If it has none, or another recipe is asked for, the recipe
-    makes it, on the items and backbones of the teacher's first member that has any; of items with one
-    side, it reads that side.
+    makes it, on the items and backbones of the teacher's first member that has any; of items with one side,
+    it reads that side.
     """
     members = (
         open_members(teacher.config.members) if isinstance(teacher, EnsembleRun) else [open_training(teacher.name)]

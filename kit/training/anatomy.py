@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from kit.models.backbones import find_backbones
 from kit.models.layers import EvenAttention
+from kit.training.inputs import longest_text
 from kit.training.predict import prediction_batches
 from kit.training.trained import Trained
 
@@ -66,7 +67,7 @@ def describe_lengths(trained: Trained) -> str:
     """Return in words what share of the items' texts reaches `max_tokens`; "" if the run reads no texts."""
     if "text" not in trained.config.sides:
         return ""
-    longest = min(trained.config.max_tokens, find_backbones(trained.config)["text"].outline.max_tokens)
+    longest = longest_text(trained.config, find_backbones(trained.config)["text"])
     lengths = np.concatenate([items.lengths for items in trained.products.values()])
     share = 100 * (lengths >= longest).mean()
     return f"{share:.1f} % of the {len(lengths):,} texts have {longest} tokens or more: what exceeds {longest} is cut."

@@ -22,6 +22,7 @@ from kit.models.backbones import find_backbones
 from kit.models.classifier import Classifier
 from kit.models.heads import CoAttentionHead
 from kit.models.tokenizer import token_words
+from kit.training.inputs import longest_text
 from kit.training.predict import prediction_batches
 from kit.training.trained import Trained
 
@@ -65,7 +66,7 @@ def explain(trained: Trained, ids: Sequence) -> pd.DataFrame:
     frame = train.iloc[places][[name for name in shown if name in train]].reset_index(drop=True)
     frame["images"] = readable_images(train.iloc[places])
     texts: list[tuple[str, ...]] = [*product_pairs(frame)] if config.pair else [(t,) for t in product_texts(frame)]
-    longest = min(config.max_tokens, find_backbones(config)["text"].outline.max_tokens)
+    longest = longest_text(config, find_backbones(config)["text"])
     seen = []
     for place, text in zip(places, texts, strict=True):
         words, owners = token_words(config.text, text, longest, config.pretrained)

@@ -41,12 +41,17 @@ def make_datasets(
     return parts
 
 
+def longest_text(config: TrainConfig, backbone: BackboneHandle) -> int:
+    """Return how many tokens of a text are read at most, special ones included."""
+    return min(config.max_tokens, backbone.outline.max_tokens)
+
+
 def tokenize(config: TrainConfig, backbone: BackboneHandle, texts: list[str] | list[tuple[str, str]]) -> RaggedArray:
     """Return the token ids `[T]` of the texts, or of pairs their ids and types `[T, 2]`; each is tokenised once.
 
     Raise KitError if the tokenizer fails or does not fit the model.
     """
-    max_tokens = min(config.max_tokens, backbone.outline.max_tokens)
+    max_tokens = longest_text(config, backbone)
 
     def compute(new: list[int]) -> list[np.ndarray]:
         encode, rows = load_tokenizer(config.text, config.pretrained, config.pair), []

@@ -32,8 +32,7 @@ def soft_targets(config: TrainConfig, codes: list[int], frames: dict[str, pd.Dat
     """Return what the model learns for each training item, `[N, K]`: the label, mixed with the teacher's probabilities.
 
     Raise KitError if the teacher is not finished, was validated on other items or folds, has other classes or other
-    data, or was scored on items that it learned from, as a
-    student is.
+    data, or was scored on items that it learned from, as a student is.
     """
     teacher = open_run(config.teacher)
     items, values = teacher.read_oof()
