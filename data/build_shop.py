@@ -10,11 +10,10 @@ JPEG bytes depend on the library that writes them: the shipped ones were made wi
 
 import io
 import re
-import tarfile
 import zipfile
 from pathlib import Path
 
-from catalogue import Item, jpeg, main, markup, write, write_csv
+from catalogue import Item, jpeg, main, markup, open_deb, write, write_csv
 
 SOURCES = {"sweethome3d-furniture 1.8-1": "3ccb90c63f9525e887a767b9cd5c8b6933b8b6b2973a615a5359ee68a2118668"}
 # Each library's licence by its LICENSE.TXT. Reallusion's has people only.
@@ -43,11 +42,8 @@ ORIGINS = {"Blend Swap", "SCPTS"}
 
 
 def libraries(deb):
-    """The package's zips by name. A .deb is an ar archive: 60 bytes before each file, the size in bytes 48 to 58."""
-    start = 8
-    while not deb[start:].startswith(b"data.tar.xz"):
-        start += 60 + (int(deb[start + 48 : start + 58]) + 1) // 2 * 2  # files begin at even bytes
-    with tarfile.open(fileobj=io.BytesIO(deb[start + 60 :])) as tar:
+    """The package's zips by name."""
+    with open_deb(deb) as tar:
         zips = {Path(m.name).stem: m for m in tar if m.name.endswith(".sh3f")}
         return {name: zipfile.ZipFile(io.BytesIO(tar.extractfile(zips[name]).read())) for name in LICENCES}
 

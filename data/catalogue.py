@@ -5,8 +5,10 @@ import csv
 import hashlib
 import html
 import io
+import lzma
 import shutil
 import sys
+import tarfile
 import tempfile
 from collections import defaultdict
 from collections.abc import Callable
@@ -121,8 +123,9 @@ def write(name: str, items: list[Item], codes: dict[str, int], out: Path) -> Non
         write_csv(folder / "Y_train_CVw08PX.csv" if part == "train" else answers / "Y_test.csv", y)
         start += len(members)
     write_csv(folder / "classes.csv", [["code", "name"], *([code, label] for label, code in codes.items())])
-    for note in ("README.md", "LICENSES.md"):  # written by hand, and part of the folder
-        shutil.copyfile(HERE / name / note, folder / note)
+    for note in ("README.md", "LICENSES.md"):  # written by hand, and part of a folder that is shipped
+        if (HERE / name / note).is_file():
+            shutil.copyfile(HERE / name / note, folder / note)
 
 
 def read(path: Path, package: str, sha256: str) -> bytes:
@@ -132,6 +135,14 @@ def read(path: Path, package: str, sha256: str) -> bytes:
     if hashlib.sha256(data).hexdigest() != sha256:
         sys.exit(f"{path} is not the file of {package} that the catalogue is made from (its SHA-256 differs).")
     return data
+
+
+def open_deb(deb: bytes) -> tarfile.TarFile:
+    """Return the files of a .deb. It is an ar archive: 60 bytes before each part, the size in bytes 48 to 58."""
+    start = 8
+    while not deb[start:].startswith(b"data.tar.xz"):
+        start += 60 + (int(deb[start + 48 : start + 58]) + 1) // 2 * 2  # parts begin at even bytes
+    return tarfile.open(fileobj=io.BytesIO(lzma.decompress(deb[start + 60 :])))
 
 
 def contents(folder: Path, parts: tuple[str, str]) -> dict[str, bytes]:
