@@ -1,8 +1,11 @@
-"""Whether co-attention holds against the probe if there are few items: subsets of both shipped catalogues.
+"""Whether co-attention holds against the probe if there are few items: subsets of the shipped catalogues.
 
 `python benchmarks/subsets.py` trains both on 200 and 400 items of each catalogue, DRAWS times with other items and
-folds (about 25 minutes of one core), prints a table and writes it to benchmarks/results/subsets.txt.
+folds (about 25 minutes of one core), prints a table and writes it to benchmarks/results/subsets.txt. With `--unseen`
+it takes them from clip art (data/build_clipart.py), on which nothing was chosen.
 """
+
+import argparse
 
 import numpy as np
 import pandas as pd
@@ -20,6 +23,10 @@ CATALOGUES, SIZES, DRAWS = ("shop", "emoji"), (200, 400), 5
 
 
 def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--unseen", action="store_true", help="on data/clipart")
+    unseen = parser.parse_args().unseen
+    catalogues = ("clipart",) if unseen else CATALOGUES
     runs = {
         (catalogue, items, draw, system): prepare_run(
             train_config(
@@ -27,14 +34,14 @@ def main() -> None:
                 run=f"subsets-{catalogue}-{items}-{system.replace(' ', '-')}-{draw}",
             )
         )
-        for catalogue in CATALOGUES
+        for catalogue in catalogues
         for items in SIZES
         for draw in range(DRAWS)
         for system, changes in SYSTEMS.items()
     }
     launch([*runs.values()])
     rows, differences = [], {system: [] for system in SYSTEMS}
-    for catalogue in CATALOGUES:
+    for catalogue in catalogues:
         for items in SIZES:
             for system in SYSTEMS:
                 several = [runs[catalogue, items, draw, system] for draw in range(DRAWS)]
@@ -52,7 +59,7 @@ def main() -> None:
         text += f"All {len(differences[system])} subsets, gain of {system} on the probe: {_mean(differences[system])}\n"
     text += f"{machine_line()}\n"
     print(text)
-    write_text(RESULTS / "subsets.txt", text)
+    write_text(RESULTS / f"subsets{'_clipart' * unseen}.txt", text)
 
 
 def _mean(values: list[float]) -> str:

@@ -27,7 +27,16 @@ SOURCES = {
     "openclipart-svg 1:0.18+dfsg-19": "989712d90d57dfa3230049f553bb43b76c30ee4d4b8c5f6e106e33f7db5cbdc5",
     "openclipart-png 1:0.18+dfsg-19": "f07f1545a2970c2cf3fa339bc2405da1a95cf2b1827bfa05bf73eb1c20291c02",
 }
-ABSTRACT = ("buttons", "computer/buttons", "computer/icons", "logos", "shapes", "signs_and_symbols", "special", "unsorted")
+ABSTRACT = (
+    "buttons",
+    "computer/buttons",
+    "computer/icons",
+    "logos",
+    "shapes",
+    "signs_and_symbols",
+    "special",
+    "unsorted",
+)
 SMALLEST, LARGEST = 20, 80
 FIELDS = ("title", "description")
 
@@ -68,7 +77,9 @@ def build(files: list[bytes], out: Path) -> None:
     names = sorted(label for label, members in classes.items() if len(members) >= SMALLEST)
     items = []
     for label in names:
-        for name, title, description in sorted(classes[label].values(), key=lambda one: digest("kept", one[0]))[:LARGEST]:
+        for name, title, description in sorted(classes[label].values(), key=lambda one: digest("kept", one[0]))[
+            :LARGEST
+        ]:
             items.append(Item(name, title, description, label, jpeg(pictures[name], 128)))
     write("clipart", items, {label: 5000 + 10 * place for place, label in enumerate(names)}, out)
 
