@@ -142,7 +142,7 @@ def out_of_fold(runs: list[Run]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
 def test_part(runs: list[Run], answers: Answers) -> tuple[np.ndarray, np.ndarray]:
     """Return the answers `[N]` of the test part in the order of ids, and what each run predicts `[S, N]`."""
     codes = answers.codes.sort_index()
-    means = [run.mean_test().droplevel("split").loc[codes.index] for run in runs]
+    means = [run.read_test()[1].droplevel("split").loc[codes.index] for run in runs]
     return codes.to_numpy(), np.stack([mean.idxmax(axis=1).to_numpy() for mean in means])
 
 
@@ -165,7 +165,7 @@ def calibration(runs: list[Run]) -> tuple[float, float]:
     found = []
     for run in runs:
         frame, codes, values = run.predictions("oof")
-        labels = pd.Categorical(frame["label"], categories=codes).codes.astype(int)
+        labels = pd.Index(codes).get_indexer(frame["label"])
         found.append((scores(values, labels)["loss"], calibration_error(*certainty(run))))
     return tuple(np.mean(found, axis=0))
 

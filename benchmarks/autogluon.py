@@ -199,7 +199,7 @@ def train_kit(name: str, config: TrainConfig, ids: pd.Series, folder: Path) -> S
     imports = user_seconds([sys.executable, "-c", "import kit.train"], HOME / "imports.log", KIT_ROOT=str(folder))
     command = [sys.executable, "-m", "kit.train", run.folder / "config.json"]
     seconds = user_seconds(command, HOME / f"{name}.log", KIT_ROOT=str(folder))
-    predicted = run.mean_test().idxmax(axis=1).droplevel("split")
+    predicted = run.read_test()[1].idxmax(axis=1).droplevel("split")
     return Side(seconds, imports, predicted.loc[ids].to_numpy())
 
 
@@ -208,7 +208,7 @@ def train_best(data: str, ids: pd.Series, folder: Path) -> Side:
     imports = user_seconds([sys.executable, "-c", "import kit.train"], HOME / "imports.log", KIT_ROOT=str(folder))
     command = [sys.executable, "-m", "kit", "best", "--data", data, "--recipe", DATA["recipe"], "--seeds", "0"]
     seconds = user_seconds(command, HOME / "best.log", KIT_ROOT=str(folder))
-    predicted = Run(folder / "runs" / "best").mean_test().idxmax(axis=1).droplevel("split")
+    predicted = Run(folder / "runs" / "best").read_test()[1].idxmax(axis=1).droplevel("split")
     return Side(seconds, imports, predicted.loc[ids].to_numpy())
 
 

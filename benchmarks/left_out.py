@@ -41,7 +41,7 @@ def without_suspects(catalogue: str, system: str) -> list[dict]:
     codes, frames = read_items(config)
     backbones, device, train = find_backbones(config), torch.device("cpu"), frames["train"]
     inputs = read_inputs(config, codes, frames, backbones, device)["train"]
-    true, folds = pd.Categorical(train["label"], categories=codes).codes.astype(int), train["fold"].to_numpy()
+    true, folds = pd.Index(codes).get_indexer(train["label"]), train["fold"].to_numpy()
     groups, rows = train["group"].to_numpy(), []
 
     def predict(learn: np.ndarray, asked: np.ndarray, labels: np.ndarray) -> np.ndarray:
@@ -100,7 +100,7 @@ def with_bias(catalogue: str) -> dict:
     frame, codes, values = stack(ensemble_config([run.name for run in members], catalogue, method="blend")).predictions(
         "oof"
     )
-    labels, values = pd.Categorical(frame["label"], categories=codes).codes.astype(int), np.log(values.clip(1e-9))
+    labels, values = pd.Index(codes).get_indexer(frame["label"]), np.log(values.clip(1e-9))
     prior, found = np.log(np.bincount(labels) / len(labels)), {"prior": labels * 0, "classes": labels * 0}
     for learn, asked in StratifiedKFold(5, shuffle=True, random_state=0).split(values, labels):
         power = max(

@@ -28,8 +28,8 @@ from kit.core.exceptions import KitError
 from kit.core.files import TRAIN_AGAIN, read_json, write_json, write_text
 from kit.core.paths import resolve, runs_folder
 from kit.data.catalogue import Description, read_catalogue, read_description
-from kit.data.challenge import clean_items, read_names
-from kit.data.items import COLUMNS, changed_items
+from kit.data.challenge import read_names
+from kit.data.items import COLUMNS
 from kit.models import registry
 from kit.models.image_backbones import read_timm_directory
 from kit.models.pretrained import local_directory
@@ -119,7 +119,7 @@ def _read_classes(
         return read_names(folder) if folder.is_dir() else {}, None
     if description is None:
         raise KitError(f"{folder} no longer has the catalogue that names the classes of {run.name!r}: put it back.")
-    frames, names = read_catalogue(dataclasses.replace(description, test=""))
+    names = read_catalogue(dataclasses.replace(description, test=""))
     if fingerprint(*names) != labels:
         raise KitError(
             f"{folder} has other labels now than {run.name!r} learned: put the old ones back, or train again."
@@ -128,12 +128,6 @@ def _read_classes(
     records = {(name, outline[name]) for outline in outlines for name in COLUMNS if name in outline}
     if len(records) > len({name for name, _ in records}):
         raise KitError(f"The members of {run.name!r} read different columns of {folder}: train them again on the same.")
-    # an earlier version of the kit recorded no columns: the texts tell
-    if not records and changed_items(learned, clean_items(frames["train"], False, False)).any():
-        raise KitError(
-            f"The data changed since the run {run.name!r} was trained (texts or labels in {folder}): put back the old "
-            f"data and columns, or train the run again."
-        )
     return dict(enumerate(names)), description.with_columns(record for _, record in records)
 
 

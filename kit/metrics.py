@@ -4,8 +4,8 @@ N items · K classes
 """
 
 import numpy as np
+from scipy import special
 from scipy.optimize import minimize_scalar
-from scipy.special import log_softmax
 
 
 def confusion(true: np.ndarray, predicted: np.ndarray, classes: int) -> np.ndarray:
@@ -123,8 +123,7 @@ def calibration_error_by_chance(sure: np.ndarray) -> float:
 
 def softmax(logits: np.ndarray) -> np.ndarray:
     """Return probabilities `[N, K]`, in double precision so that rows sum to one."""
-    shifted = np.exp(logits.astype(np.float64) - logits.max(1, keepdims=True))
-    return shifted / shifted.sum(1, keepdims=True)
+    return special.softmax(logits.astype(np.float64), axis=1)
 
 
 def temperature(logits: np.ndarray, labels: np.ndarray) -> tuple[float, float]:
@@ -133,7 +132,7 @@ def temperature(logits: np.ndarray, labels: np.ndarray) -> tuple[float, float]:
     rows = np.arange(len(labels))
 
     def loss(log_temperature: float) -> float:
-        return -log_softmax(logits / np.exp(log_temperature), axis=1)[rows, labels].mean()
+        return -special.log_softmax(logits / np.exp(log_temperature), axis=1)[rows, labels].mean()
 
     best = minimize_scalar(loss, bounds=(-3, 3), method="bounded")
     return float(np.exp(best.x)), float(best.fun)

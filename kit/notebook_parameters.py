@@ -48,9 +48,9 @@ def _assigned_names(namespace: dict, types: dict[str, type]) -> list[str]:
     if not isinstance(ran, list):
         flat = (bool, int, float, str, type(None))
         return [name for name, value in namespace.items() if not name.startswith("_") and isinstance(value, flat)]
-    declared = (known for source in ran if len(known := types.keys() & assigned(source, annotated=True)) > 1)
+    declared = (known for source in ran if len(known := types.keys() & _assigned(source, annotated=True)) > 1)
     usual, given, injected = next(declared, None), [*types], []
-    for source, names in ((source, assigned(source)) for source in ran):
+    for source, names in ((source, _assigned(source)) for source in ran):
         if source.startswith(INJECTED):
             injected = names
         elif usual and 2 * len(usual & {*names}) >= len(usual):
@@ -58,7 +58,7 @@ def _assigned_names(namespace: dict, types: dict[str, type]) -> list[str]:
     return [*dict.fromkeys(given + injected)]
 
 
-def assigned(source: str, annotated: bool = False) -> list[str]:
+def _assigned(source: str, annotated: bool = False) -> list[str]:
     """Return the public variables that a cell assigns; with `annotated`, only those that it annotates with a type."""
     try:
         nodes = list(ast.walk(ast.parse(source)))

@@ -121,14 +121,11 @@ class Run:
             raise KitError(f"{self.folder / 'oof.parquet'} repeats id {shorten(again)}: {TRAIN_AGAIN}.")
         return items, pd.DataFrame(values, items.index, codes, dtype=float)
 
-    def mean_test(self) -> pd.DataFrame:
-        """Return the mean over folds of each test item's probabilities, indexed by `split` and `id`, with the codes as
-        columns. Raise KitError as `predictions` does."""
-        return self.read_test()[1]
-
     def read_test(self) -> tuple[pd.DataFrame, pd.DataFrame]:
-        """Return the test items with the fingerprints that the run has recorded, and `mean_test`, both indexed by
-        `split` and `id`. Raise KitError as `predictions` does.
+        """Return the test items with the fingerprints that the run has recorded, and the mean over folds of each item's
+        probabilities, with the codes as columns; both are indexed by `split` and `id`.
+
+        Raise KitError as `predictions` does.
         """
         items, codes, values = self.predictions("test")
         means = mean_over_folds(self.folder / "test.parquet", items, codes, values)
@@ -201,7 +198,7 @@ class Run:
         known = test_frame[[name for name in FINGERPRINTS if name in test_frame]]
         rows = [test_frame[["id", "split"]].assign(fold=fold, **known) for fold in range(len(folds))]
         self._write("test", pd.concat(rows, ignore_index=True), np.concatenate(folds), codes)
-        labels = pd.Categorical(frame["label"], categories=codes).codes.astype(int)
+        labels = pd.Index(codes).get_indexer(frame["label"])
         low, high = bootstrap_macro_f1(labels, values.argmax(1), groups=frame.get("group"))
         content = {"run": self.name, **scores(values, labels), "macro_f1_low": low, "macro_f1_high": high}
         content |= {"classes": len(codes), "items": {"oof": len(frame), "test": len(test_frame)}, "finished": now()}
@@ -310,17 +307,12 @@ def finished_trainings(study: str) -> list[TrainingRun]:
     return finished
 
 
-def finished_at(run: Run) -> tuple[bool, datetime, str]:
-    """Return the sort key of finished runs. Runs of earlier versions record no time: they come first, by file time."""
-    path = run.folder / "summary.json"
-    try:
-        recorded = read_time(read_json(path).get("finished"))
-    except KitError:  # reading the run will report it
-        recorded = None
-    try:
-        return bool(recorded), recorded or datetime.fromtimestamp(path.stat().st_mtime, UTC), run.name
-    except OSError:  # removed meanwhile
-        return False, datetime.min.replace(tzinfo=UTC), run.name
+def finished_at(run: Run) -> tuple[datetime, str]:
+    """Return the sort key of finished runs. One whose summary is damaged, which reading it will report, comes first."""
+    recorded = None
+    with contextlib.suppress(KitError):
+        recorded = read_time(read_json(run.folder / "summary.json").get("finished"))
+    return recorded or datetime.min.replace(tzinfo=UTC), run.name
 
 
 @overload

@@ -4,7 +4,6 @@ import codecs
 import csv
 import io
 import os
-import warnings
 from contextlib import suppress
 from pathlib import Path
 from typing import NamedTuple
@@ -12,7 +11,6 @@ from typing import NamedTuple
 import pandas as pd
 
 from kit.core.exceptions import KitError, shorten
-from kit.core.files import TRAIN_AGAIN
 from kit.core.paths import resolve, submissions_folder
 from kit.data.challenge import Challenge, read_challenge, read_test_keys
 from kit.data.items import changed_images, require_same_items
@@ -51,7 +49,7 @@ def read_predictions(path) -> pd.DataFrame:
 
     The file has `id`, one `p_<code>` column per class, and optionally `split` (None without it) and `fold`: the folds
     of one id are averaged. A column `label` in the file is the truth, and is not read. FINGERPRINTS in the file are
-    returned too; warn if a run has none, because an older kit wrote it. Raise KitError if the file is damaged.
+    returned too. Raise KitError if the file is damaged.
     """
     path = resolve(path)
     path = path / "test.parquet" if path.is_dir() else path
@@ -59,12 +57,6 @@ def read_predictions(path) -> pd.DataFrame:
     means = mean_over_folds(path, items, codes, values)
     labelled = predicted_items(items, means).assign(label=means.idxmax(axis=1).to_numpy())
     known = [name for name in FINGERPRINTS if name in labelled]
-    if len(labelled) and not known and (path.parent / "config.json").is_file():
-        warnings.warn(
-            f"{path} does not say which products it predicts, because an older kit wrote it: make sure that the test "
-            f"file has not changed since, or {TRAIN_AGAIN}.",
-            stacklevel=2,
-        )
     return labelled[["id", "split", "label", *known]]
 
 

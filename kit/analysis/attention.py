@@ -48,7 +48,7 @@ def describe_attention(run: Run) -> str:
     """Return in words whether the run's attention moved from even."""
     measured = run.summary.get("attention")
     if not measured:
-        return "Attention was not measured: the run has none, or was made by an earlier version of the kit."
+        return "Attention was not measured: the run has none."
     sides = [side for side in ("text", "image") if side in measured]
     still = [side for side in sides if measured[side]["variation"] < MOVED]
     words = [

@@ -55,22 +55,18 @@ def out_of_fold(members: Members, config: EnsembleConfig) -> np.ndarray:
     items, it was worth .9 points of accuracy to `network` and `logistic`, and .2 to `blend` (88 repeats, standard
     error .3; measured before members had temperatures).
     """
-    X = members.oof.transpose(1, 0, 2)
     splits = list(PredefinedSplit(evaluation_folds(members.items, config.folds, config.seed)).split())
-    result = np.empty(X.shape[::2])
+    result = np.empty(members.oof.shape[::2])
     # cross_val_predict would renumber the classes that occur in y, and so mistake X's columns if one has no item
     for rest, scored in Bar(splits, desc=config.run, leave=False, delay=5):
-        stacker = _fit(members, config, rest)
-        result[scored] = stacker.predict_proba(X[scored])
+        result[scored] = _fit(members, config, rest).predict_proba(members.oof[scored])
     return result
 
 
 def _fit(members: Members, config: EnsembleConfig, rows: np.ndarray) -> Tempered:
     """Return the ensemble's stacker, fitted to these rows of the out-of-fold items."""
     groups = members.groups if members.groups is None else members.groups[rows]
-    return METHODS[config.method](config.seed).fit(
-        members.oof[:, rows].transpose(1, 0, 2), members.labels[rows], groups
-    )
+    return METHODS[config.method](config.seed).fit(members.oof[rows], members.labels[rows], groups)
 
 
 @threadpool_limits.wrap(limits=1, user_api="blas")  # as in kit.training.probe
@@ -87,21 +83,21 @@ def stack(config: EnsembleConfig, again: bool = False) -> EnsembleRun:
     _check_config(config)
     if config.evaluation == "in-sample":
         warnings.warn(f"{config.run} is evaluated {TOO_GOOD}", stacklevel=2)
-    existing = open_run(config.run)
-    earlier = existing if isinstance(existing, EnsembleRun) and existing.finished else None
-    if earlier and not again and not earlier.changes(config) and is_current(earlier):
-        return earlier
+    run = open_run(config.run)
+    if isinstance(run, EnsembleRun) and run.finished and not again:
+        same = not run.changes(config)
+        if same and is_current(run):
+            return run
+        # its members were trained again, or the study has other members now
+        again = same or bool(config.study and config.members != run.config.members)
     members = read_members(config.members)
-    if earlier and (not earlier.changes(config) or (config.study and config.members != earlier.config.members)):
-        again = True  # its members changed, or the study has other members now
-    if existing.finished and not again:
+    if run.finished and not again:
         prepare_run(config)  # says why it is in the way
 
-    X = members.oof.transpose(1, 0, 2)  # [N, M, K]
-    stacker = _fit(members, config, np.arange(len(X)))
-    in_sample = stacker.predict_proba(X)
+    stacker = _fit(members, config, np.arange(len(members.oof)))
+    in_sample = stacker.predict_proba(members.oof)
     scored = in_sample if config.evaluation == "in-sample" else out_of_fold(members, config)
-    test = stacker.predict_proba(members.test.transpose(1, 0, 2)) if len(members.test_items) else members.test[0]
+    test = stacker.predict_proba(members.test) if len(members.test) else members.test[:, 0]
 
     summary = _summarise(config, members, scored, in_sample)
     summary["temperatures"] = dict(zip(members.names, stacker.temperatures_.tolist(), strict=True))

@@ -22,16 +22,16 @@ class Members:
     names: list[str]
     codes: list[int]
     items: pd.DataFrame  # id, label, fold, maybe group
-    oof: np.ndarray  # [M, N, K] out-of-fold probabilities
+    oof: np.ndarray  # [N, M, K] out-of-fold probabilities
     test_items: pd.DataFrame  # split, id, maybe FINGERPRINTS
-    test: np.ndarray  # [M, N_test, K], the mean over a member's folds
+    test: np.ndarray  # [N_test, M, K], the mean over a member's folds
     data: str | None  # fingerprint of the tables
     identity: str  # a hash of the members' predictions
 
     @property
     def labels(self) -> np.ndarray:
         """The true classes `[N]`, as positions in `codes`."""
-        return pd.Categorical(self.items["label"], categories=self.codes).codes.astype(int)
+        return pd.Index(self.codes).get_indexer(self.items["label"])
 
     @property
     def groups(self) -> np.ndarray | None:
@@ -41,7 +41,7 @@ class Members:
     @property
     def predicted(self) -> np.ndarray:
         """The members' most likely classes `[M, N]`, as positions in `codes`."""
-        return self.oof.argmax(2)
+        return self.oof.argmax(2).T
 
 
 def read_members(names: Iterable[str]) -> Members:
@@ -64,9 +64,9 @@ def read_members(names: Iterable[str]) -> Members:
         [run.name for run in runs],
         oof[0].columns.tolist(),
         items[0].reset_index(),
-        np.stack([values.loc[oof[0].index, oof[0].columns].to_numpy() for values in oof]),
+        np.stack([values.loc[oof[0].index, oof[0].columns].to_numpy() for values in oof], 1),
         known.reset_index(),
-        np.stack([values.loc[test[0].index, oof[0].columns].to_numpy() for values in test]),
+        np.stack([values.loc[test[0].index, oof[0].columns].to_numpy() for values in test], 1),
         runs[0].summary.get("data"),
         members_fingerprint(run.name for run in runs),
     )

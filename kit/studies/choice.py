@@ -7,6 +7,7 @@ runs/<study>/choice.json records its choice for a study, runs/choice.json its ch
 from dataclasses import dataclass
 from pathlib import Path
 
+from kit.analysis.estimates import from_summary
 from kit.config import EnsembleConfig
 from kit.core.exceptions import KitError, shorten
 from kit.core.files import now, read_json, read_time, write_json
@@ -83,7 +84,6 @@ def expectation(run: Run) -> str:
     if not isinstance(run, EnsembleRun):
         return ""
     summary = run.summary
-    gain, low, high = (f"{100 * summary[key]:+.1f}" for key in ("gain", "gain_low", "gain_high"))
     method, count = summary.get("chosen", run.config.method), len(run.config.members)
     if count == 1:
         return f"The stack {run.name!r} submits its only member, {summary['best_member']}."
@@ -94,9 +94,9 @@ def expectation(run: Run) -> str:
             "chooses without that fold."
         )
     return (
-        f"The stack {run.name!r} of {count} members (method {method}) is expected to change macro-F1 by {gain} [{low}, "
-        f"{high}] points, compared with its best member, {summary['best_member']}: {summary['evaluation']}, on "
-        "validation items."
+        f"The stack {run.name!r} of {count} members (method {method}) is expected to change macro-F1 by "
+        f"{from_summary(run, 'gain', signed=True)} points, compared with its best member, {summary['best_member']}: "
+        f"{summary['evaluation']}, on validation items."
     )
 
 
@@ -126,7 +126,7 @@ def find_result(name: str = "", study: str = "") -> Run:
 def _latest() -> Choice:
     """Return the choice of 05_ensemble for the latest study, or for runs outside a study; otherwise the newest run."""
     newest, note = find_run(), ""
-    study, last = newest.config.study or None, finished_at(newest)[1]
+    study, last = newest.config.study or None, finished_at(newest)[0]
     for file in [_file(""), *runs_folder().glob("*/choice.json")]:
         time = read_time(_read(file).get("chosen"))
         if time and time >= last:

@@ -17,7 +17,6 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import NamedTuple, TextIO
 
-import nbformat
 import papermill
 import psutil
 from papermill.exceptions import PapermillExecutionError
@@ -29,7 +28,7 @@ from kit.core.files import write_json
 from kit.core.machine import available_gpus, available_threads
 from kit.core.paths import notebooks_folder, project, resolve, runs_folder, submissions_folder
 from kit.data.challenge import read_challenge
-from kit.notebook_parameters import assigned, parameter_types
+from kit.notebook_parameters import parameter_types
 from kit.runs import EnsembleRun, open_run
 from kit.studies.choice import choice_of, chosen, find_choice, preferred
 from kit.studies.plan import RESERVED_FIELDS, Plan, Study, is_done
@@ -48,16 +47,18 @@ SHIPPED: dict[str, dict] = {
 def parameters(notebook: str, given: dict, configs: Sequence[TrainConfig]) -> dict:
     """Return a notebook's parameters for papermill: `given`, and for all others the planned or shipped value, because
     somebody may have edited the parameters cell. Raise KitError if the notebook cannot be read."""
-    path = notebooks_folder() / f"{notebook}.ipynb"
-    try:
-        cells = nbformat.read(path, as_version=4).cells
-    except (OSError, ValueError) as error:
-        raise KitError(f"{path} cannot be read ({error}): restore it with git checkout notebooks.") from error
-    tagged = next((cell for cell in cells if "parameters" in cell.metadata.get("tags", [])), None)
     planned: dict = {field.name: "" if field.name in NAMES else None for field in dataclasses.fields(TrainConfig)}
     planned = dataclasses.asdict(configs[0]) if notebook == "03_train" else SHIPPED.get(notebook, planned)
-    names = assigned(tagged.source) if tagged else []
+    names = _inspect(notebooks_folder() / f"{notebook}.ipynb")
     return {name: planned[name] for name in names if name in planned} | given
+
+
+def _inspect(notebook: Path) -> dict:
+    """Return what papermill knows of a notebook's parameters, by name. Raise KitError if it cannot be read."""
+    try:
+        return papermill.inspect_notebook(str(notebook))
+    except (OSError, ValueError) as error:
+        raise KitError(f"{notebook} cannot be read ({error}): restore it with git checkout notebooks.") from error
 
 
 def run_notebook(notebook: str, given: list[list[str]]) -> Path:
@@ -71,7 +72,7 @@ def run_notebook(notebook: str, given: list[list[str]]) -> Path:
         known = ", ".join(path.stem for path in sorted(source.parent.glob("*.ipynb")))
         raise KitError(f"There is no notebook {notebook!r}; the notebooks are: {known or 'none here'}.")
     logging.getLogger("papermill").setLevel(logging.ERROR)  # it warns of fields that a notebook does not list
-    known = papermill.inspect_notebook(str(source))
+    known = _inspect(source)
     kinds: dict[str, type | None] = {**parameter_types(TrainConfig)}
     kinds |= {name: str if one["inferred_type_name"] == "str" else None for name, one in known.items()}
     values = {name: _value(value, kinds.get(name)) for name, value in given}

@@ -153,11 +153,12 @@ def study_runs(study: str) -> list[Run]:
     studies: set[str] = set()
     for run in list_runs():
         try:
-            studies.add(run.config.study)
+            own = run.config.study
         except KitError as error:  # perhaps another version's: it must not stop other studies
             warnings.warn(str(error), stacklevel=2)
             continue
-        if run.config.study == study:
+        studies.add(own)
+        if own == study:
             runs.append(run)
     if not runs:
         known = ", ".join(sorted(studies - {""})) or "none yet"

@@ -26,7 +26,7 @@ def make_datasets(
     """Return a dataset of the tokens and pixels of each frame's items, as `backbones` need them."""
     parts = {}
     for name, frame in frames.items():
-        labels = None if name == "test" else pd.Categorical(frame["label"], categories=codes).codes.astype(int)
+        labels = None if name == "test" else pd.Index(codes).get_indexer(frame["label"])
         parts[name] = ProductDataset(np.ones(len(frame), int), {}, labels)
         if "text" in backbones:
             texts = product_pairs(frame) if config.pair else product_texts(frame)

@@ -39,14 +39,11 @@ def fingerprint_backbones(backbones: dict[str, BackboneHandle]) -> dict[str, str
 
 
 def require_backbones(run: TrainingRun) -> None:
-    """Raise KitError if a backbone that a finished run names is not here, or is another than in training.
-
-    Runs of earlier versions of the kit did not record theirs, and pass.
-    """
+    """Raise KitError if a backbone that a finished run names is not here, or is another than in training."""
     check_backbones(run.config)
     known = run.summary.get("backbones", {})
     for side, here in fingerprint_backbones(find_backbones(run.config)).items():
-        if known.get(side, here) != here:
+        if known.get(side) != here:
             raise KitError(
                 f"The {side} backbone {getattr(run.config, side)!r} has other files now than when the run {run.name!r} "
                 f"was trained: put the old ones back, or train the run again."

@@ -47,7 +47,7 @@ def soft_targets(config: TrainConfig, codes: list[int], frames: dict[str, pd.Dat
     require_same_values(misfit, items.loc[ours.index], ours)
     if teacher.summary.get("data") != tables_fingerprint(data_fingerprints(frames)):
         raise KitError(f"{misfit}it read other texts (data: {made.data} and {config.data}): {SAME_DATA}.")
-    labels = pd.Categorical(train["label"], categories=codes).codes
+    labels = pd.Index(codes).get_indexer(train["label"])
     soft = values.loc[ours.index, codes].to_numpy()
     return ((1 - config.teacher_share) * np.eye(len(codes))[labels] + config.teacher_share * soft).astype(np.float32)
 

@@ -193,7 +193,7 @@ def test_a_class_that_no_item_has_keeps_its_column(method):
 @pytest.mark.parametrize("method", METHODS)
 def test_stackers_are_scikit_learn_classifiers(method):
     names, y = write_complementary(60)
-    X, folds = read_members(names).oof.transpose(1, 0, 2), k_folds(y)
+    X, folds = read_members(names).oof, k_folds(y)
     stacker = METHODS[method](0).fit(X, y)
     copy = clone(stacker)
     assert not hasattr(copy, "classes_") and (copy.fit(X, y).predict_proba(X) == stacker.predict_proba(X)).all()
@@ -248,7 +248,7 @@ def test_a_member_that_is_too_sure_of_itself_is_brought_back():
 @pytest.mark.parametrize("method", ["logistic", "blend", "greedy", "best"])
 def test_the_order_of_the_members_does_not_matter(method):
     names, y = write_complementary(100)
-    X = read_members(names).oof.transpose(1, 0, 2)
+    X = read_members(names).oof
     one, other = (METHODS[method](0).fit(X[:, order], y).predict_proba(X[:, order]) for order in ([0, 1, 2], [2, 0, 1]))
     np.testing.assert_allclose(one, other, atol=2e-3)
 
@@ -271,7 +271,7 @@ def test_best_chooses_in_inner_folds_that_split_no_group(monkeypatch):
     for name in names:
         write_run(name, y, open_run(name).predictions("oof")[2], y % 2, group=np.arange(60) // 3)
     members, learned = read_members(names), []
-    X = members.oof.transpose(1, 0, 2)
+    X = members.oof
     group_of = {row.tobytes(): group for row, group in zip(X, members.groups, strict=True)}
 
     class Spy(Single):
@@ -324,7 +324,7 @@ def test_test_predictions_are_the_mean_over_folds_and_rows_may_come_in_any_order
     plain, mixed = read_members(["a", "b"]), read_members(["a", "c"])
     assert np.allclose(plain.test, test.mean(0), atol=1e-6)
     assert np.allclose(plain.test, mixed.test) and np.array_equal(plain.oof, mixed.oof)
-    assert plain.oof.shape == (2, 100, 5) and plain.labels.tolist() == y.tolist()
+    assert plain.oof.shape == (100, 2, 5) and plain.labels.tolist() == y.tolist()
     assert plain.identity != mixed.identity
 
 

@@ -30,7 +30,7 @@ def test_verdicts_follow_the_intervals(study):
     assert verdicts["with even attention the model is worse"] == "holds"
     assert verdicts["with the top text layer alone the model is worse"] == "not told apart"
     assert verdicts["fine-tuned co-attention beats the best frozen fusion (here concat)"] == "holds"
-    assert set(found["attention"]) == {"", "not measured"}  # by an earlier version of the kit
+    assert set(found["attention"]) == {"", "not measured"}
 
 
 def test_what_coattention_itself_gains_is_told_from_what_fine_tuning_gains(study, tiny_data):

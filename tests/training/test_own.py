@@ -35,7 +35,7 @@ def test_an_own_member_is_stacked_with_a_run_of_the_kit(member, tiny_config):
     light.fit(prepare_run(train_config(**tiny_config, run="theirs", system="tfidf", folds=3)))
     stacked = stack(ensemble_config(["mine", "theirs"], "both", method="best"))
     assert stacked.summary["best_member"] == "mine"
-    assert stacked.mean_test().idxmax(axis=1).eq(member.codes[0]).all()
+    assert stacked.read_test()[1].idxmax(axis=1).eq(member.codes[0]).all()
 
 
 def test_other_folds_than_the_studys_are_refused(member, tiny_config):

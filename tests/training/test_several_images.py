@@ -107,7 +107,7 @@ def test_the_class_is_found_in_the_second_image(runs, shop, backbones):
 @pytest.mark.parametrize("name", SYSTEMS)
 def test_new_items_get_the_predictions_of_the_run(name, runs, shop):
     """From a table as from dictionaries, which name the same images in another way."""
-    means = runs[name].mean_test()
+    means = runs[name].read_test()[1]
     rows = pd.read_csv(shop / "several-new.csv")
     items = [
         {"title": row.name, "image": [row.front, *row.others.split("|"), None], "id": row.sku}
@@ -123,7 +123,7 @@ def test_new_items_get_the_predictions_of_the_run(name, runs, shop):
 def test_an_export_predicts_the_same(runs, shop, tmp_path):
     export("attends", tmp_path / "out")
     found = Predictor(tmp_path / "out").predict(shop / "several-new.csv")
-    assert np.allclose(found["probability"], runs["attends"].mean_test().max(axis=1), atol=1e-6)
+    assert np.allclose(found["probability"], runs["attends"].read_test()[1].max(axis=1), atol=1e-6)
 
 
 def test_an_image_twice_is_as_once_to_systems_of_one_vector_of_frozen_backbones(shop, backbones):
@@ -212,7 +212,7 @@ def test_images_that_cannot_be_read_are_left_out_by_name(shop, tmp_path, backbon
     found = Predictor("torn").predict(folder / "several-new.csv")
     assert re.fullmatch("image second41.png cannot be read: .*", found["problem"][41 - ITEMS])
     assert found["problem"].ne("").sum() == 1 and found["label"].notna().all()
-    assert np.allclose(found["probability"], run.mean_test().max(axis=1), atol=1e-6)
+    assert np.allclose(found["probability"], run.read_test()[1].max(axis=1), atol=1e-6)
     gone = Predictor("torn").predict([{"image": ["first1.png", "no.png"]}], images=folder)
     assert gone["problem"].tolist() == ["no text; image no.png is missing"]
 
