@@ -383,6 +383,11 @@ def held_in(items: int) -> int:
     return items - items // HELD_OUT_PARTS
 
 
+def split_names(names: str) -> list[str]:
+    """Return names that stand in one text with commas between them."""
+    return [name.strip() for name in names.split(",") if name.strip()]
+
+
 def short_name(name: str, parts: int = 1) -> str:
     """Return the last `parts` of a hub name or path, as a folder name of at most 60 characters."""
     return re.sub(r"[^A-Za-z0-9_]+", "_", "_".join(Path(name).parts[-parts:]))[:60] or "root"

@@ -31,9 +31,10 @@ from kit.data.catalogue import Description, read_catalogue, read_description
 from kit.data.challenge import read_names
 from kit.data.items import COLUMNS
 from kit.models import registry
+from kit.models.backbones import check_backbones
 from kit.models.image_backbones import read_timm_directory
 from kit.models.pretrained import local_directory
-from kit.models.registry import IMAGE, TEXT, ImageSpec, TextSpec
+from kit.models.registry import IMAGE
 from kit.models.text_backbones import load_text
 from kit.models.tokenizer import FILES, tokenizer_folder
 from kit.runs import STACKER, EnsembleRun, Run, TrainingRun, find_run, run_at
@@ -119,7 +120,7 @@ def _read_classes(
         return read_names(folder) if folder.is_dir() else {}, None
     if description is None:
         raise KitError(f"{folder} no longer has the catalogue that names the classes of {run.name!r}: put it back.")
-    names = read_catalogue(dataclasses.replace(description, test=""))
+    _, names = read_catalogue(dataclasses.replace(description, test=""))
     if fingerprint(*names) != labels:
         raise KitError(
             f"{folder} has other labels now than {run.name!r} learned: put the old ones back, or train again."
@@ -146,6 +147,8 @@ def _open_export(folder: Path) -> Source:
         ) from None
     if (packages := folder / "packages") not in registry.BROUGHT:
         registry.BROUGHT.append(packages)
+    for member in source.members:
+        check_backbones(source.config(member))
     return source
 
 
@@ -179,6 +182,9 @@ def export(run: str | Path, folder: Path) -> str:
 
     Raise KitError if the run has no saved models, or if the folder is not empty or cannot be written.
     """
+    folder = folder.resolve()
+    if folder == Path.cwd():
+        raise KitError(f"{folder} is the working directory, which cannot be replaced: name a new folder for export.")
     source = open_source(run)
     if source.exported:
         raise KitError(f"{run} is an exported folder already: copy it.")
@@ -234,7 +240,7 @@ def _copy_backbone(side: str, name: str, folder: Path) -> str:
 
     "": the name stays, and stands for the files of packages.
     """
-    spec: TextSpec | ImageSpec | None = TEXT.get(name) if side == "text" else IMAGE.get(name)
+    spec = registry.BACKBONES[side].get(name)
     if spec and spec.file:
         for file in filter(None, (spec.file, getattr(spec, "tokenizer", None))):
             target = folder / "packages" / file.package / file.path
@@ -259,7 +265,7 @@ def save_text(name: str, folder: Path) -> None:
 
 def save_image(name: str, folder: Path) -> None:
     """Save an image backbone as a directory that `load_image` reads."""
-    if directory := (None if name in IMAGE else local_directory(name)):
+    if directory := local_directory(name, "image"):
         _, weights = read_timm_directory(directory)
         for path in (directory / "config.json", weights):
             shutil.copy(path, folder)

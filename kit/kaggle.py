@@ -16,7 +16,7 @@ from kit.core.exceptions import KitError
 from kit.core.files import write_text
 from kit.core.paths import find_project, project
 from kit.models.pretrained import local_directory, refuse_pointers, text_hub_name, timm_hub_name
-from kit.models.registry import IMAGE, TEXT, PipFile
+from kit.models.registry import BACKBONES, PipFile
 
 PYTHON = "3.12"  # of Kaggle's image, for which wheels with machine code are fetched
 # What Kaggle's image has in versions that do, and is not brought along. (Its scikit-learn is too old.)
@@ -63,10 +63,10 @@ def build(out: Path, text: str, image: str) -> str:
 def _weights(side: str, name: str) -> tuple[str, list[PipFile] | Path]:
     """Return a backbone's name on Kaggle, and its pip files or its directory on this machine. Raise KitError if there
     is none."""
-    spec = TEXT.get(name) if side == "text" else IMAGE.get(name)
+    spec = BACKBONES[side].get(name)
     if spec and spec.file:
         return name, [file for file in (spec.file, getattr(spec, "tokenizer", None)) if file]
-    if not spec and (directory := local_directory(name)):
+    if directory := local_directory(name, side):
         refuse_pointers(directory)
         return directory.name, directory
     repo = text_hub_name(name) if side == "text" else timm_hub_name(name) or name

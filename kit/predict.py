@@ -4,6 +4,7 @@ N items · F folds · K classes
 """
 
 import dataclasses
+import tempfile
 import warnings
 from collections import Counter
 from collections.abc import Iterable
@@ -25,7 +26,7 @@ from kit.data.challenge import clean_items
 from kit.data.new_items import MISSING, Items, NewItems, read_new_items
 from kit.data.table import PARQUET
 from kit.export import open_source
-from kit.models.backbones import BackboneHandle, check_backbones, find_backbones
+from kit.models.backbones import BackboneHandle, find_backbones
 from kit.models.classifier import Classifier
 from kit.runs import STACKER, EnsembleRun, TrainingRun
 from kit.stacking.stackers import METHODS, Tempered
@@ -92,7 +93,8 @@ class Predictor:
     def probabilities(self, frame: pd.DataFrame) -> np.ndarray:
         """Return the probabilities `[N, K]` of rows of `read_new_items`."""
         members = Bar(self.members, desc="members", leave=False, disable=len(self.members) == 1)
-        values = np.stack([member.probabilities(frame) for member in members], axis=1)  # [N, M, K]
+        cleaned = {flags: clean_items(frame, *flags) for flags in {member.cleaning for member in self.members}}
+        values = np.stack([member.probabilities(cleaned[member.cleaning]) for member in members], axis=1)  # [N, M, K]
         return values[:, 0] if self.stacker is None else self.stacker.predict_proba(values)
 
     def _cache(self, private: bool) -> AbstractContextManager:
@@ -136,14 +138,16 @@ class _Member:
     ):
         self.run, self.config, self.codes, self.shares, self.keep = run, config, codes, shares, keep
         self.together = keep  # the models of all folds predict at once, which reads the items once
-        check_backbones(config)
+        self.cleaning = config.clean_titles, config.clean_descriptions
         self.backbones = {side: handles.setdefault(one, one) for side, one in find_backbones(config).items()}
         self.light = self._load_light() if keep and config.system in LIGHT else None
         self.networks: dict[tuple, Classifier] = {}
 
-    def probabilities(self, frame: pd.DataFrame) -> np.ndarray:
-        """Return the mean over folds of the probabilities `[N, K]`, rounded as in a file of predictions."""
-        items = clean_items(frame, self.config.clean_titles, self.config.clean_descriptions)
+    def probabilities(self, items: pd.DataFrame) -> np.ndarray:
+        """Return the mean over folds of the probabilities `[N, K]`, rounded as in a file of predictions.
+
+        `items`: with texts that are cleaned as in training.
+        """
         folds = self._light(items) if self.config.system in LIGHT else self._networks(items)  # F × [N, K]
         return np.mean([values.astype(np.float32) for values in folds], axis=0, dtype=float)
 
@@ -214,6 +218,11 @@ def predict_table(run: str | Path, items: Path, images: Path | None, out: Path |
         raise KitError(f"{out} is a folder: choose a file with -o.")
     if out.resolve() == items.resolve():
         raise KitError(f"{out} is the table of the items: choose another file with -o.")
+    try:  # before the models run, which may take hours
+        out.parent.mkdir(parents=True, exist_ok=True)
+        tempfile.TemporaryFile(dir=out.parent).close()
+    except OSError as error:
+        raise KitError(f"{out} cannot be written ({error}): choose another file with -o.") from error
     table, rows = Predictor(run, keep=False)._predict(items, images)
 
     def write(path: Path) -> None:

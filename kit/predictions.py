@@ -49,15 +49,15 @@ def read_probabilities(path: Path, wanted: Iterable[str]) -> tuple[pd.DataFrame,
     return items, [int(name[2:]) for name in columns], values
 
 
-def mean_over_folds(path: Path, items: pd.DataFrame, codes: list[int], values: np.ndarray) -> pd.DataFrame:
-    """Return the mean over folds of each test item's probabilities, indexed by `split` and `id`, with the codes as
-    columns.
+def read_test(path: Path, wanted: Iterable[str]) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """Return the test items of a prediction file, and the mean over folds of each one's probabilities.
 
-    `items`, `codes`, `values`: the contents of the file at `path`. Without a column `split` or `fold`, all rows count
-    as one unnamed split and one fold. Raise KitError if an item is repeated or lacks a fold.
+    The items have `split`, `id` and those FINGERPRINTS that the file has ("" if unknown); the means are indexed by
+    `split` and `id`, with the codes as columns. Without a column `split` or `fold`, all rows count as one unnamed split
+    and one fold. Raise KitError as `read_probabilities` does, or if an item is repeated or lacks a fold.
     """
-    items = {"split": None, "fold": 0} | dict(items.items())
-    keys = pd.DataFrame(items, columns=["split", "id", "fold"])
+    items, codes, values = read_probabilities(path, wanted)
+    keys = pd.DataFrame({"split": None, "fold": 0} | dict(items.items()), columns=["split", "id", "fold"])
     if (again := keys.duplicated()).any():
         raise KitError(f"{path} repeats id {shorten(keys['id'][again].unique())}: {TRAIN_AGAIN}.")
     folds = pd.DataFrame(values, columns=codes, dtype=float).groupby(
@@ -65,19 +65,12 @@ def mean_over_folds(path: Path, items: pd.DataFrame, codes: list[int], values: n
     )
     if folds.size().nunique() > 1:
         raise KitError(f"{path} has some items in more folds than others: {TRAIN_AGAIN}.")
-    return folds.mean()
-
-
-def predicted_items(items: pd.DataFrame, means: pd.DataFrame) -> pd.DataFrame:
-    """Return `split` and `id` of test items, and those FINGERPRINTS that the file has ("" if unknown).
-
-    `items`, `means`: the results of `read_probabilities` and `mean_over_folds`.
-    """
+    means = folds.mean()
     predicted = means.index.to_frame(index=False)[["split", "id"]]
     first = items.drop_duplicates([name for name in ("split", "id") if name in items])  # in the order of `means`
     for name in (name for name in FINGERPRINTS if name in items):
         predicted[name] = first[name].fillna("").to_numpy()
-    return predicted
+    return predicted, means
 
 
 def require_same_set(misfit: str, theirs: pd.Index, ours: pd.Index, advice: str) -> None:

@@ -43,8 +43,8 @@ from kit.core.cache import content_hashes
 from kit.core.exceptions import KitError, did_you_mean, shorten
 from kit.core.files import TRAIN_AGAIN, locked, now, read_json, read_time, write_atomically, write_json
 from kit.core.paths import resolve, runs_folder
-from kit.metrics import bootstrap_macro_f1, scores
-from kit.predictions import FINGERPRINTS, mean_over_folds, predicted_items, probabilities, read_probabilities
+from kit.metrics import bootstrap_macro_f1, scores, weighted_f1
+from kit.predictions import FINGERPRINTS, probabilities, read_probabilities, read_test
 
 STACKER = "stacker.safetensors"
 PATIENCE = 10  # seconds to wait for a locked run folder: a killed process may leave workers behind for a while
@@ -127,9 +127,9 @@ class Run:
 
         Raise KitError as `predictions` does.
         """
-        items, codes, values = self.predictions("test")
-        means = mean_over_folds(self.folder / "test.parquet", items, codes, values)
-        return predicted_items(items, means).set_index(["split", "id"]), means
+        self.require()
+        predicted, means = read_test(self.folder / "test.parquet", ["id", "split", "fold"])
+        return predicted.set_index(["split", "id"]), means
 
     def changes(self, config: TrainConfig | EnsembleConfig) -> list[str]:
         """Return the fields in which `config` differs from the run's, except those that do not affect the result."""
@@ -201,6 +201,7 @@ class Run:
         labels = pd.Index(codes).get_indexer(frame["label"])
         low, high = bootstrap_macro_f1(labels, values.argmax(1), groups=frame.get("group"))
         content = {"run": self.name, **scores(values, labels), "macro_f1_low": low, "macro_f1_high": high}
+        content |= {"weighted_f1": weighted_f1(labels, values.argmax(1))}
         content |= {"classes": len(codes), "items": {"oof": len(frame), "test": len(test_frame)}, "finished": now()}
         write_json(self.folder / "summary.json", content | summary)
 

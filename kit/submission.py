@@ -15,7 +15,7 @@ from kit.core.paths import resolve, submissions_folder
 from kit.data.challenge import Challenge, read_challenge, read_test_keys
 from kit.data.items import changed_images, require_same_items
 from kit.data.table import check_separator, read_text
-from kit.predictions import FINGERPRINTS, mean_over_folds, predicted_items, read_probabilities
+from kit.predictions import FINGERPRINTS, read_test
 from kit.runs import Run, open_run
 
 
@@ -53,9 +53,8 @@ def read_predictions(path) -> pd.DataFrame:
     """
     path = resolve(path)
     path = path / "test.parquet" if path.is_dir() else path
-    items, codes, values = read_probabilities(path, ["id"])
-    means = mean_over_folds(path, items, codes, values)
-    labelled = predicted_items(items, means).assign(label=means.idxmax(axis=1).to_numpy())
+    predicted, means = read_test(path, ["id"])
+    labelled = predicted.assign(label=means.idxmax(axis=1).to_numpy())
     known = [name for name in FINGERPRINTS if name in labelled]
     return labelled[["id", "split", "label", *known]]
 
@@ -166,7 +165,7 @@ def check_test_items(run: Run, challenge: Challenge | None = None) -> None:
 
     `challenge`: the folder, read with images.
     """
-    challenge = challenge or _read_uncleaned(run.config.data, images="leave")
+    challenge = challenge or read_challenge(run.config.data, False, False, images="leave")
     predictions, learned = run.read_test()[0].reset_index(), run.predictions("oof")[0]
     require_same_items(run, learned, challenge)
     for split, test in challenge.test.items():
@@ -189,10 +188,6 @@ def check_submission(path, challenge: Challenge) -> str:
     rows = _check_rows(path, challenge, split)
     kind = "file of predictions" if challenge.description else f"{challenge.edition} submission"
     return f"{path.name} is a valid {kind} of {rows} rows for {split}."
-
-
-def _read_uncleaned(folder, images: str) -> Challenge:
-    return read_challenge(folder, clean_titles=False, clean_descriptions=False, images=images)
 
 
 def _check_rows(path: Path, challenge: Challenge, split: str) -> int:
@@ -270,7 +265,7 @@ def check_file(file: Path, data: Path | None) -> str:
         raise KitError(
             f"{file.name} is not in the submissions/ folder of a finished run; name its challenge: --data DIR."
         )
-    challenge = _read_uncleaned(source, images="leave" if run else "ignore")
+    challenge = read_challenge(source, False, False, images="leave" if run else "ignore")
     if run:
         check_test_items(run, challenge)
     return check_submission(file, challenge)

@@ -10,7 +10,7 @@ import numpy as np
 import pandas as pd
 
 from kit.core.exceptions import KitError
-from kit.metrics import bootstrap_macro_f1, bootstrap_mean, macro_f1, weighted_f1
+from kit.metrics import bootstrap_macro_f1, bootstrap_mean, macro_f1
 from kit.runs import EnsembleRun, Run, open_run
 
 READING = (
@@ -67,8 +67,7 @@ def accuracy_of(hits: np.ndarray) -> Estimate:
 
 def weighted_f1_of(run: Run) -> float:
     """Return weighted F1 on the validation items, in per cent."""
-    frame, codes, probabilities = run.predictions("oof")
-    return 100 * weighted_f1(frame["label"].to_numpy(), np.array(codes)[probabilities.argmax(1)])
+    return 100 * run.summary.get("weighted_f1", np.nan)
 
 
 @dataclass

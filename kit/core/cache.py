@@ -62,16 +62,15 @@ def _read_store(path: Path, kind: pa.DataType) -> tuple[list[str], pa.Array]:
 def cached_memmap(
     name: str,
     size: tuple[int, ...],
-    dtype: np.dtype,
+    dtypes: Sequence[np.dtype],
     write: Callable[[np.ndarray], None],
-    wider: np.dtype | None = None,
 ) -> np.ndarray:
     """Return the array cache/<name>.npy, memory-mapped; if it does not exist, `write` fills it first.
 
-    If `write` raises OverflowError because `dtype` cannot hold the values, it fills an array of dtype `wider` instead.
+    If `write` raises OverflowError because a dtype cannot hold the values, it fills an array of the next of `dtypes`.
     Raise KitError if the file cannot be written.
     """
-    path, dtypes = cache_folder() / f"{name}.npy", [dtype] if wider is None else [dtype, wider]
+    path = cache_folder() / f"{name}.npy"
     if (values := _map(path, size, dtypes)) is None:
         with locked(path.with_suffix(".lock"), path):
             if (values := _map(path, size, dtypes)) is None:  # no other process has written it meanwhile

@@ -10,7 +10,7 @@ from collections.abc import Callable
 from tqdm import tqdm
 
 SHELL = "KIT_SHELL"  # environment variable: the notebook is executed by a command, so that -p sets its parameters
-sink: Callable[[str, str], None] | None = None  # told what each bar is called and shows
+sink: Callable[..., None] | None = None  # told what each bar is called and shows, and how far a training is
 
 
 def open_closed_streams() -> None:
@@ -111,5 +111,5 @@ class Bar(tqdm):
 
     def display(self, msg: str | None = None, pos: int | None = None) -> bool | None:
         if sink:
-            sink((self.desc or "").removesuffix(": "), str(self) if msg is None else msg)
+            sink(phase=(self.desc or "").removesuffix(": "), bar=str(self) if msg is None else msg)
         return super().display(msg, pos)

@@ -170,4 +170,4 @@ def cache_pixels(config: TrainConfig, parts: dict[str, ProductDataset]) -> None:
             thread_map(fill, range(len(paths)), desc="images", leave=False, tqdm_class=Bar)
 
         name = f"pixels-{fingerprint(DECODER, str(size), *content_hashes(source.paths))}"
-        source.cached = cached_memmap(name, (len(source.paths), *size), np.dtype(np.uint8), write)
+        source.cached = cached_memmap(name, (len(source.paths), *size), [np.dtype(np.uint8)], write)

@@ -29,7 +29,7 @@ def check_image(name: str) -> None:
     """Raise KitError if the image backbone `name` cannot be loaded here; a quick check that loads nothing."""
     if name in IMAGE and (file := IMAGE[name].file):
         file.locate()
-    elif directory := (None if name in IMAGE else local_directory(name)):
+    elif directory := local_directory(name, "image"):
         refuse_pointers(directory)
         read_timm_directory(directory)
     else:
@@ -145,8 +145,7 @@ def load_image(name: str, pretrained: bool = True, size: int = 0) -> ImageBackbo
     """
     import timm
 
-    spec = IMAGE.get(name)
-    directory = None if spec else local_directory(name)
+    spec, directory = IMAGE.get(name), local_directory(name, "image")
     if pretrained:
         check_image(name)
     pinned = spec.file.locate() if spec and spec.file and pretrained else None
@@ -175,10 +174,9 @@ def image_work(name: str, size: int) -> tuple[int, int]:
     weights are needed."""
     import timm
 
-    directory = None if name in IMAGE else local_directory(name)
-    source = (
-        read_timm_directory(directory)[0]["architecture"] if directory else IMAGE[name].timm if name in IMAGE else name
-    )
+    source = IMAGE[name].timm if name in IMAGE else name
+    if directory := local_directory(name, "image"):
+        source = read_timm_directory(directory)[0]["architecture"]
     with torch.device("meta"), torch.no_grad(), FlopCounterMode(display=False) as counter:
         model: Any = timm.create_model(source, pretrained=False)
         _fit_positions(model, size)

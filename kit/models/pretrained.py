@@ -11,7 +11,7 @@ from kit.core.cache import content_hashes
 from kit.core.console import setting
 from kit.core.exceptions import KitError, first_line
 from kit.core.paths import resolve
-from kit.models.registry import IMAGE, TEXT, ImageSpec, TextSpec, offline
+from kit.models.registry import BACKBONES, IMAGE, TEXT, offline
 
 WEIGHTS = ("model.safetensors", "pytorch_model.bin")  # their names on the hub
 WEIGHTS_FORMAT = 3  # of backbones' outputs: raise it when normalising pixels or reading weights changes
@@ -29,8 +29,13 @@ def refuse_pointers(directory: Path) -> None:
             )
 
 
-def local_directory(name: str) -> Path | None:
-    """Return the local directory called `name`, None if it is a hub name. Raise KitError if a path leads nowhere."""
+def local_directory(name: str, side: str) -> Path | None:
+    """Return the local directory called `name`, None if it is a name of the registry or the hub.
+
+    Raise KitError if a path leads nowhere.
+    """
+    if name in BACKBONES[side]:
+        return None
     path = resolve(name)
     if path.is_dir():
         return path
@@ -41,7 +46,7 @@ def local_directory(name: str) -> Path | None:
 
 def check_hub(name: str, repo: str, parameter: str, file: str) -> None:
     """Raise KitError, within seconds, if a hub name is neither in the cache nor reachable over the network."""
-    known = ", ".join(TEXT if parameter == "text" else IMAGE)
+    known = ", ".join(BACKBONES[parameter])
     try:
         if isinstance(try_to_load_from_cache(repo, file), str):
             return
@@ -91,8 +96,8 @@ def weights_fingerprint(name: str, side: str, pretrained: bool, here: bool = Fal
     Return None if hub weights are not downloaded yet, judged by the usual file names; `here=True` asserts that they
     are, under whatever names.
     """
-    spec: TextSpec | ImageSpec | None = TEXT.get(name) if side == "text" else IMAGE.get(name)
-    if directory := (None if spec else local_directory(name)):
+    spec = BACKBONES[side].get(name)
+    if directory := local_directory(name, side):
         files = [path for path in sorted(directory.iterdir()) if path.is_file() and not path.name.startswith(".")]
         hashes = content_hashes([str(path) for path in files])
         return repr([pretrained, *((path.name, digest) for path, digest in zip(files, hashes, strict=True))])

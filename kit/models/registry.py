@@ -186,6 +186,7 @@ IMAGE = {  # the weights of the paper's time: torchvision's first ImageNet-1k tr
         ),
     ),
 }
+BACKBONES: dict[str, dict[str, TextSpec] | dict[str, ImageSpec]] = {"text": TEXT, "image": IMAGE}
 
 
 def offline(known: dict[str, TextSpec] | dict[str, ImageSpec]) -> list[str]:

@@ -30,7 +30,7 @@ def check_text(name: str) -> None:
         file.locate()
         if tokenizer := TEXT[name].tokenizer:
             tokenizer.locate()
-    elif directory := (None if name in TEXT else local_directory(name)):
+    elif directory := local_directory(name, "text"):
         refuse_pointers(directory)
         config = directory / "config.json"
         if not config.is_file() or '"model_type"' not in config.read_text(encoding="utf-8", errors="replace"):
@@ -119,13 +119,9 @@ class TextBackbone(nn.Module):
 
         Raise KitError if the model does not support it.
         """
-        _enable_checkpointing(self.model)
-
-
-def _enable_checkpointing(model: Any) -> None:
-    if not model.supports_gradient_checkpointing:
-        raise KitError(f"A {model.config.model_type} model does not support checkpointing: leave it out.")
-    model.gradient_checkpointing_enable({"use_reentrant": False})
+        if not self.model.supports_gradient_checkpointing:
+            raise KitError(f"A {self.model.config.model_type} model does not support checkpointing: leave it out.")
+        self.model.gradient_checkpointing_enable({"use_reentrant": False})
 
 
 class TopLayers(nn.Module):
@@ -158,6 +154,8 @@ class TopLayers(nn.Module):
             raise KitError(refusal)
         self.model.encoder.layer.requires_grad_(True)
 
+    checkpoint = TextBackbone.checkpoint
+
     def forward(self, source: Tensor | Sequence[Tensor], mask: Tensor) -> tuple[Tensor, ...]:
         """Return the hidden states below, and those of the trained layers, `[B, T, d]` each.
 
@@ -172,10 +170,6 @@ class TopLayers(nn.Module):
         if self.below is not None:
             self.below.eval()
         return self
-
-    def checkpoint(self) -> None:
-        """As in TextBackbone."""
-        _enable_checkpointing(self.model)
 
     @torch.no_grad()
     def _agrees(self, backbone: TextBackbone) -> bool:
@@ -241,7 +235,7 @@ def load_text(name: str, pretrained: bool = True) -> TextBackbone:
     spec = TEXT.get(name)
     if pretrained:
         check_text(name)
-    source = (None if spec else local_directory(name)) or text_hub_name(name)
+    source = local_directory(name, "text") or text_hub_name(name)
     pinned = spec.file if spec else None
     if spec and pinned and pretrained:
         if pinned.path.endswith(".bin"):
@@ -273,7 +267,7 @@ def text_work(name: str, tokens: int) -> tuple[int, int, int]:
     from transformers import AutoModel
 
     spec = TEXT.get(name)
-    config = _text_config(name if spec else local_directory(name) or name, spec)
+    config = _text_config(local_directory(name, "text") or name, spec)
     with torch.device("meta"):
         model: Any = AutoModel.from_config(config)
     operations = 2 * tokens * (model.num_parameters() - model.get_input_embeddings().weight.numel())

@@ -481,7 +481,7 @@ def tokenizer_folder(name: str) -> Path:
 
     Raise KitError if it is unreachable.
     """
-    if directory := (None if name in TEXT else local_directory(name)):
+    if directory := local_directory(name, "text"):
         refuse_pointers(directory)
         return directory
     patterns = [*FILES, "config.json"]

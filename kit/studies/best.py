@@ -26,20 +26,21 @@ from kit.config import (
     bounded_name,
     check_name,
     short_names,
+    split_names,
     train_config,
     unused,
 )
 from kit.core.console import in_words
 from kit.core.exceptions import KitError
 from kit.core.paths import submissions_folder
-from kit.data.challenge import read_challenge, read_sides
-from kit.data.items import challenge_of, read_items
+from kit.data.challenge import read_sides
+from kit.data.items import challenge_of
 from kit.runs import EnsembleRun, Run, TrainingRun, open_run, prepare_run
 from kit.stacking.ensemble import ensemble_config, stack
 from kit.studies.choice import choose, expectation
-from kit.studies.pace import Workload, duration, steps_left
+from kit.studies.pace import duration, steps_left
 from kit.studies.pipeline import read_fields
-from kit.studies.plan import is_done, missing_backbones, require_data, require_settings
+from kit.studies.plan import is_done, missing_backbones, survey
 from kit.studies.study_runs import is_frozen, usable_systems
 from kit.submission import read_predictions, write_submission
 from kit.training.launch import launch
@@ -133,16 +134,9 @@ class Ladder:
         ladder = rungs(study, values, light, trained, seeds)
         if isinstance(open_run(study), TrainingRun):
             raise KitError(f"The run {study!r} is a training, and the study's stack would have its name: pass --study.")
-        challenge = read_challenge(values["data"], False, False, images="ignore")
         self.configs = [config for rung in ladder for config in rung.configs]
-        frames = read_items(max(self.configs, key=lambda config: len(config.sides)))[1]  # with all that members read
         self.cannot = missing_backbones(self.configs)
-        for config in self.configs if again else []:
-            if config.run not in self.cannot:
-                prepare_run(config, again)
-        require_settings(self.configs)
-        require_data(frames, self.configs)
-        self.workload = Workload.of(frames["train"], len(frames["test"]), challenge.images_per_item)
+        self.workload = survey(self.configs, self.cannot, again)
         able = [replace(rung, configs=[c for c in rung.configs if c.run not in self.cannot]) for rung in ladder]
         if not (able := [rung for rung in able if rung.configs]):
             raise KitError(next(iter(self.cannot.values())))
@@ -263,7 +257,7 @@ def run_ladder(options: argparse.Namespace) -> int:
     if options.max_minutes is not None and not 0 <= options.max_minutes < math.inf:
         raise KitError(f"max_minutes={options.max_minutes} is not a number of minutes: leave it out for no limit.")
     train_config(**values)  # refuses an unknown recipe
-    texts, images = ([name for name in names.split(",") if name] for names in (options.texts, options.images))
+    texts, images = split_names(options.texts), split_names(options.images)
     trained = PAIRS[options.recipe]
     light = LIGHT_PAIRS.get(options.recipe, trained)
     if texts or images:

@@ -21,7 +21,7 @@ import papermill
 import psutil
 from papermill.exceptions import PapermillExecutionError
 
-from kit.config import NAMES, EnsembleConfig, TrainConfig, check_type
+from kit.config import NAMES, EnsembleConfig, TrainConfig, check_type, split_names
 from kit.core.console import SHELL
 from kit.core.exceptions import KitError
 from kit.core.files import write_json
@@ -69,8 +69,8 @@ def run_notebook(notebook: str, given: list[list[str]]) -> Path:
     """
     source = notebooks_folder() / f"{notebook.removesuffix('.ipynb')}.ipynb"
     if not source.is_file():
-        known = ", ".join(path.stem for path in sorted(source.parent.glob("*.ipynb")))
-        raise KitError(f"There is no notebook {notebook!r}; the notebooks are: {known or 'none here'}.")
+        shipped = ", ".join(path.stem for path in sorted(source.parent.glob("*.ipynb")))
+        raise KitError(f"There is no notebook {notebook!r}; the notebooks are: {shipped or 'none here'}.")
     logging.getLogger("papermill").setLevel(logging.ERROR)  # it warns of fields that a notebook does not list
     known = _inspect(source)
     kinds: dict[str, type | None] = {**parameter_types(TrainConfig)}
@@ -303,7 +303,7 @@ def read_fields(given: list[list[str]], **others: type) -> dict:
 
 def run_study(options: argparse.Namespace) -> int:
     """Run a whole study as `kit.studies.options:add_paper` describes it; return the exit status."""
-    texts, images = ([name for name in names.split(",") if name] for names in (options.texts, options.images))
+    texts, images = split_names(options.texts), split_names(options.images)
     started = time.perf_counter()
     failed: dict[str, str] = {}
     logging.getLogger("papermill").setLevel(logging.ERROR)  # it warns of fields that a notebook does not list

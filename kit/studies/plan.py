@@ -1,11 +1,9 @@
 """The plan of a study: its runs, which of them are left to train, and how long that may take."""
 
 import threading
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-
-import pandas as pd
 
 from kit.config import TrainConfig
 from kit.core.console import in_words
@@ -70,16 +68,7 @@ class Plan:
         self.failed = dict(self.cannot)
         if all(config.run in self.cannot for config in self.members):
             raise KitError(next(iter(self.cannot.values())))
-        if not study.again:
-            require_settings(self.configs)
-        frames = read_items(self.members[0])[1]
-        for config in self.configs if study.again else []:
-            if config.run not in self.cannot:
-                prepare_run(config, again=True)
-        images = read_challenge(values["data"], False, False, images="ignore").images_per_item
-        self.workload = Workload.of(frames["train"], len(frames["test"]), images)
-        if not study.again:
-            require_data(frames, self.configs)
+        self.workload = survey(self.configs, self.cannot, study.again)
 
     @property
     def configs(self) -> list[TrainConfig]:
@@ -157,24 +146,30 @@ def missing_backbones(configs: list[TrainConfig]) -> dict[str, str]:
     }
 
 
-def require_settings(configs: list[TrainConfig]) -> None:
-    """Raise KitError if an existing run was made with other settings than the planned ones."""
-    for config in configs:
+def survey(configs: list[TrainConfig], cannot: Collection[str], again: bool) -> Workload:
+    """Return the work that runs on one challenge folder are.
+
+    `cannot`: the runs that cannot be made · `again`: forget the others that exist. Raise KitError if one was made with
+    other settings or data.
+    """
+    able = [config for config in configs if config.run not in cannot]
+    for config in configs if not again else []:
         run = open_run(config.run)
         if (run.finished or run.begun) and (changed := run.changes(config)):
             raise KitError(
                 f"The run {run.name!r} exists with other settings than this study's ({', '.join(changed)}): give "
                 f"the study another name (--study NAME), remove {run.folder}, or pass -p again True to train all again."
             )
-
-
-def require_data(frames: dict[str, pd.DataFrame], configs: list[TrainConfig]) -> None:
-    """Raise KitError if a finished run was trained on other data than `frames`."""
-    advice = "put back the old data, give the study another name, or pass -p again True to train everything again"
+    frames = read_items(max(configs, key=lambda config: len(config.sides)))[1]  # with all that any of them reads
+    for config in able if again else []:
+        prepare_run(config, again)
     finished = [config for config in configs if is_done(config)]
     fingerprints = data_fingerprints(frames) if finished else {}
     for config in finished:
+        advice = "put back the old data, give the study another name, or pass -p again True to train everything again"
         require_same_data(open_run(config.run), fingerprints, advice)
+    images = read_challenge(configs[0].data, False, False, images="ignore").images_per_item
+    return Workload.of(frames["train"], len(frames["test"]), images)
 
 
 def is_done(config: TrainConfig) -> bool:

@@ -19,6 +19,7 @@ from kit.config import (
     check_name,
     possible_names,
     short_names,
+    split_names,
     train_config,
     unused,
 )
@@ -188,7 +189,7 @@ def stacking_groups(names: str, study: str) -> dict[str, list[str]]:
     """Return the groupings that 05_ensemble stacks, run names by label: of the runs in `names`, separated by commas; if
     it is empty, of the study's members and, last, of these and its baselines. Raise KitError if a run is not there,
     or alone."""
-    named = [name.strip() for name in names.split(",") if name.strip()]
+    named = split_names(names)
     models = member_backbones(named) if named else member_runs(study)
     groups = groupings(models) if models else {}
     if light := [] if named else baseline_runs(study):

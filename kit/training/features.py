@@ -128,7 +128,7 @@ class _Frozen:
         Raise OverflowError if none does.
         """
         name, size = f"{self.side}-{self.key(part)}", (int(rows.sum()), *shape)
-        return cached_memmap(name, size, dtypes[0], lambda values: self.write(values, part, rows), *dtypes[1:])
+        return cached_memmap(name, size, dtypes, lambda values: self.write(values, part, rows))
 
     @torch.inference_mode()
     def write(self, values: np.ndarray, part: ProductDataset, rows: np.ndarray) -> None:

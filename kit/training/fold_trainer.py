@@ -6,7 +6,7 @@ N items · K classes
 import functools
 import math
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 
 import numpy as np
 import torch
@@ -81,16 +81,11 @@ class FoldTrainer:
     def fit(self) -> tuple[np.ndarray, np.ndarray]:
         """Return the kept epoch's logits `[N, K]` of the items that validate, and of the test items."""
         config, accelerator, progress = self.session.config, self.session.accelerator, self.session.progress
-        checkpoints, weights = self.session.checkpoints, self.session.run.folder / f"model-{progress.fold}.safetensors"
+        weights = self.session.run.folder / f"model-{progress.fold}.safetensors"
         validation = prediction_batches(self.parts["oof"], config, accelerator)
-        first = progress.epoch + 1
-        if checkpoints.pending:
-            checkpoints.restore(self.model, self.optimizer, self.schedule)
-        elif config.keep == "held_out":
-            first = 0  # the start is a candidate
-        for epoch in range(first, self.epochs + 1):
-            if epoch:
-                self._train_epoch(epoch)
+        # with held_out the start is a candidate too
+        anew = config.keep == "held_out" and not self.session.checkpoints.pending
+        for epoch in self._each_epoch(0 if anew else progress.epoch + 1):
             row, logits = self._score(epoch, validation)
             kept = row["macro_f1"] > progress.best if config.keep in ("best", "soup") else epoch == self.epochs
             record_epoch(self.session, row | {"kept": kept}, self.epochs)
@@ -99,8 +94,6 @@ class FoldTrainer:
                 save_weights(self.model, weights, accelerator)
             if config.keep == "soup":
                 keep_ingredient(self.session, self.model)
-            if epoch:
-                progress.next_epoch()
         accelerator.wait_for_everyone()
         if config.keep == "soup":
             cook(self.session, self.model, functools.partial(self._validate, validation))
@@ -121,27 +114,28 @@ class FoldTrainer:
         """
         progress = self.session.progress
         held_out = prediction_batches(self.parts["oof"], self.session.config, self.session.accelerator)
-        if self.session.checkpoints.pending:
-            self.session.checkpoints.restore(self.model, self.optimizer, self.schedule)
-        for epoch in range(len(progress.held_out), self.epochs + 1):
-            if epoch:
-                self._train_epoch(epoch)
-            labels = self.parts["oof"].labels
-            assert labels is not None
+        labels = self.parts["oof"].labels
+        assert labels is not None
+        for epoch in self._each_epoch(len(progress.held_out)):
             loss = temperature(self._predict("oof", held_out), labels)[1]
             self._require_finite([loss], epoch)
             progress.held_out.append(loss)
-            if epoch:
-                progress.next_epoch()
         return int(np.argmin(progress.held_out))
 
-    def _train_epoch(self, epoch: int) -> None:
-        """Train epoch 1, 2, … or the rest of it."""
-        if self.session.progress.step < self.steps:
-            self.train_epoch(self._epoch_batches(epoch - 1))
-            with self.session.watch:
-                self._save()  # an interruption from here on costs a validation
-        self.session.checkpoints.restore_random()
+    def _each_epoch(self, first: int) -> Iterator[int]:
+        """Yield the epochs from `first`, each once the rest of it is trained; 0: before any training."""
+        if self.session.checkpoints.pending:
+            self.session.checkpoints.restore(self.model, self.optimizer, self.schedule)
+        if not first:
+            yield 0
+        for epoch in range(max(first, 1), self.epochs + 1):
+            if self.session.progress.step < self.steps:
+                self.train_epoch(self._epoch_batches(epoch - 1))
+                with self.session.watch:
+                    self._save()  # an interruption from here on costs a validation
+            self.session.checkpoints.restore_random()
+            yield epoch
+            self.session.progress.next_epoch()
 
     def train_epoch(self, batches: Iterable[dict[str, Tensor]]) -> None:
         """Train on `batches`, this process's shares of the rest of the epoch.

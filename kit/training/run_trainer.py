@@ -221,6 +221,8 @@ def prepare(
     """Return the class codes, the frames `train` and `test`, their datasets, and a function that builds the model."""
     with accelerator.main_process_first():  # the others find in the cache what it computes
         codes, frames = read_items(config)
+        if config.train_text_layers:  # refused now rather than after the features are computed
+            find_backbones(config)["text"].top_layers(config.train_text_layers)
         targets = soft_targets(config, codes, frames) if config.teacher else None
         products, build = prepare_items(config, codes, frames, accelerator)
         products["train"].targets = targets
@@ -239,8 +241,6 @@ def prepare_items(
     `backbones`: those of `config`, if they have been found before.
     """
     backbones = backbones or find_backbones(config)
-    if config.train_text_layers:  # refused now rather than after the features are computed
-        backbones["text"].top_layers(config.train_text_layers)
     products = make_datasets(config, codes, frames, backbones)
     running = precompute(config, backbones, products, accelerator.device, accelerator.mixed_precision)
     cache_pixels(config, products)

@@ -7,8 +7,8 @@ import functools
 from pathlib import Path
 from typing import Any
 
-import safetensors.torch
 from accelerate import Accelerator
+from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from torch.distributed.checkpoint.state_dict import StateDictOptions, get_model_state_dict, set_model_state_dict
 
@@ -30,7 +30,7 @@ def save_weights(model: nn.Module, path: Path, accelerator: Accelerator) -> None
     )
     if accelerator.is_main_process:
         trained = {name: value.contiguous() for name, value in state.items() if not name.startswith(frozen)}
-        write_atomically(path, functools.partial(safetensors.torch.save_file, trained))
+        write_atomically(path, functools.partial(save_file, trained))
 
 
 def fingerprint_backbones(backbones: dict[str, BackboneHandle]) -> dict[str, str]:
@@ -52,14 +52,9 @@ def require_backbones(run: TrainingRun) -> None:
 
 def load_weights(model: nn.Module, path: Path, frozen: tuple[str, ...]) -> None:
     """Read what `save_weights` wrote into `model`. Raise KitError if it belongs to another model."""
-    unexpected, missing = set_weights(model, read_weights(path))
+    unexpected, missing = set_weights(model, load_file(path))
     if unexpected or any(not name.startswith(frozen) for name in missing):
         raise KitError(f"{path} holds the weights of another model: train the run again.")
-
-
-def read_weights(path: Path) -> dict[str, Tensor]:
-    """Return what `save_weights` wrote, by name."""
-    return safetensors.torch.load_file(path)
 
 
 def set_weights(model: nn.Module, weights: dict[str, Tensor]) -> tuple[list[str], list[str]]:

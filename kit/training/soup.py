@@ -8,10 +8,11 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from safetensors.torch import load_file
 from torch import nn
 
 from kit.training.history import write_metrics
-from kit.training.saved_weights import mix_weights, read_weights, save_weights, set_weights
+from kit.training.saved_weights import mix_weights, save_weights, set_weights
 from kit.training.session import Session
 
 SOUP = 3  # the best epochs, of which a soup may be made
@@ -34,9 +35,9 @@ def cook(session: Session, model: nn.Module, validate: Callable[[], tuple[dict, 
     `validate` returns the scores and logits `[N, K]` of these items.
     """
     progress, (best, *others) = session.progress, _best_epochs(session)
-    soup, epochs = read_weights(_weights_of(session, best)), [best["epoch"]]
+    soup, epochs = load_file(_weights_of(session, best)), [best["epoch"]]
     for row in others:
-        mixed = mix_weights(soup, read_weights(_weights_of(session, row)), 1 / (len(epochs) + 1))
+        mixed = mix_weights(soup, load_file(_weights_of(session, row)), 1 / (len(epochs) + 1))
         set_weights(model, mixed)
         validated, logits = validate()
         if validated["macro_f1"] >= progress.best:

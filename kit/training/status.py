@@ -18,16 +18,14 @@ from typing import TextIO
 
 from kit.config import LAUNCHER
 from kit.core import console
-from kit.core.exceptions import first_line
-from kit.core.files import now
+from kit.core.exceptions import KitError, first_line
+from kit.core.files import now, read_json
 from kit.runs import Run
 
 AT_WORK = 75  # exit status of a training if another process holds its run (sysexits' "try again later")
 PERIOD = 0.5  # seconds between two writes of status.json, except for a new phase
 STATUS, ERROR = "status.json", "error.json"
 FAR = ("fold", "epoch", "step", "done", "total")  # how far a training is: so far, until it resumes
-
-_teller: "Teller | None" = None  # the one of the run that this process trains
 
 
 def read_status(run: Run) -> dict:
@@ -47,8 +45,8 @@ def read_error(run: Run) -> dict:
 
 def report(**fields) -> None:
     """Note the progress of the training of this process, if there is one."""
-    if _teller:
-        _teller.note(**fields)
+    if console.sink:
+        console.sink(**fields)
 
 
 class Teller:
@@ -72,7 +70,6 @@ class Teller:
     @contextmanager
     def telling(self, run: Run) -> Iterator[None]:
         """Inside, this process holds the run's lock and reports the training in its files."""
-        global _teller
         self.folder = run.folder
         with suppress(OSError):
             (run.folder / ERROR).unlink(missing_ok=True)
@@ -83,11 +80,11 @@ class Teller:
         self.note()
         for line in self.before:
             self.line(line)
-        _teller, console.sink = self, lambda phase, bar: self.note(phase=phase, bar=bar)
+        console.sink = self.note
         try:
             yield
         finally:
-            _teller = console.sink = None
+            console.sink = None
             self.written = -PERIOD
             self.note(phase="", bar="")
             self.folder = None
@@ -157,10 +154,9 @@ class _Tee:
 
 def _read(path: Path) -> dict:
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
+        return read_json(path)
+    except KitError:
         return {}
-    return content if isinstance(content, dict) else {}
 
 
 def _write(path: Path, content: dict) -> None:

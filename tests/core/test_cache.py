@@ -80,9 +80,9 @@ def fill(values):
 
 
 def test_an_array_is_written_once_and_mapped(root):
-    first = cached_memmap("sevens", (3, 2), np.dtype(np.float32), fill)
+    first = cached_memmap("sevens", (3, 2), [np.dtype(np.float32)], fill)
     assert (first == 7).all() and isinstance(first, np.memmap)
-    again = cached_memmap("sevens", (3, 2), np.dtype(np.float32), lambda values: pytest.fail("is there already"))
+    again = cached_memmap("sevens", (3, 2), [np.dtype(np.float32)], lambda values: pytest.fail("is there already"))
     assert (again == 7).all()
     with pytest.raises(ValueError, match="read-only"):
         again[0, 0] = 1
@@ -91,14 +91,14 @@ def test_an_array_is_written_once_and_mapped(root):
 @pytest.mark.parametrize("damage", ["cut", "empty", "text", "other shape", "other type"])
 def test_a_half_written_or_foreign_array_is_written_again(root, damage):
     path = root / "cache" / "sevens.npy"
-    cached_memmap("sevens", (30, 2), np.dtype(np.float32), fill)
+    cached_memmap("sevens", (30, 2), [np.dtype(np.float32)], fill)
     if damage == "cut":
         path.write_bytes(path.read_bytes()[:-4])
     elif damage in ("empty", "text"):
         path.write_text("no array" * (damage == "text"))
     else:
         np.save(path, np.zeros((2, 30) if damage == "other shape" else (30, 2), np.float32 if "s" in damage else int))
-    assert (cached_memmap("sevens", (30, 2), np.dtype(np.float32), fill) == 7).all()
+    assert (cached_memmap("sevens", (30, 2), [np.dtype(np.float32)], fill) == 7).all()
 
 
 def test_a_writer_that_fails_leaves_nothing(root):
@@ -107,14 +107,14 @@ def test_a_writer_that_fails_leaves_nothing(root):
         raise KitError("cannot go on")
 
     with pytest.raises(KitError, match="cannot go on"):
-        cached_memmap("sevens", (3, 2), np.dtype(np.float32), stumble)
+        cached_memmap("sevens", (3, 2), [np.dtype(np.float32)], stumble)
     assert [path.name for path in (root / "cache").iterdir()] == ["sevens.lock"]
 
 
 def test_an_array_that_cannot_be_written_is_named(root):
     (root / "cache").write_text("in the way")
     with pytest.raises(KitError, match=r"sevens.npy cannot be written .* free space or fix permissions"):
-        cached_memmap("sevens", (3, 2), np.dtype(np.float32), fill)
+        cached_memmap("sevens", (3, 2), [np.dtype(np.float32)], fill)
 
 
 def test_processes_that_want_the_same_array_write_it_once(root):
@@ -123,7 +123,7 @@ def test_processes_that_want_the_same_array_write_it_once(root):
         "import os, sys, numpy as np\nfrom kit.core.cache import cached_memmap as array\n"
         "print('ready', flush=True)\nsys.stdin.readline()\n"
         "def write(values):\n    values[:] = os.getpid()\n    print('wrote', flush=True)\n"
-        "print(int(array('pids', (200, 50_000), np.dtype(np.int64), write)[0, 0]), flush=True)"
+        "print(int(array('pids', (200, 50_000), [np.dtype(np.int64)], write)[0, 0]), flush=True)"
     )
     command, pipes = [sys.executable, "-c", code], {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True}
     processes = [subprocess.Popen(command, env=os.environ | {"KIT_ROOT": str(root)}, **pipes) for _ in range(3)]

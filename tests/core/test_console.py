@@ -62,7 +62,7 @@ def threads():
 @pytest.mark.parametrize("work", [loop, interrupted, nested, threads])
 def test_a_log_has_no_bars_but_who_watches_is_told(capsys, monkeypatch, work):
     told = []
-    monkeypatch.setattr(console, "sink", lambda name, bar: told.append(bar))
+    monkeypatch.setattr(console, "sink", lambda phase, bar: told.append(bar))
     work()
     assert any("%|" in bar for bar in told)
     assert capsys.readouterr() == ("", "")

@@ -48,10 +48,10 @@ def test_a_file_that_does_not_fit_leaves_the_old_one(tmp_path, small_files):
 def test_an_array_that_does_not_fit_is_an_error_and_not_a_crash(root, small_files):
     small_files(100_000)
     with pytest.raises(KitError, match=r"values\.npy cannot be written"):
-        cached_memmap("values", (1000, 1000), np.dtype(np.float32), lambda values: values.fill(1))
+        cached_memmap("values", (1000, 1000), [np.dtype(np.float32)], lambda values: values.fill(1))
     assert not list((root / "cache").glob("*.npy*"))
     small_files(10_000_000)
-    assert cached_memmap("values", (1000, 1000), np.dtype(np.float32), lambda values: values.fill(1)).sum() == 1e6
+    assert cached_memmap("values", (1000, 1000), [np.dtype(np.float32)], lambda values: values.fill(1)).sum() == 1e6
 
 
 def test_training_goes_on_without_states_where_they_do_not_fit(root, tiny_config, small_files, capsys):

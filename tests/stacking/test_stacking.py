@@ -322,7 +322,7 @@ def test_test_predictions_are_the_mean_over_folds_and_rows_may_come_in_any_order
     columns = ["id", "split", "fold", *(f"p_{code}" for code in reversed(CODES))]
     table[columns].to_parquet(shuffled.folder / "test.parquet")
     plain, mixed = read_members(["a", "b"]), read_members(["a", "c"])
-    assert np.allclose(plain.test, test.mean(0), atol=1e-6)
+    assert np.allclose(plain.test, test.mean(0)[:, None], atol=1e-6)
     assert np.allclose(plain.test, mixed.test) and np.array_equal(plain.oof, mixed.oof)
     assert plain.oof.shape == (100, 2, 5) and plain.labels.tolist() == y.tolist()
     assert plain.identity != mixed.identity

@@ -127,7 +127,7 @@ def test_a_status_is_written_now_and_then_and_at_each_change_of_phase(run, monke
             status.report(**fields)
             seen.append(read_status(run).get("step"))
         for phase in ("predict", "predict", "tokens"):
-            console.sink(phase, f"{phase} {len(seen)}")
+            console.sink(phase=phase, bar=f"{phase} {len(seen)}")
             seen.append(read_status(run)["bar"])
     assert seen == [1, 1, 1, "predict 3", "predict 3", "tokens 5"]
     status.report(step=9)  # nobody listens any more
