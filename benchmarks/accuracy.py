@@ -16,12 +16,11 @@ from itertools import accumulate
 
 import numpy as np
 import pandas as pd
-from measure import RESULTS, machine_line
+from measure import DEMO, publish
 
 from kit.analysis.calibration import certainty
 from kit.analysis.estimates import READING, Answers, Estimate, macro_f1_of
 from kit.config import train_config
-from kit.core.files import write_text
 from kit.data.challenge import read_challenge
 from kit.metrics import calibration_error, macro_f1, scores
 from kit.runs import Run, prepare_run
@@ -29,7 +28,6 @@ from kit.stacking.ensemble import ensemble_config, stack
 from kit.studies.report import read_answers
 from kit.training.launch import launch
 
-DEMO = {"recipe": "demo", "text": "e5_small", "image": "efficientnet_lite0", "curve": False}
 SMALLER = {"image_size": 224, "max_tokens": 64, "split": "grouped"}
 FOLDS = 3  # the demo's
 CATALOGUES, UNSEEN, SEEDS = ("shop", "emoji"), "clipart", (0, 1, 2)
@@ -83,7 +81,7 @@ EXPLAIN = (
 def runs_of(catalogue: str, system: str, folds: int) -> list[Run]:
     """Return the system's runs on a catalogue, one per seed."""
     name = f"accuracy{'' if folds == FOLDS else folds}-{catalogue}-{system.replace(',', '').replace(' ', '-')}"
-    values = DEMO | (SYSTEMS | SECOND)[system] | {"data": f"data/{catalogue}", "folds": folds}
+    values = DEMO | (SYSTEMS | SECOND)[system] | {"data": f"data/{catalogue}", "folds": folds, "curve": False}
     seeds = SEEDS[:1] if system in ONE_SEED else SEEDS
     return [prepare_run(train_config(**values, seed=seed, run=f"{name}-s{seed}")) for seed in seeds]
 
@@ -219,10 +217,8 @@ def main() -> None:
     whole = " and ".join(f"data/{catalogue}" for catalogue in catalogues)
     text += f"{whole}, mean gain of the stack by `best` on the best member: {both}\n"
     text += f"{whole}, mean gain of co-attention on even attention out of fold: {pooled(own)}\n"
-    text += f"{machine_line()}\n"
-    print(text)
     name = "accuracy" + f"_{UNSEEN}" * args.unseen + f"_{folds}" * (folds != FOLDS)
-    write_text(RESULTS / f"{name}.txt", text)
+    publish(name, text)
 
 
 if __name__ == "__main__":

@@ -9,7 +9,7 @@ import time
 
 import numpy as np
 import torch
-from measure import Workbench, in_turn, ratio_row, report, synthetic
+from measure import DEMO, Workbench, in_turn, ratio_row, report, synthetic
 from PIL import Image
 from torch import nn
 from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
@@ -66,7 +66,7 @@ def readers() -> list[dict]:
 
 
 def precision() -> dict:
-    emoji = {"data": "data/emoji", "recipe": "demo", "text": "e5_small", "image": "efficientnet_lite0"}
+    emoji = DEMO | {"data": "data/emoji"}
     half, full = (Workbench(train_config(**emoji | {"precision": kind, "limit": 200})) for kind in ("bf16", "no"))
     batches = list(full.loader())[:4]
     return compare(

@@ -32,7 +32,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 from accuracy import pooled
-from measure import report, row
+from measure import DEMO, report, row
 
 from kit.analysis.estimates import Estimate, macro_f1_of
 from kit.config import TrainConfig, train_config
@@ -58,7 +58,6 @@ PYTHONS = ((3, 10), (3, 13))  # that it admits
 QUESTION = "user CPU seconds ÷ AutoGluon's, and macro-F1 beside its, on the same items (best: with a second pair)"
 KINDS = ("fusion_mlp", "fusion_transformer")
 CATALOGUES = ("emoji", "shop")
-DATA = {"text": "e5_small", "image": "efficientnet_lite0", "recipe": "demo"}
 SAME = {"folds": 1, "split": "random", "val_share": 0.2, "batch_size": 32, "max_tokens": 64, "image_size": 224}
 OURS = {  # what each of the kit's sides changes of the demo's member
     "frozen": {},
@@ -134,7 +133,7 @@ def save_text(folder: Path) -> None:
     """Write the text backbone as a Hugging Face directory."""
     from transformers import PreTrainedTokenizerFast
 
-    load_text(DATA["text"]).model.save_pretrained(folder)
+    load_text(DEMO["text"]).model.save_pretrained(folder)
     special = {"bos_token": "<s>", "cls_token": "<s>", "eos_token": "</s>", "sep_token": "</s>"}
     special |= {"unk_token": "<unk>", "pad_token": "<pad>", "mask_token": "<mask>"}
     PreTrainedTokenizerFast(tokenizer_file=str(TOKENIZER.locate()), **special).save_pretrained(folder)
@@ -144,7 +143,7 @@ def save_image(folder: Path) -> None:
     """Write the image backbone as a timm directory, without a classifier: AutoGluon brings its own."""
     import torch
 
-    model = load_image(DATA["image"]).model
+    model = load_image(DEMO["image"]).model
     config = {"architecture": model.pretrained_cfg["architecture"], "num_features": model.num_features}
     size = SAME["image_size"]
     pixels = {"input_size": [3, size, size], "mean": [0.5] * 3, "std": [0.5] * 3}  # as these weights were trained
@@ -157,7 +156,7 @@ def backbones() -> dict[str, str]:
     """Return the directories of both backbones, each written on first use, whole or not at all."""
     found = {}
     for side, save in (("text", save_text), ("image", save_image)):
-        folder = HOME / DATA[side]
+        folder = HOME / DEMO[side]
         if not folder.is_dir():
             HOME.mkdir(parents=True, exist_ok=True)
             with tempfile.TemporaryDirectory(dir=HOME) as made:
@@ -206,7 +205,7 @@ def train_kit(name: str, config: TrainConfig, ids: pd.Series, folder: Path) -> S
 def train_best(data: str, ids: pd.Series, folder: Path) -> Side:
     """Climb the ladder's light rungs in `folder`, where nothing is cached, and return its codes of the test items."""
     imports = user_seconds([sys.executable, "-c", "import kit.train"], HOME / "imports.log", KIT_ROOT=str(folder))
-    command = [sys.executable, "-m", "kit", "best", "--data", data, "--recipe", DATA["recipe"], "--seeds", "0"]
+    command = [sys.executable, "-m", "kit", "best", "--data", data, "--recipe", DEMO["recipe"], "--seeds", "0"]
     seconds = user_seconds(command, HOME / "best.log", KIT_ROOT=str(folder))
     predicted = Run(folder / "runs" / "best").read_test()[1].idxmax(axis=1).droplevel("split")
     return Side(seconds, imports, predicted.loc[ids].to_numpy())
@@ -244,7 +243,7 @@ def compare(name: str, limit: int, epochs: int) -> None:
 
 def train_all(catalogue: str, limit: int, epochs: int) -> tuple[np.ndarray, dict[str, Side], str]:
     """Return the test items' codes `[N]`, every side, and a line about the items."""
-    base = DATA | SAME | {"data": f"data/{catalogue}", "seed": 0, "limit": limit, "epochs": epochs}
+    base = DEMO | SAME | {"data": f"data/{catalogue}", "seed": 0, "limit": limit, "epochs": epochs}
     sides_of = {"frozen": OURS["frozen"]} if limit else OURS  # on a part, the demo's alone
     configs = {ours: train_config(**base | changed | {"run": ours}) for ours, changed in sides_of.items()}
     config = next(iter(configs.values()))

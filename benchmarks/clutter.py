@@ -21,14 +21,13 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 from accuracy import gain, out_of_fold, test_part
-from measure import RESULTS, machine_line
+from measure import DEMO, RESULTS, publish
 from PIL import Image
 
 from kit.analysis.estimates import macro_f1_of
 from kit.analysis.plots import plt
 from kit.config import TrainConfig, train_config
 from kit.core.exceptions import KitError
-from kit.core.files import write_text
 from kit.core.paths import cache_folder
 from kit.data.challenge import read_challenge
 from kit.data.images import read_image
@@ -39,7 +38,6 @@ from kit.training.launch import launch
 
 PICTURES, CELL, SIDE = (1, 4, 9), 128, 3 * 128
 SEEDS = (0, 1, 2)
-DEMO = {"recipe": "demo", "text": "e5_small", "image": "efficientnet_lite0", "image_size": SIDE}
 FULL = "co-attention"
 SYSTEMS = {
     FULL: {"system": "coattention"},
@@ -101,7 +99,7 @@ def write_pages(frames: dict[str, pd.DataFrame], pictures: int, folder: Path) ->
 
 def configuration(folder: Path, pictures: int, system: str, seed: int) -> TrainConfig:
     name = f"clutter-{pictures}-{system.replace(' ', '-')}-s{seed}"
-    return train_config(**DEMO, **SYSTEMS[system], data=str(folder), run=name, seed=seed)
+    return train_config(**DEMO, image_size=SIDE, **SYSTEMS[system], data=str(folder), run=name, seed=seed)
 
 
 def check_folds(run: TrainingRun, frame: pd.DataFrame) -> None:
@@ -166,10 +164,8 @@ def main() -> None:
     text = (
         f"{READING}\n\n{frame.to_string(index=False)}\n\n{len(SEEDS)} seeds (the probe has none), "
         f"{sum(run.summary['seconds'] for several in runs.values() for run in several) / 60:.0f} minutes of training\n"
-        f"{machine_line()}\n"
     )
-    print(text)
-    write_text(RESULTS / "clutter.txt", text)
+    publish("clutter", text)
     draw_scores(frame, RESULTS / "clutter.png")
     draw_examples(frames["train"], shop.names, RESULTS / "clutter_pages.png")
 

@@ -9,12 +9,11 @@ import dataclasses
 import numpy as np
 import pandas as pd
 from accuracy import gain, out_of_fold, pooled, test_part
-from measure import RESULTS, machine_line
+from measure import publish
 from sklearn.kernel_ridge import KernelRidge
 from sklearn.model_selection import StratifiedKFold, cross_val_predict
 from sklearn.neighbors import KNeighborsClassifier
 
-from kit.core.files import write_text
 from kit.data.challenge import read_challenge
 from kit.metrics import macro_f1
 from kit.runs import prepare_run
@@ -100,9 +99,7 @@ def main() -> None:
     both = "".join(f"  {name}: {pooled(several)}\n" for name, several in gains.items())
     text = f"{EXPLAIN}\n\n{pd.DataFrame(rows).to_string(index=False)}\n\nMean of both catalogues:\n{both}\n"
     text += f"{leak()}\n"
-    text += f"{machine_line()}\n"
-    print(text)
-    write_text(RESULTS / "distillation.txt", text)
+    publish("distillation", text)
 
 
 if __name__ == "__main__":

@@ -6,7 +6,7 @@ operations reach.
 """
 
 import torch
-from measure import Workbench, peak, ratio_row, report, row, synthetic
+from measure import DEMO, Workbench, peak, ratio_row, report, row, synthetic
 
 from kit.config import train_config
 
@@ -15,7 +15,7 @@ ROUNDS = 7
 
 
 def main() -> None:
-    emoji = {"data": "data/emoji", "recipe": "demo", "text": "e5_small", "image": "efficientnet_lite0"}
+    emoji = DEMO | {"data": "data/emoji"}
     tuned = emoji | {"freeze_text": False, "freeze_image": False, "linear_start": False}
     large = {"data": str(synthetic(1000, 100)), "pretrained": False, "batch_size": 2, "images_gb": 0}
     cases = {

@@ -7,18 +7,15 @@ K classes
 """
 
 import argparse
-from pathlib import Path
 
 import numpy as np
 import pandas as pd
-from measure import machine_line
+from measure import publish
 
 from kit.analysis.errors import Errors, per_class
-from kit.core.files import write_text
 from kit.core.paths import project
 from kit.metrics import bootstrap_macro_f1, confusion, f1_per_class, macro_f1
 
-HERE = Path(__file__).resolve().parent
 CASES = {  # items, and the distribution of the classes' recall
     "229, 20 % of the emoji": (229, (8, 2)),
     "283, the emoji's test items": (283, (8, 2)),
@@ -100,10 +97,8 @@ def main() -> None:
         f"is above or below it. After the colon the true macro-F1 of the made-up population. {SAMPLES} resamples. The "
         "kit's: basic bootstrap of the logit of macro-F1, percentiles of a paired gain, Wilson's interval for a class. "
         f"F1 of a class: the mean over {len(shares)} classes.\n\n{table.to_string(index=False)}\n\n"
-        f"{machine_line()}\n"
     )
-    print(text)
-    write_text(HERE / "results" / "coverage.txt", text)
+    publish("coverage", text)
 
 
 if __name__ == "__main__":

@@ -16,13 +16,12 @@ import numpy as np
 import pandas as pd
 import torch
 from accuracy import CATALOGUES, DEMO, NO_SEED, runs_of
-from measure import RESULTS, machine_line
+from measure import publish
 from sklearn.model_selection import StratifiedGroupKFold, StratifiedKFold
 
 from kit.analysis.estimates import READING, macro_f1_of
 from kit.analysis.label_noise import suspect_labels
 from kit.config import train_config
-from kit.core.files import write_text
 from kit.data.items import read_items
 from kit.metrics import macro_f1
 from kit.models.backbones import find_backbones
@@ -121,9 +120,8 @@ def main() -> None:
     text = f"{READING}\nMacro-F1 out of fold, gains on training with all labels and on the stack as it is.\n\n"
     text += f"Training without suspect labels, means of {len(SEEDS)} seeds of planted ones\n\n"
     text += f"{pd.DataFrame(suspects).to_string(index=False)}\n\nA bias on the stack of light members by blend\n\n"
-    text += f"{pd.DataFrame(biased).to_string(index=False)}\n\n{machine_line()}\n"
-    print(text)
-    write_text(RESULTS / "left_out.txt", text)
+    text += f"{pd.DataFrame(biased).to_string(index=False)}\n\n"
+    publish("left_out", text)
 
 
 if __name__ == "__main__":

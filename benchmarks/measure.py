@@ -22,7 +22,7 @@ from torch.nn.functional import cross_entropy
 from torch.utils.flop_counter import FlopCounterMode
 
 from kit.config import TrainConfig
-from kit.core.files import write_json
+from kit.core.files import write_json, write_text
 from kit.core.paths import cache_folder
 from kit.data.sampler import make_loader
 from kit.models.layers import BiLSTM
@@ -36,6 +36,7 @@ from kit.training.start import fit_start
 
 HERE = Path(__file__).resolve().parent
 RESULTS = HERE / "results"
+DEMO = {"recipe": "demo", "text": "e5_small", "image": "efficientnet_lite0"}  # the demo's first pair of backbones
 
 
 def machine() -> dict:
@@ -53,6 +54,13 @@ def machine() -> dict:
         "python": platform.python_version(),
         "torch": torch.__version__,
     }
+
+
+def publish(name: str, text: str) -> None:
+    """Print a result with the machine on which it was measured, and write it to results/<name>.txt."""
+    text = f"{text}{machine_line()}\n"
+    print(text)
+    write_text(RESULTS / f"{name}.txt", text)
 
 
 def machine_line() -> str:

@@ -20,12 +20,11 @@ import numpy as np
 import pandas as pd
 import torch
 from accelerate import PartialState
-from measure import RESULTS, machine_line
+from measure import DEMO, publish
 
 from kit.analysis.estimates import macro_f1_of
 from kit.config import train_config
 from kit.core.console import Bar
-from kit.core.files import write_text
 from kit.core.paths import resolve
 from kit.data.duplicates import duplicate_groups
 from kit.data.folds import split_evenly, stratified_sample
@@ -87,9 +86,7 @@ class Catalogue:
 
     def __init__(self, name: str):
         self.name = name
-        config = train_config(
-            recipe="demo", text="e5_small", image="efficientnet_lite0", data=f"data/{name}", system="logistic"
-        )
+        config = train_config(**DEMO, data=f"data/{name}", system="logistic")
         codes, frames = read_items(config)
         backbones = find_backbones(config)
         self.widths = backbones["text"].outline.width, backbones["image"].outline.width
@@ -201,10 +198,9 @@ def main() -> None:
         f"smallest {gains.min():+.1f}, {(gains > 0).sum()} above 0, {(gains < 0).sum()} below.\n"
         f"Tasks whose interval lies below -1: {sum(one.high < -1 for one in rows['gain'])}. Tasks with noise, of "
         f"{len(noisy)}, whose interval lies below the good side alone: {sum(one.high < 0 for one in noisy)}.\n"
-        f"{time.process_time() - started:.0f} CPU seconds; {machine_line()}\n"
+        f"{time.process_time() - started:.0f} CPU seconds; "
     )
-    print(text)
-    write_text(RESULTS / f"never_worse{'_clipart' * unseen}.txt", text)
+    publish(f"never_worse{'_clipart' * unseen}", text)
 
 
 if __name__ == "__main__":

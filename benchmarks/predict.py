@@ -15,7 +15,7 @@ from unittest import mock
 
 import pandas as pd
 import torch
-from measure import Workbench, in_turn, ratio_row, report
+from measure import DEMO, Workbench, in_turn, ratio_row, report
 
 from kit import Predictor
 from kit.config import train_config
@@ -28,7 +28,7 @@ from kit.training.trained import open_trained
 QUESTION = "prediction samples/s ÷ the pure forward rate"
 
 
-SHOP = {"data": "data/shop", "recipe": "demo", "text": "e5_small", "image": "efficientnet_lite0", "epochs": 1}
+SHOP = DEMO | {"data": "data/shop", "epochs": 1}
 IN_MEMORY = 512  # items whose features fit into memory
 
 
@@ -71,7 +71,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--items", type=int, default=10_000, help="of the table that Predictor predicts")
     options = parser.parse_args()
-    emoji = {"data": "data/emoji", "recipe": "demo", "text": "e5_small", "image": "efficientnet_lite0"}
+    emoji = DEMO | {"data": "data/emoji"}
     running = {"freeze_text": False, "freeze_image": False, "linear_start": False}
     cases = {
         "demo: frozen backbones": emoji,

@@ -7,19 +7,15 @@ on one core.
 B batch · T tokens · R regions · k attention width · D joint width
 """
 
-from pathlib import Path
-
 import pandas as pd
 import torch
-from measure import machine_line
+from measure import publish
 from torch import Tensor
 from torch.nn.functional import cross_entropy
 
-from kit.core.files import write_text
 from kit.models.heads import CoAttentionHead
 from kit.studies import planted
 
-HERE = Path(__file__).resolve().parent
 TEXT_WIDTH, IMAGE_WIDTH, REGIONS = 768, 2048, 256
 MEAN = 0.45  # of a ResNet's features, half of which are zero
 TASKS = ("region that a word names", "word that a region shows")
@@ -81,10 +77,8 @@ def write(rows: list[dict]) -> None:
         f"attention_scale. Regions like a ResNet's (half zero, mean {MEAN}), four words. Saturation and lengths are "
         f"those of the untrained head; accuracy on {BATCH * FRESH} fresh items after {STEPS} steps of {BATCH} at rate "
         f"{LR}; chance is {1 / planted.THINGS}.\n\n{pd.DataFrame(rows).to_string(index=False)}\n\n"
-        f"{machine_line()}\n"
     )
-    print(text)
-    write_text(HERE / "results" / "saturation.txt", text)
+    publish("saturation", text)
 
 
 if __name__ == "__main__":

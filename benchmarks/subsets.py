@@ -9,15 +9,13 @@ import argparse
 
 import numpy as np
 import pandas as pd
-from measure import RESULTS, machine_line
+from measure import DEMO, publish
 
 from kit.analysis.estimates import gain
 from kit.config import train_config
-from kit.core.files import write_text
 from kit.runs import prepare_run
 from kit.training.launch import launch
 
-DEMO = {"recipe": "demo", "text": "e5_small", "image": "efficientnet_lite0", "curve": False}
 SYSTEMS = {"probe": {"system": "logistic"}, "even attention": {"coattention": False}, "co-attention": {}}
 CATALOGUES, SIZES, DRAWS = ("shop", "emoji"), (200, 400), 5
 
@@ -31,6 +29,7 @@ def main() -> None:
         (catalogue, items, draw, system): prepare_run(
             train_config(
                 **DEMO | changes | {"data": f"data/{catalogue}", "limit": items, "split_seed": draw, "seed": draw},
+                curve=False,
                 run=f"subsets-{catalogue}-{items}-{system.replace(' ', '-')}-{draw}",
             )
         )
@@ -57,9 +56,7 @@ def main() -> None:
     text += "Macro-F1 out of fold in per cent, means of the draws, with the standard error of a mean gain over draws.\n"
     for system in ("even attention", "co-attention"):
         text += f"All {len(differences[system])} subsets, gain of {system} on the probe: {_mean(differences[system])}\n"
-    text += f"{machine_line()}\n"
-    print(text)
-    write_text(RESULTS / f"subsets{'_clipart' * unseen}.txt", text)
+    publish(f"subsets{'_clipart' * unseen}", text)
 
 
 def _mean(values: list[float]) -> str:
