@@ -10,6 +10,7 @@ import numpy as np
 import pandas as pd
 from safetensors import SafetensorError, safe_open
 
+from kit.analysis.estimates import estimate
 from kit.config import TOP_LAYER
 from kit.core.exceptions import KitError
 from kit.core.files import TRAIN_AGAIN
@@ -82,22 +83,21 @@ def describe_blanking(blanked: pd.DataFrame) -> str:
     that `kit.training.explain:blanking` returns, with its paired 95 % bootstrap interval over items."""
     sentences = []
     for side, items in blanked.groupby("side"):
-        difference = 100 * (items["attended"] - items["random"]).to_numpy()
-        low, high = bootstrap_mean(difference)
+        difference = (items["attended"] - items["random"]).to_numpy()
+        gap = estimate(difference.mean(), bootstrap_mean(difference), signed=True)
         places = {"image": "regions", "text": "tokens"}[str(side)]
         verdict = (
-            f"the most attended {places} matter more than others, by {difference.mean():.1f} points"
-            if low > 0
-            else f"the most attended {places} matter less than others, by {-difference.mean():.1f} points, and the map "
-            "misleads"
-            if high < 0
+            f"the most attended {places} matter more than others, by {gap.value:.1f} points"
+            if gap.low > 0
+            else f"the most attended {places} matter less than others, by {-gap.value:.1f} points, and the map misleads"
+            if gap.high < 0
             else f"the map of {places} means little here"
         )
         attended, random = (100 * items[name].mean() for name in ("attended", "random"))
         sentences.append(
             f"Blanking the most attended fifth of the {places} lowers the true class's probability by {attended:z.1f} "
-            f"points, a random fifth by {random:z.1f}: a difference of {difference.mean():+z.1f} "
-            f"[{low:+z.1f}, {high:+z.1f}] over {len(items):,} items, so {verdict}."
+            f"points, a random fifth by {random:z.1f}: a difference of {gap} over "
+            f"{len(items):,} items, so {verdict}."
         )
     return " ".join(sentences)
 

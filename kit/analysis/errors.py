@@ -12,6 +12,7 @@ import pandas as pd
 from scipy.stats import binomtest, ttest_ind
 from scipy.stats import t as student
 
+from kit.analysis.estimates import estimate
 from kit.core.exceptions import KitError
 from kit.data.challenge import Challenge
 from kit.data.images import readable_images
@@ -118,10 +119,9 @@ def _welch(items: pd.DataFrame) -> dict:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", RuntimeWarning)  # scipy warns if all losses of one side are equal
         test = ttest_ind(without["loss"], given["loss"], equal_var=False)
-        larger = ttest_ind(without["loss"], given["loss"], equal_var=False, alternative="greater")
     low, high = test.confidence_interval(0.95)
     row |= {"difference_low": low, "difference_high": high}
-    return row | {"t": test.statistic, "df": test.df, "p": larger.pvalue}
+    return row | {"t": test.statistic, "df": test.df, "p": student.sf(test.statistic, test.df)}
 
 
 def _within(items: pd.DataFrame) -> dict:
@@ -205,9 +205,9 @@ def next_steps(errors: Errors) -> list[str]:
     weakest = scores.loc[scores["f1"].idxmin()]
     taken_for = errors.wrong.loc[errors.wrong["label"] == weakest["code"], "predicted"].value_counts()
     if len(taken_for):
+        f1 = estimate(weakest["f1"], (weakest["f1_low"], weakest["f1_high"]))
         steps.append(
-            f"{weakest['name']} is the weakest class (F1 {100 * weakest['f1']:.1f} [{100 * weakest['f1_low']:.1f}, "
-            f"{100 * weakest['f1_high']:.1f}], {weakest['support']:,} items), most often taken for "
+            f"{weakest['name']} is the weakest class (F1 {f1}, {weakest['support']:,} items), most often taken for "
             f"{errors.name(taken_for.index[0])} ({taken_for.iloc[0]:,}): look at these first, or find more such items."
         )
     if weakest["recall"] < weakest["precision"] and weakest["support"] < scores["support"].mean():
@@ -217,10 +217,10 @@ def next_steps(errors: Errors) -> list[str]:
         )
     rate = welch(errors, "wrong").loc["all items"]
     if rate["difference_low"] > 0:
+        more = estimate(rate["difference"], (rate["difference_low"], rate["difference_high"]))
         steps.append(
-            f"{rate['items_without']:,} items lack a description and are misclassified more often, by "
-            f"{100 * rate['difference']:.1f} [{100 * rate['difference_low']:.1f}, {100 * rate['difference_high']:.1f}] "
-            "points: complete their texts, if they are yours."
+            f"{rate['items_without']:,} items lack a description and are misclassified more often, by {more} points: "
+            "complete their texts, if they are yours."
         )
     return steps
 
