@@ -77,7 +77,7 @@ def _joint_vectors(
 def _fit_inputs(config: TrainConfig, model: Classifier, products: ProductDataset, device: torch.device) -> None:
     """Set the means and deviations of the head's inputs from about ITEMS training items and the untrained backbones.
 
-    Sums on the device, not scikit-learn's StandardScaler, which would skip NaN and takes five times as long. Raise
+    Computed on the device: scikit-learn's StandardScaler would skip NaN, and takes five times as long. Raise
     KitError if the inputs are not finite.
     """
     batches = make_loader(
