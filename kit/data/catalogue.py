@@ -20,13 +20,12 @@ from typing import Any, NamedTuple, TypeAlias
 
 import numpy as np
 import pandas as pd
-import pyarrow.parquet as pq
 
 from kit.core.exceptions import KitError, shorten
 from kit.core.files import write_atomically, write_json
 from kit.core.paths import resolve
 from kit.data.images import first_images, item_images
-from kit.data.table import PARQUET, PLAIN_NUMBER, WHOLE_NUMBER, read_delimited
+from kit.data.table import PARQUET, PLAIN_NUMBER, WHOLE_NUMBER, parquet_columns, read_delimited
 
 FILE = "catalogue.json"
 UNKNOWN = {"", "nan", "none", "null", "<na>", "n/a", "#n/a"}  # what programs write for a label that is not known
@@ -73,10 +72,8 @@ class Description:
 
     def with_columns(self, records: Iterable[str]) -> "Description":
         """Return the description with the columns that `record` returned earlier. Raise TypeError if it did not."""
-        fields: dict[str, Any] = {
-            key: tuple(v) if isinstance(v, list) else v for one in records for key, v in json.loads(one).items()
-        }
-        return dataclasses.replace(self, **fields)
+        fields = {key: value for one in records for key, value in json.loads(one).items()}
+        return Description.of(dataclasses.asdict(self) | fields)
 
     @property
     def key(self) -> str:
@@ -170,8 +167,8 @@ def _refuse_to_replace(folder: Path, tables: list[Path]) -> None:
     for table in filter(Path.exists, tables):
         names = {*old.columns("text", "image"), old.label, old.id} if old else set()
         try:
-            ours = old and str(table) in (old.items, old.test) and {*pq.read_schema(table).names} <= names
-        except (OSError, ValueError):  # pyarrow's errors are ValueErrors
+            ours = old and str(table) in (old.items, old.test) and {*parquet_columns(table)} <= names
+        except KitError:
             ours = False
         if not ours:
             raise KitError(f"{table} exists, and the kit did not write it; choose another folder for --out.")
@@ -287,12 +284,19 @@ def read_catalogue(description: Description, tables: dict | None = None) -> tupl
     given = {"items": description.items, "test": description.test} | (tables or {})
     rows = Rows(given["items"], description, [description.label])
     frames, texts = {"train": rows.frame()}, rows.texts[description.label]
-    known = _check_labels(rows, texts, description)
+    known = _check_labels(rows)
     frames["train"]["label"] = [known[text] for text in texts]
     frames["train"]["class"] = pd.Series(texts, dtype=object)
     if description.test:
         frames["test"] = read_rows(given["test"], description)
     return frames, list(known)
+
+
+def read_labels(description: Description) -> list[str]:
+    """Return the labels in the order of their codes, without reading the other columns. Raise KitError as
+    `read_catalogue` does."""
+    only = dataclasses.replace(description, title="", text=(), image=(), id="")
+    return list(_check_labels(Rows(description.items, only, [description.label])))
 
 
 def read_rows(
@@ -438,8 +442,8 @@ def name_absent(absent: Sequence[str], columns: Sequence[str], wanted: Sequence[
 
 
 def _read_parquet(path: Path, columns: list[str], require: Callable) -> pd.DataFrame:
+    require(path.name, parquet_columns(path), columns)
     try:
-        require(path.name, pq.read_schema(path).names, columns)
         return pd.read_parquet(path, columns=columns)
     except (OSError, ValueError) as error:  # pyarrow's errors are ValueErrors
         raise KitError(f"{path} cannot be read as Parquet ({error}); write it again.") from None
@@ -463,9 +467,10 @@ def _as_texts(values: pd.Series, column: str, rows: Rows) -> list[str]:
     return texts
 
 
-def _check_labels(rows: Rows, texts: list[str], description: Description) -> dict[str, int]:
+def _check_labels(rows: Rows) -> dict[str, int]:
     """Return the code of each label: its place among all, sorted. Raise KitError if these cannot be classes."""
-    label = description.label
+    description, label = rows.description, rows.description.label
+    texts = rows.texts[label]
     unknown = {i: f"{label} is {text!r}" if text else f"{label} is empty" for i, text in enumerate(texts)}
     elsewhere = (
         "move it to the test table" if description.test else "move it to a table of its own and give that as --test"

@@ -9,13 +9,12 @@ from typing import NamedTuple, TypeAlias
 
 import numpy as np
 import pandas as pd
-import pyarrow.parquet as pq
 
 from kit.core.exceptions import KitError, shorten
 from kit.data.catalogue import EMPTY, URL, Description, Problem, Rows, Table, name_absent, read_rows
 from kit.data.challenge import EDITIONS, find_images
 from kit.data.images import inspect_items, item_images, keep_readable
-from kit.data.table import PANDAS_INDEX, PARQUET, WHOLE_NUMBER, read_headers
+from kit.data.table import PANDAS_INDEX, PARQUET, WHOLE_NUMBER, parquet_columns, read_headers
 
 Items: TypeAlias = Table | Sequence[Mapping]  # a path, a frame, or dictionaries
 MISSING = "missing image"  # a kind of Problem
@@ -89,12 +88,7 @@ def _headers(table: Table) -> list[list[str]]:
         named = [name for name in table.index.names if name is not None]
         return [[str(column) for column in (*named, *table.columns)]]
     path = Path(table)
-    if path.suffix.lower() not in PARQUET:
-        return read_headers(path)
-    try:
-        return [pq.read_schema(path).names]
-    except (OSError, ValueError) as error:  # pyarrow's errors are ValueErrors
-        raise KitError(f"{path} cannot be read as Parquet ({error}); write it again.") from None
+    return [parquet_columns(path)] if path.suffix.lower() in PARQUET else read_headers(path)
 
 
 def _find_edition(headers: list[list[str]]) -> dict[str, str] | None:

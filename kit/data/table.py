@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 import pandas as pd
+import pyarrow.parquet as pq
 
 from kit.core.exceptions import KitError, shorten
 
@@ -149,6 +150,14 @@ def read_headers(path: Path) -> list[list[str]]:
     does."""
     lines = _read_lines(path)
     return [_header(lines, sep) for sep in SEPARATORS]
+
+
+def parquet_columns(path: Path) -> list[str]:
+    """Return the columns of a Parquet file. Raise KitError if it cannot be read."""
+    try:
+        return pq.read_schema(path).names
+    except (OSError, ValueError) as error:  # pyarrow's errors are ValueErrors
+        raise KitError(f"{path} cannot be read as Parquet ({error}); write it again.") from None
 
 
 def _read_lines(path: Path) -> list[str]:

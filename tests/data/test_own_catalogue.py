@@ -16,7 +16,7 @@ from PIL import Image
 from kit.cli import main
 from kit.config import train_config
 from kit.core.exceptions import KitError
-from kit.data.catalogue import describe, read_description, read_rows
+from kit.data.catalogue import describe, read_catalogue, read_description, read_labels, read_rows
 from kit.data.challenge import read_challenge
 from kit.data.duplicates import duplicate_groups
 from kit.data.items import read_items
@@ -510,3 +510,12 @@ def test_a_path_that_ends_with_the_label_and_a_test_table_that_is_the_training_a
     told = [str(warning.message) for warning in recwarn]
     assert told[0].startswith("The test table has the same items as the table to learn from") and len(told) == 2
     assert told[1].startswith("The column 'path' contains the label in 100% of the rows (another item's in ")
+
+
+def test_labels_are_read_without_the_rest_of_the_table(folder):
+    description = read_description(describe(folder / "items.csv", **COLUMNS, out=folder / "out"))
+    put(folder, "category,sku\n" + "Mugs,1\nBols,1\n" * 2)
+    assert read_labels(description) == ["Bols", "Mugs"]
+    assert "no columns 'name'" in refusal(read_catalogue, description)
+    put(folder, "category\nMugs\nMugs\n")
+    assert "nothing to classify" in refusal(read_labels, description)
