@@ -59,7 +59,7 @@ def read_new_items(
         raise KitError(f"{images} is not a folder: give --images the folder of the images.")
     absent, counted, folder = "", "", images or (Path.cwd() if path is None else path.parent)
     if edition := None if description else _find_edition(headers):
-        frame, name = _read_challenge_rows(table, edition, folder), edition["id"]
+        frame, name = _read_challenge_rows(table, edition, folder, sides), edition["id"]
     else:
         columns, absent = _find_columns(headers, description, path, sides)
         if columns.image and path and not images:
@@ -144,12 +144,12 @@ def _restrict(description: Description, header: list[str]) -> Description:
     return dataclasses.replace(description, title=title, text=text, image=image, id=identity)
 
 
-def _read_challenge_rows(table: Table, columns: dict[str, str], folder: Path) -> pd.DataFrame:
+def _read_challenge_rows(table: Table, columns: dict[str, str], folder: Path, sides: Sequence[str]) -> pd.DataFrame:
     """Return the rows of an X file, as `read_rows` does. `columns`: the table's names by ours."""
     title, text, image = columns["title"], columns["description"], "image"
     named = [columns[name] for name in ("id", "image_id", "product_id")]
     rows = Rows(table, Description("", "", title, (text,)), named)
-    present, _ = find_images(folder)
+    present = find_images(folder)[0] if "image" in sides else {}
     paths = []
     for pair in zip(*(rows.texts[name] for name in named[1:]), strict=True):
         numbers = [WHOLE_NUMBER.fullmatch(value) for value in pair]

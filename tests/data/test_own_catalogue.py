@@ -519,3 +519,9 @@ def test_labels_are_read_without_the_rest_of_the_table(folder):
     assert "no columns 'name'" in refusal(read_catalogue, description)
     put(folder, "category\nMugs\nMugs\n")
     assert "nothing to classify" in refusal(read_labels, description)
+
+
+def test_a_model_of_texts_looks_for_no_images(folder, monkeypatch):
+    monkeypatch.setattr("kit.data.new_items.find_images", None)  # would fail
+    table = pd.DataFrame({"": [7], "designation": "Lit", "description": "", "imageid": 1, "productid": 2})
+    assert read_new_items(table, None, folder, ("text",)).frame["key"].tolist() == ["7"]
