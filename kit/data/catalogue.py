@@ -66,9 +66,9 @@ class Description:
         fields = (getattr(self, field) for side in sides for field in SIDES[side])
         return [name for field in fields for name in ([field] if isinstance(field, str) else field) if name]
 
-    def record(self, side: str) -> str:
-        """Return the fields that name the columns of one side, as JSON, for a run to keep."""
-        return json.dumps({field: getattr(self, field) for field in SIDES[side]}, ensure_ascii=False)
+    def record(self, part: str) -> str:
+        """Return the fields that name the columns of one side, or of the ids, as JSON, for a run to keep."""
+        return json.dumps({field: getattr(self, field) for field in SIDES.get(part, [part])}, ensure_ascii=False)
 
     def with_columns(self, records: Iterable[str]) -> "Description":
         """Return the description with the columns that `record` returned earlier. Raise TypeError if it did not."""
