@@ -11,7 +11,7 @@ import numpy as np
 import pandas as pd
 
 from kit.core.exceptions import KitError, shorten
-from kit.data.catalogue import EMPTY, URL, Description, Problem, Rows, Table, name_absent, read_rows
+from kit.data.catalogue import EMPTY, SIDES, URL, Description, Problem, Rows, Table, name_absent, read_rows
 from kit.data.challenge import EDITIONS, find_images
 from kit.data.images import inspect_items, item_images, keep_readable
 from kit.data.table import PANDAS_INDEX, PARQUET, WHOLE_NUMBER, parquet_columns, read_headers
@@ -119,7 +119,9 @@ def _find_columns(
     absent = [name for name in own if name not in header]
     missing = name_absent(absent, header, own) if absent else ""
     present = {*own} - {*absent}
-    if description and present and (path or not absent or not present <= {*PLAIN}):
+    plain = Description("", "", PLAIN[0], PLAIN[1:2], PLAIN[2:3], PLAIN[3])
+    others = {*plain.columns(*sides)} & {*header} - {*(description or plain).columns(*SIDES)}
+    if description and present and (path or not absent or not others or not present <= {*PLAIN}):
         return _restrict(description, header), missing
     columns = shorten(header, 20) or "(none)"
     if description and path:
@@ -129,7 +131,8 @@ def _find_columns(
         )
     for header in headers:
         if enough & {*header}:
-            return _restrict(Description("", "", PLAIN[0], PLAIN[1:2], PLAIN[2:3], PLAIN[3]), header), ""
+            own_ids = description.id if description and description.id in header else plain.id
+            return _restrict(dataclasses.replace(plain, id=own_ids), header), ""
     instead = f"the catalogue's ({', '.join(sorted(own))})" if own else "those of the challenge's X files"
     raise KitError(
         f"The items have the columns {columns}, and need {' or '.join(sorted(enough, key=PLAIN.index))}, or {instead}: "

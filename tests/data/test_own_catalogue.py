@@ -525,3 +525,16 @@ def test_a_model_of_texts_looks_for_no_images(folder, monkeypatch):
     monkeypatch.setattr("kit.data.new_items.find_images", None)  # would fail
     table = pd.DataFrame({"": [7], "designation": "Lit", "description": "", "imageid": 1, "productid": 2})
     assert read_new_items(table, None, folder, ("text",)).frame["key"].tolist() == ["7"]
+
+
+def test_a_column_that_new_items_lack_is_named_though_the_others_have_plain_names(folder):
+    frame = pd.DataFrame({"sku": [*"abcd"], "title": "Lit", "description": "bois", "image": "a.png", "brand": "x"})
+    learned = frame.assign(kind=[*"ppqq"])
+    columns = {"title": "title", "text": ["description", "brand"], "image": "image", "id": "sku", "label": "kind"}
+    described = read_description(describe(learned, **columns, images=folder, out=folder / "out"))
+    rows = read_new_items(frame.drop(columns="brand").to_dict("records"), described, folder, ("text",))
+    assert rows.key == "sku" and rows.frame["key"].tolist() == [*"abcd"] and not rows.counted
+    assert rows.absent == "column 'brand'" and rows.frame["description"].tolist() == ["bois"] * 4
+    other = read_description(describe(learned, title="brand", id="sku", label="kind", out=folder / "2"))
+    rows = read_new_items(frame[["sku", "title"]], other, None, ("text",))
+    assert rows.key == "sku" and rows.frame["title"].tolist() == ["Lit"] * 4
