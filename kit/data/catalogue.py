@@ -23,7 +23,7 @@ import pandas as pd
 
 from kit.core.exceptions import KitError, shorten
 from kit.core.files import write_atomically, write_json
-from kit.core.paths import resolve
+from kit.core.paths import require_encoding, resolve
 from kit.data.images import first_images, item_images
 from kit.data.table import PARQUET, PLAIN_NUMBER, WHOLE_NUMBER, parquet_columns, read_delimited
 
@@ -130,6 +130,8 @@ def describe(
     if images is None and image and isinstance(items, pd.DataFrame):
         images = Path.cwd()
     start = "" if images is None else str(resolve(images))
+    for name, place in (paths | {"images": start, "out": str(folder)}).items():
+        require_encoding(name, place)
     description = Description(
         **paths, label=label, title=title, text=_split(text), image=_split(image), id=id, images=start
     )

@@ -181,6 +181,7 @@ def test_parquet_and_frames(folder):
         ({"id": "category"}, ["'category' is named twice"]),
         ({"title": "", "text": []}, ["needs a text or an image"]),
         ({"label": ""}, ["--label"]),
+        ({"out": "donn\udce9es"}, ["donn\\udce9es' is not in this shell's encoding"]),
         ({"images": "/nowhere"}, ["/nowhere is not a folder", "--images"]),
     ],
 )
