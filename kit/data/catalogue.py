@@ -16,6 +16,7 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from types import NoneType
 from typing import Any, NamedTuple, TypeAlias
 
 import numpy as np
@@ -100,11 +101,11 @@ class Description:
 def describe(
     items: Table,
     *,
-    label: str,
-    title: str = "",
-    text: str | Sequence[str] = (),
-    image: str | Sequence[str] = (),
-    id: str = "",
+    label: str | int,
+    title: str | int | None = "",
+    text: str | int | Sequence[str | int] | None = (),
+    image: str | int | Sequence[str | int] | None = (),
+    id: str | int | None = "",
     test: Table | None = None,
     images: str | Path | None = None,
     out: str | Path | None = None,
@@ -119,21 +120,31 @@ def describe(
     """
     if out is None and isinstance(items, pd.DataFrame):
         raise KitError("A frame has no name: pass out= the folder for its description, such as data/mine.")
+    tables = {"items": items} if test is None else {"items": items, "test": test}
+    for name, table in tables.items():
+        if not isinstance(table, (str, Path, pd.DataFrame)):
+            raise KitError(f"{name} is a {type(table).__name__}: give the path of a table, or a pandas frame.")
     folder = resolve(Path("data", Path(items).stem) if out is None else out)
     if others := [path.name for path in folder.glob("[XxYy]_*") if path.suffix in (".csv", ".tsv")]:
         raise KitError(f"{folder} holds files of the challenge ({shorten(others)}); choose another folder for --out.")
-    tables = {"items": items} if test is None else {"items": items, "test": test}
     paths = {
         name: str(folder / f"{name}.parquet" if isinstance(table, pd.DataFrame) else resolve(table))
         for name, table in tables.items()
     }
-    if images is None and image and isinstance(items, pd.DataFrame):
+    photos = _split("image", image)
+    if images is None and photos and isinstance(items, pd.DataFrame):
         images = Path.cwd()
     start = "" if images is None else str(resolve(images))
     for name, place in (paths | {"images": start, "out": str(folder)}).items():
         require_encoding(name, place)
     description = Description(
-        **paths, label=label, title=title, text=_split(text), image=_split(image), id=id, images=start
+        **paths,
+        label=_column("label", label),
+        title=_column("title", title),
+        text=_split("text", text),
+        image=photos,
+        id=_column("id", id),
+        images=start,
     )
     _check_columns(description)
     if start and not Path(start).is_dir():
@@ -142,7 +153,7 @@ def describe(
     _refuse_to_replace(folder, [Path(paths[name]) for name in given])
     frames, _ = read_catalogue(description, given)
     for name, frame in given.items():
-        texts = Rows(frame, description, [label] if name == "items" else []).texts
+        texts = Rows(frame, description, [description.label] if name == "items" else []).texts
         write_atomically(Path(paths[name]), pd.DataFrame(texts).to_parquet)
     write_json(folder / FILE, dataclasses.asdict(description))
     sentences = [
@@ -154,7 +165,8 @@ def describe(
         learned, new = (frame[["title", "description", "image_paths"]] for frame in frames.values())
         if learned.equals(new):
             sentences.append("The test table has the same items as the table to learn from: give new items as --test.")
-    for sentence in filter(None, [*sentences, *_tell_answers(Rows(paths["items"], description, [label]))]):
+    sentences += _tell_answers(Rows(paths["items"], description, [description.label]))
+    for sentence in filter(None, sentences):
         warnings.warn(sentence, stacklevel=2)
     return folder
 
@@ -176,9 +188,19 @@ def _refuse_to_replace(folder: Path, tables: list[Path]) -> None:
             raise KitError(f"{table} exists, and the kit did not write it; choose another folder for --out.")
 
 
-def _split(names: str | Sequence[str]) -> tuple[str, ...]:
-    """Return names of columns, of which a text has commas between them."""
-    return tuple(filter(None, map(str.strip, names.split(",")))) if isinstance(names, str) else tuple(names)
+def _column(option: str, name: Any) -> str:
+    """Return the name of a column as text: frames may have numbers. Raise KitError if it is no name."""
+    if isinstance(name, (str, int, np.integer, NoneType)):
+        return "" if name is None else str(name)
+    raise KitError(f"{option}={name!r} is no name of a column: give one as text.")
+
+
+def _split(option: str, names: Any) -> tuple[str, ...]:
+    """Return names of columns, of which a text has commas between them. Raise KitError if one is no name."""
+    if isinstance(names, str):
+        return tuple(filter(None, map(str.strip, names.split(","))))
+    several = names if isinstance(names, Iterable) else [names]
+    return tuple(filter(None, (_column(option, name) for name in several)))
 
 
 def tell_missing_images(frame: pd.DataFrame, name: str, folder: str | Path, own: bool = True) -> str:
