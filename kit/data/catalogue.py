@@ -21,12 +21,13 @@ from typing import Any, NamedTuple, TypeAlias
 
 import numpy as np
 import pandas as pd
+import pyarrow.parquet as pq
 
 from kit.core.exceptions import KitError, shorten
 from kit.core.files import write_atomically, write_json
 from kit.core.paths import require_encoding, resolve
 from kit.data.images import first_images, item_images
-from kit.data.table import PARQUET, PLAIN_NUMBER, WHOLE_NUMBER, parquet_columns, read_delimited
+from kit.data.table import PARQUET, PLAIN_NUMBER, WHOLE_NUMBER, column_name, parquet_columns, read_delimited
 
 FILE = "catalogue.json"
 UNKNOWN = {"", "nan", "none", "null", "<na>", "n/a", "#n/a"}  # what programs write for a label that is not known
@@ -50,6 +51,12 @@ class Description:
     id: str = ""
     test: str = ""  # table of the items to predict
     images: str = ""  # folder in which the images' paths start; "": that of the table
+
+    def __post_init__(self):
+        for field in ("label", "title", "text", "image", "id"):
+            names = getattr(self, field)
+            plain = column_name(names) if isinstance(names, str) else tuple(map(column_name, names))
+            object.__setattr__(self, field, plain)
 
     @classmethod
     def of(cls, content: dict[str, Any]) -> "Description":
@@ -366,8 +373,9 @@ class Rows:
             raise KitError(f"There is no table {self.path}; check the path, or if it has moved, {DESCRIBE}.")
         if self.path is None or self.path.suffix.lower() in PARQUET:
             frame: Any = table if self.path is None else _read_parquet(self.path, columns, require)
+            frame = frame.set_axis([column_name(str(name)) for name in frame.columns], axis=1)
+            frame = frame.rename_axis(index=lambda name: name if name is None else column_name(str(name)))
             frame = frame.reset_index([name for name in frame.index.names if name in columns and name not in frame])
-            frame = frame.rename(columns=str)
             require(self.name, frame.columns, columns)
             self.texts = {name: _as_texts(frame[name], name, self) for name in columns}
             self.places = [f"row {number}" for number in range(1, len(frame) + 1)]
@@ -446,11 +454,13 @@ def require_columns(name: str, columns: Sequence[str], wanted: Sequence[str], la
 
     `labelled`: it is the table that a description is made for, and not one that must be like it.
     """
-    columns = [str(column) for column in columns]
+    columns = [column_name(str(column)) for column in columns]
     if twice := [column for column in wanted if columns.count(column) > 1]:
         raise KitError(f"{name} has {columns.count(twice[0])} columns {twice[0]!r}; rename one of them.")
     if absent := [column for column in wanted if column not in columns]:
         has = shorten(map(repr, columns), 20)
+        if any(re.search(r"[\r\n]", column) for column in columns):
+            has += " (look for a stray quotation mark: its header goes over several lines)"
         one = f"name {'one' if len(absent) == 1 else 'columns'} that it has: {has}"
         same = f"both tables need the same names, so rename its columns: {has}"
         raise KitError(f"{name} has no {name_absent(absent, columns, wanted)}; {one if labelled else same}.")
@@ -466,9 +476,12 @@ def name_absent(absent: Sequence[str], columns: Sequence[str], wanted: Sequence[
 
 
 def _read_parquet(path: Path, columns: list[str], require: Callable) -> pd.DataFrame:
-    require(path.name, parquet_columns(path), columns)
+    require(path.name, names := parquet_columns(path), columns)
     try:
-        return pd.read_parquet(path, columns=columns)
+        wanted = [name for name in names if column_name(name) in columns]
+        return pq.read_table(path, columns=wanted, use_pandas_metadata=True).to_pandas(
+            integer_object_nulls=True  # as floats, long numbers would be rounded
+        )
     except (OSError, ValueError) as error:  # pyarrow's errors are ValueErrors
         raise KitError(f"{path} cannot be read as Parquet ({error}); write it again.") from None
 

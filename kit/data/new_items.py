@@ -14,7 +14,7 @@ from kit.core.exceptions import KitError, shorten
 from kit.data.catalogue import EMPTY, SIDES, URL, Description, Problem, Rows, Table, name_absent, read_rows
 from kit.data.challenge import EDITIONS, find_images
 from kit.data.images import inspect_items, item_images, keep_readable
-from kit.data.table import PANDAS_INDEX, PARQUET, WHOLE_NUMBER, parquet_columns, read_headers
+from kit.data.table import PANDAS_INDEX, PARQUET, WHOLE_NUMBER, column_name, parquet_columns, read_headers
 
 Items: TypeAlias = Table | Sequence[Mapping]  # a path, a frame, or dictionaries
 MISSING = "missing image"  # a kind of Problem
@@ -86,9 +86,11 @@ def _headers(table: Table) -> list[list[str]]:
     """Return what may be the columns of a table. Raise KitError if it cannot be read."""
     if isinstance(table, pd.DataFrame):
         named = [name for name in table.index.names if name is not None]
-        return [[str(column) for column in (*named, *table.columns)]]
+        return [[column_name(str(column)) for column in (*named, *table.columns)]]
     path = Path(table)
-    return [parquet_columns(path)] if path.suffix.lower() in PARQUET else read_headers(path)
+    if path.suffix.lower() in PARQUET:
+        return [[*map(column_name, parquet_columns(path))]]
+    return read_headers(path)
 
 
 def _find_edition(headers: list[list[str]]) -> dict[str, str] | None:
@@ -123,7 +125,7 @@ def _find_columns(
     others = {*plain.columns(*sides)} & {*header} - {*(description or plain).columns(*SIDES)}
     if description and present and (path or not absent or not others or not present <= {*PLAIN}):
         return _restrict(description, header), missing
-    columns = shorten(header, 20) or "(none)"
+    columns = shorten((" ".join(name.split()) for name in header), 20) or "(none)"
     if description and path:
         raise KitError(
             f"{path.name} has no {missing}, and nothing else that the run reads; rename the table's columns to those "
