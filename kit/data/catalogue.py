@@ -28,6 +28,7 @@ from kit.core.files import write_atomically, write_json
 from kit.core.paths import require_encoding, resolve
 from kit.data.images import first_images, item_images
 from kit.data.table import PARQUET, PLAIN_NUMBER, WHOLE_NUMBER, column_name, parquet_columns, read_delimited
+from kit.data.text import INVISIBLE, compose
 
 FILE = "catalogue.json"
 UNKNOWN = {"", "nan", "none", "null", "<na>", "n/a", "#n/a"}  # what programs write for a label that is not known
@@ -513,7 +514,9 @@ def _check_labels(rows: Rows) -> dict[str, int]:
         "move it to the test table" if description.test else "move it to a table of its own and give that as --test"
     )
     rows.refuse(
-        (i for i in unknown if texts[i].strip().casefold() in UNKNOWN), unknown, f"write its label, or {elsewhere}"
+        (i for i in unknown if INVISIBLE.sub("", texts[i]).strip().casefold() in UNKNOWN),
+        unknown,
+        f"write its label, or {elsewhere}",
     )
     marked = [i for i, text in enumerate(texts) if CONTROL.search(text)]
     control = {i: f"{label} is {texts[i]!r}, with a control character" for i in marked}
@@ -544,7 +547,7 @@ def _check_labels(rows: Rows) -> dict[str, int]:
 def _plain(text: str) -> str:
     """Return what two spellings of one label have in common."""
     number = WHOLE_NUMBER.fullmatch(text)
-    return str(int(number[1])) if number else " ".join(unicodedata.normalize("NFC", text).split())
+    return str(int(number[1])) if number else " ".join(compose(INVISIBLE.sub("", text)).split())
 
 
 def _is_number(text: str) -> bool:
