@@ -13,7 +13,7 @@ from typing import Annotated, Any, Literal, get_args, get_origin
 from annotated_types import Ge, Le
 
 from kit.core.exceptions import KitError, did_you_mean
-from kit.core.paths import spelling
+from kit.core.paths import require_encoding, spelling
 
 LAUNCHER = "KIT_LAUNCHER"  # environment variable: the process that asked for a training and watches its folder
 SYSTEMS = {  # system → the backbones that it reads
@@ -292,10 +292,7 @@ class TrainConfig:
         for name in ("data", "text", "image"):
             if not getattr(self, name).strip():
                 raise KitError(f"{name} is empty: it must be a name or a folder.")
-            if re.search("[\ud800-\udfff]", getattr(self, name)):  # bytes of a path that could not be decoded
-                raise KitError(
-                    f"{name}={getattr(self, name)!r} is not in this shell's encoding: rename it, or set LC_ALL=C.UTF-8."
-                )
+            require_encoding(name, getattr(self, name))
         if self.system == "coattention" and self.bilstm and self.width % 2:
             raise KitError(f"width={self.width} must be even: each direction of the BiLSTM provides one half.")
         if self.system == "coattention" and not self.coattention and self.attention != "both":

@@ -27,7 +27,7 @@ from kit.core.cache import fingerprint
 from kit.core.exceptions import KitError
 from kit.core.files import TRAIN_AGAIN, read_json, write_json, write_text
 from kit.core.paths import resolve, runs_folder
-from kit.data.catalogue import Description, read_catalogue, read_description
+from kit.data.catalogue import Description, read_description, read_labels
 from kit.data.challenge import read_names
 from kit.data.items import COLUMNS
 from kit.models import registry
@@ -120,7 +120,7 @@ def _read_classes(
         return read_names(folder) if folder.is_dir() else {}, None
     if description is None:
         raise KitError(f"{folder} no longer has the catalogue that names the classes of {run.name!r}: put it back.")
-    _, names = read_catalogue(dataclasses.replace(description, test=""))
+    names = read_labels(description)
     if fingerprint(*names) != labels:
         raise KitError(
             f"{folder} has other labels now than {run.name!r} learned: put the old ones back, or train again."

@@ -4,6 +4,8 @@ import difflib
 import re
 from collections.abc import Iterable
 
+LONGEST = 200  # characters of one item in a sentence: a stray quotation mark makes a whole table one name
+
 
 class KitError(Exception):
     """A problem that the user can fix: one sentence that says what is wrong, where, and what to do."""
@@ -31,9 +33,9 @@ def did_you_mean(name: str, known: Iterable[str]) -> str:
 
 
 def shorten(items, shown: int = 5) -> str:
-    """Return the first `shown` items as text, and the number of the rest."""
-    items = list(items)
-    return ", ".join(map(str, items[:shown])) + (f" and {len(items) - shown} more" if len(items) > shown else "")
+    """Return the first `shown` items as text, each cut if it is very long, and the number of the rest."""
+    items = [text if len(text) <= LONGEST else f"{text[:LONGEST]}…" for text in map(str, items)]
+    return ", ".join(items[:shown]) + (f" and {len(items) - shown} more" if len(items) > shown else "")
 
 
 def first_line(error: BaseException) -> str:

@@ -92,6 +92,12 @@ def resolve(path) -> Path:
         raise KitError(f"{str(path)!r} is no path ({error}): give a folder or a file.") from None
 
 
+def require_encoding(name: str, path: str) -> None:
+    """Raise KitError if a path, which the user gave as `name`, has bytes that could not be decoded."""
+    if re.search("[\ud800-\udfff]", path):
+        raise KitError(f"{name}={path!r} is not in this shell's encoding: rename it, or set LC_ALL=C.UTF-8.")
+
+
 def spelling(path: str) -> str:
     """Return one spelling for all of the same folder: from the project if it is inside. A hub name stays as it is.
 

@@ -16,17 +16,20 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from types import NoneType
 from typing import Any, NamedTuple, TypeAlias
 
 import numpy as np
 import pandas as pd
 import pyarrow.parquet as pq
 
+from kit.config import split_names
 from kit.core.exceptions import KitError, shorten
 from kit.core.files import write_atomically, write_json
-from kit.core.paths import resolve
+from kit.core.paths import require_encoding, resolve
 from kit.data.images import first_images, item_images
-from kit.data.table import PARQUET, PLAIN_NUMBER, WHOLE_NUMBER, read_delimited
+from kit.data.table import PARQUET, PLAIN_NUMBER, WHOLE_NUMBER, column_name, parquet_columns, read_delimited
+from kit.data.text import INVISIBLE, compose
 
 FILE = "catalogue.json"
 UNKNOWN = {"", "nan", "none", "null", "<na>", "n/a", "#n/a"}  # what programs write for a label that is not known
@@ -51,6 +54,12 @@ class Description:
     test: str = ""  # table of the items to predict
     images: str = ""  # folder in which the images' paths start; "": that of the table
 
+    def __post_init__(self):
+        for field in ("label", "title", "text", "image", "id"):
+            names = getattr(self, field)
+            plain = column_name(names) if isinstance(names, str) else tuple(map(column_name, names))
+            object.__setattr__(self, field, plain)
+
     @classmethod
     def of(cls, content: dict[str, Any]) -> "Description":
         """Return the description that JSON wrote, where tuples are lists. Raise TypeError if it is none."""
@@ -67,16 +76,14 @@ class Description:
         fields = (getattr(self, field) for side in sides for field in SIDES[side])
         return [name for field in fields for name in ([field] if isinstance(field, str) else field) if name]
 
-    def record(self, side: str) -> str:
-        """Return the fields that name the columns of one side, as JSON, for a run to keep."""
-        return json.dumps({field: getattr(self, field) for field in SIDES[side]}, ensure_ascii=False)
+    def record(self, part: str) -> str:
+        """Return the fields that name the columns of one side, or of the ids, as JSON, for a run to keep."""
+        return json.dumps({field: getattr(self, field) for field in SIDES.get(part, [part])}, ensure_ascii=False)
 
     def with_columns(self, records: Iterable[str]) -> "Description":
         """Return the description with the columns that `record` returned earlier. Raise TypeError if it did not."""
-        fields: dict[str, Any] = {
-            key: tuple(v) if isinstance(v, list) else v for one in records for key, v in json.loads(one).items()
-        }
-        return dataclasses.replace(self, **fields)
+        fields = {key: value for one in records for key, value in json.loads(one).items()}
+        return Description.of(dataclasses.asdict(self) | fields)
 
     @property
     def key(self) -> str:
@@ -103,11 +110,11 @@ class Description:
 def describe(
     items: Table,
     *,
-    label: str,
-    title: str = "",
-    text: str | Sequence[str] = (),
-    image: str | Sequence[str] = (),
-    id: str = "",
+    label: str | int,
+    title: str | int | None = "",
+    text: str | int | Sequence[str | int] | None = (),
+    image: str | int | Sequence[str | int] | None = (),
+    id: str | int | None = "",
     test: Table | None = None,
     images: str | Path | None = None,
     out: str | Path | None = None,
@@ -122,19 +129,31 @@ def describe(
     """
     if out is None and isinstance(items, pd.DataFrame):
         raise KitError("A frame has no name: pass out= the folder for its description, such as data/mine.")
+    tables = {"items": items} if test is None else {"items": items, "test": test}
+    for name, table in tables.items():
+        if not isinstance(table, (str, Path, pd.DataFrame)):
+            raise KitError(f"{name} is a {type(table).__name__}: give the path of a table, or a pandas frame.")
     folder = resolve(Path("data", Path(items).stem) if out is None else out)
     if others := [path.name for path in folder.glob("[XxYy]_*") if path.suffix in (".csv", ".tsv")]:
         raise KitError(f"{folder} holds files of the challenge ({shorten(others)}); choose another folder for --out.")
-    tables = {"items": items} if test is None else {"items": items, "test": test}
     paths = {
         name: str(folder / f"{name}.parquet" if isinstance(table, pd.DataFrame) else resolve(table))
         for name, table in tables.items()
     }
-    if images is None and image and isinstance(items, pd.DataFrame):
+    photos = _split("image", image)
+    if images is None and photos and isinstance(items, pd.DataFrame):
         images = Path.cwd()
     start = "" if images is None else str(resolve(images))
+    for name, place in (paths | {"images": start, "out": str(folder)}).items():
+        require_encoding(name, place)
     description = Description(
-        **paths, label=label, title=title, text=_split(text), image=_split(image), id=id, images=start
+        **paths,
+        label=_column("label", label),
+        title=_column("title", title),
+        text=_split("text", text),
+        image=photos,
+        id=_column("id", id),
+        images=start,
     )
     _check_columns(description)
     if start and not Path(start).is_dir():
@@ -143,7 +162,7 @@ def describe(
     _refuse_to_replace(folder, [Path(paths[name]) for name in given])
     frames, _ = read_catalogue(description, given)
     for name, frame in given.items():
-        texts = Rows(frame, description, [label] if name == "items" else []).texts
+        texts = Rows(frame, description, [description.label] if name == "items" else []).texts
         write_atomically(Path(paths[name]), pd.DataFrame(texts).to_parquet)
     write_json(folder / FILE, dataclasses.asdict(description))
     sentences = [
@@ -155,7 +174,8 @@ def describe(
         learned, new = (frame[["title", "description", "image_paths"]] for frame in frames.values())
         if learned.equals(new):
             sentences.append("The test table has the same items as the table to learn from: give new items as --test.")
-    for sentence in filter(None, [*sentences, *_tell_answers(Rows(paths["items"], description, [label]))]):
+    sentences += _tell_answers(Rows(paths["items"], description, [description.label]))
+    for sentence in filter(None, sentences):
         warnings.warn(sentence, stacklevel=2)
     return folder
 
@@ -170,16 +190,26 @@ def _refuse_to_replace(folder: Path, tables: list[Path]) -> None:
     for table in filter(Path.exists, tables):
         names = {*old.columns("text", "image"), old.label, old.id} if old else set()
         try:
-            ours = old and str(table) in (old.items, old.test) and {*pq.read_schema(table).names} <= names
-        except (OSError, ValueError):  # pyarrow's errors are ValueErrors
+            ours = old and str(table) in (old.items, old.test) and {*parquet_columns(table)} <= names
+        except KitError:
             ours = False
         if not ours:
             raise KitError(f"{table} exists, and the kit did not write it; choose another folder for --out.")
 
 
-def _split(names: str | Sequence[str]) -> tuple[str, ...]:
-    """Return names of columns, of which a text has commas between them."""
-    return tuple(filter(None, map(str.strip, names.split(",")))) if isinstance(names, str) else tuple(names)
+def _column(option: str, name: Any) -> str:
+    """Return the name of a column as text: frames may have numbers. Raise KitError if it is no name."""
+    if isinstance(name, (str, int, np.integer, NoneType)):
+        return "" if name is None else str(name)
+    raise KitError(f"{option}={name!r} is no name of a column: give one as text.")
+
+
+def _split(option: str, names: Any) -> tuple[str, ...]:
+    """Return names of columns, of which a text has commas between them. Raise KitError if one is no name."""
+    if isinstance(names, str):
+        return tuple(split_names(names))
+    several = names if isinstance(names, Iterable) else [names]
+    return tuple(filter(None, (_column(option, name) for name in several)))
 
 
 def tell_missing_images(frame: pd.DataFrame, name: str, folder: str | Path, own: bool = True) -> str:
@@ -287,12 +317,19 @@ def read_catalogue(description: Description, tables: dict | None = None) -> tupl
     given = {"items": description.items, "test": description.test} | (tables or {})
     rows = Rows(given["items"], description, [description.label])
     frames, texts = {"train": rows.frame()}, rows.texts[description.label]
-    known = _check_labels(rows, texts, description)
+    known = _check_labels(rows)
     frames["train"]["label"] = [known[text] for text in texts]
     frames["train"]["class"] = pd.Series(texts, dtype=object)
     if description.test:
         frames["test"] = read_rows(given["test"], description)
     return frames, list(known)
+
+
+def read_labels(description: Description) -> list[str]:
+    """Return the labels in the order of their codes, without reading the other columns. Raise KitError as
+    `read_catalogue` does."""
+    only = dataclasses.replace(description, title="", text=(), image=(), id="")
+    return list(_check_labels(Rows(description.items, only, [description.label])))
 
 
 def read_rows(
@@ -338,8 +375,9 @@ class Rows:
             raise KitError(f"There is no table {self.path}; check the path, or if it has moved, {DESCRIBE}.")
         if self.path is None or self.path.suffix.lower() in PARQUET:
             frame: Any = table if self.path is None else _read_parquet(self.path, columns, require)
+            frame = frame.set_axis([column_name(str(name)) for name in frame.columns], axis=1)
+            frame = frame.rename_axis(index=lambda name: name if name is None else column_name(str(name)))
             frame = frame.reset_index([name for name in frame.index.names if name in columns and name not in frame])
-            frame = frame.rename(columns=str)
             require(self.name, frame.columns, columns)
             self.texts = {name: _as_texts(frame[name], name, self) for name in columns}
             self.places = [f"row {number}" for number in range(1, len(frame) + 1)]
@@ -418,11 +456,13 @@ def require_columns(name: str, columns: Sequence[str], wanted: Sequence[str], la
 
     `labelled`: it is the table that a description is made for, and not one that must be like it.
     """
-    columns = [str(column) for column in columns]
+    columns = [column_name(str(column)) for column in columns]
     if twice := [column for column in wanted if columns.count(column) > 1]:
         raise KitError(f"{name} has {columns.count(twice[0])} columns {twice[0]!r}; rename one of them.")
     if absent := [column for column in wanted if column not in columns]:
         has = shorten(map(repr, columns), 20)
+        if any(re.search(r"[\r\n]", column) for column in columns):
+            has += " (look for a stray quotation mark: its header goes over several lines)"
         one = f"name {'one' if len(absent) == 1 else 'columns'} that it has: {has}"
         same = f"both tables need the same names, so rename its columns: {has}"
         raise KitError(f"{name} has no {name_absent(absent, columns, wanted)}; {one if labelled else same}.")
@@ -438,9 +478,12 @@ def name_absent(absent: Sequence[str], columns: Sequence[str], wanted: Sequence[
 
 
 def _read_parquet(path: Path, columns: list[str], require: Callable) -> pd.DataFrame:
+    require(path.name, names := parquet_columns(path), columns)
     try:
-        require(path.name, pq.read_schema(path).names, columns)
-        return pd.read_parquet(path, columns=columns)
+        wanted = [name for name in names if column_name(name) in columns]
+        return pq.read_table(path, columns=wanted, use_pandas_metadata=True).to_pandas(
+            integer_object_nulls=True  # as floats, long numbers would be rounded
+        )
     except (OSError, ValueError) as error:  # pyarrow's errors are ValueErrors
         raise KitError(f"{path} cannot be read as Parquet ({error}); write it again.") from None
 
@@ -463,15 +506,18 @@ def _as_texts(values: pd.Series, column: str, rows: Rows) -> list[str]:
     return texts
 
 
-def _check_labels(rows: Rows, texts: list[str], description: Description) -> dict[str, int]:
+def _check_labels(rows: Rows) -> dict[str, int]:
     """Return the code of each label: its place among all, sorted. Raise KitError if these cannot be classes."""
-    label = description.label
+    description, label = rows.description, rows.description.label
+    texts = rows.texts[label]
     unknown = {i: f"{label} is {text!r}" if text else f"{label} is empty" for i, text in enumerate(texts)}
     elsewhere = (
         "move it to the test table" if description.test else "move it to a table of its own and give that as --test"
     )
     rows.refuse(
-        (i for i in unknown if texts[i].strip().casefold() in UNKNOWN), unknown, f"write its label, or {elsewhere}"
+        (i for i in unknown if INVISIBLE.sub("", texts[i]).strip().casefold() in UNKNOWN),
+        unknown,
+        f"write its label, or {elsewhere}",
     )
     marked = [i for i, text in enumerate(texts) if CONTROL.search(text)]
     control = {i: f"{label} is {texts[i]!r}, with a control character" for i in marked}
@@ -502,7 +548,7 @@ def _check_labels(rows: Rows, texts: list[str], description: Description) -> dic
 def _plain(text: str) -> str:
     """Return what two spellings of one label have in common."""
     number = WHOLE_NUMBER.fullmatch(text)
-    return str(int(number[1])) if number else " ".join(unicodedata.normalize("NFC", text).split())
+    return str(int(number[1])) if number else " ".join(compose(INVISIBLE.sub("", text)).split())
 
 
 def _is_number(text: str) -> bool:

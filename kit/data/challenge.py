@@ -164,6 +164,10 @@ def _list_folder(folder) -> list[os.DirEntry]:
         ) from None
 
 
+def _list_files(folder: Path) -> list[str]:
+    return [entry.name for entry in _list_folder(folder) if os.path.isfile(entry.path)]  # a link may loop
+
+
 def _find_file(folder: Path, files: list[str], pattern: str) -> Path | None:
     matches = [name for name in files if fnmatch(name.lower(), pattern)]
     if len(matches) > 1:
@@ -175,21 +179,30 @@ def find_images(folder: Path) -> tuple[dict[tuple[int, int], list[str]], list[st
     """Return the paths by (image id, product id), and the links to folders outside the challenge folder.
 
     Links to folders are not followed: a target inside the challenge folder is found by its own name, and nothing can
-    loop.
+    loop. Warn of folders below it that cannot be listed.
     """
     images: dict[tuple[int, int], list[str]] = {}
     links: list[str] = []
-    todo: list[Path | str] = [folder]
+    unread: list[str] = []
+    todo = _list_folder(folder)
     while todo:
-        for entry in _list_folder(todo.pop()):
-            if entry.is_dir(follow_symlinks=False):
-                todo.append(entry.path)
-            elif entry.is_dir():
-                if not Path(entry.path).resolve().is_relative_to(folder):
-                    links.append(os.path.relpath(entry.path, folder))
-            elif (match := IMAGE_NAME.fullmatch(entry.name)) and entry.is_file():  # a broken link is a missing image
-                images.setdefault((int(match[1]), int(match[2])), []).append(entry.path)
-    return images, links
+        entry = todo.pop()
+        if entry.is_dir(follow_symlinks=False):
+            try:
+                todo += _list_folder(entry.path)
+            except KitError:
+                unread.append(entry.path)
+        elif entry.is_symlink() and os.path.isdir(entry.path):
+            if not Path(entry.path).resolve().is_relative_to(folder):
+                links.append(os.path.relpath(entry.path, folder))
+        elif (match := IMAGE_NAME.fullmatch(entry.name)) and (
+            entry.is_file(follow_symlinks=False) or os.path.isfile(entry.path)  # a broken link is a missing image
+        ):
+            images.setdefault((int(match[1]), int(match[2])), []).append(entry.path)
+    if unread:
+        sentence = f"{shorten(unread)} cannot be listed, so no images are found there: check the permissions."
+        warnings.warn(sentence, stacklevel=2)
+    return images, sorted(links)
 
 
 def _add_images(frame: pd.DataFrame, split: str, path: Path, images: dict) -> None:
@@ -272,7 +285,7 @@ def _read_own(description: Description) -> _Source:
 
 def _read_edition(folder: Path, look: bool) -> _Source:
     """Return what a challenge folder holds. `look`: find the images. Raise KitError if a file is missing or damaged."""
-    files = [entry.name for entry in _list_folder(folder) if entry.is_file()]
+    files = _list_files(folder)
     patterns = {name: [e.train, e.labels, *e.tests.values()] for name, e in EDITIONS.items()}
     present = [name for name in EDITIONS if any(fnmatch(file.lower(), p) for file in files for p in patterns[name])]
     if len(present) != 1:
@@ -311,7 +324,7 @@ def read_test_keys(challenge: Challenge, split: str) -> list:
     if (description := challenge.description) is not None:
         return read_rows(description.test, description)["key"].tolist()
     edition = EDITIONS[challenge.edition]
-    files = [entry.name for entry in _list_folder(challenge.folder) if entry.is_file()]
+    files = _list_files(challenge.folder)
     if (path := _find_file(challenge.folder, files, edition.tests[split])) is None:
         raise KitError(f"{challenge.folder} no longer has {edition.tests[split]}; put the test file back.")
     return read_table(path, edition.sep, edition.columns)["id"].tolist()

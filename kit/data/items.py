@@ -17,17 +17,17 @@ from kit.data.images import check_images, image_hashes, inspect_items, item_imag
 from kit.data.text import product_texts
 from kit.runs import Run
 
-COLUMNS = ("text_columns", "image_columns")  # of the frame `train`: what a catalogue's columns were called
+COLUMNS = ("id_columns", "text_columns", "image_columns")  # of `train`: what a catalogue's columns were called
 
 
 def read_items(config: TrainConfig) -> tuple[list[int], dict[str, pd.DataFrame]]:
     """Return the class codes in the order of the model's outputs, and the frames `train` and `test`.
 
     `train` has the column `fold`, in which each item validates (-1: it always trains), and with a grouped split
-    `group`, the same for duplicates; of a catalogue also `text_columns` and `image_columns`, the names of the columns
-    that the run reads (`Description.record`). `test` has the rows of every test file, distinguished by `split`. Both
-    have FINGERPRINTS. If images are read, the column `blank` says why an item has none: "missing", "corrupt: …", or ""
-    if it has one (`kit.data.images:check_images`). Raise KitError if the data is damaged, or too small for the split.
+    `group`, the same for duplicates; of a catalogue also COLUMNS, the names of the columns that the run reads
+    (`Description.record`). `test` has the rows of every test file, distinguished by `split`. Both have FINGERPRINTS. If
+    images are read, the column `blank` says why an item has none: "missing", "corrupt: …", or "" if it has one
+    (`kit.data.images:check_images`). Raise KitError if the data is damaged, or too small for the split.
     """
     reads_images = "image" in config.sides or config.split == "grouped" or config.system == OWN
     images = "ignore" if not reads_images else "require" if config.missing == "error" else "leave"
@@ -39,7 +39,7 @@ def read_items(config: TrainConfig) -> tuple[list[int], dict[str, pd.DataFrame]]
     tests = [frame.assign(split=split) for split, frame in challenge.test.items()]
     test = pd.concat(tests, ignore_index=True) if tests else items[:0].assign(split="")
     if own := challenge.description:
-        items = items.assign(**{f"{side}_columns": own.record(side) for side in needed_sides(config.system)})
+        items = items.assign(**{f"{part}_columns": own.record(part) for part in ["id", *needed_sides(config.system)]})
     if reads_images:
         inspected = check_images([items, test], config.corrupt)
         if "image" in config.sides:

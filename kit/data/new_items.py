@@ -9,13 +9,12 @@ from typing import NamedTuple, TypeAlias
 
 import numpy as np
 import pandas as pd
-import pyarrow.parquet as pq
 
 from kit.core.exceptions import KitError, shorten
-from kit.data.catalogue import EMPTY, URL, Description, Problem, Rows, Table, name_absent, read_rows
+from kit.data.catalogue import EMPTY, SIDES, URL, Description, Problem, Rows, Table, name_absent, read_rows
 from kit.data.challenge import EDITIONS, find_images
 from kit.data.images import inspect_items, item_images, keep_readable
-from kit.data.table import PANDAS_INDEX, PARQUET, WHOLE_NUMBER, read_headers
+from kit.data.table import PANDAS_INDEX, PARQUET, WHOLE_NUMBER, column_name, parquet_columns, read_headers
 
 Items: TypeAlias = Table | Sequence[Mapping]  # a path, a frame, or dictionaries
 MISSING = "missing image"  # a kind of Problem
@@ -60,7 +59,7 @@ def read_new_items(
         raise KitError(f"{images} is not a folder: give --images the folder of the images.")
     absent, counted, folder = "", "", images or (Path.cwd() if path is None else path.parent)
     if edition := None if description else _find_edition(headers):
-        frame, name = _read_challenge_rows(table, edition, folder), edition["id"]
+        frame, name = _read_challenge_rows(table, edition, folder, sides), edition["id"]
     else:
         columns, absent = _find_columns(headers, description, path, sides)
         if columns.image and path and not images:
@@ -87,14 +86,11 @@ def _headers(table: Table) -> list[list[str]]:
     """Return what may be the columns of a table. Raise KitError if it cannot be read."""
     if isinstance(table, pd.DataFrame):
         named = [name for name in table.index.names if name is not None]
-        return [[str(column) for column in (*named, *table.columns)]]
+        return [[column_name(str(column)) for column in (*named, *table.columns)]]
     path = Path(table)
-    if path.suffix.lower() not in PARQUET:
-        return read_headers(path)
-    try:
-        return [pq.read_schema(path).names]
-    except (OSError, ValueError) as error:  # pyarrow's errors are ValueErrors
-        raise KitError(f"{path} cannot be read as Parquet ({error}); write it again.") from None
+    if path.suffix.lower() in PARQUET:
+        return [[*map(column_name, parquet_columns(path))]]
+    return read_headers(path)
 
 
 def _find_edition(headers: list[list[str]]) -> dict[str, str] | None:
@@ -125,9 +121,11 @@ def _find_columns(
     absent = [name for name in own if name not in header]
     missing = name_absent(absent, header, own) if absent else ""
     present = {*own} - {*absent}
-    if description and present and (path or not absent or not present <= {*PLAIN}):
+    plain = Description("", "", PLAIN[0], PLAIN[1:2], PLAIN[2:3], PLAIN[3])
+    others = {*plain.columns(*sides)} & {*header} - {*(description or plain).columns(*SIDES)}
+    if description and present and (path or not absent or not others or not present <= {*PLAIN}):
         return _restrict(description, header), missing
-    columns = shorten(header, 20) or "(none)"
+    columns = shorten((" ".join(name.split()) for name in header), 20) or "(none)"
     if description and path:
         raise KitError(
             f"{path.name} has no {missing}, and nothing else that the run reads; rename the table's columns to those "
@@ -135,7 +133,8 @@ def _find_columns(
         )
     for header in headers:
         if enough & {*header}:
-            return _restrict(Description("", "", PLAIN[0], PLAIN[1:2], PLAIN[2:3], PLAIN[3]), header), ""
+            own_ids = description.id if description and description.id in header else plain.id
+            return _restrict(dataclasses.replace(plain, id=own_ids), header), ""
     instead = f"the catalogue's ({', '.join(sorted(own))})" if own else "those of the challenge's X files"
     raise KitError(
         f"The items have the columns {columns}, and need {' or '.join(sorted(enough, key=PLAIN.index))}, or {instead}: "
@@ -150,12 +149,12 @@ def _restrict(description: Description, header: list[str]) -> Description:
     return dataclasses.replace(description, title=title, text=text, image=image, id=identity)
 
 
-def _read_challenge_rows(table: Table, columns: dict[str, str], folder: Path) -> pd.DataFrame:
+def _read_challenge_rows(table: Table, columns: dict[str, str], folder: Path, sides: Sequence[str]) -> pd.DataFrame:
     """Return the rows of an X file, as `read_rows` does. `columns`: the table's names by ours."""
     title, text, image = columns["title"], columns["description"], "image"
     named = [columns[name] for name in ("id", "image_id", "product_id")]
     rows = Rows(table, Description("", "", title, (text,)), named)
-    present, _ = find_images(folder)
+    present = find_images(folder)[0] if "image" in sides else {}
     paths = []
     for pair in zip(*(rows.texts[name] for name in named[1:]), strict=True):
         numbers = [WHOLE_NUMBER.fullmatch(value) for value in pair]

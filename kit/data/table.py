@@ -11,8 +11,10 @@ from pathlib import Path
 from typing import NamedTuple
 
 import pandas as pd
+import pyarrow.parquet as pq
 
 from kit.core.exceptions import KitError, shorten
+from kit.data.text import INVISIBLE, compose
 
 WHOLE_NUMBER = re.compile(r"\s*(-?[0-9]{1,18})(?:\.0*)?\s*")  # matched as text: a float would round a long id
 PLAIN_NUMBER = "0|-?[1-9][0-9]{0,17}"  # the usual way to write a whole number
@@ -111,7 +113,7 @@ def read_delimited(
     if the header lacks one. Raise KitError if the file cannot be read, or if its separator is not clear.
     """
     name, lines = path.name, _read_lines(path)
-    headers = {sep: _header(lines, sep) for sep in SEPARATORS}
+    headers = {sep: _header(name, lines, sep) for sep in SEPARATORS}
     fitting = [sep for sep, header in headers.items() if set(columns) <= set(header)]
     several = [sep for sep, header in headers.items() if len(header) > 1]
     if not fitting and len(several) > 1:
@@ -122,20 +124,22 @@ def read_delimited(
         )
     sep = [*fitting, *several, ","][0]
     require(name, headers[sep], columns)
-    records, opened = _read_records(lines, sep)
+    records, opened = _read_records(lines, sep, _is_spaced(lines, sep))
     if opened:
         raise KitError(
             f"{name}, line {opened}: a field begins with a quotation mark that is never closed; remove or close it."
         )
     start = next(number for number, record in enumerate(records) if "".join(record.fields).strip())  # the header
-    width, records = len(headers[sep]), records[start + 1 :]
+    head, width, records = records[start], len(headers[sep]), records[start + 1 :]
+    if any(_holds_rows(field, place, width, sep) for place, field in enumerate(head.fields)):
+        raise KitError(f"{name}, line {head.first}: a stray quotation mark makes the header hold rows; remove it.")
     while records and not "".join(records[-1].fields).strip():  # as Excel writes below a table
         records.pop()
     places, faults = [headers[sep].index(column) for column in columns], {}
     for number, record in enumerate(records):
         if len(record.fields) != width:
             faults[number] = f"{len(record.fields)} fields, not {width}"
-        elif width > 1 and [field.strip() for field in record.fields] == headers[sep]:
+        elif width > 1 and [*map(column_name, record.fields)] == headers[sep]:
             faults[number] = "the header again, as in files put one after the other"
         elif any(_holds_rows(field, place, width, sep) for place, field in enumerate(record.fields)):
             faults[number] = f"a field in quotation marks goes on to line {record.last} and seems to hold further rows"
@@ -146,9 +150,17 @@ def read_delimited(
 
 def read_headers(path: Path) -> list[list[str]]:
     """Return the columns of a delimited file as each of SEPARATORS divides its header. Raise KitError as `read_text`
-    does."""
+    does, or if a quotation mark in the header is never closed."""
     lines = _read_lines(path)
-    return [_header(lines, sep) for sep in SEPARATORS]
+    return [_header(path.name, lines, sep) for sep in SEPARATORS]
+
+
+def parquet_columns(path: Path) -> list[str]:
+    """Return the columns of a Parquet file. Raise KitError if it cannot be read."""
+    try:
+        return pq.read_schema(path).names
+    except (OSError, ValueError) as error:  # pyarrow's errors are ValueErrors
+        raise KitError(f"{path} cannot be read as Parquet ({error}); write it again.") from None
 
 
 def _read_lines(path: Path) -> list[str]:
@@ -159,10 +171,31 @@ def _read_lines(path: Path) -> list[str]:
     return list(io.StringIO(text[told.end() :] if told else text, newline=""))
 
 
-def _header(lines: list[str], sep: str) -> list[str]:
-    return next(
-        ([cell.strip() for cell in row] for row in csv.reader(lines, delimiter=sep) if "".join(row).strip()), []
-    )
+def column_name(text: str) -> str:
+    """Return the name of a column without what nobody sees in it: accents of their own, invisible characters."""
+    return compose(INVISIBLE.sub("", text)).strip()
+
+
+def _header(name: str, lines: list[str], sep: str) -> list[str]:
+    last, reader = 0, _reader(lines, sep, _is_spaced(lines, sep))
+    for row in reader:
+        if row and row != [END] and row[-1].endswith(END):
+            raise KitError(f"{name}, line {last + 1}: the header has a quotation mark that is never closed; remove it.")
+        if "".join(row).strip():
+            return [*map(column_name, row)]
+        last = reader.line_num
+    return []
+
+
+def _is_spaced(lines: list[str], sep: str) -> bool:
+    """Return whether separators are followed by a space, which hides a field's quotation marks from a reader of CSV."""
+    field = re.compile(rf'{re.escape(sep)} +"[^"]+"\s*(?:{re.escape(sep)}|$)')
+    return any(' "' in line and field.search(line) for line in lines)
+
+
+def _reader(lines: list[str], sep: str, spaced: bool):
+    csv.field_size_limit(sys.maxsize)
+    return csv.reader(itertools.chain(lines, [END]), delimiter=sep, skipinitialspace=spaced)
 
 
 def _holds_rows(field: str, place: int, width: int, sep: str) -> bool:
@@ -190,10 +223,9 @@ class _Record(NamedTuple):
     fields: list[str]
 
 
-def _read_records(lines: list[str], sep: str) -> tuple[list[_Record], int]:
+def _read_records(lines: list[str], sep: str, spaced: bool = False) -> tuple[list[_Record], int]:
     """Return the rows that are not blank, and the line of a field that is never closed (0: there is none)."""
-    csv.field_size_limit(sys.maxsize)
-    reader, records, last = csv.reader(itertools.chain(lines, [END]), delimiter=sep), [], 0
+    reader, records, last = _reader(lines, sep, spaced), [], 0
     for fields in reader:
         records.append(_Record(last + 1, reader.line_num, fields))
         last = reader.line_num
@@ -211,7 +243,7 @@ def _find_columns(name: str, header: _Record, records: list[_Record], columns: d
 
     Raise KitError if a column is missing or ambiguous.
     """
-    headings = [" ".join(column.split()) for column in header.fields]
+    headings = [" ".join(column_name(column).split()) for column in header.fields]
     lower = [column.lower() for column in headings]
     names: list[str | None] = [*lower]
     if twice := [column for column in columns if column and lower.count(column) > 1]:

@@ -26,7 +26,7 @@ from kit.core.console import SHELL
 from kit.core.exceptions import KitError
 from kit.core.files import write_json
 from kit.core.machine import available_gpus, available_threads
-from kit.core.paths import notebooks_folder, project, resolve, runs_folder, submissions_folder
+from kit.core.paths import notebooks_folder, project, require_encoding, resolve, runs_folder, submissions_folder
 from kit.data.challenge import read_challenge
 from kit.notebook_parameters import parameter_types
 from kit.runs import EnsembleRun, open_run
@@ -75,6 +75,8 @@ def run_notebook(notebook: str, given: list[list[str]]) -> Path:
     known = _inspect(source)
     kinds: dict[str, type | None] = {**parameter_types(TrainConfig)}
     kinds |= {name: str if one["inferred_type_name"] == "str" else None for name, one in known.items()}
+    for name, value in given:
+        require_encoding(name, value)
     values = {name: _value(value, kinds.get(name)) for name, value in given}
     out = runs_folder() / _folder(source.stem, values, known) / source.name
     os.environ[SHELL] = "1"

@@ -1,12 +1,13 @@
 """Both editions read, every refusal a sentence, and the cleaning of real traps."""
 
+import os
 import warnings
 
 import pandas as pd
 import pytest
 
 from kit.core.exceptions import KitError
-from kit.data.challenge import read_challenge, read_names
+from kit.data.challenge import find_images, read_challenge, read_names
 from kit.data.text import clean_text
 from kit.training.tfidf import tfidf_model
 
@@ -140,6 +141,8 @@ def test_images(tmp_path):
     (tmp_path / "a" / "b" / "IMAGE_22_Product_12.PNG").touch()
     put_images(tmp_path / "a" / "test", (24, 14))
     (tmp_path / "a" / "loop").symlink_to(tmp_path)
+    for name in ("itself", "image_1_product_1.jpg", "a/itself"):
+        (tmp_path / name).symlink_to(tmp_path / name)
     (tmp_path / "a" / "image_23_product_13.jpg").symlink_to(tmp_path / "gone.jpg")
     sentence = refusal(tmp_path, images="require")
     for word in ("1 of the 3 images", X, "image_23_product_13.jpg", "-p missing blank"):
@@ -157,6 +160,24 @@ def test_image_links_that_leave_the_folder_are_named(tmp_path):
     (tmp_path / "data" / "images").symlink_to(tmp_path / "disk")
     sentence = refusal(tmp_path / "data", images="require")
     assert "3 of the 3" in sentence and "images, a link that leaves the folder" in sentence
+
+
+def test_a_folder_that_may_not_be_read_is_named_and_its_images_are_missing(tmp_path, monkeypatch):
+    put_images(fill(tmp_path, CSV) / "images", (21, 11), (22, 12))
+    put_images(tmp_path / "lost+found", (23, 13))
+    scan = os.scandir
+
+    def refuse(folder):
+        if os.fspath(folder) == str(tmp_path / "lost+found"):
+            raise PermissionError(13, "Permission denied")
+        return scan(folder)
+
+    monkeypatch.setattr(os, "scandir", refuse)
+    with pytest.warns(UserWarning, match=r"lost\+found cannot be listed, so no images are found there"):
+        train = read_challenge(tmp_path, images="leave").train
+    assert train["image_path"].isna().tolist() == [False, False, True]
+    with pytest.raises(KitError, match="cannot be listed"):
+        find_images(tmp_path / "lost+found")
 
 
 def test_same_image_name_in_two_phases(tmp_path):

@@ -10,13 +10,14 @@ import zipfile
 
 import numpy as np
 import pandas as pd
+import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
 from kit.cli import main
 from kit.config import train_config
 from kit.core.exceptions import KitError
-from kit.data.catalogue import describe, read_description, read_rows
+from kit.data.catalogue import describe, read_catalogue, read_description, read_labels, read_rows
 from kit.data.challenge import read_challenge
 from kit.data.duplicates import duplicate_groups
 from kit.data.items import read_items
@@ -181,6 +182,13 @@ def test_parquet_and_frames(folder):
         ({"id": "category"}, ["'category' is named twice"]),
         ({"title": "", "text": []}, ["needs a text or an image"]),
         ({"label": ""}, ["--label"]),
+        ({"title": ["name"]}, ["title=['name'] is no name of a column"]),
+        ({"text": 1.5}, ["text=1.5 is no name of a column"]),
+        ({"label": 7}, ["no column '7'"]),
+        ({"label": None}, ["--label"]),
+        ({"title": None, "text": None}, ["needs a text or an image"]),
+        ({"test": [{"name": "Bol"}]}, ["test is a list: give the path of a table, or a pandas frame"]),
+        ({"out": "donn\udce9es"}, ["donn\\udce9es' is not in this shell's encoding"]),
         ({"images": "/nowhere"}, ["/nowhere is not a folder", "--images"]),
     ],
 )
@@ -198,10 +206,13 @@ def test_columns_at_fault(folder, options, words):
         (ITEMS.replace("A-3", " "), ["line 4: sku is empty"]),
         (ITEMS.replace("b.png,Mugs", "b.png,NaN"), ["line 3: category is 'NaN'", "as --test"]),
         (ITEMS.replace(",Mugs", ", "), ["line 2: category is ' '", "and 1 more like it: line 3", "as --test"]),
+        (ITEMS.replace("b.png,Mugs", "b.png,\u200b"), ["line 3: category is '\\u200b'", "as --test"]),
         (ITEMS.replace("b.png,Mugs", "b.png,None"), ["line 3: category is 'None'"]),
         (ITEMS.replace("b.png,Mugs", "b.png,#N/A"), ["line 3: category is '#N/A'"]),
         ("sku,name,category\n1,a,007\n2,b,7\n3,c,8\n4,d,8\n", ["labels '007' and '7'", "probably the same"]),
         (ITEMS.replace("b.png,Mugs", "b.png,Mugs "), ["'Mugs' and 'Mugs '", "probably the same", "1 and 1 rows"]),
+        (ITEMS.replace("b.png,Mugs", "b.png,Mu\u00adgs"), ["'Mugs' and 'Mu\\xadgs'", "probably the same"]),
+        (ITEMS.replace("b.png,Mugs", "b.png,\ufeffMugs\u200b"), ["'Mugs' and '\\ufeffMugs\\u200b'"]),
         (ITEMS.replace('"Lampes, lustres"', "Mugs"), ["All 4 rows", "'Mugs'", "nothing to classify"]),
         (ITEMS.replace("b.png,Mugs", "b.png,Bols"), ["3 different labels in 4 rows", "single item"]),
         ("sku,name,category\n1,a,1.5\n2,b,2.5\n3,c,3\n4,d,4\n", ["4 different labels", "looks like a quantity"]),
@@ -213,6 +224,9 @@ def test_columns_at_fault(folder, options, words):
         ('sku,name,category\n1,"a,x\n2,b,y\n3,c",x\n4,d,y\n5,e,x\n6,f,y\n', ["line 2", "hold further rows", "line 4"]),
         (ITEMS + ITEMS.replace("-", "+"), ["line 7: the header again"]),
         ("x\n1\n", ["no column"]),
+        ('"' + ITEMS.replace('"', "") + "E-5,Bol,,,,Mugs\n" * 9_000, ["line 1: the header", "never closed"]),
+        ('\n"' + ITEMS.replace('"', "") + 'E-5,Bol",,,,Mugs\n', ["stray quotation mark", "'sku,name,brand"]),
+        ('sku,name,category,"x\n1,a,Mugs,y\n2,b,Bols,z"\n' + "3,c,Bols,y\n" * 9, ["line 1: a stray", "hold rows"]),
         ("sku;name,category\n1;a,x\n", ["a comma or a semicolon", "'sku;name,category'"]),
     ],
 )
@@ -510,3 +524,73 @@ def test_a_path_that_ends_with_the_label_and_a_test_table_that_is_the_training_a
     told = [str(warning.message) for warning in recwarn]
     assert told[0].startswith("The test table has the same items as the table to learn from") and len(told) == 2
     assert told[1].startswith("The column 'path' contains the label in 100% of the rows (another item's in ")
+
+
+def test_labels_are_read_without_the_rest_of_the_table(folder):
+    description = read_description(describe(folder / "items.csv", **COLUMNS, out=folder / "out"))
+    put(folder, "category,sku\n" + "Mugs,1\nBols,1\n" * 2)
+    assert read_labels(description) == ["Bols", "Mugs"]
+    assert "no columns 'name'" in refusal(read_catalogue, description)
+    put(folder, "category\nMugs\nMugs\n")
+    assert "nothing to classify" in refusal(read_labels, description)
+
+
+@pytest.mark.parametrize("write", [pd.DataFrame.to_csv, pd.DataFrame.to_parquet, None])
+def test_columns_are_found_whatever_the_form_of_their_accents_and_unseen_characters(folder, write):
+    table = pd.read_csv(folder / "items.csv", keep_default_na=False)
+    names = [*table.columns]
+    forms = []
+    for form, mark in (("NFC", ""), ("NFD", "\u200b")):
+        accented = [unicodedata.normalize(form, f"é{name}{mark}") for name in names]
+        frame = table.set_axis(accented, axis=1)
+        if write:
+            write(frame, path := folder / f"{form}.{'csv' if write == pd.DataFrame.to_csv else 'parquet'}", index=False)
+        forms.append((path if write else frame, accented))
+    for (items, accented), (new, _) in (forms, forms[::-1]):
+        sku, name, _, about, _, category = accented
+        out = describe(items, title=name, text=[about], label=category, id=sku, test=new, out=folder / "out")
+        assert read_challenge(out).test["test"]["key"].tolist() == ["A-1", "B-2", "A-3", "C-4"]
+        rows = read_new_items(new, read_description(out), None, ("text",))
+        assert rows.frame["title"].tolist() == table["name"].tolist() and not rows.absent and not rows.counted
+
+
+def test_columns_that_are_numbers_and_ids_beside_an_empty_cell(folder):
+    table = pd.DataFrame({0: [*"abcd"], 1: [2**53 + 2 * i + 1 for i in range(4)], 2: [*"xxyy"]})
+    out = describe(table, title=0, id=1, label=np.int64(2), out=folder / "out")
+    assert read_challenge(out).train["id"].tolist() == table[1].tolist()
+    table[1] = table[1].astype(object)
+    table.loc[3, 1] = None
+    table.rename(columns=str).astype({"1": "Int64"}).to_parquet(folder / "t.parquet")
+    pq.write_table(pq.read_table(folder / "t.parquet").replace_schema_metadata(None), folder / "t.parquet")
+    rows = read_new_items(folder / "t.parquet", read_description(out), None, ("text",))
+    assert rows.frame["key"].tolist() == [*map(str, table[1][:3]), ""]
+
+
+def test_a_space_after_the_separator_hides_no_quotation_marks(folder):
+    table = "name, about, category\n" + "".join(f'"Lit {i}", "a, ""b"" c", "Chambre {i % 2}"\n' for i in range(4))
+    out = describe(put(folder, table), title="name", text="about", label="category", out=folder / "out")
+    challenge = read_challenge(out)
+    assert challenge.names == {0: "Chambre 0", 1: "Chambre 1"} and challenge.train["title"][3] == "Lit 3"
+    assert challenge.train["description"][0] == 'a, "b" c'
+    plain = "name,about,category\n" + "".join(f'"L, ""i"" t {i}", "b" c,{"xy"[i % 2]}\n' for i in range(4))
+    train = read_challenge(describe(put(folder, plain), title="name", text="about", label="category", out=out)).train
+    assert train["title"][0] == 'L, "i" t 0' and train["description"][0] == '"b" c'
+
+
+def test_a_column_that_new_items_lack_is_named_though_the_others_have_plain_names(folder):
+    frame = pd.DataFrame({"sku": [*"abcd"], "title": "Lit", "description": "bois", "image": "a.png", "brand": "x"})
+    learned = frame.assign(kind=[*"ppqq"])
+    columns = {"title": "title", "text": ["description", "brand"], "image": "image", "id": "sku", "label": "kind"}
+    described = read_description(describe(learned, **columns, images=folder, out=folder / "out"))
+    rows = read_new_items(frame.drop(columns="brand").to_dict("records"), described, folder, ("text",))
+    assert rows.key == "sku" and rows.frame["key"].tolist() == [*"abcd"] and not rows.counted
+    assert rows.absent == "column 'brand'" and rows.frame["description"].tolist() == ["bois"] * 4
+    other = read_description(describe(learned, title="brand", id="sku", label="kind", out=folder / "2"))
+    rows = read_new_items(frame[["sku", "title"]], other, None, ("text",))
+    assert rows.key == "sku" and rows.frame["title"].tolist() == ["Lit"] * 4
+
+
+def test_a_model_of_texts_looks_for_no_images(folder, monkeypatch):
+    monkeypatch.setattr("kit.data.new_items.find_images", None)  # would fail
+    table = pd.DataFrame({"": [7], "designation": "Lit", "description": "", "imageid": 1, "productid": 2})
+    assert read_new_items(table, None, folder, ("text",)).frame["key"].tolist() == ["7"]
