@@ -11,7 +11,16 @@ import pytest
 from fakes import fake
 
 from kit import runs
-from kit.config import RECIPES, EnsembleConfig, TrainConfig, bounded_name, check_name, short_names, train_config
+from kit.config import (
+    RECIPES,
+    EnsembleConfig,
+    TrainConfig,
+    bounded_name,
+    check_name,
+    short_names,
+    split_names,
+    train_config,
+)
 from kit.core import paths
 from kit.core.exceptions import KitError
 from kit.core.paths import project, resolve, root, runs_folder
@@ -296,6 +305,10 @@ def test_short_names_differ_and_are_folder_names(names):
         check_name(name)
         assert len(name) <= 60
     assert short_names(reversed(names)) == short
+
+
+def test_names_in_one_text_may_have_spaces_after_the_commas():
+    assert split_names(" e5_small, minilm,,") == ["e5_small", "minilm"] and split_names("") == []
 
 
 def test_short_names_are_as_short_as_they_can_be():

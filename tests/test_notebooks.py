@@ -306,6 +306,20 @@ def test_a_cell_that_fails_says_why(kind, shown, root, monkeypatch):
 # --- a notebook that somebody has edited
 
 
+def test_a_notebook_that_is_cut_short_is_named(tmp_path, monkeypatch):
+    notebook = next(path for path in NOTEBOOKS if path.stem == "01_eda")
+    (tmp_path / "notebooks").mkdir()
+    (tmp_path / "notebooks" / notebook.name).write_text(notebook.read_text()[:500])
+    monkeypatch.setenv("KIT_PROJECT", str(tmp_path))
+    with pytest.raises(KitError, match="01_eda.ipynb cannot be read .* restore it with git checkout notebooks"):
+        run_notebook("01_eda", [])
+
+
+def test_a_parameter_that_could_not_be_decoded_is_refused():
+    with pytest.raises(KitError, match="data='caf.*' is not in this shell's encoding"):
+        run_notebook("01_eda", [["data", "caf\udce9"]])
+
+
 def planned(tiny_config: dict) -> tuple[dict, list[TrainConfig]]:
     given = {name: value for name, value in tiny_config.items() if name in TINY or name in ("data", "text", "image")}
     given |= {"recipe": "paper", "study": "s"}

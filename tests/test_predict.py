@@ -254,7 +254,7 @@ def test_an_export_predicts_the_same_without_the_data(data, backbones, tmp_path,
     assert {path.name for path in elsewhere.iterdir()} == {TEST, "pictures"}  # no cache
 
 
-def test_a_damaged_export_is_refused(tmp_path):
+def test_a_damaged_export_is_refused(tmp_path, monkeypatch):
     folder = tmp_path / "made"
     cli.main(["export", "probe", str(folder)])
     weights = folder / "runs" / "probe" / "model-1.safetensors"
@@ -275,6 +275,9 @@ def test_a_damaged_export_is_refused(tmp_path):
         Predictor(folder)
     with pytest.raises(KitError, match=r"made exists: choose a new folder"):
         export("probe", folder)
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(KitError, match="is the working directory, which cannot be replaced"):
+        export("probe", Path())
 
 
 def test_runs_that_cannot_predict_say_so(data, root, backbones, tmp_path, monkeypatch):
@@ -302,6 +305,9 @@ def test_runs_that_cannot_predict_say_so(data, root, backbones, tmp_path, monkey
             predict_table("tfidf", data / TEST, None, tmp_path / name)
     with pytest.raises(KitError, match="is the table of the items"):
         predict_table("tfidf", data / TEST, None, data / TEST)
+    (tmp_path / "file").touch()
+    with pytest.raises(KitError, match="out.csv cannot be written .* choose another file with -o"):
+        predict_table("tfidf", data / TEST, None, tmp_path / "file" / "out.csv")
 
 
 def test_a_backbone_that_changed_since_training_is_refused(data, root, backbones, tmp_path):

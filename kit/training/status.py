@@ -52,10 +52,12 @@ def report(**fields) -> None:
 class Teller:
     """Writes the status files of the run that this process trains."""
 
-    def __init__(self):
-        self.folder, self.writing = None, threading.RLock()
+    def __init__(self) -> None:
+        self.folder: Path | None = None
+        self.writing = threading.RLock()
         self.before: list[str] = []
-        self.status, self.written = {}, -PERIOD
+        self.status: dict = {}
+        self.written = -PERIOD
 
     @contextmanager
     def listening(self) -> Iterator[None]:
@@ -106,7 +108,7 @@ class Teller:
             old, self.status = self.status, self.status | fields
             clock = time.monotonic()
             new_phase = any(old.get(name) != self.status.get(name) for name in ("phase", "fold", "epoch"))
-            if new_phase or clock - self.written >= PERIOD:
+            if self.folder and (new_phase or clock - self.written >= PERIOD):
                 self.written = clock
                 _write(self.folder / STATUS, self.status)
 
