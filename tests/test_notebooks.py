@@ -311,12 +311,12 @@ def test_a_notebook_that_is_cut_short_is_named(tmp_path, monkeypatch):
     (tmp_path / "notebooks").mkdir()
     (tmp_path / "notebooks" / notebook.name).write_text(notebook.read_text()[:500])
     monkeypatch.setenv("KIT_PROJECT", str(tmp_path))
-    with pytest.raises(KitError, match="01_eda.ipynb cannot be read .* restore it with git checkout notebooks"):
+    with pytest.raises(KitError, match=r"01_eda.ipynb cannot be read .* restore it with git checkout notebooks"):
         run_notebook("01_eda", [])
 
 
 def test_a_parameter_that_could_not_be_decoded_is_refused():
-    with pytest.raises(KitError, match="data='caf.*' is not in this shell's encoding"):
+    with pytest.raises(KitError, match=r"data='caf.*' is not in this shell's encoding"):
         run_notebook("01_eda", [["data", "caf\udce9"]])
 
 

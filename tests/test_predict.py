@@ -306,7 +306,7 @@ def test_runs_that_cannot_predict_say_so(data, root, backbones, tmp_path, monkey
     with pytest.raises(KitError, match="is the table of the items"):
         predict_table("tfidf", data / TEST, None, data / TEST)
     (tmp_path / "file").touch()
-    with pytest.raises(KitError, match="out.csv cannot be written .* choose another file with -o"):
+    with pytest.raises(KitError, match=r"out.csv cannot be written .* choose another file with -o"):
         predict_table("tfidf", data / TEST, None, tmp_path / "file" / "out.csv")
 
 
