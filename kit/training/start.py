@@ -77,35 +77,45 @@ def _joint_vectors(
 def _fit_inputs(config: TrainConfig, model: Classifier, products: ProductDataset, device: torch.device) -> None:
     """Set the means and deviations of the head's inputs from about ITEMS training items and the untrained backbones.
 
-    Computed on the device: scikit-learn's StandardScaler would skip NaN, and takes five times as long. Raise
+    Sums on the device, not scikit-learn's StandardScaler, which would skip NaN and takes five times as long. Raise
     KitError if the inputs are not finite.
     """
     batches = make_loader(
         products, config.micro_batch, shuffle=True, workers=config.workers, accumulate=config.accumulate
     )
     model.eval()
-    vectors: dict[str, list[Tensor]] = {"text": [], "image": []}  # each batch's
+    # of x and of x² in double precision, and the count
+    sums: dict[str, list[Any]] = {side: [0.0, 0.0, 0] for side in ("text", "image")}
+    means: dict[str, list[Tensor]] = {"text": [], "image": []}  # each batch's vectors
     head: Any = model.head
     seen = 0
     for batch in Bar(batches, desc="standardise", leave=False):
         batch = {key: value.to(device) for key, value in batch.items()}
         layers, regions = model.features(batch)
         shown = real_regions(regions, batch.get("images"))
-        for side, values in zip(vectors, head.inputs(layers, batch["mask"], regions, shown), strict=True):
+        for side, values in zip(sums, head.inputs(layers, batch["mask"], regions, shown), strict=True):
             if values is not None:
-                vectors[side].append(values.float())
+                values = values.float()
+                squares = values.square().sum(0)
+                if not squares.isfinite().all():  # beyond single precision
+                    squares = values.double().square().sum(0)
+                sums[side][0] += values.sum(0).double()
+                sums[side][1] += squares.double()
+                sums[side][2] += len(values)
+                means[side].append(values)
         seen += len(batch["row"])
         if seen >= ITEMS and seen % config.batch_size == 0:  # the same items, whatever `accumulate` is
             break
-    means = {side: torch.cat(values) for side, values in vectors.items() if values}
-    for side, layer in (("text", head.text_input), ("image", head.image_input)):
-        if side in means and isinstance(layer, Standardise):
-            std, mean = torch.std_mean(means[side].double(), 0, correction=0)
-            if not std.isfinite().all():
+    for side, layer in (("text", model.head.text_input), ("image", model.head.image_input)):
+        total, squares, count = sums[side]
+        if count and isinstance(layer, Standardise):
+            if not squares.isfinite().all():
                 raise KitError(not_finite(config, side, "no"))
+            mean = total / count
+            std = (squares / count - mean.square()).clamp_min(0).sqrt()
             layer.fit(mean.reshape(layer.mean.shape), std.reshape(layer.std.shape))
             if model.missing is not None:  # start as one among the items' vectors
                 vector = getattr(model.missing, side)
                 vector.copy_(mean.reshape(vector.shape) + std.reshape(vector.shape) * vector)
     if isinstance(head, CoAttentionHead):
-        head.start_projections(*means.values())
+        head.start_projections(*(torch.cat(values) for values in means.values()))
