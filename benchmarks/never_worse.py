@@ -192,8 +192,8 @@ def main() -> None:
     error = gains.std(ddof=1) / np.sqrt(len(gains))
     text = (
         f"{table.fillna('').to_string(index=False)}\n\n"
-        f"Points of macro-F1 on items held back, paired, means of {len(draws)} draws; `smallest`: of the draws, with a 95 % "
-        "interval over items. `gain`: on the member of the highest macro-F1 out of fold; `chosen`: what `best` took.\n"
+        f"Points of macro-F1 on items held back, paired, means of {len(draws)} draws; `smallest`: of the draws, with a "
+        "95 % interval over items. `gain`: on the member that is best out of fold; `chosen`: what `best` took.\n"
         f"{len(gains)} tasks: mean gain {gains.mean():+.2f} (standard error over tasks {error:.2f}; they share items), "
         f"smallest {gains.min():+.1f}, {(gains > 0).sum()} above 0, {(gains < 0).sum()} below.\n"
         f"Tasks whose interval lies below -1: {sum(one.high < -1 for one in rows['gain'])}. Tasks with noise, of "
