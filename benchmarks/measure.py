@@ -36,6 +36,7 @@ from kit.training.start import fit_start
 
 HERE = Path(__file__).resolve().parent
 RESULTS = HERE / "results"
+UNSEEN = "clipart"  # the catalogue of data/build_clipart.py, on which nothing was chosen
 DEMO = {"recipe": "demo", "text": "e5_small", "image": "efficientnet_lite0"}  # the demo's first pair of backbones
 
 

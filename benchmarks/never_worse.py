@@ -20,7 +20,7 @@ import numpy as np
 import pandas as pd
 import torch
 from accelerate import PartialState
-from measure import DEMO, publish
+from measure import DEMO, UNSEEN, publish
 
 from kit.analysis.estimates import macro_f1_of
 from kit.config import train_config
@@ -178,11 +178,11 @@ def summarise(task: tuple[str, str], draws: pd.DataFrame) -> dict:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--unseen", action="store_true", help="on data/clipart")
+    parser.add_argument("--unseen", action="store_true", help=f"on data/{UNSEEN}")
     unseen = parser.parse_args().unseen
     PartialState()
     started = time.process_time()
-    catalogues = [Catalogue(name) for name in (("clipart",) if unseen else ("shop", "emoji"))]
+    catalogues = [Catalogue(name) for name in ((UNSEEN,) if unseen else ("shop", "emoji"))]
     draws = range(100, 100 * ((UNSEEN_DRAWS if unseen else DRAWS) + 1), 100)
     todo = [(one, task, draw + place) for one in catalogues for place, task in enumerate(TASKS) for draw in draws]
     rows = pd.DataFrame([run_task(*one) for one in Bar(todo, desc="tasks")])
@@ -200,7 +200,7 @@ def main() -> None:
         f"{len(noisy)}, whose interval lies below the good side alone: {sum(one.high < 0 for one in noisy)}.\n"
         f"{time.process_time() - started:.0f} CPU seconds; "
     )
-    publish(f"never_worse{'_clipart' * unseen}", text)
+    publish(f"never_worse{f'_{UNSEEN}' * unseen}", text)
 
 
 if __name__ == "__main__":

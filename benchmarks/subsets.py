@@ -9,7 +9,7 @@ import argparse
 
 import numpy as np
 import pandas as pd
-from measure import DEMO, publish
+from measure import DEMO, UNSEEN, publish
 
 from kit.analysis.estimates import gain
 from kit.config import train_config
@@ -22,9 +22,9 @@ CATALOGUES, SIZES, DRAWS = ("shop", "emoji"), (200, 400), 5
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--unseen", action="store_true", help="on data/clipart")
+    parser.add_argument("--unseen", action="store_true", help=f"on data/{UNSEEN}")
     unseen = parser.parse_args().unseen
-    catalogues = ("clipart",) if unseen else CATALOGUES
+    catalogues = (UNSEEN,) if unseen else CATALOGUES
     runs = {
         (catalogue, items, draw, system): prepare_run(
             train_config(
@@ -56,7 +56,7 @@ def main() -> None:
     text += "Macro-F1 out of fold in per cent, means of the draws, with the standard error of a mean gain over draws.\n"
     for system in ("even attention", "co-attention"):
         text += f"All {len(differences[system])} subsets, gain of {system} on the probe: {_mean(differences[system])}\n"
-    publish(f"subsets{'_clipart' * unseen}", text)
+    publish(f"subsets{f'_{UNSEEN}' * unseen}", text)
 
 
 def _mean(values: list[float]) -> str:

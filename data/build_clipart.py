@@ -77,9 +77,8 @@ def build(files: list[bytes], out: Path) -> None:
     names = sorted(label for label, members in classes.items() if len(members) >= SMALLEST)
     items = []
     for label in names:
-        for name, title, description in sorted(classes[label].values(), key=lambda one: digest("kept", one[0]))[
-            :LARGEST
-        ]:
+        members = sorted(classes[label].values(), key=lambda one: digest("kept", one[0]))
+        for name, title, description in members[:LARGEST]:
             items.append(Item(name, title, description, label, jpeg(pictures[name], 128)))
     write("clipart", items, {label: 5000 + 10 * place for place, label in enumerate(names)}, out)
 
